@@ -1,0 +1,58 @@
+# A fresh machine needs python3 and make only: uv is found, or installed privately under .tools.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage format clean
+
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+RUN := $(UV) run --frozen
+EXPORT := $(UV) export --frozen --all-packages --all-groups --no-emit-workspace --no-header --quiet
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.tools/bin/uv:
+	@echo "uv is not on the PATH: installing it privately into .tools"
+	@python3 -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+
+uv.lock: $(filter .tools/bin/uv,$(UV)) pyproject.toml $(wildcard packages/*/pyproject.toml apps/*/pyproject.toml)
+	@$(UV) lock --quiet
+	@touch uv.lock
+
+env: uv.lock ## create or update the environment (.venv)
+	@$(UV) sync --frozen --all-packages --quiet
+
+demo: env ## toy videos -> annotate -> train -> generate -> demo/report.html (about 6 minutes on 2 cores)
+	@$(RUN) fw demo --out demo
+
+test: lint types contracts lock-check unit ## everything CI runs
+
+lint: env ## ruff, check only
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+
+format: env ## ruff, write
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+types: env ## pyright
+	@$(RUN) pyright
+
+contracts: env ## import rules between the packages
+	@$(RUN) lint-imports --no-cache
+
+lock-check: env ## requirements.lock is what the lock resolves to
+	@$(EXPORT) | diff -u requirements.lock - >/dev/null || { \
+	  echo "requirements.lock differs from what pyproject.toml resolves to: run 'make lock' and commit it"; exit 1; }
+
+lock: ## resolve again and rewrite requirements.lock
+	@rm -f uv.lock && $(MAKE) --no-print-directory uv.lock && $(EXPORT) --output-file requirements.lock >/dev/null
+
+unit: env ## pytest, all of it
+	@$(RUN) pytest
+
+coverage: env ## pytest with line and branch coverage
+	@$(RUN) pytest --cov --cov-report=term
+
+clean: ## remove what the commands above made
+	rm -rf .venv .tools uv.lock demo .pytest_cache .ruff_cache .hypothesis htmlcov .coverage
