@@ -1,0 +1,265 @@
+"""A camera and a camera path: the one home of the project's camera conventions.
+
+Axis legend: OpenCV axes (x right, y down, z forward); poses are camera-to-world (`pose_c2w`). Pixel (column i, row j)
+has its centre at (i + 0.5, j + 0.5), and K is in pixels of the stored frames in that convention, so that a centred
+principal point is (width / 2, height / 2) and resizing an image just multiplies K.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from fw_geometry.rigid import interpolate_rigid, invert_poses, orthonormality_error
+
+Units = Literal["scene", "metric"]
+"""Length unit of a path: "metric" is metres, "scene" is known only up to one scale."""
+
+ORTHONORMAL_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Camera:
+    """One pinhole camera.
+
+    Raises:
+        ValueError: wrong shapes, numbers that are not finite, K that is not a pinhole, R that is not a rotation.
+    """
+
+    K: np.ndarray
+    """(3, 3) float64, intrinsics in pixels, no skew."""
+    pose_c2w: np.ndarray
+    """(4, 4) float64, camera-to-world."""
+    width: int
+    """Image width in pixels."""
+    height: int
+    """Image height in pixels."""
+
+    def __post_init__(self) -> None:
+        _check_size("Camera", self.width, self.height)
+        object.__setattr__(self, "K", _checked_intrinsics("Camera.K", self.K, (3, 3)))
+        object.__setattr__(self, "pose_c2w", _checked_poses("Camera.pose_c2w", self.pose_c2w, (4, 4)))
+
+    @property
+    def pose_w2c(self) -> np.ndarray:
+        """(4, 4) float64, world-to-camera."""
+        return invert_poses(self.pose_c2w)
+
+    @property
+    def center_world(self) -> np.ndarray:
+        """(3,) float64, the camera centre in world coordinates."""
+        return self.pose_c2w[:3, 3].copy()
+
+    @property
+    def fov_rad(self) -> tuple[float, float]:
+        """Full field of view in radians, (vertical, horizontal)."""
+        vertical, horizontal = fov_from_intrinsics(self.K, self.width, self.height)
+        return float(vertical), float(horizontal)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory:
+    """A camera path: one pose and one K per frame, all of one image size.
+
+    Methods return new paths; the arrays are copied at construction.
+
+    Raises:
+        ValueError: wrong shapes, numbers that are not finite, K that is not a pinhole, R that is not a rotation to
+            1e-3, an unknown unit. The message names the frame and the way to mend it.
+    """
+
+    pose_c2w: np.ndarray
+    """(f, 4, 4) float64, camera-to-world."""
+    K: np.ndarray
+    """(f, 3, 3) float64, intrinsics in pixels, no skew."""
+    width: int
+    """Image width in pixels."""
+    height: int
+    """Image height in pixels."""
+    units: Units = "scene"
+    """"metric" for metres, "scene" for lengths up to one scale."""
+
+    def __post_init__(self) -> None:
+        _check_size("Trajectory", self.width, self.height)
+        poses = _checked_poses("Trajectory.pose_c2w", self.pose_c2w, ("f", 4, 4))
+        intrinsics = _checked_intrinsics("Trajectory.K", self.K, ("f", 3, 3))
+        if len(poses) == 0:
+            raise ValueError("Trajectory: no frames; give at least one pose")
+        if len(poses) != len(intrinsics):
+            raise ValueError(
+                f"Trajectory: {len(poses)} poses but {len(intrinsics)} intrinsics; give one K per frame "
+                "(np.repeat(K[None], frames, axis=0) for a constant one)"
+            )
+        if self.units not in get_args(Units):
+            raise ValueError(f"Trajectory: units is {self.units!r}; use one of {', '.join(get_args(Units))}")
+        object.__setattr__(self, "pose_c2w", poses)
+        object.__setattr__(self, "K", intrinsics)
+
+    def __len__(self) -> int:
+        return len(self.pose_c2w)
+
+    def __getitem__(self, index: int) -> Camera:
+        return Camera(K=self.K[index], pose_c2w=self.pose_c2w[index], width=self.width, height=self.height)
+
+    def __iter__(self) -> Iterator[Camera]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def pose_w2c(self) -> np.ndarray:
+        """(f, 4, 4) float64, world-to-camera."""
+        return invert_poses(self.pose_c2w)
+
+    @property
+    def centers_world(self) -> np.ndarray:
+        """(f, 3) float64, camera centres in world coordinates."""
+        return self.pose_c2w[:, :3, 3].copy()
+
+    @property
+    def fov_rad(self) -> np.ndarray:
+        """(f, 2) float64, full field of view in radians: vertical, horizontal."""
+        return np.stack(fov_from_intrinsics(self.K, self.width, self.height), axis=-1)
+
+    def path_length(self) -> float:
+        """Length of the polyline through the camera centres, in the path's unit."""
+        return float(np.linalg.norm(np.diff(self.pose_c2w[:, :3, 3], axis=0), axis=-1).sum())
+
+    def slice(self, start: int | None = None, stop: int | None = None, step: int | None = None) -> "Trajectory":
+        """Frames start:stop:step, with Python's slice rules. ValueError if none are left."""
+        part = slice(start, stop, step)
+        if len(self.pose_c2w[part]) == 0:
+            raise ValueError(f"Trajectory.slice({start}, {stop}, {step}) of {len(self)} frames is empty; widen it")
+        return replace(self, pose_c2w=self.pose_c2w[part], K=self.K[part])
+
+    def relative_to_first(self) -> "Trajectory":
+        """The same path seen from its first camera: the first pose becomes exactly the identity."""
+        poses = invert_poses(self.pose_c2w[0]) @ self.pose_c2w
+        poses[0] = np.eye(4)
+        poses[:, 3] = (0.0, 0.0, 0.0, 1.0)
+        return replace(self, pose_c2w=poses)
+
+    def scaled(self, scale: float) -> "Trajectory":
+        """Translations times `scale` (> 0); rotations and K stay. ValueError for a scale that is not positive."""
+        if not (np.isfinite(scale) and scale > 0):
+            raise ValueError(f"Trajectory.scaled: scale is {scale}; it must be a finite number above zero")
+        poses = self.pose_c2w.copy()
+        poses[:, :3, 3] *= scale
+        return replace(self, pose_c2w=poses)
+
+    def resized(self, width: int, height: int) -> "Trajectory":
+        """K for frames resized to width x height (the two axes scale on their own)."""
+        _check_size("Trajectory.resized", width, height)
+        scale = np.array([width / self.width, height / self.height, 1.0])
+        return replace(self, K=self.K * scale[:, None], width=width, height=height)
+
+    def cropped(self, left: float, top: float, width: int, height: int) -> "Trajectory":
+        """K for the width x height window whose corner is (left, top) pixels.
+
+        The window may reach over the frame (that is padding); only the principal point moves.
+        """
+        _check_size("Trajectory.cropped", width, height)
+        intrinsics = self.K.copy()
+        intrinsics[:, :2, 2] -= (left, top)
+        return replace(self, K=intrinsics, width=width, height=height)
+
+    def resampled(self, frames: int) -> "Trajectory":
+        """`frames` cameras evenly spaced in frame time, ends kept: slerp for R, straight lines for centres and K."""
+        if frames < 1:
+            raise ValueError(f"Trajectory.resampled: frames is {frames}; ask for at least one")
+        times_in = np.arange(len(self), dtype=np.float64)
+        times_out = np.linspace(0.0, len(self) - 1.0, frames)
+        flat = self.K.reshape(len(self), 9)
+        intrinsics = np.stack([np.interp(times_out, times_in, flat[:, i]) for i in range(9)], axis=-1)
+        return replace(
+            self, pose_c2w=interpolate_rigid(self.pose_c2w, times_in, times_out), K=intrinsics.reshape(frames, 3, 3)
+        )
+
+
+def intrinsics_from_fov(fov_rad_vertical: float, width: int, height: int) -> Float[np.ndarray, "3 3"]:
+    """K (3, 3) float64 of a pinhole with square pixels and a centred principal point.
+
+    Args:
+        fov_rad_vertical: full vertical field of view in radians, in (0, pi).
+        width: image width in pixels.
+        height: image height in pixels.
+    """
+    _check_size("intrinsics_from_fov", width, height)
+    if not 0 < fov_rad_vertical < np.pi:
+        raise ValueError(f"intrinsics_from_fov: fov is {fov_rad_vertical} rad; give a full angle between 0 and pi")
+    focal = height / 2 / np.tan(fov_rad_vertical / 2)
+    return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+
+
+def fov_from_intrinsics(
+    K: Float[np.ndarray, "*n 3 3"], width: int, height: int
+) -> tuple[Float[np.ndarray, "*n"], Float[np.ndarray, "*n"]]:
+    """Full fields of view in radians (vertical, horizontal) as the 9-D pose encoding defines them.
+
+    2 atan(height / 2 / fy) and 2 atan(width / 2 / fx), whatever the principal point. Shapes (...) of K (..., 3, 3).
+    """
+    vertical = 2 * np.arctan(height / 2 / K[..., 1, 1])
+    horizontal = 2 * np.arctan(width / 2 / K[..., 0, 0])
+    return np.asarray(vertical), np.asarray(horizontal)
+
+
+def _check_size(where: str, width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise ValueError(f"{where}: size is {width} x {height} pixels; both must be at least 1")
+
+
+def _checked_array(where: str, value: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
+    """A float64 copy of the wanted shape (a string stands for any length), all finite."""
+    array = np.array(value, dtype=np.float64)
+    wanted = "(" + ", ".join(str(size) for size in shape) + ")"
+    fits = array.ndim == len(shape) and all(
+        isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{where}: shape is {array.shape}, expected {wanted}")
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        at = tuple(int(i) for i in bad[0])
+        raise ValueError(f"{where}: entry {at} is {array[at]}; {len(bad)} entries are not finite, drop or repair them")
+    return array
+
+
+def _checked_poses(where: str, value: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
+    poses = _checked_array(where, value, shape)
+    stack = poses.reshape(-1, 4, 4)
+    last_row = np.abs(stack[:, 3] - (0.0, 0.0, 0.0, 1.0)).max(axis=-1)
+    if last_row.max(initial=0.0) > ORTHONORMAL_TOLERANCE:
+        frame = int(last_row.argmax())
+        raise ValueError(
+            f"{where}: last row of pose {frame} is {stack[frame, 3].tolist()}, expected [0, 0, 0, 1]; "
+            "is the matrix transposed?"
+        )
+    error = orthonormality_error(stack[:, :3, :3])
+    if error.max(initial=0.0) > ORTHONORMAL_TOLERANCE:
+        frame = int(error.argmax())
+        cause = "it mirrors space (det < 0)" if np.isinf(error[frame]) else f"max |R^T R - I| = {error[frame]:.2g}"
+        raise ValueError(
+            f"{where}: R of pose {frame} is not a rotation: {cause}, allowed {ORTHONORMAL_TOLERANCE}; "
+            "remove scale and shear with fw_geometry.orthonormalize, or flip the axis that is mirrored"
+        )
+    return poses
+
+
+def _checked_intrinsics(where: str, value: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
+    intrinsics = _checked_array(where, value, shape)
+    stack = intrinsics.reshape(-1, 3, 3)
+    focal = np.stack([stack[:, 0, 0], stack[:, 1, 1]], axis=-1)
+    if focal.min(initial=np.inf) <= 0:
+        frame = int(focal.min(axis=-1).argmin())
+        raise ValueError(
+            f"{where}: focal lengths of frame {frame} are {focal[frame].tolist()} pixels; both must be above zero"
+        )
+    rest = stack - np.where([[1, 0, 1], [0, 1, 1], [0, 0, 0]], stack, 0.0) - np.diag([0.0, 0.0, 1.0])
+    off = np.abs(rest).max(axis=(-2, -1)) / focal.max(axis=-1)
+    if off.max(initial=0.0) > 1e-6:
+        frame = int(off.argmax())
+        raise ValueError(
+            f"{where}: frame {frame} is {stack[frame].tolist()}, expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] "
+            "in pixels; drop the skew or transpose the matrix"
+        )
+    return intrinsics
