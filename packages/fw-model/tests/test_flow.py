@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from fw_model import flow
+from fw_model import flow, samplers
 
 GOLDEN = load_file(Path(__file__).parent / "golden" / "scheduler.safetensors")
 
@@ -36,7 +36,7 @@ def test_schedule_with_strength():
 def test_euler_follows_the_golden_trajectory(shift, steps):
     name = f"euler.shift{shift:g}.n{steps}"
     x = GOLDEN[f"{name}.x0"]
-    sampler = flow.EulerSampler(flow.FlowSchedule(steps=steps, shift=shift))
+    sampler = samplers.EulerSampler(flow.FlowSchedule(steps=steps, shift=shift))
     for i in range(steps):
         x = sampler.step(x, GOLDEN[f"{name}.model_outputs"][i], i)
         torch.testing.assert_close(x, GOLDEN[f"{name}.trajectory"][i], rtol=0, atol=1e-6)
@@ -75,7 +75,7 @@ def test_unipc_equals_diffusers(steps, shift):
     schedule = flow.FlowSchedule(steps=steps, shift=shift)
     theirs: Any = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
     theirs.set_timesteps(sigmas=schedule.sigmas[:-1].double().numpy())
-    ours = flow.UniPCSampler(schedule)
+    ours = samplers.UniPCSampler(schedule)
     start = torch.randn(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     a = b = start
     for i, t in enumerate(theirs.timesteps):
@@ -102,9 +102,9 @@ def test_unipc_converges_faster_than_euler():
         return (sigma - (1 - sigma) * std**2) / variance * centred - mean
 
     errors = {}
-    for name in flow.SAMPLERS:
+    for name in samplers.SAMPLERS:
         schedule = flow.FlowSchedule(steps=12, shift=3.0)
-        sampler, x = flow.make_sampler(name, schedule), start
+        sampler, x = samplers.make_sampler(name, schedule), start
         sigmas = schedule.sigmas.tolist()
         for i in range(len(sigmas) - 2):  # the last step, to sigma = 0, is of first order in both
             x = sampler.step(x, velocity(x, sigmas[i]), i)
@@ -115,7 +115,7 @@ def test_unipc_converges_faster_than_euler():
 
 
 def test_unipc_refuses_steps_out_of_order():
-    sampler = flow.UniPCSampler(flow.FlowSchedule(steps=3))
+    sampler = samplers.UniPCSampler(flow.FlowSchedule(steps=3))
     with pytest.raises(ValueError, match="expected step 0"):
         sampler.step(torch.zeros(2), torch.zeros(2), 1)
 
@@ -212,7 +212,7 @@ def test_bad_schedules_are_refused(bad):
 
 def test_bad_names_are_refused():
     with pytest.raises(ValueError, match="euler"):
-        flow.make_sampler("heun", flow.FlowSchedule())
+        samplers.make_sampler("heun", flow.FlowSchedule())
     with pytest.raises(ValueError, match="bf16"):
         flow.round_timestep(torch.ones(1), "fp16")
     with pytest.raises(ValueError, match="min_timestep"):
