@@ -1,1 +1,49 @@
-"""Placeholder."""
+"""FantasyWorld as a library: the dual-branch video and geometry model, its losses, and generation.
+
+Names are imported on first use, so that `import fw_model` costs nothing and needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fw_model.condition import Conditioning
+    from fw_model.config import WorldConfig, preset, tiny, wan21_fun_1_3b, wan21_i2v_14b, wan22_fun_a14b
+    from fw_model.geometry.branch import GeometryOutput
+    from fw_model.world import FantasyWorld, WorldOutput
+
+__all__ = [
+    "Conditioning",
+    "FantasyWorld",
+    "GeometryOutput",
+    "WorldConfig",
+    "WorldOutput",
+    "preset",
+    "tiny",
+    "wan21_fun_1_3b",
+    "wan21_i2v_14b",
+    "wan22_fun_a14b",
+]
+
+_HOME = {
+    "Conditioning": "fw_model.condition",
+    "FantasyWorld": "fw_model.world",
+    "GeometryOutput": "fw_model.geometry.branch",
+    "WorldConfig": "fw_model.config",
+    "WorldOutput": "fw_model.world",
+    "preset": "fw_model.config",
+    "tiny": "fw_model.config",
+    "wan21_fun_1_3b": "fw_model.config",
+    "wan21_i2v_14b": "fw_model.config",
+    "wan22_fun_a14b": "fw_model.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'fw_model' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

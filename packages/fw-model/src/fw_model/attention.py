@@ -1,0 +1,113 @@
+"""One attention for the whole model, on whichever kernel the machine has.
+
+Axes: b batch, q query tokens, k key tokens, h heads, d head width.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Backend = Literal["auto", "sdpa", "flash2", "flash3", "xformers"]
+
+_MODULES = {"sdpa": "torch", "flash2": "flash_attn", "flash3": "flash_attn_interface", "xformers": "xformers"}
+_MAX_FLASH_HEAD = 256
+
+
+class Attending(nn.Module):
+    """A module that attends; `FantasyWorld.set_attention_backend` sets its kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backend: Backend = "auto"
+
+
+def attention(
+    q: Float[Tensor, "b q h d"], k: Float[Tensor, "b k h d"], v: Float[Tensor, "b k h d"], backend: Backend = "auto"
+) -> Float[Tensor, "b q h d"]:
+    """Return softmax(q k^T / sqrt(d)) v, per head, without a mask.
+
+    `auto` takes flash-attention 3, then 2, for half-precision tensors on a GPU where they are installed, and torch's
+    own attention otherwise. A backend asked for by name is used or refused with ValueError; it never falls back.
+    """
+    name = _choose(q) if backend == "auto" else backend
+    if name == "sdpa":
+        return _sdpa(q, k, v)
+    if backend != "auto":
+        check_backend(name)
+        _check_tensor(name, q)
+    return _KERNELS[name]()(q, k, v)
+
+
+def available_backends() -> list[str]:
+    """The backends whose packages are installed, `sdpa` first."""
+    return [name for name, module in _MODULES.items() if importlib.util.find_spec(module) is not None]
+
+
+def check_backend(backend: str) -> None:
+    """Raise ValueError, listing what there is, unless `backend` is "auto" or installed."""
+    if backend not in get_args(Backend):
+        raise ValueError(f"Unknown attention backend {backend!r}; choose from {', '.join(get_args(Backend))}.")
+    if backend != "auto" and backend not in available_backends():
+        raise ValueError(
+            f"Attention backend {backend!r} needs the package {_MODULES[backend]!r}, which is not installed. "
+            f"Available here: {', '.join(available_backends())}."
+        )
+
+
+def _choose(q: Tensor) -> str:
+    if q.device.type != "cuda" or not _fits_flash(q):
+        return "sdpa"
+    installed = available_backends()
+    if "flash3" in installed and torch.cuda.get_device_capability(q.device)[0] == 9:
+        return "flash3"
+    return "flash2" if "flash2" in installed else "sdpa"
+
+
+def _fits_flash(q: Tensor) -> bool:
+    return q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] <= _MAX_FLASH_HEAD and q.shape[-1] % 8 == 0
+
+
+def _check_tensor(name: str, q: Tensor) -> None:
+    half_only = name in ("flash2", "flash3")
+    if q.device.type != "cuda" or (half_only and not _fits_flash(q)):
+        raise ValueError(
+            f"Attention backend {name!r} runs on a GPU"
+            + (", in float16 or bfloat16, with a head width divisible by 8 and at most 256" if half_only else "")
+            + f"; it got {q.dtype} with head width {q.shape[-1]} on {q.device}. "
+            "Use backend='auto' or 'sdpa', or change the model's dtype."
+        )
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return out.transpose(1, 2)
+
+
+def _flash2() -> Callable[..., Tensor]:
+    return importlib.import_module("flash_attn").flash_attn_func
+
+
+def _flash3() -> Callable[..., Tensor]:
+    kernel = importlib.import_module("flash_attn_interface").flash_attn_func
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out: Any = kernel(q, k, v)
+        return out[0] if isinstance(out, tuple) else out
+
+    return run
+
+
+def _xformers() -> Callable[..., Tensor]:
+    return importlib.import_module("xformers.ops").memory_efficient_attention
+
+
+_KERNELS: dict[str, Callable[[], Callable[..., Tensor]]] = {
+    "flash2": _flash2,
+    "flash3": _flash3,
+    "xformers": _xformers,
+}

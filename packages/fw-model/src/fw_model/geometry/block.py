@@ -1,0 +1,126 @@
+"""Transformer block of the geometry branch and of the camera head, cut in two like the video block.
+
+Axes: n sequences (b f for frame attention, b for global attention), l tokens, c width, k head width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fw_model.attention import Attending, attention
+from fw_model.config import Compat
+from fw_model.rope import Rotation, rotate_halves
+from fw_model.wan.layers import modulate
+
+_EPS = 1e-5
+
+
+class GeometryStep(NamedTuple):
+    """What the geometry blocks of one forward pass share, for one kind of sequence (frame or global)."""
+
+    modulation: Float[Tensor, "n 6 c"]
+    """Six rows from the timestep: shift, scale and gate of the attention, then of the MLP; float32."""
+    rotation: Rotation
+
+
+class GeometryBlock(nn.Module):
+    """Pre-norm block with LayerScale; with `modulated`, the timestep acts on it and q, k are normalised and rotated.
+
+    The released code adds `shift` and `scale` of the MLP to its output and never reads the attention gate; both are
+    choices of `Compat`.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        mlp_ratio: int = 4,
+        modulated: bool = True,
+        compat: Compat | None = None,
+        idle_modulation: bool = False,
+    ) -> None:
+        super().__init__()
+        compat = compat or Compat()
+        self.gate_attention = compat.geometry_attention_gate
+        self.modulate_input = compat.geometry_mlp_modulation == "before"
+        self.modulated = modulated
+        if modulated or idle_modulation:
+            self.modulation = nn.Parameter(torch.zeros(1, 6, width), requires_grad=modulated)
+        self.norm1 = nn.LayerNorm(width, eps=_EPS)
+        self.attn = _Attention(width, heads, normalised=modulated)
+        self.ls1 = LayerScale(width)
+        self.norm2 = nn.LayerNorm(width, eps=_EPS)
+        self.mlp = Mlp(width, width * mlp_ratio, width)
+        self.ls2 = LayerScale(width)
+
+    def attend(self, x: Float[Tensor, "n l c"], step: GeometryStep | None) -> Float[Tensor, "n l c"]:
+        """Self-attention."""
+        if step is None:
+            return x + self.ls1(self.attn(self.norm1(x), None))
+        shift, scale, gate = self._rows(step)[:3]
+        update = self.ls1(self.attn(modulate(self.norm1(x), shift, scale).to(x.dtype), step.rotation))
+        return (x + update * gate[:, None]).to(x.dtype) if self.gate_attention else x + update
+
+    def feed(self, x: Float[Tensor, "n l c"], step: GeometryStep | None) -> Float[Tensor, "n l c"]:
+        """MLP."""
+        if step is None:
+            return x + self.ls2(self.mlp(self.norm2(x)))
+        shift, scale, gate = self._rows(step)[3:]
+        if self.modulate_input:
+            update = self.mlp(modulate(self.norm2(x), shift, scale).to(x.dtype))
+        else:
+            update = modulate(self.mlp(self.norm2(x)), shift, scale)
+        return (x + self.ls2(update * gate[:, None])).to(x.dtype)
+
+    def forward(self, x: Float[Tensor, "n l c"], step: GeometryStep | None = None) -> Float[Tensor, "n l c"]:
+        """The whole block; without `step` the plain one of the camera head."""
+        return self.feed(self.attend(x, step), step)
+
+    def _rows(self, step: GeometryStep) -> tuple[Tensor, ...]:
+        return (self.modulation.float() + step.modulation).unbind(1)
+
+
+class LayerScale(nn.Module):
+    """Per-channel factor of a residual update."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """Scale."""
+        return x * self.gamma
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, width_in: int, hidden: int, width_out: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width_in, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, width_out)
+
+    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+        """Apply to the last axis."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class _Attention(Attending):
+    def __init__(self, width: int, heads: int, *, normalised: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = nn.LayerNorm(width // heads, eps=_EPS) if normalised else nn.Identity()
+        self.k_norm = nn.LayerNorm(width // heads, eps=_EPS) if normalised else nn.Identity()
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "n l c"], rotation: Rotation | None) -> Float[Tensor, "n l c"]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if rotation is not None:
+            q, k = rotate_halves(q, rotation), rotate_halves(k, rotation)
+        return self.proj(attention(q, k, v, self.backend).flatten(2))

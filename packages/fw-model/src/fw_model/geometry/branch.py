@@ -1,0 +1,94 @@
+"""The geometry branch around its layers: bridge and tokens at the front, timestep, rotary angles, heads at the end.
+
+Axes: b batch, f latent frames, F = 4 (f - 1) + 1 output frames, m tokens of a frame (specials, then patches), c width,
+e = 2 c feature width, H W output pixels. The frame and global blocks themselves live in the IRG blocks.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fw_model.config import WorldConfig
+from fw_model.geometry.block import GeometryStep
+from fw_model.geometry.camera_head import CameraHead
+from fw_model.geometry.dpt import DPTHead
+from fw_model.geometry.tokens import build_bridge
+from fw_model.rope import PlaneRope, Rotation
+from fw_model.wan.layers import TimeEmbedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryOutput:
+    """Geometry of every output frame, in scene units; world axes are those of frame 0's camera."""
+
+    depth: Float[Tensor, "b F H W"]
+    """z-depth, above 0."""
+    depth_confidence: Float[Tensor, "b F H W"]
+    """Above 1; larger is surer."""
+    points: Float[Tensor, "b F H W 3"]
+    """World points."""
+    points_confidence: Float[Tensor, "b F H W"]
+    """Above 1; larger is surer."""
+    pose_encodings: list[Float[Tensor, "b F 9"]]
+    """Pose after every refinement (last one best): translation, quaternion x y z w (world to camera, not normalised),
+    vertical and horizontal field of view in radians."""
+
+
+class GeometrySteps(NamedTuple):
+    """Timestep and angles for frame attention (b f sequences) and for global attention (b sequences)."""
+
+    frame: GeometryStep
+    all_frames: GeometryStep
+
+
+class GeometryBranch(nn.Module):
+    """Bridge, special tokens, timestep embedding and the three heads."""
+
+    def __init__(self, config: WorldConfig) -> None:
+        super().__init__()
+        geometry, compat = config.geometry, config.compat
+        self.specials = geometry.specials
+        self.taps = geometry.dpt_taps
+        self.bridge, self.tokens = build_bridge(config.video, geometry, compat)
+        self.time = TimeEmbedding(geometry.freq_dim, geometry.width, rows=6)
+        self.rope = PlaneRope(geometry.width // geometry.heads)
+        self.camera_head = CameraHead(geometry, compat)
+        self.depth_head = DPTHead(geometry, out=1, activation="exp", rectified_skip=compat.dpt_rectified_skip)
+        self.point_head = DPTHead(geometry, out=3, activation="inverse_log", rectified_skip=compat.dpt_rectified_skip)
+
+    def enter(
+        self, video: Float[Tensor, "b l d"], frames: int, poses: Float[Tensor, "b f c"] | None
+    ) -> Float[Tensor, "b f m c"]:
+        """Bridge the video tokens after the preconditioning blocks and add the special tokens."""
+        return self.tokens(self.bridge(rearrange(video, "b (f l) d -> b f l d", f=frames)), poses)
+
+    def steps(self, timestep: Float[Tensor, " b"], frames: int, rows: int, columns: int) -> GeometrySteps:
+        """What the geometry blocks need to know of the timestep and of the grid."""
+        modulation = self.time(timestep)[1]
+        rotation = self.rope(rows, columns, self.specials)
+        everywhere = Rotation(rotation.cos.repeat(frames, 1), rotation.sin.repeat(frames, 1))
+        return GeometrySteps(
+            GeometryStep(modulation.repeat_interleave(frames, dim=0), rotation), GeometryStep(modulation, everywhere)
+        )
+
+    def predict(self, features: dict[int, Float[Tensor, "b f m e"]], rows: int, columns: int) -> GeometryOutput:
+        """Run the heads on the features of the tapped layers and of the last layer."""
+        taps = tuple(features[layer][:, :, self.specials :] for layer in self.taps)
+        depth = self.depth_head(taps, rows, columns)
+        points = self.point_head(taps, rows, columns)
+        return GeometryOutput(
+            depth=depth.value.squeeze(-1),
+            depth_confidence=depth.confidence,
+            points=points.value,
+            points_confidence=points.confidence,
+            pose_encodings=self.camera_head(features[max(features)][:, :, 0]),
+        )
+
+
+def join_features(frame: Float[Tensor, "b f m c"], all_frames: Float[Tensor, "b f m c"]) -> Float[Tensor, "b f m e"]:
+    """A layer's feature for the heads: frame attention's output beside global attention's."""
+    return torch.cat([frame, all_frames], dim=-1)

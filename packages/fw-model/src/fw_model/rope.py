@@ -1,0 +1,131 @@
+"""Rotary position embedding: 3-D over frames, rows and columns for video, 2-D over rows and columns for geometry.
+
+Axes: b batch, l tokens, h heads, d head width, r = d/2 rotated pairs. Token order: frame, row, column, column fastest.
+Angles are made in float64 and kept as float32 cosines and sines, in buffers that no cast of the model touches.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from einops import repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fw_model.config import MAX_GRID
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of every token's angles, float32."""
+
+    cos: Float[Tensor, "l r"]
+    sin: Float[Tensor, "l r"]
+
+
+class AxisTables(nn.Module):
+    """Cosines and sines of position x rate for several axes; non-persistent, always float32.
+
+    `parts[a]` is the number of channels of axis a, `rate(part)` gives its `part / 2` angular rates in float64.
+    """
+
+    def __init__(self, parts: tuple[int, ...], rate: Callable[[int], Tensor]) -> None:
+        super().__init__()
+        self.parts = parts
+        self._rate = rate
+        for axis in range(len(parts)):
+            cos, sin = self._table(axis)
+            self.register_buffer(f"cos{axis}", cos, persistent=False)
+            self.register_buffer(f"sin{axis}", sin, persistent=False)
+
+    def forward(self, axis: int, positions: int) -> tuple[Float[Tensor, "n r"], Float[Tensor, "n r"]]:
+        """Tables of positions 0..positions-1."""
+        if positions > MAX_GRID:
+            raise ValueError(f"A grid of {positions} along one axis exceeds the {MAX_GRID} positions that are tabled.")
+        return self.get_buffer(f"cos{axis}")[:positions], self.get_buffer(f"sin{axis}")[:positions]
+
+    def _table(self, axis: int) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(MAX_GRID, dtype=torch.float64, device="cpu")
+        angles = torch.outer(positions, self._rate(self.parts[axis]))
+        return angles.cos().float(), angles.sin().float()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AxisTables":
+        super()._apply(fn, recurse)
+        for axis in range(len(self.parts)):  # a cast or to_empty spoils the tables: write them anew where they now are
+            for name, table in zip(("cos", "sin"), self._table(axis), strict=True):
+                device = self.get_buffer(f"{name}{axis}").device
+                self._buffers[f"{name}{axis}"] = table.to("cpu" if device.type == "meta" else device)
+        return self
+
+
+class VideoRope(nn.Module):
+    """3-D rotary embedding of Wan: adjacent channel pairs, base 10000, parts (time, row, column)."""
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        third = 2 * (head_dim // 6)
+        self.tables = AxisTables((head_dim - 2 * third, third, third), _video_rate)
+
+    def forward(self, frames: int, rows: int, columns: int, specials: int = 0) -> Rotation:
+        """Angles of a token grid; with `specials`, that many unrotated tokens stand before the patches of a frame."""
+        time, row, column = (self.tables(axis, n) for axis, n in enumerate((frames, rows, columns)))
+        cos, sin = (_grid(time[i], row[i], column[i]) for i in (0, 1))
+        if specials:
+            cos = torch.cat([cos.new_ones(frames, specials, cos.shape[-1]), cos], dim=1)
+            sin = torch.cat([sin.new_zeros(frames, specials, sin.shape[-1]), sin], dim=1)
+        return Rotation(cos.flatten(0, 1), sin.flatten(0, 1))
+
+
+class PlaneRope(nn.Module):
+    """2-D rotary embedding of the geometry layers: half-split rotation, base 100; first half rows, second half columns.
+
+    Specials sit at (0, 0), the patch in row i and column j at (i + 1, j + 1); every frame has the same positions.
+    """
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.tables = AxisTables((head_dim // 2,), _plane_rate)
+
+    def forward(self, rows: int, columns: int, specials: int) -> Rotation:
+        """Angles of one frame, row half then column half."""
+        positions = max(rows, columns) + 1
+        cos, sin = self.tables(0, positions)
+        grid = plane_positions(rows, columns, specials).to(cos.device)
+        return Rotation(cos[grid].flatten(1), sin[grid].flatten(1))
+
+
+def plane_positions(rows: int, columns: int, specials: int) -> Tensor:
+    """Integer (row, column) positions `[specials + rows * columns, 2]` of the tokens of one frame."""
+    patches = torch.cartesian_prod(torch.arange(1, rows + 1), torch.arange(1, columns + 1))
+    return torch.cat([torch.zeros(specials, 2, dtype=patches.dtype), patches])
+
+
+def rotate_pairs(x: Float[Tensor, "b l h d"], rotation: Rotation) -> Float[Tensor, "b l h d"]:
+    """Rotate adjacent channel pairs (2k, 2k+1) as complex numbers, in float32."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = rotation.cos[:, None], rotation.sin[:, None]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+
+
+def rotate_halves(x: Float[Tensor, "b l h d"], rotation: Rotation) -> Float[Tensor, "b l h d"]:
+    """Rotate, inside each half of the head width, channel k with channel k + d/4, in float32."""
+    first, second = x.float().unflatten(-1, (2, 2, -1)).unbind(-2)
+    cos, sin = (part.unflatten(-1, (2, -1))[:, None] for part in rotation)
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-2).flatten(-3).to(x.dtype)
+
+
+def _grid(time: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    f, h, w = time.shape[0], row.shape[0], column.shape[0]
+    parts = (
+        repeat(time, "f r -> f (h w) r", h=h, w=w),
+        repeat(row, "h r -> f (h w) r", f=f, w=w),
+        repeat(column, "w r -> f (h w) r", f=f, h=h),
+    )
+    return torch.cat(parts, dim=-1)
+
+
+def _video_rate(part: int) -> Tensor:
+    return 10000.0 ** -(torch.arange(0, part, 2, dtype=torch.float64, device="cpu") / part)
+
+
+def _plane_rate(part: int) -> Tensor:
+    return 100.0 ** -(torch.arange(0, part, 2, dtype=torch.float64, device="cpu") / part)

@@ -1,0 +1,76 @@
+"""Small parts that the video and the geometry branch share: normalisation, modulation, the timestep embedding.
+
+Axes: b batch, l tokens, d width. Whatever is modulated or normalised is computed in float32 and cast back.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """Normalise in float32."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return wide.to(x.dtype) * self.weight.to(x.dtype)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoid -> MLP -> (embedding, one row of `rows` modulation vectors per sample), all in float32."""
+
+    def __init__(self, freq_dim: int, dim: int, rows: int, rounding: str = "none") -> None:
+        super().__init__()
+        self.freq_dim = freq_dim
+        self.rows = rows
+        self.round_sinusoid = rounding == "bf16"
+        self.embed = nn.Sequential(nn.Linear(freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.project = nn.Sequential(nn.SiLU(), nn.Linear(dim, rows * dim))
+
+    def forward(self, timestep: Float[Tensor, " b"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b rows d"]]:
+        """Embed timesteps on the scale 0..1000."""
+        wave = sinusoid(timestep, self.freq_dim)
+        if self.round_sinusoid:
+            wave = wave.to(torch.bfloat16).float()
+        with torch.autocast(wave.device.type, enabled=False):
+            embedding = _float32(self.embed, wave)
+            modulation = _float32(self.project, embedding)
+        return embedding, modulation.unflatten(-1, (self.rows, -1))
+
+
+def sinusoid(timestep: Float[Tensor, " b"], width: int) -> Float[Tensor, "b width"]:
+    """Cosines, then sines, of t * 10000^(-k / (width/2)); computed in float64, returned in float32."""
+    half = width // 2
+    rate = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=timestep.device) / half)
+    angles = timestep.to(torch.float64)[:, None] * rate
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
+
+
+def layer_norm(x: Float[Tensor, "*batch d"], eps: float) -> Float[Tensor, "*batch d"]:
+    """LayerNorm without parameters, in float32 and left there."""
+    return F.layer_norm(x.float(), x.shape[-1:], eps=eps)
+
+
+def modulate(
+    x: Float[Tensor, "b l d"], shift: Float[Tensor, "b d"], scale: Float[Tensor, "b d"]
+) -> Float[Tensor, "b l d"]:
+    """x (1 + scale) + shift, per sample."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+def _float32(layers: nn.Sequential, x: Tensor) -> Tensor:
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            bias = None if layer.bias is None else layer.bias.float()
+            x = F.linear(x, layer.weight.float(), bias)
+        else:
+            x = layer(x)
+    return x
