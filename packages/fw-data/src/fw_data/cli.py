@@ -1,0 +1,51 @@
+"""`fw-data COMMAND ...`: finds the command, imports only that one, and turns its errors into one line.
+
+Exit codes: 0 done, 1 done but with problems (each command says which), 2 wrong use, 130 interrupted.
+FW_DEBUG=1 in the environment shows the traceback of an error.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+_COMMANDS = {
+    "annotate": ("fw_data.annotate", "AnnotateOptions", "raw videos in, dataset out"),
+    "validate": ("fw_data.validate", "ValidateOptions", "check every file and number of a dataset"),
+    "inspect": ("fw_data.report", "InspectOptions", "contact sheets and a page to look at"),
+    "stats": ("fw_data.stats", "StatsOptions", "counts and figures of a dataset"),
+    "toy": ("fw_data.toy.cli", "ToyOptions", "synthetic videos with exact depth and cameras"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    lines = "\n".join(f"  {name:10} {text}" for name, (_, _, text) in _COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="fw-data",
+        usage="fw-data COMMAND ...",
+        description=f"From raw videos to a training dataset with geometry.\n\ncommands:\n{lines}",
+        epilog="`fw-data COMMAND --help` tells all about one command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=list(_COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
+    command = parser.parse_args(arguments[:1]).command
+
+    import tyro
+
+    module_name, class_name, _ = _COMMANDS[command]
+    module = import_module(module_name)
+    options = tyro.cli(getattr(module, class_name), args=arguments[1:], prog=f"fw-data {command}")
+    try:
+        return module.run(options) or 0
+    except ValueError as error:
+        if os.environ.get("FW_DEBUG") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

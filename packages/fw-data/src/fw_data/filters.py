@@ -1,0 +1,93 @@
+"""Cheap scores of a clip, and the clips they turn away before any geometry is paid for.
+
+Axis legend: f frames, h height, w width, 3 = RGB.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+LONG_SIDE = 160
+"""Scores are taken on thumbnails of this long side, so that they do not depend on the stored size."""
+_SAMPLES = 10
+_TEXTURE = 8.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterConfig:
+    """Limits of the cheap filters; set one to 0 to switch it off."""
+
+    min_brightness: float = 16.0
+    """Mean luma (0-255) below which a clip is too dark."""
+    min_contrast: float = 4.0
+    """Standard deviation of luma (0-255) inside frames, below which a clip shows nothing."""
+    min_motion_px: float = 0.3
+    """Optical flow (pixels at 160 px long side) between frames a tenth of the clip apart, below which it is still."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """Why a clip is not wanted."""
+
+    code: str
+    """Short and stable."""
+    reason: str
+    """What was measured, and the limit."""
+
+
+def score(frames: UInt8[np.ndarray, "f h w 3"]) -> dict[str, float]:
+    """Brightness, contrast and motion of a clip (see schema.SCORES)."""
+    gray = np.stack([_thumbnail(frame) for frame in frames])
+    return {
+        "brightness": float(gray.mean()),
+        "contrast": float(np.median(gray.reshape(len(gray), -1).std(axis=1))),
+        "motion_px": _motion(gray),
+    }
+
+
+def reject(scores: dict[str, float], config: FilterConfig) -> Rejection | None:
+    """The first filter that a clip with these scores does not pass."""
+    if scores["brightness"] < config.min_brightness:
+        return Rejection(
+            code="too-dark", reason=f"mean brightness {scores['brightness']:.1f} is below {config.min_brightness:g}"
+        )
+    if scores["contrast"] < config.min_contrast:
+        return Rejection(code="no-detail", reason=f"contrast {scores['contrast']:.1f} is below {config.min_contrast:g}")
+    if scores["motion_px"] < config.min_motion_px:
+        return Rejection(
+            code="no-motion",
+            reason=f"motion {scores['motion_px']:.2f} px is below {config.min_motion_px:g} px: the camera stands still",
+        )
+    return None
+
+
+def _thumbnail(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2"]:
+    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    scale = min(1.0, LONG_SIDE / max(gray.shape))
+    if scale == 1.0:
+        return gray
+    size = (max(8, round(gray.shape[1] * scale)), max(8, round(gray.shape[0] * scale)))
+    return cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+
+
+def _motion(gray: UInt8[np.ndarray, "f h w"]) -> float:
+    """Upper quintile over frame pairs of the median flow of textured pixels, in thumbnail pixels.
+
+    The median ignores things that move in front of a camera at rest; the quintile accepts a camera that rests at times.
+    """
+    gap = max(1, (len(gray) - 1) // _SAMPLES)
+    flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    medians = []
+    for first in range(0, len(gray) - gap, gap):
+        before, after = gray[first], gray[first + gap]
+        if min(before.shape) < 16:
+            continue
+        slope = np.hypot(cv2.Sobel(before, cv2.CV_32F, 1, 0), cv2.Sobel(before, cv2.CV_32F, 0, 1)) / 8
+        textured = slope > _TEXTURE
+        if textured.sum() < 32:
+            textured = slope >= np.quantile(slope, 0.9)
+        flow = flow_of.calc(before, after, np.zeros((*before.shape, 2), np.float32))
+        medians.append(float(np.median(np.hypot(flow[..., 0], flow[..., 1])[textured])))
+    return float(np.quantile(medians, 0.8)) if medians else 0.0

@@ -1,0 +1,73 @@
+"""manifest.parquet: the rows of a dataset, one ClipRecord each, readable by any Parquet tool."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fw_data.errors import DataError
+from fw_data.schema import ClipRecord
+from fw_data.shards import write_atomic
+
+MANIFEST_NAME = "manifest.parquet"
+_MEMBER = pa.struct([("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string())])
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("source_sha256", pa.string()),
+        ("source_width", pa.int32()),
+        ("source_height", pa.int32()),
+        ("start_frame", pa.int64()),
+        ("num_frames", pa.int32()),
+        ("start_time_s", pa.float64()),
+        ("fps", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("caption", pa.string()),
+        ("units", pa.string()),
+        ("backend", pa.string()),
+        ("backend_version", pa.string()),
+        ("config_hash", pa.string()),
+        ("scores", pa.map_(pa.string(), pa.float64())),
+        ("grade", pa.string()),
+        ("notes", pa.list_(pa.string())),
+        ("shard", pa.string()),
+        ("members", pa.map_(pa.string(), _MEMBER)),
+    ]
+)
+
+
+def write_manifest(path: Path, records: Iterable[ClipRecord]) -> None:
+    """Replace the manifest at once with these rows, in this order."""
+    rows = []
+    for record in records:
+        row: dict[str, Any] = record.model_dump()
+        row["scores"] = sorted(record.scores.items())
+        row["members"] = list(row["members"].items())
+        rows.append(row)
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), sink, compression="zstd")
+    write_atomic(path, sink.getvalue())
+
+
+def read_manifest(path: Path) -> list[ClipRecord]:
+    """The rows of a manifest; raises DataError when it is missing or of another kind."""
+    if not path.is_file():
+        raise DataError("no-manifest", f"{path} does not exist: give the folder that `fw-data annotate` wrote")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise DataError("bad-manifest", f"{path} is not a Parquet file: {error}") from error
+    missing = [name for name in MANIFEST_SCHEMA.names if name not in table.schema.names]
+    if missing:
+        raise DataError("bad-manifest", f"{path} lacks the columns {missing}: it is not a manifest of fw-data")
+    records = []
+    for row in table.select(MANIFEST_SCHEMA.names).to_pylist():
+        row["scores"] = dict(row["scores"])
+        row["members"] = dict(row["members"])
+        records.append(ClipRecord.model_validate(row))
+    return records

@@ -1,0 +1,1 @@
+"""Reading videos that nobody vouches for, and writing the ones that go into a dataset."""

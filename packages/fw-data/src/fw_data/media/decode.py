@@ -1,0 +1,131 @@
+"""Frames of a source video, one at a time, so that memory does not depend on the length of the video.
+
+Damage does not end the video: the frame after damaged packets is marked as a gap, and callers cut there.
+Axis legend: f frames, h height, w width, 3 = RGB.
+"""
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+
+from fw_data.errors import DataError
+from fw_data.media.colour import to_rgb
+from fw_data.media.probe import MediaLimits, VideoInfo, video_stream
+from fw_data.media.resize import Placement
+
+_THREADED_PIXELS = 640 * 360
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFrame:
+    """One decoded picture and its place."""
+
+    index: int
+    """Count of decoded frames before it."""
+    pts: int | None
+    """Time stamp in the stream's own ticks, which finds the frame again."""
+    time_s: float
+    """Presentation time; from the nominal frame rate where the file has no time stamps."""
+    gap: bool
+    """True when damaged or missing data lies just before it."""
+    picture: av.VideoFrame
+    """As decoded: neither upright nor of square pixels."""
+
+
+def read_frames(
+    path: Path, info: VideoInfo, limits: MediaLimits, *, from_pts: int | None = None
+) -> Generator[SourceFrame, None, None]:
+    """Decode a video from the start, or from the key frame at or before a time stamp (then `index` counts from it).
+
+    Stops quietly at the end of what can be decoded: the caller compares with `info.declared_frames`.
+    """
+    index, errors, gap = 0, 0, False
+    last_pts, time_s = None, -1 / info.fps
+    with av.open(path, "r") as container:
+        stream = video_stream(container, path)
+        threads = 2 if info.coded_width * info.coded_height > _THREADED_PIXELS else 1
+        stream.codec_context.thread_count = threads
+        if from_pts is not None:
+            container.seek(from_pts, stream=stream, backward=True)
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                pictures = packet.decode()
+            except av.FFmpegError:
+                errors += 1
+                gap = True
+                if errors > limits.max_decode_errors:
+                    return
+                continue
+            for picture in pictures:
+                if (picture.width, picture.height) != (info.coded_width, info.coded_height):
+                    return
+                if picture.is_corrupt:
+                    gap = True
+                    continue
+                pts = picture.pts
+                if pts is not None and last_pts is not None and pts <= last_pts:
+                    pts = None
+                last_pts = pts if pts is not None else last_pts
+                if pts is not None and picture.time_base is not None:
+                    time_s = float(pts * picture.time_base)
+                else:
+                    time_s += 1 / info.fps
+                yield SourceFrame(index=index, pts=pts, time_s=time_s, gap=gap, picture=picture)
+                index, gap = index + 1, False
+                if index >= limits.max_frames:
+                    return
+
+
+def upright(picture: av.VideoFrame, info: VideoInfo) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of a picture with the file's rotation applied (pixels may still be oblong; `Placement.rgb` squares them)."""
+    return np.rot90(to_rgb(picture), info.quarter_turns)
+
+
+def thumbnail(picture: av.VideoFrame, info: VideoInfo, long_side: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A small BGR copy of a picture, not rotated, for detectors that want many frames fast."""
+    scale = min(1.0, long_side / max(info.coded_width, info.coded_height))
+    width, height = (max(2, round(side * scale)) for side in (info.coded_width, info.coded_height))
+    return picture.reformat(width=width, height=height, format="bgr24", interpolation="AREA").to_ndarray()
+
+
+def read_clip(
+    path: Path,
+    info: VideoInfo,
+    limits: MediaLimits,
+    placement: Placement,
+    *,
+    start_frame: int,
+    start_pts: int | None,
+    num_frames: int,
+) -> tuple[UInt8[np.ndarray, "f h w 3"], list[float]]:
+    """The frames of one clip at their stored size, and their times; raises DataError if the file now gives others."""
+    seekable = start_pts is not None and start_frame > 0
+    for from_pts in (start_pts, None) if seekable else (None,):
+        frames = np.empty((num_frames, placement.height, placement.width, 3), np.uint8)
+        times: list[float] = []
+        with closing(read_frames(path, info, limits, from_pts=from_pts)) as source:
+            for frame in source:
+                if not times:
+                    passed = from_pts is not None and frame.pts is not None and frame.pts > from_pts
+                    if passed:
+                        break  # the container seeks too far: count from the beginning instead
+                    reached = frame.pts == from_pts if from_pts is not None else frame.index == start_frame
+                    if not reached:
+                        continue
+                frames[len(times)] = placement.rgb(upright(frame.picture, info))
+                times.append(frame.time_s)
+                if len(times) == num_frames:
+                    return frames, times
+    raise DataError(
+        "changed",
+        f"{path.name} no longer gives {num_frames} frames from frame {start_frame}: it changed while it was read",
+    )

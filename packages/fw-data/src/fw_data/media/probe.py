@@ -1,0 +1,127 @@
+"""What a video file is, found out within limits before anything long is done with it.
+
+Sizes are upright: after the rotation that phones write into the file, and with square pixels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+
+from fw_data.errors import DataError
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp", ".ts", ".mts", ".flv"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaLimits:
+    """What a source video may ask of this machine."""
+
+    max_pixels: int = 8192 * 4320
+    """Largest frame, in pixels."""
+    min_side: int = 16
+    """Smallest height or width, in pixels."""
+    max_duration_s: float = 6 * 3600.0
+    """Longest video, in seconds, by its own account."""
+    max_frames: int = 1_000_000
+    """Longest video, in frames; decoding stops there."""
+    max_decode_errors: int = 50
+    """Damaged packets after which decoding stops; the frames before are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """A readable video."""
+
+    width: int
+    """Upright width with square pixels."""
+    height: int
+    """Upright height with square pixels."""
+    coded_width: int
+    """Width of the decoded pictures."""
+    coded_height: int
+    """Height of the decoded pictures."""
+    quarter_turns: int
+    """Counter-clockwise quarter turns that make a decoded picture upright (0 to 3)."""
+    fps: float
+    """Nominal frame rate; 25 where the file has none."""
+    declared_frames: int
+    """Number of frames by the file's own account; 0 = unknown."""
+    codec: str
+    """Name of the codec."""
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """Every file with the suffix of a video below a folder, sorted by its relative path; hidden ones are left out."""
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VIDEO_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def probe(path: Path, limits: MediaLimits) -> VideoInfo:
+    """Open a video and decode its first frame; raises DataError when it is unreadable or beyond the limits."""
+    try:
+        with av.open(path, "r") as container:
+            stream = video_stream(container, path)
+            context = stream.codec_context
+            _check_pixels(path, context.width, context.height, limits)
+            picture = next(container.decode(stream), None)
+            if picture is None:
+                raise DataError("no-frames", f"{path.name} holds no decodable frame: it is empty or cut off")
+            fps = float(stream.average_rate or stream.guessed_rate or 25)
+            duration_s = 0.0
+            if stream.duration is not None and stream.time_base is not None:
+                duration_s = float(stream.duration * stream.time_base)
+            elif container.duration is not None:
+                duration_s = container.duration / av.time_base
+            aspect = stream.sample_aspect_ratio
+            declared = stream.frames
+            codec = context.name
+    except (av.FFmpegError, OSError) as error:
+        raise DataError("unreadable", f"{path.name} is not a video that FFmpeg can read: {error.strerror}") from error
+    _check_pixels(path, picture.width, picture.height, limits)
+    if duration_s > limits.max_duration_s:
+        raise DataError("too-long", f"{path.name} lasts {duration_s:.0f} s; the limit is {limits.max_duration_s:.0f} s")
+    if declared > limits.max_frames:
+        raise DataError("too-long", f"{path.name} has {declared} frames; the limit is {limits.max_frames}")
+    width, height = picture.width, picture.height
+    if aspect and aspect > 0 and aspect != 1:
+        width = max(1, round(width * float(aspect)))
+    turns = round(picture.rotation / 90) % 4
+    if turns % 2:
+        width, height = height, width
+    _check_pixels(path, width, height, limits)
+    if min(width, height) < limits.min_side:
+        raise DataError("too-small", f"{path.name} is {width}x{height}; both sides must be >= {limits.min_side}")
+    return VideoInfo(
+        width=width,
+        height=height,
+        coded_width=picture.width,
+        coded_height=picture.height,
+        quarter_turns=turns,
+        fps=fps,
+        declared_frames=declared,
+        codec=codec,
+    )
+
+
+def video_stream(container: InputContainer, path: Path) -> av.VideoStream:
+    """The first moving-picture stream; cover art does not count."""
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            return stream
+    raise DataError("no-video", f"{path.name} has no video stream")
+
+
+def _check_pixels(path: Path, width: int, height: int, limits: MediaLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise DataError("too-large", f"{path.name} is {width}x{height}; the limit is {limits.max_pixels} pixels")
