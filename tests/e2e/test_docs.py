@@ -1,0 +1,77 @@
+"""The documents are true: what they show runs, and what they name exists.
+
+```bash and ```python blocks of a document run in order in one fresh folder. ```console blocks need a GPU, weights or
+minutes: of these, every command, sub-command and option is looked up instead.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "README_zh.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = {"fw": "fw_app.cli", "fw-data": "fw_data.cli", "fw-train": "fw_train.cli"}
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)(?:#[^)]*)?\)")
+_help_cache: dict[tuple[str, ...], str] = {}
+
+
+def blocks(document: Path, kind: str) -> list[str]:
+    return [body for found, body in BLOCK.findall(document.read_text()) if found == kind]
+
+
+def names(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "bash") or blocks(d, "python")], ids=names)
+def test_snippets_run(document: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["PYTHONWARNINGS"] = "ignore"
+    for kind, body in BLOCK.findall(document.read_text()):
+        if kind not in ("bash", "python"):
+            continue
+        command = ["bash", "-euo", "pipefail", "-c", body] if kind == "bash" else [sys.executable, "-c", body]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{names(document)}:\n{body}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names)
+def test_links_lead_somewhere(document: Path) -> None:
+    gone = [link for link in LINK.findall(document.read_text()) if not (document.parent / link).exists()]
+    assert not gone
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names)
+def test_shown_commands_exist(document: Path) -> None:
+    shown = "\n".join(blocks(document, "console") + blocks(document, "bash")).replace("\\\n", " ")
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for line in shown.splitlines():
+        words = line.split("#")[0].split()
+        if words[:1] == ["make"]:
+            assert set(words[1:]) <= set(targets), line
+        if words and words[0] in MODULES:
+            _check_command(words, line)
+
+
+def _check_command(words: list[str], line: str) -> None:
+    subcommands = [word for word in words[1:2] if not word.startswith("-")]
+    text = _help(words[0], *subcommands)
+    for option in (word.split("=")[0] for word in words if word.startswith("--")):
+        assert re.search(rf"{re.escape(option)}\b", text), f"{option} is not an option of: {line}"
+
+
+def _help(command: str, *subcommands: str) -> str:
+    key = (command, *subcommands)
+    if key not in _help_cache:
+        recipe = ["tiny"] if command == "fw-train" and subcommands[0] in ("base", "stage1", "stage2") else []
+        arguments = [sys.executable, "-m", MODULES[command], *subcommands, *recipe, "--help"]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{' '.join(key)} --help: {done.stderr}"
+        _help_cache[key] = done.stdout
+    return _help_cache[key]
