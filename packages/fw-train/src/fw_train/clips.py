@@ -1,0 +1,213 @@
+"""From an annotated dataset to training batches: window, crop, latents, labels, camera rays.
+
+A prepared sample (latents, first-frame condition, depth, cameras) is a pure function of its clip and window, so it is
+kept in memory; point maps and rays are derived anew for every batch, which is cheaper than keeping them.
+
+Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frames, H W pixels.
+"""
+
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from fw_data.dataset import ClipDataset
+from fw_data.schema import ClipRecord
+from fw_geometry import Trajectory
+from fw_train.config import ClipConfig, ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One window of one clip, ready for any stage."""
+
+    latents: Float[Tensor, "c f y x"]
+    """Normalised latents of the window."""
+    condition: Float[Tensor, "cy f y x"] | None
+    """First-frame condition (the model's `y`); None if the model takes none."""
+    depth: Float[Tensor, "F H W"]
+    """z-depth in the clip's unit; 0 where it is invalid or not trusted."""
+    confidence: Float[Tensor, "F H W"]
+    """Trust in the depth, 0 to 1."""
+    K: Float[Tensor, "F 3 3"]
+    """Intrinsics in pixels of the window."""
+    pose_c2w: Float[Tensor, "F 4 4"]
+    """Camera-to-world, relative to the first frame of the window."""
+
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        values = (getattr(self, item.name) for item in fields(self))
+        return sum(value.nbytes for value in values if value is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The clips a run may use, and what became of the others."""
+
+    train: tuple[ClipRecord, ...]
+    """Trained on."""
+    held_out: tuple[ClipRecord, ...]
+    """Only measured."""
+    unusable: dict[str, int]
+    """Reason -> number of clips that cannot be used."""
+    by: str
+    """What the split keeps together: whole source videos, or single clips."""
+
+    def describe(self) -> list[str]:
+        """What to tell before the first step."""
+        lines = [f"clips: {len(self.train)} to train on, {len(self.held_out)} held out (split by {self.by})"]
+        return lines + [f"clips left out: {count} ({reason})" for reason, count in self.unusable.items()]
+
+    def digest(self) -> str:
+        """Hash of which clips, with what content, in which order."""
+        rows = [(r.id, sorted((k, m.sha256) for k, m in r.members.items())) for r in (*self.train, *self.held_out)]
+        return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def split_clips(records: Sequence[ClipRecord], config: ClipConfig) -> Split:
+    """Sort usable clips into training and held-out ones, by a hash, so that the split survives a growing dataset.
+
+    With enough source videos a video's clips all go to one side; otherwise single clips are split.
+
+    Raises:
+        ConfigError: no clip can be used, or only one; the message counts the reasons.
+    """
+    reasons = {record.id: _unusable(record, config) for record in records}
+    usable = [record for record in records if not reasons[record.id]]
+    unusable = Counter(reason for reason in reasons.values() if reason)
+    if len(usable) < 2:
+        causes = "; ".join(f"{count} clips: {reason}" for reason, count in unusable.items()) or "the dataset is empty"
+        raise ConfigError(
+            f"{len(usable)} of {len(records)} clips can be used; training needs at least 2, one of them held out ({causes})"
+        )
+    whole_videos = len({record.source_sha256 for record in usable}) * config.held_out >= 1
+    keys = [record.source_sha256 if whole_videos else record.id for record in usable]
+    place = {key: int(hashlib.sha256(key.encode()).hexdigest()[:12], 16) / 16**12 for key in keys}
+    chosen = {key for key in keys if place[key] < config.held_out} or {min(keys, key=place.__getitem__)}
+    if chosen == set(keys):
+        chosen.remove(max(chosen, key=place.__getitem__))
+    return Split(
+        train=tuple(r for r, key in zip(usable, keys, strict=True) if key not in chosen),
+        held_out=tuple(r for r, key in zip(usable, keys, strict=True) if key in chosen),
+        unusable=dict(unusable),
+        by="source video" if whole_videos else "clip",
+    )
+
+
+def open_dataset(path: Path | None) -> ClipDataset:
+    """The dataset of a configuration's `data`.
+
+    Raises:
+        ConfigError: none given, or no dataset there.
+    """
+    if path is None:
+        raise ConfigError("data is not set: give --data DATASET, a folder written by `fw-data annotate`")
+    if not (path / "manifest.parquet").is_file():
+        raise ConfigError(
+            f"{path} holds no dataset (no manifest.parquet); make one with `fw-data annotate VIDEOS {path}`"
+        )
+    return ClipDataset(path)
+
+
+class SampleSource:
+    """Prepares samples of a dataset and keeps the latest ones in memory.
+
+    Args:
+        dataset: where clips come from.
+        config: window size and masking.
+        encode: video [1, 3, F, H, W] in [-1, 1] to (latents, condition or None), each [1, ...].
+    """
+
+    def __init__(
+        self, dataset: ClipDataset, config: ClipConfig, encode: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+    ) -> None:
+        self.dataset, self.config, self.encode = dataset, config, encode
+        self._kept: OrderedDict[tuple[str, int], Sample] = OrderedDict()
+        self._bytes = 0
+
+    def load(self, clip_id: str, start: int) -> Sample:
+        """The window of a clip that begins at frame `start`."""
+        key = (clip_id, start)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        sample = self._prepare(self.dataset.load(clip_id, frames=slice(start, start + self.config.frames)))
+        self._kept[key] = sample
+        self._bytes += sample.nbytes()
+        while self._bytes > self.config.cache_gb * 2**30 and self._kept:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes()
+        return sample
+
+    @torch.no_grad()
+    def _prepare(self, clip: Any) -> Sample:
+        height, width = self.config.height, self.config.width
+        video, depth, confidence, cameras = fit_window(
+            clip.video, clip.depth_m, clip.confidence, _trajectory(clip), height, width
+        )
+        latents, condition = self.encode(rearrange(video, "F c H W -> 1 c F H W"))
+        return Sample(
+            latents=latents[0],
+            condition=None if condition is None else condition[0],
+            depth=torch.where(confidence >= self.config.min_confidence, depth, 0.0),
+            confidence=confidence,
+            K=torch.from_numpy(cameras.K).float(),
+            pose_c2w=torch.from_numpy(cameras.relative_to_first().pose_c2w).float(),
+        )
+
+
+def fit_window(
+    video: UInt8[np.ndarray, "F h w 3"],
+    depth: Float[np.ndarray, "F h w"],
+    confidence: Float[np.ndarray, "F h w"],
+    cameras: Trajectory,
+    height: int,
+    width: int,
+) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F H W"], Float[Tensor, "F H W"], Trajectory]:
+    """Resize to cover height x width, crop the middle; colours smoothly and in [-1, 1], labels by nearest pixel.
+
+    The cameras follow: K is that of the returned pixels.
+    """
+    source_height, source_width = depth.shape[1:]
+    scale = max(height / source_height, width / source_width)
+    tall, wide = max(height, round(source_height * scale)), max(width, round(source_width * scale))
+    top, left = (tall - height) // 2, (wide - width) // 2
+    crop = (..., slice(top, top + height), slice(left, left + width))
+    colour = rearrange(torch.from_numpy(video).float() / 127.5 - 1, "F h w c -> F c h w")
+    labels = torch.stack([torch.from_numpy(depth), torch.from_numpy(confidence)], dim=1).float()
+    if (tall, wide) != (source_height, source_width):
+        colour = functional.interpolate(colour, (tall, wide), mode="bilinear", antialias=True).clamp(-1, 1)
+        labels = functional.interpolate(labels, (tall, wide), mode="nearest-exact")
+    labels = labels[crop].contiguous()
+    return (
+        colour[crop].contiguous(),
+        labels[:, 0],
+        labels[:, 1],
+        cameras.resized(wide, tall).cropped(left, top, width, height),
+    )
+
+
+def _trajectory(clip: Any) -> Trajectory:
+    height, width = clip.depth_m.shape[1:]
+    return Trajectory(pose_c2w=clip.pose_c2w, K=clip.K, width=width, height=height, units=clip.units)
+
+
+def _unusable(record: ClipRecord, config: ClipConfig) -> str:
+    """Why a clip cannot give a sample, or nothing."""
+    if record.num_frames < config.frames:
+        return f"shorter than clip.frames = {config.frames}"
+    if record.height < config.height or record.width < config.width:
+        return f"stored at {record.width}x{record.height}, smaller than clip {config.width}x{config.height}"
+    if "depth.zst" not in record.members:
+        return "no depth (annotate them first)"
+    if "cameras.npz" not in record.members:
+        return "no cameras (annotate them first)"
+    return ""

@@ -1,0 +1,99 @@
+"""AdamW, its learning rate, and the running average of weights, with every state a named tensor.
+
+AdamW is spelled out here rather than taken from torch.optim, which imports the whole compiler (several seconds of every
+start); a test holds the two equal.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fw_train.config import OptimConfig
+
+Parameters = Mapping[str, nn.Parameter]
+EPSILON = 1e-8
+
+
+class AdamW:
+    """Loshchilov and Hutter 2019, algorithm 2; only `*.weight` of two or more axes (matrices, kernels) decays.
+
+    A parameter without a gradient is left alone, its moments and its count of steps too.
+    """
+
+    def __init__(self, parameters: Parameters, config: OptimConfig) -> None:
+        self.parameters, self.config = parameters, config
+        self.first = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        self.second = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        self.steps = dict.fromkeys(parameters, 0)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """One update at learning rate `rate`."""
+        beta1, beta2 = self.config.betas
+        names = [name for name, p in self.parameters.items() if p.grad is not None]
+        for name in names:
+            self.steps[name] += 1
+        weights: list[Tensor] = [self.parameters[name] for name in names]
+        gradients = [g for p in weights if (g := p.grad) is not None]
+        first, second = [self.first[name] for name in names], [self.second[name] for name in names]
+        torch._foreach_mul_(weights, [1 - rate * self.decay(name) for name in names])
+        torch._foreach_lerp_(first, gradients, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
+        spread = torch._foreach_sqrt(second)
+        torch._foreach_div_(spread, [math.sqrt(1 - beta2 ** self.steps[name]) for name in names])
+        torch._foreach_add_(spread, EPSILON)
+        torch._foreach_addcdiv_(weights, first, spread, [-rate / (1 - beta1 ** self.steps[name]) for name in names])
+
+    def decay(self, name: str) -> float:
+        """Weight decay of a parameter."""
+        matrix = self.parameters[name].ndim >= 2 and name.endswith("weight")
+        return self.config.weight_decay if matrix else 0.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state, fit for safetensors."""
+        state = {f"{name}/first": value for name, value in self.first.items()}
+        state |= {f"{name}/second": value for name, value in self.second.items()}
+        return state | {f"{name}/steps": torch.tensor(count) for name, count in self.steps.items()}
+
+    def load(self, saved: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        for name in self.parameters:
+            self.first[name].copy_(saved[f"{name}/first"])
+            self.second[name].copy_(saved[f"{name}/second"])
+            self.steps[name] = int(saved[f"{name}/steps"])
+
+
+def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
+    """Rate of the step that follows `step` finished ones: linear warm-up, then constant or a cosine to a tenth."""
+    warm = min(1.0, (step + 1) / (config.warmup + 1))
+    if config.schedule == "constant" or step < config.warmup:
+        return config.lr * warm
+    progress = (step - config.warmup) / max(1, steps - config.warmup)
+    return config.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+class Average:
+    """Exponential running average: `average <- decay * average + (1 - decay) * weights` after every step."""
+
+    def __init__(self, parameters: Parameters, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: p.detach().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Parameters) -> None:
+        """Take in the weights of a finished step."""
+        current: list[Tensor] = [parameters[name] for name in self.weights]
+        torch._foreach_lerp_(list(self.weights.values()), current, 1 - self.decay)
+
+    def load(self, saved: Mapping[str, Tensor]) -> None:
+        """Put back an average from a checkpoint."""
+        for name, average in self.weights.items():
+            average.copy_(saved[name])
