@@ -59,7 +59,7 @@ class FantasyWorld(nn.Module):
             self.video_rope = VideoRope(config.video.dim // config.video.heads)
             self.coupling_rope = VideoRope(config.coupling.dim // config.coupling.heads)
         if device.type != "meta":
-            self.to_empty(device=device)
+            self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device) if t.is_meta else t.to(device))
             initialise(self, seed)
 
     def forward(

@@ -46,7 +46,7 @@ class CameraHead(nn.Module):
         self.pose_branch = Mlp(width, width // 2, POSE_DIM)
 
     def forward(self, camera: Float[Tensor, "b f e"]) -> list[Float[Tensor, "b F 9"]]:
-        """Poses after every refinement, the last one best; the pose fed back is cut from the gradient."""
+        """Poses after every refinement, the last one best; the gradient stops at every earlier pose."""
         expanded = self.expand(camera[:, 1:])
         if self.normalise_expanded:
             expanded = self.token_norm(expanded)
@@ -54,8 +54,9 @@ class CameraHead(nn.Module):
         poses: list[Tensor] = []
         raw = self.empty_pose.expand(*tokens.shape[:2], POSE_DIM)
         for i in range(self.iterations):
-            delta = self.delta(tokens, raw.detach() if i else raw)
-            raw = delta if i == 0 else raw + delta
+            before = raw.detach() if i else raw
+            delta = self.delta(tokens, before)
+            raw = before + delta if i else delta
             poses.append(_activate(raw))
         return poses
 
