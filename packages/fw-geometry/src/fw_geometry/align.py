@@ -132,7 +132,7 @@ class ScaleShift:
     residual: float
     """Weighted median of |scale * disparity + shift - 1 / depth| * depth: a relative depth error."""
 
-    def depth(self, disparity: Float[np.ndarray, "*n"], depth_max: float) -> Float[np.ndarray, "*n"]:
+    def depth(self, disparity: Float[np.ndarray, "*n"], depth_max: float | int) -> Float[np.ndarray, "*n"]:
         """Depth of a disparity map; what would be farther than depth_max (or behind infinity) becomes depth_max."""
         return 1.0 / np.maximum(self.scale * disparity + self.shift, 1.0 / depth_max)
 

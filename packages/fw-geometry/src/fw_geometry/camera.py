@@ -12,12 +12,11 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
-from fw_geometry.rigid import interpolate_rigid, invert_poses, orthonormality_error
+from fw_geometry.checks import check_size, checked_intrinsics, checked_poses
+from fw_geometry.rigid import interpolate_rigid, invert_poses
 
 Units = Literal["scene", "metric"]
 """Length unit of a path: "metric" is metres, "scene" is known only up to one scale."""
-
-ORTHONORMAL_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,9 +37,9 @@ class Camera:
     """Image height in pixels."""
 
     def __post_init__(self) -> None:
-        _check_size("Camera", self.width, self.height)
-        object.__setattr__(self, "K", _checked_intrinsics("Camera.K", self.K, (3, 3)))
-        object.__setattr__(self, "pose_c2w", _checked_poses("Camera.pose_c2w", self.pose_c2w, (4, 4)))
+        check_size("Camera", self.width, self.height)
+        object.__setattr__(self, "K", checked_intrinsics("Camera.K", self.K, (3, 3)))
+        object.__setattr__(self, "pose_c2w", checked_poses("Camera.pose_c2w", self.pose_c2w, (4, 4)))
 
     @property
     def pose_w2c(self) -> np.ndarray:
@@ -82,9 +81,9 @@ class Trajectory:
     """"metric" for metres, "scene" for lengths up to one scale."""
 
     def __post_init__(self) -> None:
-        _check_size("Trajectory", self.width, self.height)
-        poses = _checked_poses("Trajectory.pose_c2w", self.pose_c2w, ("f", 4, 4))
-        intrinsics = _checked_intrinsics("Trajectory.K", self.K, ("f", 3, 3))
+        check_size("Trajectory", self.width, self.height)
+        poses = checked_poses("Trajectory.pose_c2w", self.pose_c2w, ("f", 4, 4))
+        intrinsics = checked_intrinsics("Trajectory.K", self.K, ("f", 3, 3))
         if len(poses) == 0:
             raise ValueError("Trajectory: no frames; give at least one pose")
         if len(poses) != len(intrinsics):
@@ -139,7 +138,7 @@ class Trajectory:
         poses[:, 3] = (0.0, 0.0, 0.0, 1.0)
         return replace(self, pose_c2w=poses)
 
-    def scaled(self, scale: float) -> "Trajectory":
+    def scaled(self, scale: float | int) -> "Trajectory":
         """Translations times `scale` (> 0); rotations and K stay. ValueError for a scale that is not positive."""
         if not (np.isfinite(scale) and scale > 0):
             raise ValueError(f"Trajectory.scaled: scale is {scale}; it must be a finite number above zero")
@@ -149,16 +148,16 @@ class Trajectory:
 
     def resized(self, width: int, height: int) -> "Trajectory":
         """K for frames resized to width x height (the two axes scale on their own)."""
-        _check_size("Trajectory.resized", width, height)
+        check_size("Trajectory.resized", width, height)
         scale = np.array([width / self.width, height / self.height, 1.0])
         return replace(self, K=self.K * scale[:, None], width=width, height=height)
 
-    def cropped(self, left: float, top: float, width: int, height: int) -> "Trajectory":
+    def cropped(self, left: float | int, top: float | int, width: int, height: int) -> "Trajectory":
         """K for the width x height window whose corner is (left, top) pixels.
 
         The window may reach over the frame (that is padding); only the principal point moves.
         """
-        _check_size("Trajectory.cropped", width, height)
+        check_size("Trajectory.cropped", width, height)
         intrinsics = self.K.copy()
         intrinsics[:, :2, 2] -= (left, top)
         return replace(self, K=intrinsics, width=width, height=height)
@@ -176,7 +175,7 @@ class Trajectory:
         )
 
 
-def intrinsics_from_fov(fov_rad_vertical: float, width: int, height: int) -> Float[np.ndarray, "3 3"]:
+def intrinsics_from_fov(fov_rad_vertical: float | int, width: int, height: int) -> Float[np.ndarray, "3 3"]:
     """K (3, 3) float64 of a pinhole with square pixels and a centred principal point.
 
     Args:
@@ -184,7 +183,7 @@ def intrinsics_from_fov(fov_rad_vertical: float, width: int, height: int) -> Flo
         width: image width in pixels.
         height: image height in pixels.
     """
-    _check_size("intrinsics_from_fov", width, height)
+    check_size("intrinsics_from_fov", width, height)
     if not 0 < fov_rad_vertical < np.pi:
         raise ValueError(f"intrinsics_from_fov: fov is {fov_rad_vertical} rad; give a full angle between 0 and pi")
     focal = height / 2 / np.tan(fov_rad_vertical / 2)
@@ -201,65 +200,3 @@ def fov_from_intrinsics(
     vertical = 2 * np.arctan(height / 2 / K[..., 1, 1])
     horizontal = 2 * np.arctan(width / 2 / K[..., 0, 0])
     return np.asarray(vertical), np.asarray(horizontal)
-
-
-def _check_size(where: str, width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise ValueError(f"{where}: size is {width} x {height} pixels; both must be at least 1")
-
-
-def _checked_array(where: str, value: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
-    """A float64 copy of the wanted shape (a string stands for any length), all finite."""
-    array = np.array(value, dtype=np.float64)
-    wanted = "(" + ", ".join(str(size) for size in shape) + ")"
-    fits = array.ndim == len(shape) and all(
-        isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
-        raise ValueError(f"{where}: shape is {array.shape}, expected {wanted}")
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        at = tuple(int(i) for i in bad[0])
-        raise ValueError(f"{where}: entry {at} is {array[at]}; {len(bad)} entries are not finite, drop or repair them")
-    return array
-
-
-def _checked_poses(where: str, value: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
-    poses = _checked_array(where, value, shape)
-    stack = poses.reshape(-1, 4, 4)
-    last_row = np.abs(stack[:, 3] - (0.0, 0.0, 0.0, 1.0)).max(axis=-1)
-    if last_row.max(initial=0.0) > ORTHONORMAL_TOLERANCE:
-        frame = int(last_row.argmax())
-        raise ValueError(
-            f"{where}: last row of pose {frame} is {stack[frame, 3].tolist()}, expected [0, 0, 0, 1]; "
-            "is the matrix transposed?"
-        )
-    error = orthonormality_error(stack[:, :3, :3])
-    if error.max(initial=0.0) > ORTHONORMAL_TOLERANCE:
-        frame = int(error.argmax())
-        cause = "it mirrors space (det < 0)" if np.isinf(error[frame]) else f"max |R^T R - I| = {error[frame]:.2g}"
-        raise ValueError(
-            f"{where}: R of pose {frame} is not a rotation: {cause}, allowed {ORTHONORMAL_TOLERANCE}; "
-            "remove scale and shear with fw_geometry.orthonormalize, or flip the axis that is mirrored"
-        )
-    return poses
-
-
-def _checked_intrinsics(where: str, value: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
-    intrinsics = _checked_array(where, value, shape)
-    stack = intrinsics.reshape(-1, 3, 3)
-    focal = np.stack([stack[:, 0, 0], stack[:, 1, 1]], axis=-1)
-    if focal.min(initial=np.inf) <= 0:
-        frame = int(focal.min(axis=-1).argmin())
-        raise ValueError(
-            f"{where}: focal lengths of frame {frame} are {focal[frame].tolist()} pixels; both must be above zero"
-        )
-    rest = stack - np.where([[1, 0, 1], [0, 1, 1], [0, 0, 0]], stack, 0.0) - np.diag([0.0, 0.0, 1.0])
-    off = np.abs(rest).max(axis=(-2, -1)) / focal.max(axis=-1)
-    if off.max(initial=0.0) > 1e-6:
-        frame = int(off.argmax())
-        raise ValueError(
-            f"{where}: frame {frame} is {stack[frame].tolist()}, expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] "
-            "in pixels; drop the skew or transpose the matrix"
-        )
-    return intrinsics

@@ -18,6 +18,8 @@ from fw_geometry.rigid import compose_poses, invert_poses, nearest_rotations, ro
 Alignment = Literal["sim3", "se3", "none"]
 """What is fitted before a path is compared: similarity, rigid motion, nothing."""
 
+_ON_PIXEL = 1e-6  # a position this near a pixel centre is that pixel, so that rounding does not pull in a neighbour
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AteResult:
@@ -173,7 +175,7 @@ def delta_accuracy(
     pred: Float[np.ndarray, "*n"],
     gt: Float[np.ndarray, "*n"],
     mask: Bool[np.ndarray, "*n"] | None = None,
-    threshold: float = 1.25,
+    threshold: float | int = 1.25,
 ) -> float:
     """Share (0 to 1) of pixels with max(pred / gt, gt / pred) < threshold; predictions of 0 or less count as missed.
 
@@ -219,8 +221,8 @@ def reprojection_consistency(
     *,
     mask: Bool[np.ndarray, "f h w"] | None = None,
     gap: int = 1,
-    threshold: float = 0.05,
-    edge_ratio: float = 1.1,
+    threshold: float | int = 0.05,
+    edge_ratio: float | int = 1.1,
 ) -> ConsistencyResult:
     """3D consistency of depth and cameras: points of frame i, seen from frame i + gap, against the depth stored there.
 
@@ -273,21 +275,25 @@ def reprojection_consistency(
 
 
 def _sample_depth(
-    depth: np.ndarray, valid: np.ndarray, uv: np.ndarray, edge_ratio: float
+    depth: np.ndarray, valid: np.ndarray, uv: np.ndarray, edge_ratio: float | int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Depth at uv where all four neighbours are valid and of one surface, and which of the uv these are."""
+    """Depth at uv where the neighbours it is read from are valid and of one surface, and which of the uv these are."""
     height, width = depth.shape
-    x, y = uv[:, 0] - 0.5, uv[:, 1] - 0.5
+    nearest = np.round(uv - 0.5)
+    x, y = np.where(np.abs(uv - 0.5 - nearest) < _ON_PIXEL, nearest, uv - 0.5).T
     inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
     x, y = np.where(inside, x, 0.0), np.where(inside, y, 0.0)
     x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
     x1, y1 = np.minimum(x0 + 1, width - 1), np.minimum(y0 + 1, height - 1)
-    corners = [(y0, x0), (y0, x1), (y1, x0), (y1, x1)]
-    all_valid = inside & np.logical_and.reduce([valid[at] for at in corners])
-    z = np.stack([np.where(all_valid, depth[at], 1.0) for at in corners]).astype(np.float64)
-    found = all_valid & (z.max(axis=0) <= edge_ratio * z.min(axis=0))
     fx, fy = x - x0, y - y0
     share = np.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy])
+    corners = [(y0, x0), (y0, x1), (y1, x0), (y1, x1)]
+    read = share > 0
+    all_valid = inside & (np.stack([valid[at] for at in corners]) | ~read).all(axis=0)
+    z = np.stack([depth[at] for at in corners]).astype(np.float64)
+    z = np.where(read & all_valid, z, np.nan)
+    z = np.where(np.isnan(z), np.nanmax(np.where(all_valid, z, 1.0), axis=0), z)
+    found = all_valid & (z.max(axis=0) <= edge_ratio * z.min(axis=0))
     return 1 / (share / z).sum(axis=0)[found], found
 
 

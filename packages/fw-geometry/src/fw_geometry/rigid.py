@@ -96,7 +96,7 @@ def rotation_angles(rotation: Float[np.ndarray, "*n 3 3"]) -> Float[np.ndarray, 
     """
     m = rotation
     skew = np.stack([m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]], -1)
-    return np.arctan2(np.linalg.norm(skew, axis=-1), np.trace(m, axis1=-2, axis2=-1) - 1.0)
+    return np.asarray(np.arctan2(np.linalg.norm(skew, axis=-1), np.trace(m, axis1=-2, axis2=-1) - 1.0))
 
 
 def slerp_quaternions(

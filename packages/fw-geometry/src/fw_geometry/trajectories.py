@@ -75,11 +75,11 @@ def make_trajectory(
     width: int,
     height: int,
     K: np.ndarray | None = None,
-    fov_rad: float | None = None,
-    angle_rad: float | None = None,
-    distance: float | None = None,
-    amount: float = 1.0,
-    focus_distance: float = 1.0,
+    fov_rad: float | int | None = None,
+    angle_rad: float | int | None = None,
+    distance: float | int | None = None,
+    amount: float | int = 1.0,
+    focus_distance: float | int = 1.0,
     easing: Easing = "linear",
     units: Units = "scene",
 ) -> Trajectory:
@@ -111,6 +111,7 @@ def make_trajectory(
         raise ValueError(f"make_trajectory: frames is {frames}; ask for at least one")
     if not (math.isfinite(focus_distance) and focus_distance > 0):
         raise ValueError(f"make_trajectory: focus_distance is {focus_distance}; it must be above zero")
+    focus_distance, amount = float(focus_distance), float(amount)
     angle = _setting(name, "angle_rad", angle_rad, preset.angle_rad)
     reach = _setting(name, "distance", distance, None if preset.distance is None else preset.distance * focus_distance)
     if not math.isfinite(amount):
@@ -130,7 +131,7 @@ def from_keyframes(
     width: int,
     height: int,
     K: np.ndarray | None = None,
-    fov_rad: float | None = None,
+    fov_rad: float | int | None = None,
     times: np.ndarray | None = None,
     easing: Easing = "linear",
     units: Units = "scene",
@@ -248,15 +249,15 @@ def _turn(angle_rad: np.ndarray, axis: int) -> np.ndarray:
     return rotations_from_vectors(vector)
 
 
-def _setting(name: str, what: str, value: float | None, default: float | None) -> float:
+def _setting(name: str, what: str, value: float | int | None, default: float | int | None) -> float:
     if value is None:
-        return 0.0 if default is None else default
+        return 0.0 if default is None else float(default)
     if default is None:
         has = [preset.name for preset in PRESETS.values() if getattr(preset, what) is not None]
         raise ValueError(f"make_trajectory: {name!r} has no {what}; leave it out, or choose one of {', '.join(has)}")
     if not math.isfinite(value):
         raise ValueError(f"make_trajectory: {what} is {value}; give a finite number")
-    return value
+    return float(value)
 
 
 def _eased(progress: np.ndarray, easing: Easing) -> np.ndarray:
@@ -265,7 +266,7 @@ def _eased(progress: np.ndarray, easing: Easing) -> np.ndarray:
     return progress if easing == "linear" else progress**2 * (3 - 2 * progress)
 
 
-def _intrinsics(K: np.ndarray | None, fov_rad: float | None, width: int, height: int, frames: int) -> np.ndarray:
+def _intrinsics(K: np.ndarray | None, fov_rad: float | int | None, width: int, height: int, frames: int) -> np.ndarray:
     if K is not None and fov_rad is not None:
         raise ValueError("give K or fov_rad, not both")
     if K is None:
