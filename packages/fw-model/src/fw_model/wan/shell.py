@@ -28,7 +28,7 @@ class WanShell(nn.Module):
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
         )
         self.time = TimeEmbedding(config.freq_dim, dim, rows=6, rounding=rounding)
-        self.image_embedding = None if config.clip_dim is None else _image_embedding(config.clip_dim, dim)
+        self.image_embedding = None if config.clip_dim is None else image_embedding(config.clip_dim, dim)
         self.control_adapter = None if config.control_dim is None else ControlAdapter(config.control_dim, dim)
         self.head = OutputHead(dim, config.out_dim * PATCH[0] * PATCH[1] * PATCH[2], config.eps)
 
@@ -76,7 +76,7 @@ def unpatchify(tokens: Float[Tensor, "b l out"], frames: int, rows: int, columns
     )
 
 
-def _image_embedding(clip_dim: int, dim: int) -> nn.Sequential:
+def image_embedding(clip_dim: int, dim: int) -> nn.Sequential:
     return nn.Sequential(
         nn.LayerNorm(clip_dim, eps=_CLIP_EPS),
         nn.Linear(clip_dim, clip_dim),
