@@ -8,14 +8,19 @@ import av
 import cv2
 import numpy as np
 import pytest
+from fw_data.backends import OracleSpec
+from fw_data.config import AnnotateConfig
+from fw_data.engine.local import LocalEngine
+from fw_data.pipeline import RunSummary, annotate
+from fw_data.progress import PlainReporter
 
 HEIGHT, WIDTH = 48, 64
 
 
 def plane_scene(frames: int, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> dict[str, np.ndarray]:
-    """RGB (f, h, w, 3), depth_m (f, h, w), K and pose_c2w of a camera that moves to the right before a slanted plane."""
+    """video (f, h, w, 3), depth_m (f, h, w), K and pose_c2w of a camera that moves along a slanted plane."""
     rng = np.random.default_rng(seed)
-    texture = cv2.resize(rng.integers(0, 256, (48, 96, 3), dtype=np.uint8), (1536, 768), interpolation=cv2.INTER_CUBIC)
+    texture = cv2.resize(rng.integers(0, 256, (12, 24, 3), dtype=np.uint8), (1536, 768), interpolation=cv2.INTER_CUBIC)
     K = np.array([[0.9 * width, 0, width / 2], [0, 0.9 * width, height / 2], [0, 0, 1]])
     normal, distance = np.array([0.3, 0.2, -1.0]), -4.0  # points with normal . X = distance
     columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
@@ -82,14 +87,44 @@ def make_video() -> Callable[..., Path]:
     return write_video
 
 
-@pytest.fixture
-def raw_with_truth(tmp_path: Path) -> tuple[Path, Path]:
-    """(raw, truth): two videos with truth files and one caption, one of them in a subfolder."""
+def make_raw_with_truth(root: Path) -> None:
+    """root/raw and root/truth: two videos, one of them in a subfolder, one with a caption."""
     for number, name in enumerate(("a", "sub/b")):
         content = plane_scene(13, seed=number)
-        write_video(tmp_path / "raw" / f"{name}.mp4", content.pop("video"))
-        truth = tmp_path / "truth" / f"{name}.npz"
+        write_video(root / "raw" / f"{name}.mp4", content["video"])
+        truth = root / "truth" / f"{name}.npz"
         truth.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(truth, **content)
-    (tmp_path / "raw" / "a.txt").write_text("a slanted\nplane")
+        np.savez(truth, depth_m=content["depth_m"], K=content["K"], pose_c2w=content["pose_c2w"])
+    (root / "raw" / "a.txt").write_text("a slanted\nplane")
+
+
+@pytest.fixture
+def raw_with_truth(tmp_path: Path) -> tuple[Path, Path]:
+    """(raw, truth), freshly made."""
+    make_raw_with_truth(tmp_path)
     return tmp_path / "raw", tmp_path / "truth"
+
+
+@pytest.fixture
+def run_annotate() -> Callable[..., RunSummary]:
+    """`annotate` in this process, with the oracle of a truth folder unless a spec is given."""
+
+    def run(raw: Path, out: Path, truth: Path | None = None, **options) -> RunSummary:
+        spec = options.pop("spec", None) or OracleSpec(truth=truth or raw.parent / "truth")
+        config = AnnotateConfig(**options.pop("config", {}))
+        engine = options.pop("engine", None) or LocalEngine(workers=0)
+        return annotate(raw, out, config=config, spec=spec, engine=engine, reporter=PlainReporter(), **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(dataset, truth) of two videos, one with a caption; tests copy it before they change it."""
+    root = tmp_path_factory.mktemp("shared")
+    make_raw_with_truth(root)
+    engine = LocalEngine(workers=0)
+    spec = OracleSpec(truth=root / "truth")
+    config = AnnotateConfig(max_frames=13)
+    annotate(root / "raw", root / "out", config=config, spec=spec, engine=engine, reporter=PlainReporter())
+    return root / "out", root / "truth"

@@ -74,14 +74,14 @@ def run(options: AnnotateOptions) -> int:
     if workers < 0 or options.shard_mb < 1:
         raise ValueError("--workers must be 0 or more, and --shard-mb 1 or more")
     console = stdout_console()
-    with _termination_as_interrupt():
+    with _termination_as_interrupt(), LocalEngine(workers=workers) as engine:
         try:
             summary = annotate(
                 options.raw,
                 options.out,
                 config=config,
                 spec=spec,
-                engine=LocalEngine(workers=workers),
+                engine=engine,
                 reporter=reporter_for(console),
                 retry_failed=options.retry_failed,
                 shard_bytes=options.shard_mb << 20,

@@ -6,7 +6,7 @@ Two runs with the same fingerprint on the same video give the same clip; the num
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fw_data.annotators.base import GeometryBackend
 from fw_data.filters import FilterConfig
@@ -19,6 +19,7 @@ PIPELINE_VERSION = 1
 """Goes up whenever the pipeline itself gives another result for the same settings."""
 
 
+@runtime_checkable
 class BackendSpec(Protocol):
     """A geometry backend and its settings, small enough to send to another process."""
 

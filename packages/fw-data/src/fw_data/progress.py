@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from fw_data.schema import Refusal
 
@@ -18,6 +18,7 @@ _LISTED = 20
 _QUIET_S = 10.0
 
 
+@runtime_checkable
 class Phase(Protocol):
     """One pass over many jobs."""
 
@@ -30,6 +31,7 @@ class Phase(Protocol):
         ...
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Where a run says what it does."""
 

@@ -89,7 +89,7 @@ class DatasetCard(_Record):
     grades: dict[str, int]
     units: list[str]
     conventions: dict[str, str]
-    scores: dict[str, str] = Field(description="what each score means")
+    scores: dict[str, str] = Field(description="what each score means; a backend may add scores of its own")
     shards: list[ShardEntry]
 
 
@@ -107,7 +107,7 @@ CONVENTIONS = {
 SCORES = {
     "brightness": "mean luma of the clip, 0 to 255",
     "motion_px": "median optical flow between frames about a tenth of the clip apart, in pixels at 160 px long side",
-    "still_fraction": "fraction of sampled pixels that do not move at all (0 to 1)",
+    "contrast": "median over frames of the standard deviation of luma, 0 to 255",
     "posed_fraction": "fraction of frames whose pose is trusted",
     "coverage": "fraction of pixels with depth and confidence above 0.3",
     "reprojection_error": "median relative depth difference after reprojection into other frames",

@@ -6,7 +6,7 @@ at (i + 0.5, j + 0.5); depth is z-depth, 0 = no depth. Axis legend: f frames, h 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -69,6 +69,7 @@ class AnnotationRefused(ValueError):  # noqa: N818 - the name of the contract: a
         return type(self), (self.code, str(self))
 
 
+@runtime_checkable
 class GeometryBackend(Protocol):
     """What `fw-data annotate` calls for each clip."""
 

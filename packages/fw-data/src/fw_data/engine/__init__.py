@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -16,6 +16,7 @@ JobProgress = Callable[[str, float], None]
 """Called by a task with the name of its stage and the fraction done."""
 
 
+@runtime_checkable
 class Task(Protocol[J_contra, R_co]):
     """A picklable callable; heavy things are made on the first call in each process."""
 
@@ -36,6 +37,7 @@ class Done(Generic[J, R]):
     """What went wrong, in one line, when the task raised or its process died."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs a task over jobs."""
 

@@ -9,7 +9,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -19,22 +19,89 @@ from fw_data.engine import Done, J, R, Task
 _GRACE_S = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
 class LocalEngine:
-    """Engine on this machine."""
+    """Engine on this machine. Its worker processes live from the first `run` to `close` (or the end of a `with`)."""
 
-    workers: int = 1
-    """Processes; 0 runs the jobs in this process (no protection from crashes, easy to debug)."""
+    def __init__(self, workers: int = 1) -> None:
+        """`workers` processes; 0 runs the jobs in this process (no protection from crashes, easy to debug)."""
+        self.workers = workers
+        self._pool: list[_Worker] = []
+
+    def __enter__(self) -> "LocalEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes, at once where they are at work."""
+        for worker in self._pool:
+            worker.pipe.close()
+            if worker.job is not None:
+                worker.process.terminate()
+        for worker in self._pool:
+            worker.process.join(_GRACE_S)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+        self._pool = []
 
     def run(
         self, task: Task[J, R], jobs: Sequence[J], on_progress: Callable[[J, str, float], None]
     ) -> Iterator[Done[J, R]]:
         """Every job exactly once, in the order they end."""
-        if not jobs:
-            return iter(())
         if self.workers == 0:
-            return _run_here(task, jobs, on_progress)
-        return _run_processes(task, jobs, on_progress, min(self.workers, len(jobs)))
+            yield from _run_here(task, jobs, on_progress)
+            return
+        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        todo = iter(range(len(jobs)))
+        ended = 0
+        finished = False
+        try:
+            while ended < len(jobs):
+                self._feed(task, jobs, todo, threads)
+                busy = [worker for worker in self._pool if worker.job is not None]
+                for pipe in wait([worker.pipe for worker in busy]):
+                    worker = next(worker for worker in busy if worker.pipe is pipe)
+                    assert worker.job is not None
+                    job = jobs[worker.job]
+                    kind: str
+                    content: list[Any]
+                    try:
+                        kind, *content = worker.pipe.recv()
+                    except (EOFError, ConnectionResetError):
+                        worker.process.join()
+                        self._pool.remove(worker)
+                        kind, content = "error", [_obituary(worker.process.exitcode)]
+                    if kind == "progress":
+                        on_progress(job, *content)
+                        continue
+                    worker.job = None
+                    ended += 1
+                    done: Done[J, R] = Done(job=job)
+                    yield replace(done, value=content[0]) if kind == "value" else replace(done, error=content[0])
+            finished = True
+        finally:
+            if not finished:
+                self.close()
+
+    def _feed(self, task: Task[J, R], jobs: Sequence[J], todo: Iterator[int], threads: int) -> None:
+        """Give every free worker a job, and start workers while there are jobs for them."""
+        free = [worker for worker in self._pool if worker.job is None]
+        for _ in range(self.workers - (len(self._pool) - len(free))):
+            job = next(todo, None)
+            if job is None:
+                return
+            if free:
+                worker = free.pop()
+            else:
+                worker = _start(threads)
+                self._pool.append(worker)
+            if worker.task is not task:
+                worker.pipe.send(("task", task))
+                worker.task = task
+            worker.job = job
+            worker.pipe.send(("job", jobs[job]))
 
 
 def _run_here(
@@ -46,9 +113,10 @@ def _run_here(
             on_progress(job, stage, fraction)
 
         try:
-            yield Done(job=job, value=task(job, report))
+            done: Done[J, R] = Done(job=job, value=task(job, report))
         except Exception as error:  # the job's own fault, whatever it is: it is reported, and the others go on
-            yield Done(job=job, error=describe_error(error))
+            done = Done(job=job, error=describe_error(error))
+        yield done
 
 
 @dataclass(kw_only=True)
@@ -56,72 +124,19 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     job: int | None = None
+    task: object = None
 
 
-def _run_processes(
-    task: Task[J, R], jobs: Sequence[J], on_progress: Callable[[J, str, float], None], count: int
-) -> Iterator[Done[J, R]]:
-    threads = max(1, (os.cpu_count() or 1) // count)
-    workers: list[_Worker] = []
-    todo = iter(range(len(jobs)))
-    remaining = len(jobs)
-    try:
-        while remaining:
-            busy = [worker for worker in workers if worker.job is not None]
-            for _ in range(count - len(busy)):
-                job = next(todo, None)
-                if job is None:
-                    break
-                worker = next((worker for worker in workers if worker.job is None), None)
-                if worker is None:
-                    worker = _start(task, threads)
-                    workers.append(worker)
-                worker.job = job
-                worker.pipe.send(jobs[job])
-            for pipe in wait([worker.pipe for worker in workers if worker.job is not None]):
-                worker = next(worker for worker in workers if worker.pipe is pipe)
-                assert worker.job is not None
-                job = jobs[worker.job]
-                try:
-                    kind, *content = worker.pipe.recv()
-                except (EOFError, ConnectionResetError):
-                    worker.process.join()
-                    workers.remove(worker)
-                    remaining -= 1
-                    yield Done(job=job, error=_obituary(worker.process.exitcode))
-                    continue
-                if kind == "progress":
-                    on_progress(job, *content)
-                    continue
-                worker.job = None
-                remaining -= 1
-                yield Done(job=job, value=content[0]) if kind == "value" else Done(job=job, error=content[0])
-    finally:
-        _stop(workers)
-
-
-def _start(task: Task[Any, Any], threads: int) -> _Worker:
+def _start(threads: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, task, threads), daemon=True)
+    process = context.Process(target=_serve, args=(there, threads), daemon=True)
     process.start()
     there.close()
     return _Worker(process=process, pipe=here)
 
 
-def _stop(workers: list[_Worker]) -> None:
-    for worker in workers:
-        worker.pipe.close()
-        if worker.job is not None:
-            worker.process.terminate()
-    for worker in workers:
-        worker.process.join(_GRACE_S)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
-
-
-def _serve(pipe: Connection, task: Task[Any, Any], threads: int) -> None:
+def _serve(pipe: Connection, threads: int) -> None:
     """The life of a worker process; it ends when the other side of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops its workers
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -133,13 +148,18 @@ def _serve(pipe: Connection, task: Task[Any, Any], threads: int) -> None:
     def report(stage: str, fraction: float) -> None:
         pipe.send(("progress", stage, fraction))
 
+    task: Task[Any, Any] | None = None
     while True:
         try:
-            job = pipe.recv()
+            kind, content = pipe.recv()
         except EOFError:
             return
+        if kind == "task":
+            task = content
+            continue
+        assert task is not None
         try:
-            answer = ("value", task(job, report))
+            answer = ("value", task(content, report))
         except Exception as error:  # the parent reports it; this worker takes the next job
             answer = ("error", describe_error(error))
         try:

@@ -1,0 +1,164 @@
+"""Videos as the world has them: damaged, turned, oblong, of uneven rate, or no videos at all."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from fw_data.errors import DataError
+from fw_data.media.decode import read_clip, read_frames, upright
+from fw_data.media.probe import MediaLimits, find_videos, probe
+from fw_data.media.resize import place
+from fw_data.media.stored import decode_video, encode_video
+
+LIMITS = MediaLimits()
+
+
+def _error(compare: np.ndarray, with_: np.ndarray) -> float:
+    return float(np.abs(compare.astype(float) - with_.astype(float)).mean())
+
+
+def _soft(frames: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """Smooth moving colours: what survives chroma subsampling."""
+    rows, columns, time = np.mgrid[:height, :width, :frames].transpose(0, 3, 1, 2)
+    waves = [np.sin(columns / 9 + time / 5), np.cos(rows / 7 - time / 6), np.sin((rows + columns) / 11)]
+    return (np.stack(waves, -1) * 100 + 128).astype(np.uint8)
+
+
+def test_frames_come_back_in_order_with_time_stamps(tmp_path, make_video):
+    frames = _soft(14)
+    path = make_video(tmp_path / "a.mp4", frames, fps=20)
+    info = probe(path, LIMITS)
+    assert (info.width, info.height, info.fps, info.declared_frames, info.quarter_turns) == (64, 48, 20, 14, 0)
+    found = list(read_frames(path, info, LIMITS))
+    assert [frame.index for frame in found] == list(range(14))
+    np.testing.assert_allclose([frame.time_s for frame in found], np.arange(14) / 20)
+    assert not any(frame.gap for frame in found)
+    assert max(_error(upright(frame.picture, info), frames[frame.index]) for frame in found) < 3
+
+
+@pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (-90, 3), (180, 2)])
+def test_rotated_video_is_stored_upright(tmp_path, make_video, rotation, turns):
+    frames = _soft(6)
+    path = make_video(tmp_path / "phone.mp4", np.rot90(frames, -turns, (1, 2)), rotation=rotation)
+    info = probe(path, LIMITS)
+    assert (info.height, info.width) == (48, 64)
+    assert info.quarter_turns == turns
+    got, _ = read_clip(path, info, LIMITS, place(48, 64, "auto"), start_frame=0, start_pts=0, num_frames=6)
+    assert _error(got, frames) < 3
+
+
+def test_oblong_pixels_are_squared(tmp_path, make_video):
+    path = make_video(tmp_path / "dv.mp4", _soft(6), aspect=Fraction(3, 2))
+    info = probe(path, LIMITS)
+    assert (info.height, info.width, info.coded_width) == (48, 96, 64)
+    got, _ = read_clip(path, info, LIMITS, place(48, 96, "auto"), start_frame=0, start_pts=0, num_frames=6)
+    assert got.shape == (6, 48, 96, 3)
+
+
+def test_odd_sizes(tmp_path, make_video):
+    path = make_video(tmp_path / "odd.mp4", _soft(6, 75, 101))
+    info = probe(path, LIMITS)
+    placement = place(info.height, info.width, "auto")
+    got, _ = read_clip(path, info, LIMITS, placement, start_frame=0, start_pts=0, num_frames=6)
+    assert got.shape == (6, 64, 96, 3)
+
+
+def test_variable_frame_rate_keeps_the_time_stamps(tmp_path, make_video):
+    stamps = [0, 1, 2, 5, 6, 10, 11, 12, 20, 21]
+    path = make_video(tmp_path / "vfr.mp4", _soft(10), fps=25, pts=stamps)
+    info = probe(path, LIMITS)
+    found = list(read_frames(path, info, LIMITS))
+    np.testing.assert_allclose([frame.time_s for frame in found], np.array(stamps) / 25, atol=1e-9)
+    whole, _ = read_clip(path, info, LIMITS, place(48, 64, "auto"), start_frame=0, start_pts=0, num_frames=10)
+    part, times = read_clip(
+        path, info, LIMITS, place(48, 64, "auto"), start_frame=6, start_pts=found[6].pts, num_frames=3
+    )
+    np.testing.assert_array_equal(part, whole[6:9])
+    np.testing.assert_allclose(times, np.array(stamps[6:9]) / 25)
+
+
+def test_a_clip_read_by_seeking_is_the_clip_read_from_the_start(tmp_path, make_video):
+    path = make_video(tmp_path / "long.mp4", _soft(40))
+    info = probe(path, LIMITS)
+    stamps = [frame.pts for frame in read_frames(path, info, LIMITS)]
+    placement = place(48, 64, "auto")
+    for start in (11, 12, 13, 35):
+        sought, _ = read_clip(path, info, LIMITS, placement, start_frame=start, start_pts=stamps[start], num_frames=4)
+        counted, _ = read_clip(path, info, LIMITS, placement, start_frame=start, start_pts=None, num_frames=4)
+        np.testing.assert_array_equal(sought, counted)
+    with pytest.raises(DataError, match="no longer gives"):
+        read_clip(path, info, LIMITS, placement, start_frame=38, start_pts=stamps[38], num_frames=4)
+
+
+def test_a_truncated_file_gives_the_frames_before_the_cut(tmp_path, make_video):
+    whole = make_video(tmp_path / "whole.mp4", _soft(40), faststart=True)
+    data = whole.read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(data[: int(len(data) * 0.6)])
+    info = probe(cut, LIMITS)
+    found = list(read_frames(cut, info, LIMITS))
+    assert info.declared_frames == 40
+    assert 5 < len(found) < 40
+    for ours, theirs in zip(found, read_frames(whole, info, LIMITS), strict=False):
+        np.testing.assert_array_equal(upright(ours.picture, info), upright(theirs.picture, info))
+
+
+def test_damage_in_the_middle_is_a_gap_not_the_end(tmp_path, make_video):
+    path = make_video(tmp_path / "whole.mp4", _soft(60), faststart=True)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = b"\xff" * 400
+    broken = tmp_path / "scratched.mp4"
+    broken.write_bytes(data)
+    info = probe(broken, LIMITS)
+    found = list(read_frames(broken, info, LIMITS))
+    assert found[-1].time_s == pytest.approx(59 / 24, abs=0.5)
+    assert any(frame.gap for frame in found) or len(found) == 60
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        (MediaLimits(max_pixels=1000), "too-large"),
+        (MediaLimits(max_duration_s=0.1), "too-long"),
+        (MediaLimits(max_frames=5), "too-long"),
+        (MediaLimits(min_side=50), "too-small"),
+    ],
+)
+def test_limits(tmp_path, make_video, limits, code):
+    path = make_video(tmp_path / "a.mp4", _soft(10))
+    with pytest.raises(DataError) as caught:
+        probe(path, limits)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("content", [b"", b"this is text\n" * 50, b"\x00\x00\x00\x18ftypmp42" + bytes(500)])
+def test_what_is_no_video_is_refused(tmp_path, content):
+    path = tmp_path / "fake.mp4"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        probe(path, LIMITS)
+    assert caught.value.code == "unreadable"
+
+
+def test_videos_are_found_everywhere_but_in_hidden_places(tmp_path):
+    for name in ("b.MP4", "a/c.mov", "a/.trash/d.mp4", ".e.mp4", "f.txt", "a/g.webm"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert [p.relative_to(tmp_path).as_posix() for p in find_videos(tmp_path)] == ["a/c.mov", "a/g.webm", "b.MP4"]
+
+
+def test_the_stored_video_is_deterministic_and_close_and_windows_agree():
+    frames = _soft(21)
+    data = encode_video(frames, 23.976, 14)
+    assert data == encode_video(frames, 23.976, 14)
+    whole = decode_video(data, 21)
+    assert _error(whole, frames) < 3.0  # 2.1 of it is chroma at half resolution
+    assert abs((whole.astype(float) - frames).mean()) < 0.3
+    for window in (range(3, 9), range(7, 8), range(8, 21), range(10, 20, 3), range(20, 21)):
+        np.testing.assert_array_equal(decode_video(data, 21, window), whole[window.start : window.stop : window.step])
+    with pytest.raises(DataError, match="damaged"):
+        decode_video(data, 30)
+    with pytest.raises(DataError, match="does not decode"):
+        decode_video(b"nothing", 3)
