@@ -32,11 +32,6 @@ POSE_DECAY = 0.6
 def set_config(tiny: dict[str, Any]) -> WorldConfig:
     """The config of a set's tiny model. Timesteps are fed unrounded there, and its Pluecker maps are random."""
     wan21 = tiny["variant"] == "wan21"
-    camera = CameraConfig(
-        adapter_blocks=tiny.get("cam_last", -1) + 1,
-        feature_dim=tiny.get("plucker_fea_dim", 8),
-        downscale=tiny.get("plucker_downscale", 8),
-    )
     return WorldConfig(
         name="golden",
         video=VideoConfig(
@@ -63,7 +58,13 @@ def set_config(tiny: dict[str, Any]) -> WorldConfig:
             dpt_channels=tuple(tiny["dpt_out_channels"]),
         ),
         coupling=CouplingConfig(dim=tiny["bicross_dim"], heads=tiny["bicross_heads"]),
-        camera=camera if wan21 else None,
+        camera=CameraConfig(
+            adapter_blocks=tiny["cam_last"] + 1,
+            feature_dim=tiny["plucker_fea_dim"],
+            downscale=tiny["plucker_downscale"],
+        )
+        if wan21
+        else None,
         pcb_blocks=tiny["start_index"],
         compat=dataclasses.replace(Compat.released(), timestep_rounding="none"),
     )
