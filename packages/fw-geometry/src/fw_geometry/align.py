@@ -13,6 +13,7 @@ from fw_geometry.rigid import compose_poses
 _TUKEY = 4.685  # 95 % efficiency on normal noise
 _SIGMA_OF_MAD = 1.4826
 _IRLS_STEPS = 20
+_SPREAD_SAMPLES = 16384  # enough to know a spread to 1 %
 
 Weights = Float[np.ndarray, "*n"] | Bool[np.ndarray, "*n"]
 """Non-negative weights or a mask of the same shape as the data."""
@@ -210,9 +211,15 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     return float(values[order[np.searchsorted(total, total[-1] / 2)]])
 
 
+def _spread_indices(count: int, most: int) -> np.ndarray:
+    """At most `most` indices below `count`, evenly spread."""
+    return np.arange(count) if count <= most else np.linspace(0, count - 1, most).astype(int)
+
+
 def _tukey_weights(residual: np.ndarray, weights: np.ndarray, floor: float) -> tuple[np.ndarray, float]:
     """Tukey's biweight at the spread of the residuals; the spread never falls below rounding noise of `floor`."""
-    sigma = max(_SIGMA_OF_MAD * _weighted_median(np.abs(residual), weights), 1e-12 * float(floor))
+    some = _spread_indices(len(residual), _SPREAD_SAMPLES)
+    sigma = max(_SIGMA_OF_MAD * _weighted_median(np.abs(residual[some]), weights[some]), 1e-12 * float(floor))
     scaled = residual / (_TUKEY * sigma)
     return np.where(np.abs(scaled) < 1, (1 - scaled**2) ** 2, 0.0), sigma
 
@@ -241,7 +248,7 @@ def _least_median_line(x: np.ndarray, y: np.ndarray, w: np.ndarray, lines: int =
         i, j, apart = order[:1], order[-1:], np.array([True])
     slope = (y[j] - y[i])[apart] / (x[j] - x[i])[apart]
     shift = y[i][apart] - slope * x[i][apart]
-    some = np.unique(np.linspace(0, len(x) - 1, checks).astype(int))
+    some = _spread_indices(len(x), checks)
     cost = [_weighted_median(np.abs(s * x[some] + t - y[some]), w[some]) for s, t in zip(slope, shift, strict=True)]
     best = int(np.argmin(cost))
     return float(slope[best]), float(shift[best])

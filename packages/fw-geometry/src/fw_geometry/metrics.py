@@ -288,11 +288,10 @@ def _sample_depth(
     fx, fy = x - x0, y - y0
     share = np.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy])
     corners = [(y0, x0), (y0, x1), (y1, x0), (y1, x1)]
-    read = share > 0
-    all_valid = inside & (np.stack([valid[at] for at in corners]) | ~read).all(axis=0)
+    all_valid = inside & (np.stack([valid[at] for at in corners]) | (share == 0)).all(axis=0)
     z = np.stack([depth[at] for at in corners]).astype(np.float64)
-    z = np.where(read & all_valid, z, np.nan)
-    z = np.where(np.isnan(z), np.nanmax(np.where(all_valid, z, 1.0), axis=0), z)
+    main = np.take_along_axis(z, share.argmax(axis=0)[None], axis=0)
+    z = np.where(all_valid, np.where(share > 0, z, main), 1.0)
     found = all_valid & (z.max(axis=0) <= edge_ratio * z.min(axis=0))
     return 1 / (share / z).sum(axis=0)[found], found
 
