@@ -1,0 +1,173 @@
+"""One toy clip: its world, camera path, caption, pictures and truth, as a function of (seed, clip number, options).
+
+Axis legend: f frames, h rows, w columns; poses camera-to-world (OpenCV axes), depth z-depth in metres, 0 for sky.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from fw_data.toy.captions import describe
+from fw_data.toy.indoor import indoor
+from fw_data.toy.outdoor import outdoor
+from fw_data.toy.paths import CameraPath, find_path
+from fw_data.toy.render import Renderer
+from fw_data.toy.scene import Kind, Scene, assemble
+
+_WORLDS = 12
+_SMALL_ROWS = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPlan:
+    """What decides a clip's content."""
+
+    seed: int
+    """Seed of the whole data set."""
+    index: int
+    """Number of the clip in it."""
+    scenes: Literal["indoor", "outdoor", "both"]
+    """Which worlds to draw from; 'both' alternates."""
+    frames: int
+    """Number of frames."""
+    height: int
+    """Rows of a frame."""
+    width: int
+    """Columns of a frame."""
+    fps: float
+    """Frames per second of the video."""
+    supersample: int
+    """Rays per pixel along each axis."""
+
+    @property
+    def name(self) -> str:
+        """Name of the clip's files."""
+        return f"toy-{self.index:06d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A planned clip, ready to be rendered."""
+
+    plan: ClipPlan
+    """What it was made from."""
+    scene: Scene
+    """Its world."""
+    path: CameraPath
+    """Its cameras."""
+    caption: str
+    """One line of text."""
+
+
+def design(plan: ClipPlan) -> Clip:
+    """Builds worlds until one has a good camera path; deterministic in the plan.
+
+    Raises:
+        RuntimeError: no world of several gave a path.
+    """
+    kind: Kind = "indoor" if plan.scenes == "indoor" or (plan.scenes == "both" and plan.index % 2 == 0) else "outdoor"
+    for attempt in range(_WORLDS):
+        rng = np.random.default_rng([plan.seed, plan.index, attempt])
+        scene = assemble(indoor(rng) if kind == "indoor" else outdoor(rng), fine=plan.height > _SMALL_ROWS)
+        fov = float(rng.uniform(45.0, 80.0))
+        path = find_path(scene, rng, frames=plan.frames, height=plan.height, width=plan.width, fov_deg=fov)
+        if path is not None:
+            middle = path.pose_c2w[plan.frames // 2]
+            small = np.diag([72 / plan.width, 48 / plan.height, 1.0]) @ path.K
+            labels = Renderer(scene).labels(small, middle, 48, 72)
+            caption = describe(scene.blueprint.setting, scene.mesh.labels, labels, path.move)
+            return Clip(plan=plan, scene=scene, path=path, caption=caption)
+    raise RuntimeError(
+        f"clip {plan.name} of seed {plan.seed}: no camera path in {_WORLDS} worlds; this is a fault of the scene builders, "
+        "please report the seed and number, and use another --seed meanwhile"
+    )
+
+
+def render(clip: Clip) -> tuple[UInt8[np.ndarray, "f h w 3"], Float[np.ndarray, "f h w"]]:
+    """All pictures (sRGB) and exact depths of a clip."""
+    plan, path = clip.plan, clip.path
+    renderer = Renderer(clip.scene, plan.supersample, exposure_of(clip))
+    pairs = list(renderer.frames(path.K, path.pose_c2w, plan.height, plan.width))
+    return np.stack([picture for picture, _ in pairs]), np.stack([depth for _, depth in pairs])
+
+
+def exposure_of(clip: Clip) -> float:
+    """One exposure for the whole clip, from small views of its first, middle and last frame."""
+    plan, path = clip.plan, clip.path
+    small = np.diag([36 / plan.width, 24 / plan.height, 1.0]) @ path.K
+    probe = Renderer(clip.scene, 1)
+    views = [probe.radiance(small, path.pose_c2w[i], 24, 36) for i in (0, plan.frames // 2, plan.frames - 1)]
+    grey = np.stack(views).mean(-1)
+    return float(0.27 / np.exp(np.log(grey + 1e-3).mean()))
+
+
+def write(clip: Clip, out: Path) -> dict[str, object]:
+    """Renders a clip and writes raw/NAME.mp4, raw/NAME.txt and, last, truth/NAME.npz; returns its row for toy.json."""
+    video, depth_m = render(clip)
+    plan, path = clip.plan, clip.path
+    info: dict[str, object] = {
+        "name": plan.name,
+        "kind": clip.scene.blueprint.kind,
+        "caption": clip.caption,
+        "move": path.move,
+        "fov_h_deg": round(float(np.degrees(2 * np.arctan(plan.width / 2 / path.K[0, 0]))), 3),
+        "median_depth_m": round(path.median_depth_m, 4),
+        "travel_ratio": round(path.travel_ratio, 4),
+        "sky_share": round(float((depth_m == 0).mean()), 4),
+    }
+    write_video(out / "raw" / f"{plan.name}.mp4", video, plan.fps)
+    _atomic(out / "raw" / f"{plan.name}.txt", (clip.caption + "\n").encode())
+    target = out / "truth" / f"{plan.name}.npz"
+    part = target.with_suffix(".npz.part")
+    with part.open("wb") as file:
+        np.savez_compressed(
+            file,
+            depth_m=depth_m,
+            K=np.repeat(path.K[None], plan.frames, axis=0),
+            pose_c2w=path.pose_c2w,
+            info=np.array(json.dumps(info)),
+            plan=np.array(json.dumps(asdict(plan))),
+        )
+    part.replace(target)
+    return info
+
+
+def finished(plan: ClipPlan, out: Path) -> dict[str, object] | None:
+    """The row of a clip that is already there and complete, else None."""
+    raw, truth = out / "raw" / plan.name, out / "truth" / f"{plan.name}.npz"
+    if not (raw.with_suffix(".mp4").is_file() and raw.with_suffix(".txt").is_file() and truth.is_file()):
+        return None
+    with np.load(truth, allow_pickle=False) as data:
+        made = json.loads(str(data["plan"]))
+        return json.loads(str(data["info"])) if made == asdict(plan) else None
+
+
+def write_video(path: Path, video: UInt8[np.ndarray, "f h w 3"], fps: float) -> None:
+    """H.264 at near-lossless quality, yuv420p, BT.601, a key frame every 8; the file appears only when it is whole."""
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
+    part = path.with_name(path.stem + ".part.mp4")
+    with av.open(str(part), "w", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width = video.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = 8
+        stream.options = {"crf": "10", "preset": "medium", "threads": "1"}
+        for picture in video:
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    part.replace(path)
+
+
+def _atomic(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
