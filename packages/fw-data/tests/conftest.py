@@ -8,6 +8,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+
 from fw_data.backends import OracleSpec
 from fw_data.config import AnnotateConfig
 from fw_data.engine.local import LocalEngine

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fw_data import ClipDataset, DataError
 from fw_data.annotators.base import AnnotationRefused, ClipGeometry
 from fw_data.engine import Done
@@ -17,11 +18,13 @@ from fw_data.engine.local import LocalEngine
 class FakeBackend:
     """A flat wall; refuses or fails where it is told to."""
 
-    behave: Callable[[int], None]
+    behave: Callable[[int], object]
     name: str = "fake"
     version: str = "1"
 
     def annotate(self, frames, *, progress=None) -> ClipGeometry:
+        assert progress is not None
+        progress("wall", 0.5)
         self.behave(len(frames))
         count, height, width, _ = frames.shape
         K = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], np.float64)
@@ -37,7 +40,7 @@ class FakeBackend:
 
 @dataclass(frozen=True, kw_only=True)
 class FakeSpec:
-    behave: Callable[[int], None] = lambda frames: None
+    behave: Callable[[int], object] = id
     name: str = "fake"
     version: str = "1"
 
@@ -45,6 +48,7 @@ class FakeSpec:
         return {}
 
     def backend(self, plan, placement) -> FakeBackend:
+        assert (placement.height % 16, plan.num_frames > 1) == (0, True)
         return FakeBackend(behave=self.behave)
 
 

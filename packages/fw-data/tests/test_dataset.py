@@ -3,10 +3,12 @@
 import json
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
 from fw_data import ClipDataset, ClipRecord, DataError, DatasetCard, Refusal
 
 
@@ -54,13 +56,11 @@ def test_windows_without_frames_are_refused(shared_dataset, window):
 
 
 def test_it_pickles_small_and_keeps_no_file_open(shared_dataset):
-    import os
-
     dataset = ClipDataset(shared_dataset[0])
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         dataset.load(0)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     data = pickle.dumps(dataset)
     assert len(data) < 1000
     again = pickle.loads(data)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from fw_data import depth_codec
-from fw_data.errors import DataError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fw_data import depth_codec
+from fw_data.errors import DataError
 
 
 def _depth(seed: int, frames: int, height: int, width: int, scale: float) -> np.ndarray:

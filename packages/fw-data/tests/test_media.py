@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+
 from fw_data.errors import DataError
 from fw_data.media.decode import read_clip, read_frames, upright
 from fw_data.media.probe import MediaLimits, find_videos, probe

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from fw_data.media.resize import parse_size, place
-from fw_geometry.camera import Trajectory
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fw_data.media.resize import parse_size, place
+from fw_geometry.camera import Trajectory
 
 
 @given(height=st.integers(16, 3000), width=st.integers(16, 3000), size=st.sampled_from(["auto", "source"]))
@@ -29,7 +30,7 @@ def test_sizes_are_multiples_of_16_that_the_source_fills(height, width, size):
     [((1080, 1920), (352, 640)), ((1920, 1080), (640, 352)), ((480, 640), (480, 640)), ((64, 96), (64, 96))],
 )
 def test_auto_keeps_the_aspect(source, stored):
-    placement = place(*source, "auto")
+    placement = place(source[0], source[1], "auto")
     assert (placement.height, placement.width) == stored
 
 

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+
 from fw_data.filters import FilterConfig, reject, score
 from fw_data.shots import ShotCutter, Window, windows
 

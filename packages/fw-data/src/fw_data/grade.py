@@ -52,7 +52,10 @@ def consistency(
     K: Float64[np.ndarray, "f 3 3"],
     pose_c2w: Float64[np.ndarray, "f 4 4"],
 ) -> ConsistencyResult:
-    """Point maps of nine frames spread over the clip, each seen from the next one; every n-th pixel of large frames."""
+    """Point maps of nine frames spread over the clip, each seen from the second next; every n-th pixel of large ones.
+
+    So views a quarter of the clip apart are compared: far enough for wrong poses to show.
+    """
     frames, height, width = depth_m.shape
     views = np.unique(np.linspace(0, frames - 1, min(frames, _VIEWS)).round().astype(int))
     if len(views) < 2:
@@ -65,4 +68,4 @@ def consistency(
     sampled_K[:, :2, 2] = (sampled_K[:, :2, 2] - 0.5) / step + 0.5
     sampled_K[:, (0, 1), (0, 1)] /= step
     mask = confidence[views, ::step, ::step] >= CONFIDENT
-    return reprojection_consistency(depth, sampled_K, pose_c2w[views], mask=mask)
+    return reprojection_consistency(depth, sampled_K, pose_c2w[views], mask=mask, gap=min(2, len(views) - 1))

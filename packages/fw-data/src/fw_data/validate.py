@@ -24,8 +24,8 @@ from fw_data.workdir import CARD_NAME
 
 MAX_REPROJECTION_ERROR = 0.25
 """Median relative depth error between frames from which K, poses and depth cannot belong together."""
-SCORE_TOLERANCE = 0.01
-"""How far a re-derived reprojection error may lie from the one in the manifest (storage rounds depth)."""
+SCORE_TOLERANCE, SCORE_TOLERANCE_RELATIVE = 0.002, 0.1
+"""How far a re-derived reprojection error may lie from the one in the manifest (storage rounds depth to 11 bits)."""
 _SHOWN = 50
 
 
@@ -214,7 +214,7 @@ def _check_reprojection(
     found = consistency(depth_m, confidence, cameras.K, cameras.pose_c2w)
     error = found.median if found.comparisons else 1.0
     claimed = record.scores.get("reprojection_error", error)
-    if abs(error - claimed) > SCORE_TOLERANCE:
+    if abs(error - claimed) > SCORE_TOLERANCE + SCORE_TOLERANCE_RELATIVE * claimed:
         what = f"point maps of different frames disagree by {error:.3f}, the manifest says {claimed:.3f}"
         yield Problem(where=_name(record), code="reprojection", what=what)
     elif found.comparisons and error > MAX_REPROJECTION_ERROR:

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -48,8 +48,8 @@ class LocalEngine:
 
     def run(
         self, task: Task[J, R], jobs: Sequence[J], on_progress: Callable[[J, str, float], None]
-    ) -> Iterator[Done[J, R]]:
-        """Every job exactly once, in the order they end."""
+    ) -> Generator[Done[J, R], None, None]:
+        """Every job exactly once, in the order they end. Closing the generator stops the workers."""
         if self.workers == 0:
             yield from _run_here(task, jobs, on_progress)
             return

@@ -1,0 +1,124 @@
+"""The commands as a person runs them: exit codes, messages, pages, and a run that is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fw_data import ClipDataset
+from fw_data.cli import main
+
+
+def test_annotate_then_validate_inspect_stats(raw_with_truth, tmp_path, capsys):
+    raw, truth = raw_with_truth
+    (raw / "broken.mp4").write_text("no")
+    out = tmp_path / "out"
+    order = ["annotate", str(raw), str(out), "--geometry", "oracle", "--truth", str(truth), "--workers", "0"]
+    assert main(order) == 0
+    said = capsys.readouterr().out
+    assert "refused: broken.mp4" in said
+    assert "26 frames; grades: 2 A" in said
+    assert main(["validate", str(out)]) == 0
+    assert main(["inspect", str(out), "--clips", "1"]) == 0
+    page = (out / "inspect" / "index.html").read_text()
+    record = ClipDataset(out).records[0]
+    assert record.id in page
+    assert "broken.mp4" in page
+    assert "data:image/png;base64," in page
+    assert "http" not in page
+    with Image.open(out / "inspect" / f"{record.id}.png") as sheet:
+        colours = len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0))
+        assert sheet.width > 1000
+    assert colours > 500
+    assert len(list((out / "inspect").glob("*.png"))) == 1
+    capsys.readouterr()
+    assert main(["stats", str(out), "--json"]) == 0
+    assert '"frames": 26' in capsys.readouterr().out
+
+
+def test_nothing_to_annotate_is_exit_1(tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    order = ["annotate", str(tmp_path / "raw"), str(tmp_path / "out"), "--geometry", "oracle", "--truth", str(tmp_path)]
+    assert main(order) == 1
+    assert "no videos in" in capsys.readouterr().out
+    (tmp_path / "raw" / "text.mp4").write_text("no")
+    assert main([*order, "--workers", "0"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["annotate", "RAW/none", "OUT", "--geometry", "oracle", "--truth", "RAW"], "is not a folder"),
+        (["annotate", "RAW", "OUT", "--geometry", "oracle"], "needs --truth"),
+        (["annotate", "RAW", "OUT", "--truth", "RAW"], "belong to --geometry oracle"),
+        (["annotate", "RAW", "OUT", "--geometry", "oracle", "--truth", "RAW", "--size", "9x9"], "multiples of 16"),
+        (["annotate", "RAW", "OUT", "--geometry", "oracle", "--truth", "RAW", "--workers", "-1"], "--workers"),
+        (["validate", "RAW"], "does not exist"),
+        (["inspect", "RAW"], "does not exist"),
+    ],
+)
+def test_wrong_use_is_exit_2_and_one_line(tmp_path, capsys, arguments, message):
+    (tmp_path / "raw").mkdir()
+    places = {"RAW": str(tmp_path / "raw"), "RAW/none": str(tmp_path / "none"), "OUT": str(tmp_path / "out")}
+    assert main([str(places.get(argument, argument)) for argument in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], [], ["annotate"], ["annotate", "a", "b", "--no-such"]])
+def test_what_cannot_be_parsed_is_exit_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    capsys.readouterr()
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from fw_data.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'numpy', 'cv2', 'av', 'pyarrow') if m in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "annotate" in said
+    assert said.strip().endswith("[]")
+
+
+@pytest.mark.slow
+def test_kill_9_loses_nothing_that_was_finished(raw_with_truth, scene, make_video, run_annotate, tmp_path):
+    raw, truth = raw_with_truth
+    for number in range(8):
+        content = scene(9, seed=20 + number)
+        make_video(raw / f"k{number}.mp4", content["video"])
+        np.savez(truth / f"k{number}.npz", **{name: content[name] for name in ("depth_m", "K", "pose_c2w")})
+    out = tmp_path / "out"
+    order = [sys.executable, "-m", "fw_data.cli", "annotate", str(raw), str(out)]
+    order += ["--geometry", "oracle", "--truth", str(truth), "--workers", "1"]
+    run = subprocess.Popen(order, stdout=subprocess.DEVNULL, start_new_session=True, env=dict(os.environ))
+    try:
+        while not (finished := list((out / ".work" / "clips").rglob("*.tar"))):
+            assert run.poll() is None
+            time.sleep(0.002)
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    kept = {path.stem: path.stat().st_mtime_ns for path in finished}
+    summary = run_annotate(raw, out)
+    assert summary.clips == 10
+    assert summary.new_clips <= 10 - len(kept)
+    run_annotate(raw, tmp_path / "straight")
+    assert _content(out) == _content(tmp_path / "straight")
+
+
+def _content(out: Path) -> dict[str, bytes]:
+    names = ("manifest.parquet", "dataset.json", "refusals.jsonl", "shards/000000.tar")
+    return {name: (out / name).read_bytes() for name in names}
