@@ -1,4 +1,4 @@
-"""The video branch alone is diffusers' Wan transformer: same random weights; text, picture, camera; every batch item."""
+"""The video branch alone is diffusers' Wan model: same random weights; text, picture, camera; every batch item."""
 
 import dataclasses
 

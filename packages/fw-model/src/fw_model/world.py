@@ -6,6 +6,7 @@ l = f h w video tokens, F = 4 (f - 1) + 1 output frames, H = 8 y and W = 8 x out
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -186,6 +187,32 @@ class FantasyWorld(nn.Module):
             control=None if control is None or adapter is None else adapter(control.to(dtype)),
             pose_tokens=None if poses is None else self.geometry.tokens.from_poses(poses.to(dtype)),
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        preset: str | None = None,
+    ) -> "FantasyWorld":
+        """Load a checkpoint folder or Hugging Face id; see `fw_model.checkpoint.load_world`."""
+        from fw_model.checkpoint import load_world  # it builds models, so it imports this module
+
+        return load_world(source, device=device, dtype=dtype, preset=preset)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write config.json and model.safetensors; see `fw_model.checkpoint.save_world`."""
+        from fw_model.checkpoint import save_world
+
+        save_world(self, folder, dtype=dtype)
+
+    def load_video_backbone(self, source: str | Path) -> str:
+        """Load a Wan transformer into the video branch; see `fw_model.checkpoint.load_video_backbone`."""
+        from fw_model.checkpoint import load_video_backbone
+
+        return load_video_backbone(self, source)
 
     def video_parameters(self) -> Iterator[nn.Parameter]:
         """The video backbone, without the camera adapters."""

@@ -62,6 +62,17 @@ class OutputHead(nn.Module):
         return self.head(modulate(layer_norm(x, self.eps), shift, scale).to(x.dtype))
 
 
+def image_embedding(clip_dim: int, dim: int) -> nn.Sequential:
+    """CLIP tokens to the video width: norm, linear, exact GELU, linear, norm."""
+    return nn.Sequential(
+        nn.LayerNorm(clip_dim, eps=_CLIP_EPS),
+        nn.Linear(clip_dim, clip_dim),
+        nn.GELU(),
+        nn.Linear(clip_dim, dim),
+        nn.LayerNorm(dim, eps=_CLIP_EPS),
+    )
+
+
 def unpatchify(tokens: Float[Tensor, "b l out"], frames: int, rows: int, columns: int) -> Float[Tensor, "b c f y x"]:
     """Put the patches of the output head back into a latent video."""
     return rearrange(
@@ -73,14 +84,4 @@ def unpatchify(tokens: Float[Tensor, "b l out"], frames: int, rows: int, columns
         p=PATCH[0],
         q=PATCH[1],
         r=PATCH[2],
-    )
-
-
-def image_embedding(clip_dim: int, dim: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(clip_dim, eps=_CLIP_EPS),
-        nn.Linear(clip_dim, clip_dim),
-        nn.GELU(),
-        nn.Linear(clip_dim, dim),
-        nn.LayerNorm(dim, eps=_CLIP_EPS),
     )

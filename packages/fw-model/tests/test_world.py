@@ -1,0 +1,289 @@
+"""The dual-branch model as a whole: the branches' independence, batches, stage 1, conditioning, memory options."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import fw_model.world as world_module
+from fw_model.condition import check_grid
+from fw_model.config import preset
+from fw_model.world import FantasyWorld
+
+
+def close(a: torch.Tensor, b: torch.Tensor, relative: float = 3e-6) -> bool:
+    return a.shape == b.shape and bool((a - b).abs().max() <= relative * b.abs().max())
+
+
+def geometry_tensors(geometry):
+    return [
+        geometry.depth,
+        geometry.depth_confidence,
+        geometry.points,
+        geometry.points_confidence,
+        *geometry.pose_encodings,
+    ]
+
+
+@torch.no_grad()
+def test_shapes_and_ranges(micro, world, make_inputs):
+    latents, timestep, inputs = make_inputs(micro, batch=2)
+    out = world(latents, timestep, **inputs)
+    geometry = out.geometry
+    assert out.velocity.shape == latents.shape
+    assert geometry.depth.shape == geometry.depth_confidence.shape == (2, 5, 32, 48)
+    assert geometry.points.shape == (2, 5, 32, 48, 3)
+    assert [p.shape for p in geometry.pose_encodings] == [(2, 5, 9)] * 2
+    assert (geometry.depth > 0).all()
+    assert (geometry.depth_confidence > 1).all()
+    assert (geometry.pose_encodings[-1][..., 7:] >= 0).all()
+    assert world(latents, timestep, **inputs, predict_geometry=False).geometry is None
+
+
+@torch.no_grad()
+def test_zero_gates_are_the_plain_video_model_bit_for_bit(micro, make_world, make_inputs):
+    model = make_world(micro)
+    latents, timestep, inputs = make_inputs(micro, batch=2)
+    coupled = model(latents, timestep, **inputs).velocity
+    plain = model(latents, timestep, **inputs, couple=False, predict_geometry=False).velocity
+    assert not torch.allclose(coupled, plain, atol=1e-4)
+    for block in model.irg:
+        block.coupling.gamma_video.zero_()
+    assert torch.equal(model(latents, timestep, **inputs).velocity, plain)
+    assert torch.equal(model(latents, timestep, **inputs, predict_geometry=False).velocity, plain)
+
+
+@torch.no_grad()
+def test_new_model_is_plain_video_without_camera(micro, make_inputs):
+    """Zero-initialised gates and adapters: neither geometry nor camera touches the video of a new model."""
+    model = FantasyWorld(micro)
+    model.video.head.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    latents, timestep, inputs = make_inputs(micro)
+    without = {key: value for key, value in inputs.items() if key != "plucker"}
+    plain = model(latents, timestep, **without, couple=False, predict_geometry=False).velocity
+    assert plain.abs().max() > 0
+    assert torch.equal(model(latents, timestep, **inputs).velocity, plain)
+
+
+@torch.no_grad()
+def test_every_sample_of_a_batch_stands_alone(micro, world, make_inputs):
+    latents, timestep, inputs = make_inputs(micro, batch=3)
+    both = world(latents, timestep, **inputs)
+    for i in range(3):
+        part = slice(i, i + 1)
+        one = world(latents[part], timestep[part], **{key: value[part] for key, value in inputs.items()})
+        assert close(both.velocity[part], one.velocity)
+        for a, b in zip(geometry_tensors(both.geometry), geometry_tensors(one.geometry), strict=True):
+            assert close(a[part], b, 1e-5)
+
+
+def test_stage_1_is_the_uncoupled_geometry_and_runs_nothing_else(micro, world, make_inputs):
+    latents, timestep, inputs = make_inputs(micro, batch=2)
+    with torch.no_grad():
+        expected = world(latents, timestep, **inputs, couple=False).geometry
+    ran: set[str] = set()
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, _o, name=name: ran.add(name))
+        for name, module in world.named_modules()
+    ]
+    out = world.forward_geometry(latents, timestep, **inputs)
+    for hook in hooks:
+        hook.remove()
+    for a, b in zip(geometry_tensors(out), geometry_tensors(expected), strict=True):
+        assert close(a, b)
+    assert not [n for n in ran if ".coupling" in n or n.startswith("video.head") or (".video" in n and "irg" in n)]
+    loss = sum(t.mean() for t in geometry_tensors(out))
+    names, parameters = zip(*world.named_parameters(), strict=True)
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+    trained = {n for n, g in zip(names, grads, strict=True) if g is not None}
+    groups = {world.parameter_group(n) for n in trained}
+    assert groups == {"geometry"}
+    idle = {n for n in names if world.parameter_group(n) == "geometry"} - trained
+    assert all("from_poses" in n for n in idle)
+
+
+@torch.no_grad()
+def test_conditioning_is_computed_once(micro, world, make_inputs):
+    latents, timestep, inputs = make_inputs(micro, batch=2)
+    condition = world.encode_condition(**inputs)
+    calls: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, _o, name=name: calls.append(name))
+        for name, module in world.named_modules()
+        if name.endswith(("cross_attn.k", "cross_attn.v_img", "pose_encoder", "text_embedding"))
+    ]
+    first = world(latents, timestep, condition=condition)
+    assert calls == []
+    raw = world(latents, timestep, **inputs)
+    assert len(calls) == 6 + 6 + 1 + 1
+    for hook in hooks:
+        hook.remove()
+    assert close(first.velocity, raw.velocity)
+    assert close(first.geometry.points, raw.geometry.points, 1e-5)
+
+
+@torch.no_grad()
+def test_no_camera_bypasses_adapters(micro, world, make_inputs):
+    latents, timestep, inputs = make_inputs(micro)
+    with_camera = world(latents, timestep, **inputs, predict_geometry=False).velocity
+    del inputs["plucker"]
+    without = world(latents, timestep, **inputs, predict_geometry=False).velocity
+    assert not torch.allclose(with_camera, without, atol=1e-4)
+    touched: list[str] = []
+    hooks = [b.camera_adapter.register_forward_hook(lambda *_: touched.append("x")) for b in world.pcb]
+    world(latents, timestep, **inputs, predict_geometry=False)
+    assert touched == []
+    for hook in hooks:
+        hook.remove()
+
+
+def test_known_poses_replace_the_camera_tokens(micro, world, make_inputs):
+    latents, timestep, inputs = make_inputs(micro, batch=2)
+    poses = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0))
+    full = world(latents, timestep, **inputs, poses=poses, couple=False)
+    stage1 = world.forward_geometry(latents, timestep, **inputs, poses=poses)
+    assert close(full.geometry.pose_encodings[-1], stage1.pose_encodings[-1])
+    plain = world(latents, timestep, **inputs, couple=False)
+    assert not torch.allclose(plain.geometry.pose_encodings[-1], stage1.pose_encodings[-1], atol=1e-3)
+    grad = torch.autograd.grad(stage1.depth.mean(), world.geometry.tokens.from_poses.mlp[0].weight)[0]
+    assert grad.abs().max() > 0
+
+
+def test_checkpointing_changes_no_gradient(micro, make_world, make_inputs):
+    model = make_world(micro)
+    latents, timestep, inputs = make_inputs(micro, batch=2)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        out = model(latents, timestep, **inputs)
+        loss = out.velocity.square().mean() + sum(t.mean() for t in geometry_tensors(out.geometry))
+        loss.backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    expected = gradients()
+    model.set_checkpointing(True)
+    again = gradients()
+    assert expected.keys() == again.keys()
+    assert all(close(again[n], expected[n], 1e-5) for n in expected)
+
+
+@torch.no_grad()
+def test_head_chunks_change_nothing(micro, make_world, make_inputs):
+    model = make_world(micro)
+    g = torch.Generator().manual_seed(0)
+    taps = tuple(torch.randn(2, 6, 6, 48, generator=g) for _ in range(4))
+    model.set_head_chunk(None)
+    whole = model.geometry.point_head(taps, 2, 3)
+    for chunk in (1, 2, 4):
+        model.set_head_chunk(chunk)
+        part = model.geometry.point_head(taps, 2, 3)
+        assert close(part.value, whole.value)
+        assert close(part.confidence, whole.confidence)
+    with pytest.raises(ValueError, match="at least 1"):
+        model.set_head_chunk(0)
+
+
+@torch.no_grad()
+def test_only_tapped_layers_are_kept(micro, make_world, make_inputs, monkeypatch):
+    geometry = dataclasses.replace(micro.geometry, dpt_taps=(2, 2, 0, 0))
+    model = make_world(micro, geometry=geometry)
+    joined: list[int] = []
+    join = world_module.join_features
+    monkeypatch.setattr(world_module, "join_features", lambda a, b: joined.append(1) or join(a, b))
+    latents, timestep, inputs = make_inputs(micro)
+    model(latents, timestep, **inputs)
+    assert len(joined) == 3  # layers 0 and 2, and the last one for the camera head
+
+
+def test_parameter_groups_are_a_partition(world):
+    groups = [list(world.video_parameters()), list(world.geometry_parameters()), list(world.coupling_parameters())]
+    ids = [id(p) for group in groups for p in group]
+    assert len(ids) == len(set(ids)) == len(list(world.parameters()))
+    coupling = {n for n, _ in world.named_parameters() if world.parameter_group(n) == "coupling"}
+    assert any(n.startswith("pose_encoder") for n in coupling)
+    assert sum("camera_adapter.to_shift.2.weight" in n for n in coupling) == 3
+    assert sum("gamma_" in n for n in coupling) == 2 * 4
+
+
+def test_weights_are_a_function_of_the_seed(micro):
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    a, b, c = FantasyWorld(micro, seed=1), FantasyWorld(micro, seed=1), FantasyWorld(micro, seed=2)
+    assert torch.equal(before, torch.random.get_rng_state())
+    pairs = list(zip(a.parameters(), b.parameters(), c.parameters(), strict=True))
+    assert all(torch.equal(x, y) for x, y, _ in pairs)
+    assert sum(not torch.equal(x, z) for x, _, z in pairs) > len(pairs) / 2
+    for name, parameter in a.named_parameters():
+        if "gamma_" in name or ".to_shift.2." in name or name.startswith("video.head.head"):
+            assert not parameter.any(), name
+        elif name.endswith(("ls1.gamma", "ls2.gamma")):
+            assert torch.equal(parameter, torch.full_like(parameter, 0.01))
+        assert parameter.isfinite().all()
+
+
+def test_presets_have_the_published_sizes():
+    sizes = {"tiny": (6e6, 10e6), "wan21_fun_1_3b": (2.9e9, 3.0e9), "wan21_i2v_14b": (18.54e9, 18.55e9)}
+    for name, (low, high) in sizes.items():
+        with torch.device("meta"):
+            model = FantasyWorld(preset(name))
+        assert low < sum(p.numel() for p in model.parameters()) < high
+    with torch.device("meta"):
+        fun = FantasyWorld(preset("wan21_fun_1_3b"))
+    video = [p.numel() for p in fun.video_parameters()]
+    assert len(video) == 989  # Wan2.1-Fun-V1.1-1.3B-Control-Camera: 1.6163 B in 989 tensors
+    assert round(sum(video) / 1e9, 4) == 1.6163
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": None}, "y has 0 channels"),
+        ({"clip_feature": None}, "clip_feature must be"),
+        ({"context": torch.zeros(1, 7, 13)}, "another text encoder"),
+        ({"context": None}, "Give context"),
+        ({"plucker": torch.zeros(1, 6, 8, 12, 6)}, r"must be 4 \(f - 1\) \+ 1"),
+        ({"plucker": torch.zeros(1, 9, 8, 12, 6)}, "the latents ask for"),
+    ],
+)
+def test_wrong_inputs_are_named(micro, world, make_inputs, change, message):
+    latents, timestep, inputs = make_inputs(micro)
+    with pytest.raises(ValueError, match=message):
+        world(latents, timestep, **{**inputs, **change})
+
+
+def test_conditions_of_another_size_are_named(micro, world, make_inputs):
+    latents, timestep, inputs = make_inputs(micro)
+    condition = world.encode_condition(**inputs)
+    with pytest.raises(ValueError, match="not both"):
+        world(latents, timestep, condition=condition, context=inputs["context"])
+    with pytest.raises(ValueError, match="conditioning of 1 samples for 2 latents"):
+        world(latents.repeat(2, 1, 1, 1, 1), timestep.repeat(2), condition=condition)
+    with pytest.raises(ValueError, match=r"y covers \(2, 4, 6\)"):
+        world(torch.cat([latents, latents], dim=2), timestep, condition=condition)
+    with pytest.raises(ValueError, match="camera features for 12 tokens, the latents have 24"):
+        world(torch.cat([latents, latents], dim=2), timestep, condition=dataclasses.replace(condition, y=None))
+    with pytest.raises(ValueError, match="multiples of 16"):
+        world(latents[..., :5], timestep, condition=condition)
+    with pytest.raises(ValueError, match="2 timesteps for 1 samples"):
+        check_grid(micro, latents, timestep.repeat(2), condition)
+
+
+@torch.no_grad()
+def test_bfloat16_stays_close(micro, make_world, make_inputs):
+    model = make_world(micro)
+    latents, timestep, inputs = make_inputs(micro)
+    exact = model(latents, timestep, **inputs)
+    rough = model.to(torch.bfloat16)(latents, timestep, **inputs)
+    assert model.video_rope.tables.cos0.dtype == torch.float32
+    assert rough.velocity.dtype == torch.float32
+    assert (rough.velocity - exact.velocity).abs().max() < 0.05 * exact.velocity.abs().max()
+    assert (rough.geometry.depth - exact.geometry.depth).abs().mean() < 0.1 * exact.geometry.depth.abs().mean()
+
+
+@torch.no_grad()
+def test_autocast_stays_close(micro, world, make_inputs):
+    latents, timestep, inputs = make_inputs(micro)
+    exact = world(latents, timestep, **inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = world(latents, timestep, **inputs)
+    assert (rough.velocity - exact.velocity).abs().max() < 0.05 * exact.velocity.abs().max()
