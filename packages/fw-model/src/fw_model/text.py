@@ -134,7 +134,6 @@ class UMT5TextEncoder:
         *,
         text_len: int = 512,
         dtype: torch.dtype = torch.bfloat16,
-        text_dim: int | None = None,
     ) -> None:
         from fw_model.convert.sources import local_folder
 
