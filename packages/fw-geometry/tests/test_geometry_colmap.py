@@ -1,5 +1,7 @@
 """COLMAP models: pycolmap reads ours, we read pycolmap's, text and binary say the same, and cut files are refused."""
 
+import struct
+
 import numpy as np
 import pycolmap
 import pytest
@@ -96,6 +98,29 @@ def test_every_cut_of_a_binary_model_is_refused(tmp_path):
         (tmp_path / name).write_bytes(whole)
 
 
+def patch(file, at, data):
+    whole = file.read_bytes()
+    file.write_bytes(whole[:at] + data + whole[at + len(data) :])
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "data", "parts"),
+    [
+        ("cameras.bin", 12, struct.pack("<i", 5), ["camera record 1", "number 5", "image_undistorter"]),
+        ("cameras.bin", 32, struct.pack("<d", np.inf), ["camera record 1", "NaN or infinite"]),
+        ("images.bin", 44, struct.pack("<d", np.nan), ["image record 1", "NaN or infinite"]),
+        ("images.bin", 72, b"\xff", ["image record 1", "not UTF-8"]),
+        ("points3D.bin", 16, struct.pack("<d", np.nan), ["points", "NaN or infinite"]),
+    ],
+)
+def test_bad_binary_records(tmp_path, name, at, data, parts):
+    write_colmap(tmp_path, make_trajectory("orbit", 2, width=64, height=40), points_world=POINTS)
+    patch(tmp_path / name, at, data)
+    with pytest.raises(CameraFileError) as caught:
+        read_colmap(tmp_path)
+    assert all(part in str(caught.value) for part in [name, *parts])
+
+
 CAMERA = "1 PINHOLE 64 40 50 50 32 20\n"
 IMAGE = "1 1 0 0 0 1 2 3 1 a.png\n\n"
 
@@ -135,10 +160,7 @@ def test_text_sample(tmp_path):
         ({"images": IMAGE.replace("1 2 3", "1 nan 3")}, ["line 1", "column 7 is 'nan'"]),
         ({"points": "1 2 3\n"}, ["points3D.txt", "line 1", "3 columns, expected 8"]),
         (
-            {
-                "cameras": CAMERA + CAMERA.replace("1 PINHOLE 64", "2 PINHOLE 65"),
-                "images": IMAGE + IMAGE[:-7].replace("1 1 0", "2 1 0", 1)[:-2] + "2 b.png\n\n",
-            },
+            {"cameras": CAMERA + "2 PINHOLE 65 40 50 50 32 20\n", "images": IMAGE + "2 1 0 0 0 1 2 3 2 b.png\n\n"},
             ["image 'b.png'", "one size"],
         ),
     ],

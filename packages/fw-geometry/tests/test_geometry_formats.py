@@ -259,6 +259,8 @@ def test_nerfstudio_round_trip(tmp_path, path, centred):
         ({}, {"fl_x": 0}, ["above zero"]),
         ({}, {"frames": []}, ["'frames' is missing or empty"]),
         ({}, {"frames": [3]}, ["frames[0]", "transform_matrix"]),
+        ({"transform_matrix": [[float("nan")] * 4] * 4}, {}, ["frames[0]", "NaN or infinite", "drop this frame"]),
+        ({}, {"fl_x": None}, ["'fl_x' is None"]),
         ({"file_path": None}, {}, ["frames[0]", "name the image"]),
         ({"transform_matrix": (np.eye(4) * 2).tolist()}, {}, ["frames[0]", "last row"]),
         ({"transform_matrix": np.diag([1.0, 1, 2, 1]).tolist()}, {}, ["frames[0]", "orthonormal"]),
