@@ -1,0 +1,104 @@
+"""Bundle adjustment of a sparse scene: every pose, every point and the one shared focal length, together.
+
+The solver is Ceres through pycolmap. Axis legend: f frames, p points, o observations.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pycolmap
+
+from fw_data.annotators.sfm.rolling_shutter import observed_shift, residuals_px
+from fw_data.annotators.sfm.scene import SparseScene
+
+
+def adjust(
+    scene: SparseScene,
+    *,
+    loss_px: float = 0.7,
+    refine_focal: bool = True,
+    refine_radial: bool = False,
+    max_iterations: int = 40,
+    threads: int = 2,
+) -> SparseScene:
+    """The scene with the smallest robust (Cauchy) reprojection error near the given one.
+
+    A rolling shutter is taken out of the observations first, with the camera motion of the given scene.
+    """
+    model = to_reconstruction(replace(scene, obs_xy=scene.obs_xy - observed_shift(scene)))
+    options = pycolmap.BundleAdjustmentOptions()
+    options.print_summary = False
+    options.refine_focal_length = refine_focal
+    options.refine_principal_point = False
+    options.refine_extra_params = refine_radial
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    options.ceres.loss_function_scale = loss_px
+    options.ceres.solver_options.max_num_iterations = max_iterations
+    options.ceres.solver_options.function_tolerance = 1e-6
+    options.ceres.solver_options.num_threads = threads
+    options.ceres.min_num_residuals_for_cpu_multi_threading = 5000
+    pycolmap.bundle_adjustment(model, options)
+    return _read_back(scene, model)
+
+
+def drop_outliers(
+    scene: SparseScene, *, max_error_px: float, min_views: int = 3, min_angle_deg: float = 0.0
+) -> SparseScene:
+    """Without the observations that do not fit, and without points left with too few views or too small an angle."""
+    keep = residuals_px(scene) < max_error_px
+    scene = replace(scene, obs_frame=scene.obs_frame[keep], obs_point=scene.obs_point[keep], obs_xy=scene.obs_xy[keep])
+    views = np.bincount(scene.obs_point, minlength=len(scene.points))
+    good = views >= min_views
+    if min_angle_deg > 0:
+        good &= scene.triangulation_angle_deg() >= min_angle_deg
+    return select_points(scene, good)
+
+
+def select_points(scene: SparseScene, good: np.ndarray) -> SparseScene:
+    """The scene with only the marked points and their observations."""
+    index = np.cumsum(good) - 1
+    keep = good[scene.obs_point]
+    return replace(
+        scene,
+        points=scene.points[good],
+        obs_frame=scene.obs_frame[keep],
+        obs_point=index[scene.obs_point[keep]],
+        obs_xy=scene.obs_xy[keep],
+    )
+
+
+def to_reconstruction(scene: SparseScene) -> pycolmap.Reconstruction:
+    """The posed frames as a COLMAP model; image id = frame + 1, point ids in order of the points that are seen."""
+    model = pycolmap.Reconstruction()
+    camera = pycolmap.Camera.create_from_model_name(1, "SIMPLE_RADIAL", scene.focal_px, scene.width, scene.height)
+    camera.params = [scene.focal_px, scene.width / 2, scene.height / 2, scene.radial]
+    model.add_camera_with_trivial_rig(camera)
+    order = np.argsort(scene.obs_frame, kind="stable")
+    bounds = np.searchsorted(scene.obs_frame[order], np.arange(len(scene.posed) + 1))
+    slot = np.zeros(len(order), np.int64)
+    for frame in np.flatnonzero(scene.posed):
+        rows = order[bounds[frame] : bounds[frame + 1]]
+        slot[rows] = np.arange(len(rows))
+        image = pycolmap.Image(
+            name=f"{frame:06d}", keypoints=scene.obs_xy[rows].reshape(-1, 2), camera_id=1, image_id=int(frame) + 1
+        )
+        pose = pycolmap.Rigid3d(np.ascontiguousarray(scene.pose_w2c[frame, :3]))
+        model.add_image_with_trivial_frame(image, pose)
+    by_point = np.argsort(scene.obs_point, kind="stable")
+    starts = np.searchsorted(scene.obs_point[by_point], np.arange(len(scene.points) + 1))
+    frames = (scene.obs_frame + 1).tolist()
+    slots = slot.tolist()
+    for point, xyz in enumerate(scene.points):
+        rows = by_point[starts[point] : starts[point + 1]].tolist()
+        track = pycolmap.Track([pycolmap.TrackElement(frames[row], slots[row]) for row in rows])
+        model.add_point3D_with_id(point + 1, pycolmap.Point3D(xyz=xyz, track=track))
+    return model
+
+
+def _read_back(scene: SparseScene, model: pycolmap.Reconstruction) -> SparseScene:
+    pose = scene.pose_w2c.copy()
+    for frame in np.flatnonzero(scene.posed):
+        pose[frame, :3] = model.image(int(frame) + 1).cam_from_world().matrix()
+    points = np.array([model.point3D(point + 1).xyz for point in range(len(scene.points))]).reshape(-1, 3)
+    focal, _, _, radial = model.camera(1).params
+    return replace(scene, focal_px=float(focal), radial=float(radial), pose_w2c=pose, points=points)

@@ -1,0 +1,35 @@
+"""Settings of the structure-from-motion backend: the values that were measured, in one place."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class SfmConfig:
+    """How much work the backend does, and what it refuses."""
+
+    long_side: int = 640
+    """Frames larger than this are reduced for the geometry work; the output has the size of the input."""
+    max_keypoints: int = 1024
+    """Points per key frame given to the matcher."""
+    max_keyframes: int = 28
+    """Frames that are matched with the networks; the frames between them are posed against the points found."""
+    pairs_per_keyframe: int = 5
+    """Pairs of key frames matched, for each key frame (the nearest ones and the most similar ones)."""
+    refine_points: int = 2500
+    """Scene points whose image positions are refined below one pixel and adjusted together."""
+    refine_rounds: int = 2
+    """Times that positions are refined and the bundle adjusted."""
+    depth_long_side: int = 320
+    """Size at which the dense depth is searched; the last step brings it to the size of the frames."""
+    depth_planes: int = 64
+    """Inverse-depth planes of the coarse search."""
+    source_views: int = 6
+    """Frames that each frame is compared with in the dense search."""
+    min_posed_fraction: float = 1.0
+    """Smallest part of the frames that must be posed; below it the clip is refused."""
+    min_triangulation_angle_deg: float = 1.0
+    """Clips whose points are seen under a smaller median angle than this have no usable parallax."""
+    seed: int = 0
+    """Of the random samples of the robust estimators."""
+    threads: int = 2
+    """CPU threads of the bundle adjustment."""

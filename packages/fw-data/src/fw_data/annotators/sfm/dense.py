@@ -1,0 +1,166 @@
+"""Depth of every pixel of every frame: coarse search over planes, a finer search around it, then agreement of frames.
+
+Everything here runs on ideal pinhole pictures at a reduced size. Axis legend: f frames, h height, w width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from fw_data.annotators.sfm.config import SfmConfig
+from fw_data.annotators.sfm.fusion import carry_over, compare_with_neighbours
+from fw_data.annotators.sfm.plane_sweep import matching_scores, refine_between_planes
+from fw_data.annotators.sfm.scene import SparseScene
+from fw_data.annotators.sfm.semi_global import aggregate
+from fw_data.annotators.sfm.views import choose_sources, depth_limits
+from fw_data.annotators.sfm.workers import map_parallel
+
+FINE_STEPS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseDepth:
+    """Depth of all frames at the size of the search."""
+
+    depth: Float[Tensor, "f h w"]
+    confidence: Float[Tensor, "f h w"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Level:
+    """The pictures at one size, and the cameras that go with them."""
+
+    gray: Float[Tensor, "f h w"]
+    K: Float[Tensor, "3 3"]
+    pose_w2c: Float[Tensor, "f 4 4"]
+
+
+def dense_depth(
+    scene: SparseScene,
+    gray: Float[Tensor, "f h w"],
+    config: SfmConfig,
+    on_done: Callable[[float], None] = lambda _: None,
+) -> DenseDepth:
+    """Depth and confidence of every frame, at the size of the (ideal, grey, in [0, 1]) pictures given."""
+    sources = choose_sources(scene, config.source_views)
+    limits = depth_limits(scene)
+    fine = _level(scene, gray)
+    coarse = _level(scene, F.avg_pool2d(gray[:, None], 2, ceil_mode=True)[:, 0])
+    frames = list(range(len(gray)))
+
+    def search(frame: int) -> tuple[Tensor, Tensor]:
+        return _search_planes(coarse, frame, sources[frame], limits[frame], config.depth_planes)
+
+    found = map_parallel(search, frames, config.threads, lambda part: on_done(0.35 * part))
+    depth, weight = torch.stack([d for d, _ in found]), torch.stack([w for _, w in found])
+    depth, weight = _agree(coarse, depth, weight, sources, config.threads, tolerance=0.03)
+    on_done(0.4)
+
+    size = tuple(gray.shape[1:])
+
+    def search_near(frame: int) -> tuple[Tensor, Tensor]:
+        start = _enlarge(depth[frame], size)
+        near, far = limits[frame]
+        step = (1 / near - 1 / far) / (config.depth_planes - 1) / 2
+        return _search_near(fine, frame, sources[frame], start, step)
+
+    found = map_parallel(search_near, frames, config.threads, lambda part: on_done(0.4 + 0.45 * part))
+    depth, weight = torch.stack([d for d, _ in found]), torch.stack([w for _, w in found])
+    depth, weight = _agree(fine, depth, weight, sources, config.threads, tolerance=0.02)
+    depth, weight = _agree(fine, depth, weight, sources, config.threads, tolerance=0.015)
+    on_done(1.0)
+    return DenseDepth(depth=depth, confidence=weight)
+
+
+def _search_planes(
+    level: _Level, frame: int, sources: list[int], limits: Float64[np.ndarray, " 2"], planes: int
+) -> tuple[Tensor, Tensor]:
+    """Semi-global choice among planes evenly spread in inverse depth; depth and a weight in [0, 1]."""
+    inverse = torch.linspace(float(1 / limits[1]), float(1 / limits[0]), planes)
+    score = matching_scores(
+        level.gray[frame],
+        level.gray[sources],
+        inverse[:, None, None],
+        level.K,
+        _relative(level, frame, sources),
+        radius=2,
+        best=max(1, len(sources) // 2),
+    )
+    cost = aggregate(1 - score, level.gray[frame], small_step=0.06, large_step=0.6)
+    index = cost.argmin(dim=0)
+    position = refine_between_planes(cost, index)
+    step = (inverse[-1] - inverse[0]) / (planes - 1)
+    depth = 1 / (inverse[0] + position * step)
+    return depth, score.gather(0, index[None])[0].clamp(0, 1)
+
+
+def _search_near(
+    level: _Level, frame: int, sources: list[int], start: Float[Tensor, "h w"], step: float
+) -> tuple[Tensor, Tensor]:
+    """Best of a few inverse depths around a start map; depth and a weight in [0, 1]."""
+    offsets = torch.arange(-FINE_STEPS, FINE_STEPS + 1, dtype=torch.float32) * step
+    inverse = (1 / start)[None] + offsets[:, None, None]
+    score = matching_scores(
+        level.gray[frame],
+        level.gray[sources],
+        inverse.clamp_min(1e-6),
+        level.K,
+        _relative(level, frame, sources),
+        radius=2,
+        best=max(1, len(sources) // 2),
+    )
+    cost = aggregate(1 - score, level.gray[frame], small_step=0.06, large_step=0.3)
+    index = cost.argmin(dim=0)
+    position = refine_between_planes(cost, index)
+    inverse_depth = inverse[0] + position * step
+    return 1 / inverse_depth.clamp_min(1e-6), score.gather(0, index[None])[0].clamp(0, 1)
+
+
+def _agree(
+    level: _Level, depth: Tensor, weight: Tensor, sources: list[list[int]], threads: int, *, tolerance: float
+) -> tuple[Tensor, Tensor]:
+    """One round of fusion over all frames: depth, and how well each pixel is confirmed, in [0, 1]."""
+
+    def compare(frame: int) -> tuple[Tensor, Tensor]:
+        own = compare_with_neighbours(
+            frame, sources[frame], depth, weight, level.K, level.pose_w2c, tolerance=tolerance
+        )
+        trust = own.support / (own.support + own.conflict + 1.0)
+        return own.depth, trust
+
+    compared = map_parallel(compare, list(range(len(depth))), threads)
+    fused = torch.stack([d for d, _ in compared])
+    trust = torch.stack([t for _, t in compared])
+
+    def replace_doubtful(frame: int) -> tuple[Tensor, Tensor]:
+        carried, count = carry_over(frame, sources[frame], fused, (trust > 0.3).float(), level.K, level.pose_w2c)
+        better = (trust[frame] < 0.15) & (count >= 2)
+        return torch.where(better, carried, fused[frame]), torch.where(better, 0.2, trust[frame])
+
+    replaced = map_parallel(replace_doubtful, list(range(len(depth))), threads)
+    return torch.stack([d for d, _ in replaced]), torch.stack([t for _, t in replaced])
+
+
+def _level(scene: SparseScene, gray: Float[Tensor, "f h w"]) -> _Level:
+    height, width = gray.shape[1:]
+    scale = torch.tensor([[width / scene.width], [height / scene.height], [1.0]])
+    return _Level(
+        gray=gray.contiguous(),
+        K=torch.from_numpy(scene.K).float() * scale,
+        pose_w2c=torch.from_numpy(scene.pose_w2c).float(),
+    )
+
+
+def _relative(level: _Level, frame: int, sources: list[int]) -> Float[Tensor, "s 4 4"]:
+    return level.pose_w2c[sources] @ torch.linalg.inv(level.pose_w2c[frame])
+
+
+def _enlarge(depth: Float[Tensor, "h w"], size: tuple[int, ...]) -> Float[Tensor, "h w"]:
+    inverse = 1 / depth.clamp_min(1e-6)
+    larger = F.interpolate(inverse[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    return 1 / larger

@@ -1,0 +1,137 @@
+"""Which key frames to match, their matches, and the two-view geometry that the matches agree on.
+
+Image positions are (x, y) in pixels with pixel centres at + 0.5. Axis legend: k key frames, m matches.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import poselib
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from fw_data.annotators.sfm.features import Features
+from fw_data.annotators.sfm.networks import load_lighterglue
+from fw_data.annotators.sfm.workers import map_parallel
+
+MIN_COSINE = 0.82
+MIN_INLIERS = 20
+EPIPOLAR_ERROR_PX = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairMatches:
+    """Verified matches of two key frames (indices into the list of key frames, first < second)."""
+
+    first: int
+    second: int
+    indices: Int64[np.ndarray, "m 2"]
+    """Indices of the points of both frames."""
+    candidates: int
+    """Matches before the check against one two-view geometry."""
+    homography_fraction: float
+    """Part of the matches that one homography explains as well: near 1 for a pure rotation or one plane."""
+
+
+def match_keyframes(
+    features: list[Features],
+    *,
+    pairs_per_keyframe: int,
+    seed: int,
+    threads: int,
+    on_done: Callable[[float], None] | None = None,
+) -> list[PairMatches]:
+    """Verified matches of neighbouring key frames and of those that look most alike."""
+
+    def work(pair: tuple[int, int]) -> PairMatches | None:
+        first, second = pair
+        indices = match_pair(features[first], features[second])
+        verified = verify_pair(features[first], features[second], indices, seed)
+        if verified is None:
+            return None
+        inliers, homography_fraction = verified
+        return PairMatches(
+            first=first,
+            second=second,
+            indices=inliers,
+            candidates=len(indices),
+            homography_fraction=homography_fraction,
+        )
+
+    found = map_parallel(work, select_pairs(features, pairs_per_keyframe), threads, on_done)
+    return [pair for pair in found if pair is not None]
+
+
+def select_pairs(features: list[Features], pairs_per_keyframe: int) -> list[tuple[int, int]]:
+    """Neighbours at distance 1 and 2, then the most similar frames, spread over near and far ones."""
+    similarity = similarity_matrix(features)
+    count = len(features)
+    pairs = {(i, i + step) for step in (1, 2) for i in range(count - step)}
+    for i in range(count):
+        own = {pair for pair in pairs if i in pair}
+        others = sorted((j for j in range(count) if abs(i - j) > 2), key=lambda j: -similarity[i, j])
+        for j in others[: max(0, 2 * pairs_per_keyframe - len(own))]:
+            if similarity[i, j] >= MIN_INLIERS // 2:
+                pairs.add((min(i, j), max(i, j)))
+    return sorted(pairs)
+
+
+def similarity_matrix(features: list[Features], points: int = 384) -> Float64[np.ndarray, "k k"]:
+    """Mutual nearest descriptors of the strongest points of each pair of frames."""
+    count = len(features)
+    similarity = np.zeros((count, count))
+    for i in range(count):
+        for j in range(i + 1, count):
+            mutual = _mutual_nearest(features[i].descriptors[:points], features[j].descriptors[:points])
+            similarity[i, j] = similarity[j, i] = len(mutual)
+    return similarity
+
+
+def match_pair(first: Features, second: Features) -> Int64[np.ndarray, "m 2"]:
+    """Matches by LighterGlue."""
+    if min(len(first.positions), len(second.positions)) < 8:
+        return np.zeros((0, 2), np.int64)
+    with torch.inference_mode():
+        result = load_lighterglue()({"image0": _network_input(first), "image1": _network_input(second)})
+    return result["matches"][0].numpy().astype(np.int64).reshape(-1, 2)
+
+
+def verify_pair(
+    first: Features, second: Features, indices: Int64[np.ndarray, "m 2"], seed: int
+) -> tuple[Int64[np.ndarray, "m 2"], float] | None:
+    """The matches that fit one fundamental matrix, and how many of them a homography fits; None when too few do."""
+    if len(indices) < MIN_INLIERS:
+        return None
+    a = first.positions.numpy()[indices[:, 0]].astype(np.float64)
+    b = second.positions.numpy()[indices[:, 1]].astype(np.float64)
+    options = {"seed": seed, "max_epipolar_error": EPIPOLAR_ERROR_PX, "max_iterations": 5000, "min_iterations": 200}
+    _, info = poselib.estimate_fundamental(a, b, options)
+    inliers = np.asarray(info["inliers"], bool)
+    if inliers.sum() < MIN_INLIERS:
+        return None
+    _, flat = poselib.estimate_homography(
+        a, b, {"seed": seed, "max_reproj_error": 2 * EPIPOLAR_ERROR_PX, "max_iterations": 2000, "min_iterations": 100}
+    )
+    on_plane = np.asarray(flat["inliers"], bool) & inliers
+    return indices[inliers], float(on_plane.sum() / inliers.sum())
+
+
+def _mutual_nearest(a: Tensor, b: Tensor) -> Int64[np.ndarray, "m 2"]:
+    if not len(a) or not len(b):
+        return np.zeros((0, 2), np.int64)
+    cosine = a @ b.T
+    best_b = cosine.argmax(dim=1)
+    best_a = cosine.argmax(dim=0)
+    index = torch.arange(len(a))
+    keep = (best_a[best_b] == index) & (cosine[index, best_b] > MIN_COSINE)
+    return torch.stack([index[keep], best_b[keep]], dim=1).numpy()
+
+
+def _network_input(features: Features) -> dict[str, Tensor]:
+    return {
+        "keypoints": features.positions[None],
+        "descriptors": features.descriptors[None],
+        "image_size": torch.tensor([features.size]),
+    }

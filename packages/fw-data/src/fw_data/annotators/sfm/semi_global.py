@@ -1,0 +1,62 @@
+"""Smooth depth that may jump at image edges: semi-global aggregation of matching costs.
+
+Hirschmueller, "Stereo processing by semi-global matching and mutual information", TPAMI 2008. Axis legend: d depth
+planes, h height, w width, n lanes that run side by side.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+
+def aggregate(
+    cost: Float[Tensor, "d h w"],
+    guide: Float[Tensor, "h w"],
+    *,
+    small_step: float,
+    large_step: float,
+    edge: float = 0.04,
+) -> Float[Tensor, "d h w"]:
+    """Mean over four directions of the cheapest path cost that ends in each pixel and plane.
+
+    A step of one plane between neighbours costs `small_step`, any larger one `large_step`, less where the grey `guide`
+    (in [0, 1]) changes by more than `edge`.
+    """
+    planes_last = rearrange(cost, "d h w -> h w d").contiguous()
+    total = torch.zeros_like(planes_last)
+    for transposed in (False, True):
+        volume = rearrange(planes_last, "h w d -> w h d").contiguous() if transposed else planes_last
+        image = guide.T if transposed else guide
+        part = _both_ways(volume, image, small_step, large_step, edge)
+        total += rearrange(part, "w h d -> h w d") if transposed else part
+    return rearrange(total / 4, "h w d -> d h w")
+
+
+def _both_ways(
+    volume: Float[Tensor, "h w d"], guide: Float[Tensor, "h w"], small_step: float, large_step: float, edge: float
+) -> Float[Tensor, "h w d"]:
+    change = (guide[1:] - guide[:-1]).abs()
+    jump = small_step + (large_step - small_step) * torch.exp(-change / edge)
+    total = volume * 2
+    down = volume[0]
+    for row in range(1, len(volume)):
+        extra = _carry(down, small_step, jump[row - 1])
+        down = volume[row] + extra
+        total[row] += extra
+    up = volume[-1]
+    for row in range(len(volume) - 2, -1, -1):
+        extra = _carry(up, small_step, jump[row])
+        up = volume[row] + extra
+        total[row] += extra
+    return total
+
+
+def _carry(previous: Float[Tensor, "n d"], small_step: float, jump: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+    """What the cheapest path so far adds at the next pixel, less its own minimum (so that it stays bounded)."""
+    low = previous.amin(dim=1, keepdim=True)
+    best = torch.minimum(previous - low, jump[:, None])
+    one_off = previous - (low - small_step)
+    torch.minimum(best[:, 1:], one_off[:, :-1], out=best[:, 1:])
+    torch.minimum(best[:, :-1], one_off[:, 1:], out=best[:, :-1])
+    return best
