@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fw_data.errors import DataError
+from fw_data.media.colour import ColourConverter
 from fw_data.media.decode import read_clip, read_frames, upright
 from fw_data.media.probe import MediaLimits, find_videos, probe
 from fw_data.media.resize import place
@@ -34,7 +35,7 @@ def test_frames_come_back_in_order_with_time_stamps(tmp_path, make_video):
     assert [frame.index for frame in found] == list(range(14))
     np.testing.assert_allclose([frame.time_s for frame in found], np.arange(14) / 20)
     assert not any(frame.gap for frame in found)
-    assert max(_error(upright(frame.picture, info), frames[frame.index]) for frame in found) < 3
+    assert max(_error(upright(frame.picture, info, ColourConverter()), frames[frame.index]) for frame in found) < 3
 
 
 @pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (-90, 3), (180, 2)])
@@ -101,7 +102,9 @@ def test_a_truncated_file_gives_the_frames_before_the_cut(tmp_path, make_video):
     assert info.declared_frames == 40
     assert 5 < len(found) < 40
     for ours, theirs in zip(found, read_frames(whole, info, LIMITS), strict=False):
-        np.testing.assert_array_equal(upright(ours.picture, info), upright(theirs.picture, info))
+        np.testing.assert_array_equal(
+            upright(ours.picture, info, ColourConverter()), upright(theirs.picture, info, ColourConverter())
+        )
 
 
 def test_damage_in_the_middle_is_a_gap_not_the_end(tmp_path, make_video):

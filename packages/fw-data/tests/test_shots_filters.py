@@ -51,10 +51,10 @@ def test_each_filter_names_what_it_saw(scene):
 
 
 def test_motion_is_measured_in_pixels(scene):
-    """A texture that moves by one pixel per frame, eleven frames, pairs one frame apart."""
+    """A texture that moves by one pixel per frame, eleven frames, pairs two frames apart."""
     wide = scene(1, height=64, width=120)["video"][0]
     frames = np.stack([wide[:, i : i + 96] for i in range(11)])
-    assert score(frames)["motion_px"] == pytest.approx(1.0, abs=0.25)
+    assert score(frames)["motion_px"] == pytest.approx(2.0, abs=0.25)
 
 
 def test_a_moving_thing_before_a_still_camera_is_no_camera_motion(scene):

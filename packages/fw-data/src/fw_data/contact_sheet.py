@@ -20,7 +20,8 @@ _LABELS = 104
 _HEADER = 62
 _GAP = 6
 _Pixel = Callable[[np.ndarray], np.ndarray]
-_INK, _PAPER, _FAINT, _ACCENT = (28, 28, 30), (255, 255, 255), (120, 120, 126), (214, 69, 39)
+_INK, _PAPER, _FAINT = (28, 28, 30), (255, 255, 255), (112, 112, 118)
+_NIGHT, _LIGHT, _ACCENT = (38, 40, 48), (236, 236, 240), (255, 112, 67)
 
 
 def contact_sheet(clip: Clip, record: ClipRecord) -> Image.Image:
@@ -117,7 +118,7 @@ def _paste(sheet: Image.Image, image: UInt8[np.ndarray, "h w 3"], size: tuple[in
 
 def _plan(sheet: Image.Image, clip: Clip, corner: tuple[int, int], side: int) -> None:
     """The camera path and the coloured points from above."""
-    panel = Image.new("RGB", (side, side), (246, 246, 248))
+    panel = Image.new("RGB", (side, side), _NIGHT)
     draw = ImageDraw.Draw(panel)
     centres = clip.pose_c2w[:, :3, 3]
     points, colours = _some_points(clip)
@@ -141,8 +142,7 @@ def _plan(sheet: Image.Image, clip: Clip, corner: tuple[int, int], side: int) ->
         _frustum(draw, clip, int(frame), pixel, extent)
     draw.ellipse([track[0][0] - 4, track[0][1] - 4, track[0][0] + 4, track[0][1] + 4], fill=_ACCENT)
     _scale_bar(draw, side, extent, unit_name(clip.units))
-    draw.text((8, 6), "from above (dot = first frame)", fill=_INK, font=_font(12))
-    draw.rectangle([0, 0, side - 1, side - 1], outline=(210, 210, 214))
+    _note(draw, (8, 6), "from above (dot = first frame)")
     sheet.paste(panel, corner)
 
 
@@ -154,7 +154,7 @@ def _frustum(draw: ImageDraw.ImageDraw, clip: Clip, frame: int, pixel: _Pixel, e
     corners = pixel((pose[:3, 3] + edges @ pose[:3, :3].T)[:, (0, 2)])
     tip = tuple(map(float, pixel(pose[(0, 2), 3])))
     outline = [tip, tuple(map(float, corners[0])), tuple(map(float, corners[1])), tip]
-    draw.line(outline, fill=_INK, width=1)
+    draw.line(outline, fill=_LIGHT, width=1)
 
 
 def _scale_bar(draw: ImageDraw.ImageDraw, side: int, extent: float, unit: str) -> None:
@@ -162,8 +162,14 @@ def _scale_bar(draw: ImageDraw.ImageDraw, side: int, extent: float, unit: str) -
     step = 10.0 ** np.floor(np.log10(rough))
     length = step * max(n for n in (1, 2, 5) if n * step <= rough)
     left, top, right = 10.0, side - 12.0, 10.0 + length / extent * side
-    draw.line([(left, top), (right, top)], fill=_INK, width=2)
-    draw.text((left, top - 18), f"{length:g} {unit}", fill=_INK, font=_font(12))
+    draw.line([(left, top), (right, top)], fill=_LIGHT, width=2)
+    _note(draw, (left, top - 19), f"{length:g} {unit}")
+
+
+def _note(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str) -> None:
+    left, top, right, bottom = draw.textbbox(at, text, font=_font(12))
+    draw.rectangle([left - 3, top - 2, right + 3, bottom + 2], fill=_NIGHT)
+    draw.text(at, text, fill=_LIGHT, font=_font(12))
 
 
 def _some_points(clip: Clip) -> tuple[np.ndarray, np.ndarray]:

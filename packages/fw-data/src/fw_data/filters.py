@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 LONG_SIDE = 160
 """Scores are taken on thumbnails of this long side, so that they do not depend on the stored size."""
-_SAMPLES = 10
+_PAIRS = 10
 _TEXTURE = 8.0
 
 
@@ -23,8 +23,8 @@ class FilterConfig:
     """Mean luma (0-255) below which a clip is too dark."""
     min_contrast: float = 4.0
     """Standard deviation of luma (0-255) inside frames, below which a clip shows nothing."""
-    min_motion_px: float = 0.3
-    """Optical flow (pixels at 160 px long side) between frames a tenth of the clip apart, below which it is still."""
+    min_motion_px: float = 0.4
+    """Optical flow (pixels at 160 px long side) between frames a fifth of the clip apart, below which it is still."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,11 @@ def _motion(gray: UInt8[np.ndarray, "f h w"]) -> float:
 
     The median ignores things that move in front of a camera at rest; the quintile accepts a camera that rests at times.
     """
-    gap = max(1, (len(gray) - 1) // _SAMPLES)
+    gap = max(1, (len(gray) - 1) // 5)
     flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     medians = []
-    for first in range(0, len(gray) - gap, gap):
+    starts = np.linspace(0, len(gray) - 1 - gap, _PAIRS).round().astype(int)
+    for first in np.unique(starts):
         before, after = gray[first], gray[first + gap]
         if min(before.shape) < 16:
             continue

@@ -106,7 +106,7 @@ CONVENTIONS = {
 }
 SCORES = {
     "brightness": "mean luma of the clip, 0 to 255",
-    "motion_px": "median optical flow between frames about a tenth of the clip apart, in pixels at 160 px long side",
+    "motion_px": "median optical flow between frames about a fifth of the clip apart, in pixels at 160 px long side",
     "contrast": "median over frames of the standard deviation of luma, 0 to 255",
     "posed_fraction": "fraction of frames whose pose is trusted",
     "coverage": "fraction of pixels with depth and confidence above 0.3",

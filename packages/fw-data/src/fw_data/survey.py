@@ -11,6 +11,7 @@ import av
 from pydantic import BaseModel, ConfigDict
 
 from fw_data.errors import DataError
+from fw_data.media.colour import ColourConverter
 from fw_data.media.decode import read_frames, thumbnail
 from fw_data.media.probe import MediaLimits, VideoInfo, probe
 from fw_data.schema import Refusal
@@ -100,13 +101,14 @@ def _cut(
     config_hash: str,
 ) -> tuple[list[ClipPlan], list[Refusal]]:
     cutter = ShotCutter(fps=info.fps, min_frames=min_frames)
+    convert = ColourConverter()
     stamps: list[int | None] = []
     gaps = 0
     try:
         for frame in read_frames(path, info, limits):
             gaps += frame.gap
             stamps.append(frame.pts)
-            cutter.add(thumbnail(frame.picture, info, THUMBNAIL_LONG_SIDE), gap=frame.gap)
+            cutter.add(thumbnail(frame.picture, info, convert, THUMBNAIL_LONG_SIDE), gap=frame.gap)
     except av.FFmpegError as error:
         raise DataError("unreadable", f"{path.name} stops being readable: {error.strerror}") from error
     caption, notes = read_caption(path)

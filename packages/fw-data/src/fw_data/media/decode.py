@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fw_data.errors import DataError
-from fw_data.media.colour import to_rgb
+from fw_data.media.colour import ColourConverter
 from fw_data.media.probe import MediaLimits, VideoInfo, video_stream
 from fw_data.media.resize import Placement
 
@@ -85,16 +85,18 @@ def read_frames(
                     return
 
 
-def upright(picture: av.VideoFrame, info: VideoInfo) -> UInt8[np.ndarray, "h w 3"]:
+def upright(picture: av.VideoFrame, info: VideoInfo, convert: ColourConverter) -> UInt8[np.ndarray, "h w 3"]:
     """RGB of a picture with the file's rotation applied (pixels may still be oblong; `Placement.rgb` squares them)."""
-    return np.rot90(to_rgb(picture), info.quarter_turns)
+    return np.rot90(convert.to_rgb(picture), info.quarter_turns)
 
 
-def thumbnail(picture: av.VideoFrame, info: VideoInfo, long_side: int) -> UInt8[np.ndarray, "h w 3"]:
+def thumbnail(
+    picture: av.VideoFrame, info: VideoInfo, convert: ColourConverter, long_side: int
+) -> UInt8[np.ndarray, "h w 3"]:
     """A small BGR copy of a picture, not rotated, for detectors that want many frames fast."""
     scale = min(1.0, long_side / max(info.coded_width, info.coded_height))
     width, height = (max(2, round(side * scale)) for side in (info.coded_width, info.coded_height))
-    return picture.reformat(width=width, height=height, format="bgr24", interpolation="AREA").to_ndarray()
+    return convert.thumbnail(picture, width, height)
 
 
 def read_clip(
@@ -108,6 +110,7 @@ def read_clip(
     num_frames: int,
 ) -> tuple[UInt8[np.ndarray, "f h w 3"], list[float]]:
     """The frames of one clip at their stored size, and their times; raises DataError if the file now gives others."""
+    convert = ColourConverter()
     seekable = start_pts is not None and start_frame > 0
     for from_pts in (start_pts, None) if seekable else (None,):
         frames = np.empty((num_frames, placement.height, placement.width, 3), np.uint8)
@@ -121,7 +124,7 @@ def read_clip(
                     reached = frame.pts == from_pts if from_pts is not None else frame.index == start_frame
                     if not reached:
                         continue
-                frames[len(times)] = placement.rgb(upright(frame.picture, info))
+                frames[len(times)] = placement.rgb(upright(frame.picture, info, convert))
                 times.append(frame.time_s)
                 if len(times) == num_frames:
                     return frames, times

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fw_data.errors import DataError
-from fw_data.media.colour import to_rgb, to_yuv420
+from fw_data.media.colour import ColourConverter
 
 GROUP = 8
 """Frames from one key frame to the next."""
@@ -21,7 +21,7 @@ def encode_video(frames: UInt8[np.ndarray, "f h w 3"], fps: float, crf: int) -> 
     """Encode RGB frames (even height and width) as BT.709 yuv420p; the same input gives the same bytes."""
     _, height, width, _ = frames.shape
     rate = Fraction(fps).limit_denominator(1001)
-    sink = io.BytesIO()
+    sink, convert = io.BytesIO(), ColourConverter()
     with av.open(sink, "w", format="mp4") as container:
         stream = container.add_stream(
             "libx264",
@@ -38,7 +38,7 @@ def encode_video(frames: UInt8[np.ndarray, "f h w 3"], fps: float, crf: int) -> 
         context.time_base = 1 / rate
         context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1
         for index, frame in enumerate(frames):
-            picture = to_yuv420(frame)
+            picture = convert.to_yuv420(frame)
             picture.pts, picture.time_base = index, 1 / rate
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
@@ -49,6 +49,7 @@ def decode_video(data: bytes, num_frames: int, frames: range | None = None) -> U
     """Decode a stored clip of `num_frames` frames, or only some of its frames (an increasing range)."""
     wanted = range(num_frames) if frames is None else frames
     pictures: list[np.ndarray] = []
+    convert = ColourConverter()
     try:
         with av.open(io.BytesIO(data), "r") as container:
             stream = container.streams.video[0]
@@ -61,7 +62,7 @@ def decode_video(data: bytes, num_frames: int, frames: range | None = None) -> U
             for picture in container.decode(stream):
                 index = round((picture.pts or 0) / step)
                 if index in wanted:
-                    pictures.append(to_rgb(picture))
+                    pictures.append(convert.to_rgb(picture))
                 if len(pictures) == len(wanted):
                     break
     except av.FFmpegError as error:
