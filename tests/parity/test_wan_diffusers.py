@@ -63,7 +63,7 @@ def peer(world: FantasyWorld, adapter_out: torch.Tensor | None) -> WanTransforme
     }
     other.load_state_dict(weights, strict=True)
     if adapter_out is not None:
-        other.patch_embedding.register_forward_hook(lambda _m, _i, out: out + adapter_out)
+        other.patch_embedding.register_forward_hook(lambda *call: call[-1] + adapter_out)
     return other.eval()
 
 

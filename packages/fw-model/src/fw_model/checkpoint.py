@@ -163,7 +163,7 @@ def _put(
     if not old.is_meta:
         old.copy_(tensor)
         return
-    value = tensor.to(device=device or "cpu", dtype=dtype or tensor.dtype)
+    value = tensor.to(device=device or "cpu", dtype=dtype or tensor.dtype, copy=True)
     module._parameters[leaf] = nn.Parameter(value, requires_grad=old.requires_grad)
 
 

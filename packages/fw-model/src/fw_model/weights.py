@@ -4,6 +4,7 @@ Nothing here knows the model; `fw_model.checkpoint` puts names and modules toget
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import Tensor
 MODEL_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
+_WINDOW_BYTES = 16_000_000
+_READABLE = 0o644
 
 _LOOKS = (
     ("a FantasyWorld checkpoint of this package", r"^irg\.\d+\.coupling\."),
@@ -61,11 +64,28 @@ class WeightFolder:
                     self.shapes[name] = tuple(handle.get_slice(name).get_shape())
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every name and tensor, one file after the other; a tensor is read when it is asked for."""
-        for file in sorted(set(self._file.values())):
-            with safe_open(file, framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118
+        """Every name and tensor, one file after the other; a tensor is read when it is asked for.
+
+        Files are mapped a window at a time, so what has been copied out leaves no pages behind. A tensor that is kept
+        must be copied: its memory is the file's, and not aligned as torch would have it.
+        """
+        for names in self._windows():
+            with safe_open(self._file[names[0]], framework="pt") as handle:
+                for name in names:
                     yield name, handle.get_tensor(name)
+
+    def _windows(self) -> Iterator[list[str]]:
+        names: list[str] = []
+        size = 0
+        for name, file in self._file.items():
+            count = 4 * math.prod(self.shapes[name])
+            if names and (file != self._file[names[0]] or size + count > _WINDOW_BYTES):
+                yield names
+                names, size = [], 0
+            names.append(name)
+            size += count
+        if names:
+            yield names
 
 
 def save_weights(folder: Path, state: Mapping[str, Tensor], *, dtype: torch.dtype | None, shard_bytes: int) -> None:
@@ -81,6 +101,7 @@ def save_weights(folder: Path, state: Mapping[str, Tensor], *, dtype: torch.dtyp
         total += sum(t.numel() * t.element_size() for t in tensors.values())
         partial = folder / f"{file}.partial"
         save_file(tensors, partial, metadata={"format": "pt"})
+        partial.chmod(_READABLE)  # safetensors leaves files to their owner alone
         partial.replace(folder / file)
     if len(shards) > 1:
         owner = {name: file for file, names in zip(files, shards, strict=True) for name in names}
