@@ -1,12 +1,19 @@
-"""A task of its own for the loop's tests: linear regression with counter-based noise, small enough for many runs."""
+"""What the tests share: a regression task for the loop, a mini world, and a small dataset of slanted walls."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fw_data.clipfiles import Cameras, pack_clip
+from fw_data.manifest import write_manifest
+from fw_data.schema import ClipRecord
+from fw_data.shards import ShardWriter
+from fw_model.config import CameraConfig, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
 from fw_model.flow import counter_noise
 from fw_train.config import Cadence, OptimConfig, TrainConfig
 from fw_train.sampler import Draw
@@ -58,3 +65,97 @@ def config(tmp_path: Path) -> TrainConfig:
         optim=OptimConfig(lr=0.02, warmup=3, ema=0.9, schedule="cosine"),
         every=Cadence(log=4, validate=12, checkpoint=5, keep=2),
     )
+
+
+def mini_world() -> WorldConfig:
+    """The smallest world that has every part."""
+    return WorldConfig(
+        name="mini",
+        video=VideoConfig(dim=24, heads=2, ffn_dim=32, blocks=3, in_dim=32, text_dim=12, text_len=6, freq_dim=16),
+        geometry=GeometryConfig(
+            width=16,
+            heads=2,
+            mlp_ratio=2,
+            freq_dim=16,
+            dpt_taps=(1, 1, 0, 0),
+            registers=2,
+            camera_trunk=1,
+            camera_heads=2,
+            camera_iterations=2,
+            dpt_features=8,
+            dpt_channels=(8, 8, 8, 8),
+            dpt_hidden=8,
+        ),
+        coupling=CouplingConfig(dim=24, heads=2),
+        camera=CameraConfig(adapter_blocks=2, feature_dim=40, channels=8),
+        pcb_blocks=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JSON file of the mini world, for `--model`."""
+    path = tmp_path_factory.mktemp("world") / "mini.json"
+    path.write_text(mini_world().to_json())
+    return path
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve clips of seven 32x48 frames: a camera that slides past a slanted striped wall."""
+    root = tmp_path_factory.mktemp("data")
+    with ShardWriter(root / "shards" / "000000.tar") as writer:
+        records = [_add_clip(writer, index) for index in range(12)]
+    write_manifest(root / "manifest.parquet", records)
+    return root
+
+
+def _add_clip(writer: ShardWriter, index: int, frames: int = 7, height: int = 32, width: int = 48) -> ClipRecord:
+    """A wall z = distance + slope * x in world axes, coloured by its x and y, exact depth by intersection."""
+    rng = np.random.default_rng(index)
+    distance, slope, speed, frequency = rng.uniform((2, -0.4, -0.2, 2), (4, 0.4, 0.2, 6))
+    K = np.tile(np.array([[40.0, 0, width / 2], [0, 40, height / 2], [0, 0, 1]]), (frames, 1, 1))
+    pose = np.tile(np.eye(4), (frames, 1, 1))
+    pose[:, 0, 3] = speed * np.arange(frames)
+    column, row = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    ray_x, ray_y = (column - width / 2) / 40, (row - height / 2) / 40
+    shift = pose[:, 0, 3, None, None]
+    depth = (distance + slope * shift) / (1 - slope * ray_x)
+    wall = np.stack([shift + ray_x * depth, ray_y * depth], axis=-1)
+    colour = 0.5 + 0.5 * np.sin(frequency * wall @ rng.normal(size=(2, 3)))
+    cameras = Cameras(
+        K=K,
+        pose_c2w=pose,
+        pose_confidence=np.ones(frames, np.float32),
+        frame_index=np.arange(frames),
+        time_s=np.arange(frames) / 8,
+    )
+    record = ClipRecord(
+        id=f"clip-{index:02d}",
+        source=f"wall-{index:02d}.mp4",
+        source_sha256=hashlib.sha256(bytes([index])).hexdigest(),
+        source_width=width,
+        source_height=height,
+        start_frame=0,
+        num_frames=frames,
+        start_time_s=0,
+        fps=8,
+        width=width,
+        height=height,
+        caption=f"a striped wall, number {index}",
+        units="scene",
+        backend="oracle",
+        backend_version="1",
+        config_hash="0",
+        grade="A",
+    )
+    files = pack_clip(
+        record,
+        video=(colour * 255).astype(np.uint8),
+        depth_m=depth.astype(np.float32),
+        confidence=np.ones(depth.shape, np.float32),
+        cameras=cameras,
+        crf=8,
+    )
+    members = writer.add(record.id, files)
+    return record.model_copy(update={"shard": "shards/000000.tar", "members": members})

@@ -87,7 +87,7 @@ def split_clips(records: Sequence[ClipRecord], config: ClipConfig) -> Split:
     if len(usable) < 2:
         causes = "; ".join(f"{count} clips: {reason}" for reason, count in unusable.items()) or "the dataset is empty"
         raise ConfigError(
-            f"{len(usable)} of {len(records)} clips can be used; training needs at least 2, one of them held out ({causes})"
+            f"{len(usable)} of {len(records)} clips can be used, and training needs 2, one of them held out ({causes})"
         )
     whole_videos = len({record.source_sha256 for record in usable}) * config.held_out >= 1
     keys = [record.source_sha256 if whole_videos else record.id for record in usable]

@@ -35,8 +35,12 @@ class ClipConfig:
     """Longer clips: take the window at a start drawn from (seed, epoch, clip) rather than always at frame 0."""
     held_out: float = 0.1
     """Share of the clips (by a hash of their id; at least one) kept for validation and never trained on."""
+    validate_on: int = 16
+    """At most so many held-out clips are measured each time."""
     min_confidence: float = 0.1
     """Depth below this annotation confidence (0 to 1) is masked out of the geometry losses."""
+    scale_by_first_frame: bool = False
+    """Unit of length of a scene: mean distance of the points of all frames (the paper), or of the first frame alone."""
     cache_gb: float = 2.0
     """Host memory for prepared samples (latents and labels); 0 prepares every sample anew."""
 
@@ -100,7 +104,7 @@ class DropoutConfig:
     camera: float = 0.0
     """Stage 2: replace the camera path by zeros."""
     bicross: float = 0.0
-    """Stage 2: skip the cross-attention between the branches for the whole micro-batch."""
+    """Stage 2: skip the cross-attention between the branches for a whole step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +172,9 @@ class TrainConfig:
         return json.loads(json.dumps(dataclasses.asdict(self), default=str))
 
     def digest(self) -> str:
-        """Hash of everything that the weights depend on: not `steps` under a constant rate, paths or cadence."""
+        """Hash of everything that the weights depend on: not paths, cadence, or `steps` at a constant rate."""
         tree = self.to_json()
-        for key in ("data", "out", "init", "every", "recipe"):
+        for key in ("data", "out", "init", "model", "every", "recipe"):
             del tree[key]
         if self.optim.schedule == "constant":
             del tree["steps"]
@@ -198,6 +202,7 @@ class TrainConfig:
                 raise ConfigError(f"{key} = {value} must not be negative")
         rules = {
             "steps": self.steps >= 1,
+            "clip.validate_on": self.clip.validate_on >= 1,
             "clip.held_out": 0 < self.clip.held_out < 1,
             "optim.lr": self.optim.lr > 0,
             "optim.ema": 0 <= self.optim.ema < 1,

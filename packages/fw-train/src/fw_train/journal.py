@@ -74,7 +74,9 @@ class Journal:
         self._row({"step": step, "split": split, **values})
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
-        line = f"step {step}/{self._steps} {split} " + " ".join(f"{k} {_short(v)}" for k, v in values.items())
+        line = f"step {step}/{self._steps} {split} " + " ".join(
+            f"{k} {_short(v)}" for k, v in values.items() if k.count("/") < 2
+        )
         if self._bar is not None and split == "train":
             self._bar.update(self._bar.task_ids[0], completed=step, note=f"loss {_short(values['loss'])}")
         else:

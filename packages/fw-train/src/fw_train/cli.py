@@ -1,0 +1,113 @@
+"""The `fw-train` command. Nothing heavy is imported before a command needs it."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fw_train.config import STAGES, ConfigError, Stage, TrainConfig
+
+USAGE = """\
+usage: fw-train COMMAND ...
+
+  fw-train base   CONFIG [--data DATASET --out RUN ...]    train the small video prior of the tiny preset
+  fw-train stage1 CONFIG [--data DATASET --init BASE ...]  train the geometry branch on the frozen video model
+  fw-train stage2 CONFIG [--data DATASET --init STAGE1 ...]  train camera control and the coupling of both branches
+  fw-train resume RUN [--steps N ...]                      go on with a run that was stopped or killed
+  fw-train export RUN [DIR]                                write the newest checkpoint's weights to RUN/export or DIR
+
+CONFIG is a recipe name (tiny) or a TOML file; flags override it: command line > file > recipe > default.
+`fw-train stage1 tiny --help` lists every flag with the value it would have. `--debug` shows tracebacks.
+
+Exit codes: 0 done, 1 failure, 2 wrong usage or input, 3 diverged (loss not finite), 130 or 143 stopped by a signal
+after saving.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `fw-train`; exits with the code that USAGE explains."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        code = _dispatch(words)
+    except (ValueError, RuntimeError, OSError) as error:
+        if debug:
+            raise
+        print(f"fw-train: {error}", file=sys.stderr)
+        code = _exit_code(error)
+    sys.stdout.flush()
+    raise SystemExit(code)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if words else 2
+    command, rest = words[0], words[1:]
+    for stage in STAGES:
+        if command == stage:
+            return _stage(stage, rest)
+    if command == "resume":
+        return _resume(rest)
+    if command == "export":
+        return _export(rest)
+    import difflib
+
+    nearest = difflib.get_close_matches(command, [*STAGES, "resume", "export"], n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "see `fw-train --help`"
+    raise ConfigError(f"there is no command {command!r}; {hint}")
+
+
+def _stage(stage: Stage, words: list[str]) -> int:
+    from fw_train.resolve import load, override
+
+    prog = f"fw-train {stage} CONFIG"
+    if words and words[0] in ("-h", "--help"):
+        override(TrainConfig(stage=stage), ["--help"], prog=prog)
+    if not words or words[0].startswith("-"):
+        raise ConfigError(f"{prog}: CONFIG comes first, a recipe name (tiny) or a TOML file")
+    config = override(load(words[0], stage), words[1:], prog=prog).check()
+    from fw_train.runs import train
+
+    return _report(train(config))
+
+
+def _resume(words: list[str]) -> int:
+    from fw_train.resolve import override
+
+    run = _folder("resume RUN", words)
+    from fw_train.runs import resume
+
+    return _report(resume(run, lambda config: override(config, words[1:], prog="fw-train resume RUN")))
+
+
+def _export(words: list[str]) -> int:
+    run = _folder("export RUN", words)
+    if len(words) > 2:
+        raise ConfigError(f"export takes RUN and at most one folder to write, not {' '.join(words[2:])}")
+    from fw_train.runs import export_run
+
+    print(f"result: {export_run(run, Path(words[1]) if len(words) == 2 else None)}")
+    return 0
+
+
+def _folder(usage: str, words: list[str]) -> Path:
+    if not words or words[0].startswith("-"):
+        raise ConfigError(f"usage: fw-train {usage}")
+    return Path(words[0])
+
+
+def _report(outcome: object) -> int:
+    from fw_train.runs import Outcome
+
+    assert isinstance(outcome, Outcome)
+    return 128 + outcome.result.signal if outcome.result.status == "interrupted" else os.EX_OK
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, ConfigError):
+        return 2
+    from fw_train.loop import TrainingDivergedError
+
+    return 3 if isinstance(error, TrainingDivergedError) else 1

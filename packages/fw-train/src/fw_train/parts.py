@@ -1,0 +1,186 @@
+"""What a run starts from and what it leaves: the model with its autoencoder and text encoder, as one folder.
+
+An export folder holds config.json and model.safetensors (fw_model.checkpoint), pipeline.json (which autoencoder and
+text encoder the model was trained with) and training.json (which stages made it).
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fw_model.autoencoder import BlockDCT, VideoAutoencoder, autoencoder_from_spec
+from fw_model.checkpoint import load_world, read_config, save_world
+from fw_model.config import WorldConfig, preset
+from fw_model.text import HashTextEncoder, TextEncoder, text_encoder_from_spec
+from fw_model.world import FantasyWorld
+from fw_train.config import ConfigError, Stage, TrainConfig
+
+HISTORY = "training.json"
+FOLLOWS: dict[Stage, tuple[Stage, ...]] = {
+    "base": ("base",),
+    "stage1": ("base", "stage1"),
+    "stage2": ("stage1", "stage2"),
+}
+"""What may come right before each stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """A model and its frozen companions."""
+
+    world: FantasyWorld
+    autoencoder: VideoAutoencoder
+    text_encoder: TextEncoder
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry per training so far: stage, steps, hash of its configuration; empty for weights from elsewhere."""
+
+    def encode(self, video: Float[Tensor, "b 3 F H W"]) -> tuple[Tensor, Tensor | None]:
+        """Latents of a video in [-1, 1], and the first-frame condition (the model's `y`; None if it takes none)."""
+        latents = self.autoencoder.encode(video)
+        channels = self.world.config.video.y_dim
+        if channels == 0:
+            return latents, None
+        first = self.autoencoder.encode(video[:, :, :1])
+        condition = torch.cat([first, first.new_zeros(latents[:, :, 1:].shape)], dim=2)
+        return latents, condition
+
+
+def world_config(model: str) -> WorldConfig:
+    """The WorldConfig of a preset name or a JSON file.
+
+    Raises:
+        ConfigError: neither, or a file that does not say a WorldConfig.
+    """
+    path = Path(model)
+    try:
+        if path.suffix == ".json":
+            return WorldConfig.from_json(path.read_text(encoding="utf-8"))
+        return preset(model)
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigError(f"model = {model!r} names no preset and no usable WorldConfig file: {error}") from None
+
+
+def check_start(config: TrainConfig) -> Path | None:
+    """The folder to load, or None to start from random weights (`base` only). Reads no weights.
+
+    Raises:
+        ConfigError: no `init` where one is needed, a folder of another preset, or of a stage that cannot come before.
+    """
+    wanted = world_config(config.model)
+    if wanted.video.clip_dim is not None:
+        raise ConfigError(f"model {wanted.name!r} reads CLIP image tokens, which fw-train does not prepare yet")
+    if config.init is None:
+        if config.stage == "base":
+            return None
+        before = " or ".join(f"`fw-train {stage}`" for stage in FOLLOWS[config.stage] if stage != config.stage)
+        raise ConfigError(f"{config.stage} needs --init: a run or export folder of {before}, or converted weights")
+    folder = _export_folder(config.init)
+    try:
+        stored = read_config(folder)
+    except ValueError as error:
+        raise ConfigError(f"init: {error}") from None
+    if stored != wanted:
+        raise ConfigError(
+            f"init {folder} is a checkpoint of model {stored.name!r}, and this run wants {wanted.name!r}"
+            + (" with other sizes" if stored.name == wanted.name else "")
+            + "; give the right init, or --model to match it"
+        )
+    history = _history(folder)
+    if history and history[-1]["stage"] not in FOLLOWS[config.stage]:
+        raise ConfigError(
+            f"init {folder} is the result of {history[-1]['stage']}, but {config.stage} continues "
+            + " or ".join(FOLLOWS[config.stage])
+        )
+    return folder
+
+
+def load_parts(config: TrainConfig) -> Parts:
+    """The model that a run starts from, in float32 on the CPU, with its autoencoder and text encoder.
+
+    Raises:
+        ConfigError: see `check_start`.
+    """
+    folder = check_start(config)
+    if folder is None:
+        wanted = world_config(config.model)
+        text = HashTextEncoder(text_len=wanted.video.text_len, text_dim=wanted.video.text_dim)
+        world = FantasyWorld(wanted, seed=config.seed)
+        return Parts(world=world, autoencoder=BlockDCT(), text_encoder=text)
+    autoencoder, text = load_companions(folder)
+    world = load_world(folder, dtype=torch.float32).train()
+    return Parts(world=world, autoencoder=autoencoder, text_encoder=text, history=_history(folder))
+
+
+def export(parts: Parts, folder: Path, *, trained: Mapping[str, Tensor], entry: Mapping[str, Any]) -> Path:
+    """Write a folder that generation and the next stage load; replaces an older one whole.
+
+    Args:
+        parts: the model (its trained parameters are set to `trained`) and its companions.
+        folder: where to.
+        trained: parameter name -> value to export.
+        entry: what to add to the history.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
+    with torch.no_grad():
+        for name, value in trained.items():
+            parts.world.get_parameter(name).copy_(value)
+    save_bundle(parts, partial)
+    history = {"format": 1, "stages": [*parts.history, dict(entry)]}
+    (partial / HISTORY).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def save_bundle(parts: Parts, folder: Path) -> None:
+    """Write config.json, model.safetensors and pipeline.json."""
+    save_world(parts.world, folder)
+    spec = {"autoencoder": parts.autoencoder.save(folder), "text_encoder": parts.text_encoder.spec()}
+    (folder / "pipeline.json").write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
+
+
+def load_companions(folder: Path) -> tuple[VideoAutoencoder, TextEncoder]:
+    """Autoencoder and text encoder that pipeline.json names."""
+    spec = json.loads((folder / "pipeline.json").read_text(encoding="utf-8"))
+    return (
+        autoencoder_from_spec(spec["autoencoder"], folder),
+        text_encoder_from_spec(spec["text_encoder"], folder),
+    )
+
+
+def fingerprint(world: FantasyWorld, *, trained: bool) -> str:
+    """Hash of the names and values of the trained, or of the frozen, parameters."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(world.named_parameters()):
+        if parameter.requires_grad == trained:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _export_folder(init: Path) -> Path:
+    """An export folder: the one given, or the one inside a run folder."""
+    if (init / "checkpoints").is_dir():
+        if (init / "export").is_dir():
+            return init / "export"
+        raise ConfigError(f"init {init} is a run without an export: finish it, or run `fw-train export {init}`")
+    if not init.is_dir():
+        raise ConfigError(f"init {init} does not exist; give a run or export folder")
+    return init
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    path = folder / HISTORY
+    return json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []

@@ -1,0 +1,171 @@
+"""The three trainings: which parameters each trains, and what its loss is.
+
+base    the video branch alone, as a small prior (flow matching; no camera, no geometry)
+stage1  the geometry branch on features of the frozen preconditioning blocks (geometry losses only)
+stage2  cross-attention between the branches, camera adapters and encoder (flow and geometry losses)
+
+Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frames, H W pixels.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fw_model.flow import TRAIN_STEPS, add_noise, flow_target
+from fw_model.losses import WorldLossConfig, flow_matching_loss, geometry_loss
+from fw_model.scene import GeometryTargets
+from fw_model.world import FantasyWorld, GeometryOutput
+from fw_train.config import LossConfig, Stage
+
+TRAINED: dict[Stage, frozenset[str]] = {
+    "base": frozenset({"video"}),
+    "stage1": frozenset({"geometry"}),
+    "stage2": frozenset({"coupling"}),
+}
+"""Parameter groups (see FantasyWorld.parameter_group) that each stage trains; the rest of the model is frozen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Inputs and labels of some samples at drawn noise levels."""
+
+    clean: Float[Tensor, "b c f y x"]
+    """Latents without noise."""
+    noise: Float[Tensor, "b c f y x"]
+    """Standard normal noise."""
+    sigma: Float[Tensor, " b"]
+    """Noise level, 0 to 1."""
+    weight: Float[Tensor, " b"]
+    """Weight of each sample's flow loss."""
+    context: Float[Tensor, "b t d"]
+    """Text embeddings."""
+    y: Float[Tensor, "b cy f y x"] | None
+    """First-frame condition."""
+    plucker: Float[Tensor, "b F H W 6"]
+    """Camera rays in units of the scene."""
+    targets: GeometryTargets
+    """Depth, points and poses in units of the scene."""
+    couple: bool = True
+    """Whether the branches see each other (bicross dropout)."""
+
+
+Loss = Callable[[FantasyWorld, Batch, LossConfig], Mapping[str, Tensor]]
+
+
+def choose_parameters(world: FantasyWorld, stage: Stage, *, unfreeze_geometry: bool = False) -> list[str]:
+    """Freeze everything but what the stage trains; returns the table of what trains, line by line.
+
+    Raises:
+        AssertionError: a parameter ended up on the wrong side (a bug in the model's grouping).
+    """
+    trained = TRAINED[stage] | ({"geometry"} if unfreeze_geometry else set())
+    for name, parameter in world.named_parameters():
+        parameter.requires_grad_(world.parameter_group(name) in trained)
+    groups = {
+        "video": list(world.video_parameters()),
+        "geometry": list(world.geometry_parameters()),
+        "coupling": list(world.coupling_parameters()),
+    }
+    grouped = [id(p) for members in groups.values() for p in members]
+    assert sorted(grouped) == sorted(id(p) for p in world.parameters()), "a parameter is in no group, or in two"
+    for group, members in groups.items():
+        assert all(p.requires_grad == (group in trained) for p in members), f"{group} is partly frozen"
+    return _table(world, trained)
+
+
+def base_loss(world: FantasyWorld, batch: Batch, _: LossConfig) -> Mapping[str, Tensor]:
+    """Flow matching of the plain video model; the geometry branch is not executed."""
+    out = world(
+        add_noise(batch.clean, batch.noise, batch.sigma),
+        batch.sigma * TRAIN_STEPS,
+        context=batch.context,
+        y=batch.y,
+        predict_geometry=False,
+        couple=False,
+    )
+    flow = flow_matching_loss(out.velocity, flow_target(batch.clean, batch.noise), batch.weight)
+    return {"loss": flow, "loss/flow": flow}
+
+
+def stage1_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mapping[str, Tensor]:
+    """L_geo of the geometry branch alone; the video blocks after the preconditioning ones are not executed."""
+    noisy = add_noise(batch.clean, batch.noise, batch.sigma)
+    geometry = world.forward_geometry(noisy, batch.sigma * TRAIN_STEPS, context=batch.context, y=batch.y)
+    terms = _geometry_terms(geometry, batch.targets, config)
+    return {"loss": terms["loss/geometry"], **terms}
+
+
+def stage2_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mapping[str, Tensor]:
+    """L_flow + lambda L_geo of the whole model; lambda = 0 leaves the heads out."""
+    out = world(
+        add_noise(batch.clean, batch.noise, batch.sigma),
+        batch.sigma * TRAIN_STEPS,
+        context=batch.context,
+        y=batch.y,
+        plucker=batch.plucker,
+        predict_geometry=config.geometry > 0,
+        couple=batch.couple,
+    )
+    flow = flow_matching_loss(out.velocity, flow_target(batch.clean, batch.noise), batch.weight)
+    if out.geometry is None:
+        return {"loss": flow, "loss/flow": flow}
+    terms = _geometry_terms(out.geometry, batch.targets, config)
+    weighted = config.geometry * terms["loss/geometry"]
+    balance = weighted.detach() / flow.detach().clamp_min(1e-12)
+    return {"loss": flow + weighted, "loss/flow": flow, **terms, "balance/geometry_over_flow": balance}
+
+
+LOSSES: dict[Stage, Loss] = {"base": base_loss, "stage1": stage1_loss, "stage2": stage2_loss}
+"""The loss of each stage."""
+
+
+def _geometry_terms(geometry: GeometryOutput, targets: GeometryTargets, config: LossConfig) -> dict[str, Tensor]:
+    """L_geo and its parts; every sample counts the same, whatever its number of valid pixels."""
+    weights = WorldLossConfig(depth=config.depth, points=config.points, camera=config.camera)
+    losses = [geometry_loss(_one(geometry, i), _one_target(targets, i), weights) for i in range(targets.depth.shape[0])]
+    terms = {"loss/geometry": torch.stack([loss.total for loss in losses]).mean()}
+    for name in losses[0].parts:
+        terms[f"loss/{name}"] = torch.stack([loss.parts[name] for loss in losses]).mean()
+    return terms
+
+
+def _one(geometry: GeometryOutput, i: int) -> GeometryOutput:
+    at = slice(i, i + 1)
+    return GeometryOutput(
+        depth=geometry.depth[at].float(),
+        depth_confidence=geometry.depth_confidence[at].float(),
+        points=geometry.points[at].float(),
+        points_confidence=geometry.points_confidence[at].float(),
+        pose_encodings=[encoding[at].float() for encoding in geometry.pose_encodings],
+    )
+
+
+def _one_target(targets: GeometryTargets, i: int) -> GeometryTargets:
+    at = slice(i, i + 1)
+    return GeometryTargets(
+        depth=targets.depth[at],
+        points=targets.points[at],
+        pose_encoding=targets.pose_encoding[at],
+        mask=targets.mask[at],
+        weight=None if targets.weight is None else targets.weight[at],
+    )
+
+
+def _table(world: FantasyWorld, trained: frozenset[str]) -> list[str]:
+    """One line per part of the model: group, parameters, trained or frozen."""
+    sizes: dict[tuple[str, str], int] = {}
+    for name, parameter in world.named_parameters():
+        part = ".".join([piece for piece in name.split(".") if not piece.isdigit()][:2])
+        if ".camera_adapter." in name:
+            part = part.split(".")[0] + ".camera_adapter"
+        key = (world.parameter_group(name), part)
+        sizes[key] = sizes.get(key, 0) + parameter.numel()
+    rows = [(part, group, f"{n:,}", "trained" if group in trained else "frozen") for (group, part), n in sizes.items()]
+    total = sum(n for (group, _), n in sizes.items() if group in trained)
+    rows.sort(key=lambda row: (row[3] == "frozen", row[1], row[0]))
+    wide = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [f"  {part:<{wide[0]}}  {group:<{wide[1]}}  {n:>{wide[2]}}  {state}" for part, group, n, state in rows]
+    return [*lines, f"  {total:,} of {sum(sizes.values()):,} parameters are trained"]

@@ -1,0 +1,190 @@
+"""The world model as a `Task` of the loop: draws become batches, batches become a stage's loss.
+
+Everything random about a sample (noise, noise level, what is dropped) is a function of (seed, step, slot); its window
+is one of (seed, epoch, clip).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fw_data.dataset import ClipDataset
+from fw_data.schema import ClipRecord
+from fw_geometry import plucker_rays, plucker_rays_double_scaled
+from fw_model.flow import TimestepSampler, counter_noise, counter_uniform
+from fw_model.scene import geometry_targets
+from fw_train.clips import Sample, SampleSource, Split
+from fw_train.config import TrainConfig
+from fw_train.parts import Parts, fingerprint
+from fw_train.sampler import Draw, window_start
+from fw_train.stages import LOSSES, Batch
+
+_VALIDATION_SEED = 20_240_229
+"""Held-out noise never depends on the run's seed, so validation losses compare between runs."""
+
+
+class WorldTask:
+    """One stage of training a FantasyWorld on a dataset.
+
+    Args:
+        config: the run.
+        parts: the model and its frozen companions; which parameters train is decided already.
+        dataset: where clips come from.
+        split: which of its clips train and which are held out.
+        device: where to compute.
+    """
+
+    def __init__(
+        self, config: TrainConfig, parts: Parts, dataset: ClipDataset, split: Split, device: torch.device
+    ) -> None:
+        self.config, self.parts, self.split, self.device = config, parts, split, device
+        self.world = parts.world.to(device)
+        self.world.set_checkpointing(config.compute.activation_checkpointing)
+        self.samples = SampleSource(dataset, config.clip, self._encode)
+        self._texts: dict[str, Tensor] = {}
+        noise = config.noise
+        self._times = TimestepSampler(scheme=noise.scheme, shift=noise.shift, weighting=noise.weighting)
+        self._loss = LOSSES[config.stage]
+        self.identity: Mapping[str, str] = {
+            "configuration": config.digest(),
+            "model": hashlib.sha256(self.world.config.to_json().encode()).hexdigest(),
+            "dataset": split.digest(),
+            "frozen weights": fingerprint(self.world, trained=False),
+        }
+
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        return self.world
+
+    @property
+    def clips(self) -> int:
+        """Training clips."""
+        return len(self.split.train)
+
+    def loss(self, step: int, draws: Sequence[Draw]) -> Mapping[str, Tensor]:
+        """The stage's loss and its terms, averaged over the draws."""
+        seed, slots, drop = self.config.seed, [draw.slot for draw in draws], self.config.dropout
+        records = [self.split.train[draw.clip] for draw in draws]
+        starts = [self._start(record, draw.epoch) for record, draw in zip(records, draws, strict=True)]
+
+        def dropped(chance: float, what: str) -> list[bool]:
+            return [counter_uniform(seed, step, slot, what) < chance for slot in slots]
+
+        silent = dropped(drop.text, "text")
+        captions = ["" if quiet else record.caption for record, quiet in zip(records, silent, strict=True)]
+        times = self._times.draw(seed, step, slots)
+        batch = self._batch(
+            [self.samples.load(record.id, start) for record, start in zip(records, starts, strict=True)],
+            captions,
+            seed=seed,
+            step=step,
+            slots=slots,
+            sigma=times.sigma,
+            weight=times.weight,
+            without_image=dropped(drop.image, "image"),
+            without_camera=dropped(drop.camera, "camera"),
+            couple=counter_uniform(seed, step, 0, "bicross") >= drop.bicross,
+        )
+        return self._evaluate(batch)
+
+    def validate(self) -> Mapping[str, float]:
+        """Mean loss and terms over held-out clips at the fixed noise levels, and the loss at each level."""
+        config = self.config
+        records = self.split.held_out[: config.clip.validate_on]
+        size = max(1, config.batch // config.accumulate)
+        sums: dict[str, float] = {}
+        levels = config.noise.validation
+        for level, sigma in enumerate(levels):
+            for first in range(0, len(records), size):
+                part = records[first : first + size]
+                batch = self._batch(
+                    [self.samples.load(r.id, (r.num_frames - config.clip.frames) // 2) for r in part],
+                    [r.caption for r in part],
+                    seed=_VALIDATION_SEED,
+                    step=level,
+                    slots=range(first, first + len(part)),
+                    sigma=torch.full((len(part),), sigma),
+                    weight=torch.ones(len(part)),
+                )
+                terms = {name: float(value) * len(part) for name, value in self._evaluate(batch).items()}
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0.0) + value / (len(records) * len(levels))
+                sums[f"loss@{sigma:g}"] = sums.get(f"loss@{sigma:g}", 0.0) + terms["loss"] / len(records)
+        return sums
+
+    def describe(self, draw: Draw) -> str:
+        """Id, source and first frame of a draw's window."""
+        record = self.split.train[draw.clip]
+        return f"{record.id} ({record.source}, frame {record.start_frame + self._start(record, draw.epoch)})"
+
+    def _start(self, record: ClipRecord, epoch: int) -> int:
+        spare = record.num_frames - self.config.clip.frames
+        return window_start(self.config.seed, epoch, record.id, spare) if self.config.clip.random_start else 0
+
+    def _evaluate(self, batch: Batch) -> Mapping[str, Tensor]:
+        half = self.config.compute.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return self._loss(self.world, batch, self.config.loss)
+
+    def _batch(
+        self,
+        samples: Sequence[Sample],
+        captions: Sequence[str],
+        *,
+        seed: int,
+        step: int,
+        slots: Sequence[int],
+        sigma: Tensor,
+        weight: Tensor,
+        without_image: Sequence[bool] = (),
+        without_camera: Sequence[bool] = (),
+        couple: bool = True,
+    ) -> Batch:
+        device = self.device
+        clean = torch.stack([sample.latents for sample in samples]).to(device)
+        noise = torch.stack([counter_noise(seed, step, slot, clean.shape[1:], device=device) for slot in slots])
+        conditions = [sample.condition for sample in samples if sample.condition is not None]
+        y = torch.stack(conditions).to(device) if conditions else None
+        K = torch.stack([sample.K for sample in samples]).to(device)
+        targets, scene = geometry_targets(
+            torch.stack([sample.depth for sample in samples]).to(device),
+            K,
+            torch.stack([sample.pose_c2w for sample in samples]).to(device),
+            weight=torch.stack([sample.confidence for sample in samples]).to(device),
+            first_frame_only=self.config.clip.scale_by_first_frame,
+        )
+        double = self.world.config.compat.plucker == "double_scaled"
+        rays = plucker_rays_double_scaled if double else plucker_rays
+        plucker = rays(K, scene.pose_c2w, *targets.depth.shape[-2:])
+        return Batch(
+            clean=clean,
+            noise=noise,
+            sigma=sigma.to(device),
+            weight=weight.to(device),
+            context=torch.stack([self._text(caption) for caption in captions]),
+            y=None if y is None else _zero(y, without_image),
+            plucker=_zero(plucker, without_camera),
+            targets=targets,
+            couple=couple,
+        )
+
+    def _encode(self, video: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Latents and first-frame condition, on the CPU."""
+        latents, condition = self.parts.encode(video.to(self.device))
+        return latents.cpu(), None if condition is None else condition.cpu()
+
+    def _text(self, caption: str) -> Tensor:
+        if caption not in self._texts:
+            self._texts[caption] = self.parts.text_encoder.encode([caption])[0].to(self.device)
+        return self._texts[caption]
+
+
+def _zero(values: Tensor, which: Sequence[bool]) -> Tensor:
+    """The same with some samples of the batch set to zero."""
+    if not any(which):
+        return values
+    keep = torch.tensor([not gone for gone in which], dtype=values.dtype, device=values.device)
+    return values * keep.view(-1, *([1] * (values.ndim - 1)))
