@@ -63,22 +63,24 @@ def world(micro, make_world) -> FantasyWorld:
 def make_inputs():
     """(latents, timestep, keyword inputs) for a config."""
 
-    def make(config: WorldConfig, batch: int = 1) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    def make(
+        config: WorldConfig, batch: int = 1, frames: int = LATENT[0]
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         g = torch.Generator().manual_seed(11)
 
         def rand(*shape: int) -> torch.Tensor:
             return torch.randn(*shape, generator=g)
 
         v = config.video
-        frames, scale = 4 * (LATENT[0] - 1) + 1, config.camera.downscale if config.camera else 8
+        grid, scale = (frames, *LATENT[1:]), config.camera.downscale if config.camera else 8
         inputs = {"context": rand(batch, v.text_len, v.text_dim)}
-        latents, timestep = rand(batch, 16, *LATENT), 1000 * torch.rand(batch, generator=g)
+        latents, timestep = rand(batch, 16, *grid), 1000 * torch.rand(batch, generator=g)
         if v.y_dim:
-            inputs["y"] = rand(batch, v.y_dim, *LATENT)
+            inputs["y"] = rand(batch, v.y_dim, *grid)
         if v.clip_dim:
             inputs["clip_feature"] = rand(batch, v.clip_len, v.clip_dim)
         if config.camera or v.control_dim:
-            inputs["plucker"] = rand(batch, frames, scale * LATENT[1], scale * LATENT[2], 6)
+            inputs["plucker"] = rand(batch, 4 * frames - 3, scale * grid[1], scale * grid[2], 6)
         return latents, timestep, inputs
 
     return make

@@ -5,6 +5,7 @@ Axes: b batch, q query tokens, k key tokens, h heads, d head width.
 
 import importlib.util
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 Backend = Literal["auto", "sdpa", "flash2", "flash3", "xformers"]
 
-_MODULES = {"sdpa": "torch", "flash2": "flash_attn", "flash3": "flash_attn_interface", "xformers": "xformers"}
+_PACKAGES = {"sdpa": "torch", "flash2": "flash_attn", "flash3": "flash_attn_interface", "xformers": "xformers"}
 _MAX_FLASH_HEAD = 256
 
 
@@ -34,7 +35,7 @@ def attention(
     `auto` takes flash-attention 3, then 2, for half-precision tensors on a GPU where they are installed, and torch's
     own attention otherwise. A backend asked for by name is used or refused with ValueError; it never falls back.
     """
-    name = _choose(q) if backend == "auto" else backend
+    name = choose_backend(q.device, q.dtype, q.shape[-1]) if backend == "auto" else backend
     if name == "sdpa":
         return _sdpa(q, k, v)
     if backend != "auto":
@@ -43,9 +44,19 @@ def attention(
     return _KERNELS[name]()(q, k, v)
 
 
+def choose_backend(device: torch.device, dtype: torch.dtype, width: int) -> str:
+    """What `auto` means for tensors like these; `width` is that of a head."""
+    if device.type != "cuda" or not _fits_flash(dtype, width):
+        return "sdpa"
+    installed = available_backends()
+    if "flash3" in installed and torch.cuda.get_device_capability(device)[0] == 9:
+        return "flash3"
+    return "flash2" if "flash2" in installed else "sdpa"
+
+
 def available_backends() -> list[str]:
     """The backends whose packages are installed, `sdpa` first."""
-    return [name for name, module in _MODULES.items() if importlib.util.find_spec(module) is not None]
+    return list(_installed())
 
 
 def check_backend(backend: str) -> None:
@@ -54,27 +65,23 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"Unknown attention backend {backend!r}; choose from {', '.join(get_args(Backend))}.")
     if backend != "auto" and backend not in available_backends():
         raise ValueError(
-            f"Attention backend {backend!r} needs the package {_MODULES[backend]!r}, which is not installed. "
+            f"Attention backend {backend!r} needs the package {_PACKAGES[backend]!r}, which is not installed. "
             f"Available here: {', '.join(available_backends())}."
         )
 
 
-def _choose(q: Tensor) -> str:
-    if q.device.type != "cuda" or not _fits_flash(q):
-        return "sdpa"
-    installed = available_backends()
-    if "flash3" in installed and torch.cuda.get_device_capability(q.device)[0] == 9:
-        return "flash3"
-    return "flash2" if "flash2" in installed else "sdpa"
+@lru_cache(maxsize=1)
+def _installed() -> tuple[str, ...]:
+    return tuple(name for name, package in _PACKAGES.items() if importlib.util.find_spec(package) is not None)
 
 
-def _fits_flash(q: Tensor) -> bool:
-    return q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] <= _MAX_FLASH_HEAD and q.shape[-1] % 8 == 0
+def _fits_flash(dtype: torch.dtype, width: int) -> bool:
+    return dtype in (torch.float16, torch.bfloat16) and width <= _MAX_FLASH_HEAD and width % 8 == 0
 
 
 def _check_tensor(name: str, q: Tensor) -> None:
     half_only = name in ("flash2", "flash3")
-    if q.device.type != "cuda" or (half_only and not _fits_flash(q)):
+    if q.device.type != "cuda" or (half_only and not _fits_flash(q.dtype, q.shape[-1])):
         raise ValueError(
             f"Attention backend {name!r} runs on a GPU"
             + (", in float16 or bfloat16, with a head width divisible by 8 and at most 256" if half_only else "")
