@@ -14,6 +14,7 @@ _COMMANDS = {
     "annotate": ("fw_data.annotate", "AnnotateOptions", "raw videos in, dataset out"),
     "validate": ("fw_data.validate", "ValidateOptions", "check every file and number of a dataset"),
     "inspect": ("fw_data.report", "InspectOptions", "contact sheets and a page to look at"),
+    "compare": ("fw_data.accuracy", "CompareOptions", "an annotated toy dataset against its exact truth"),
     "stats": ("fw_data.stats", "StatsOptions", "counts and figures of a dataset"),
     "toy": ("fw_data.toy.cli", "ToyOptions", "synthetic videos with exact depth and cameras"),
 }
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = tyro.cli(getattr(module, class_name), args=arguments[1:], prog=f"fw-data {command}")
     try:
         return module.run(options) or 0
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         if os.environ.get("FW_DEBUG") == "1":
             raise
         print(f"error: {error}", file=sys.stderr)
