@@ -81,10 +81,11 @@ def test_what_cannot_be_parsed_is_exit_2(arguments, capsys):
     capsys.readouterr()
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize("arguments", [["--help"], ["annotate", "--help"], ["inspect", "--help"]])
+def test_help_loads_nothing_heavy(arguments):
     code = (
         "import sys; from fw_data.cli import main\n"
-        "try: main(['--help'])\n"
+        f"try: main({arguments})\n"
         "except SystemExit: pass\n"
         "print([m for m in ('torch', 'numpy', 'cv2', 'av', 'pyarrow') if m in sys.modules])"
     )

@@ -9,9 +9,10 @@ import pytest
 from fw_data import ClipDataset
 from fw_data.clipfiles import Cameras, Clip, pack_cameras, pack_clip
 from fw_data.manifest import write_manifest
+from fw_data.options import ValidateOptions
 from fw_data.schema import DatasetCard
 from fw_data.shards import ShardWriter, describe
-from fw_data.validate import ValidateOptions, check_clip, check_structure, run
+from fw_data.validate import check_clip, check_structure, run
 
 
 @pytest.fixture

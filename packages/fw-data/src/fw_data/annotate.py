@@ -1,4 +1,4 @@
-"""The `annotate` command: options, and the exit code.
+"""The `annotate` command: from its options to the pipeline, and the exit code.
 
 0: the dataset holds clips and no error of ours happened. 1: nothing could be annotated, or something failed.
 """
@@ -7,67 +7,29 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
-from tyro.conf import Positional
-
+from fw_data.backends import OracleSpec, SfmSpec
 from fw_data.config import AnnotateConfig, BackendSpec
+from fw_data.engine.local import LocalEngine
 from fw_data.filters import FilterConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnnotateOptions:
-    """Turn a folder of raw videos into a dataset with depth, confidence and cameras of every frame.
-
-    Run it again to go on after an interruption or to add videos: only what is missing is done. A caption may stand in
-    NAME.txt beside NAME.mp4. Every video and clip that is left out is listed with its reason in refusals.jsonl.
-    """
-
-    raw: Positional[Path]
-    """Folder of the videos; subfolders count."""
-    out: Positional[Path]
-    """Folder of the dataset; made if missing."""
-    geometry: Literal["sfm", "oracle"] = "sfm"
-    """sfm: structure from motion, from the video alone. oracle: truth files (synthetic video, tests)."""
-    truth: Path | None = None
-    """oracle: folder that mirrors RAW with NAME.npz for each NAME.mp4, as `fw-data toy` writes it."""
-    oracle_noise: float = 0.0
-    """oracle: relative depth error to add, e.g. 0.02."""
-    size: str = "auto"
-    """Stored size. auto: the source's aspect, long side at most 640. source: as it is. Or HxW such as 336x592. All are
-    cropped to multiples of 16."""
-    frames: int = 81
-    """Longest clip, in frames; longer shots give several clips."""
-    min_frames: int = 5
-    """Shortest clip, in frames; what is shorter is listed as filtered."""
-    crf: int = 14
-    """H.264 quality of the stored video: 0 lossless, 18 good, 28 poor."""
-    filters: FilterConfig = field(default_factory=FilterConfig)
-    """Limits of the cheap filters."""
-    workers: int | None = None
-    """Worker processes. Default: 1 for sfm, whose libraries use all cores already; one per core for oracle. 0 works
-    in this process, for debugging."""
-    retry_failed: bool = False
-    """Try again what an earlier run refused or failed on."""
-    shard_mb: int = 256
-    """A shard is closed when it reaches this size."""
+from fw_data.options import AnnotateOptions
+from fw_data.pipeline import annotate
+from fw_data.progress import print_summary, reporter_for, stdout_console
 
 
 def run(options: AnnotateOptions) -> int:
     """Annotate; returns the exit code."""
-    from fw_data.engine.local import LocalEngine
-    from fw_data.pipeline import annotate
-    from fw_data.progress import print_summary, reporter_for, stdout_console
-
     spec = _backend_spec(options)
     config = AnnotateConfig(
         size=options.size,
         max_frames=options.frames,
         min_frames=options.min_frames,
         crf=options.crf,
-        filters=options.filters,
+        filters=FilterConfig(
+            min_brightness=options.min_brightness,
+            min_contrast=options.min_contrast,
+            min_motion_px=options.min_motion,
+        ),
     )
     default_workers = 1 if options.geometry == "sfm" else os.cpu_count() or 1
     workers = default_workers if options.workers is None else options.workers
@@ -97,8 +59,6 @@ def run(options: AnnotateOptions) -> int:
 
 
 def _backend_spec(options: AnnotateOptions) -> BackendSpec:
-    from fw_data.backends import OracleSpec, SfmSpec
-
     if options.geometry == "oracle":
         if options.truth is None:
             raise ValueError("--geometry oracle needs --truth, the folder of the .npz files")

@@ -10,20 +10,21 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+_OPTIONS = "fw_data.options"
 _COMMANDS = {
-    "annotate": ("fw_data.annotate", "AnnotateOptions", "raw videos in, dataset out"),
-    "validate": ("fw_data.validate", "ValidateOptions", "check every file and number of a dataset"),
-    "inspect": ("fw_data.report", "InspectOptions", "contact sheets and a page to look at"),
-    "compare": ("fw_data.accuracy", "CompareOptions", "an annotated toy dataset against its exact truth"),
-    "stats": ("fw_data.stats", "StatsOptions", "counts and figures of a dataset"),
-    "toy": ("fw_data.toy.cli", "ToyOptions", "synthetic videos with exact depth and cameras"),
+    "annotate": (_OPTIONS, "AnnotateOptions", "fw_data.annotate", "raw videos in, dataset out"),
+    "validate": (_OPTIONS, "ValidateOptions", "fw_data.validate", "check every file and number of a dataset"),
+    "inspect": (_OPTIONS, "InspectOptions", "fw_data.report", "contact sheets and a page to look at"),
+    "compare": ("fw_data.accuracy", "CompareOptions", "fw_data.accuracy", "an annotated toy dataset against its truth"),
+    "stats": (_OPTIONS, "StatsOptions", "fw_data.stats", "counts and figures of a dataset"),
+    "toy": ("fw_data.toy.cli", "ToyOptions", "fw_data.toy.cli", "synthetic videos with exact depth and cameras"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    lines = "\n".join(f"  {name:10} {text}" for name, (_, _, text) in _COMMANDS.items())
+    lines = "\n".join(f"  {name:10} {text}" for name, (*_, text) in _COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="fw-data",
         usage="fw-data COMMAND ...",
@@ -36,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import tyro
 
-    module_name, class_name, _ = _COMMANDS[command]
-    module = import_module(module_name)
-    options = tyro.cli(getattr(module, class_name), args=arguments[1:], prog=f"fw-data {command}")
+    options_module, class_name, run_module, _ = _COMMANDS[command]
+    options_class = getattr(import_module(options_module), class_name)
+    options = tyro.cli(options_class, args=arguments[1:], prog=f"fw-data {command}")
     try:
-        return module.run(options) or 0
+        return import_module(run_module).run(options) or 0
     except (ValueError, FileNotFoundError) as error:
         if os.environ.get("FW_DEBUG") == "1":
             raise

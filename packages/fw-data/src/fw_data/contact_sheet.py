@@ -142,7 +142,7 @@ def _plan(sheet: Image.Image, clip: Clip, corner: tuple[int, int], side: int) ->
         _frustum(draw, clip, int(frame), pixel, extent)
     draw.ellipse([track[0][0] - 4, track[0][1] - 4, track[0][0] + 4, track[0][1] + 4], fill=_ACCENT)
     _scale_bar(draw, side, extent, unit_name(clip.units))
-    _note(draw, (8, 6), "from above (dot = first frame)")
+    _note(draw, (8.0, 6.0), "from above (dot = first frame)")
     sheet.paste(panel, corner)
 
 

@@ -82,6 +82,7 @@ def annotate(
             reporter.say(f"{name} is gone; its clips are annotated again")
         surveys = _survey_all(raw, videos, work, config, config_hash, engine, reporter, retry_failed)
         plans, refusals = _merge(surveys)
+        _say_stale(plans, set(videos), closed, reporter)
         summary = RunSummary(videos=len(videos))
         packer = Packer(work=work, order=[plan.id for plan in plans], shard_bytes=shard_bytes, closed=closed)
         task = AnnotateTask(raw=raw.resolve(), config=config, config_hash=config_hash, spec=spec)
@@ -216,6 +217,13 @@ def _annotate_all(
             packer.end(plan.id, kept=refusal is None)
             phase.step(f"{label(plan)}: {refusal.code if refusal else 'kept'}")
     summary.seconds = dict(seconds)
+
+
+def _say_stale(plans: list[ClipPlan], videos: set[str], closed: list[ClosedShard], reporter: Reporter) -> None:
+    planned = {plan.id for plan in plans}
+    stale = {r.source for shard in closed for r in shard.records if r.source in videos and r.id not in planned}
+    for source in sorted(stale):
+        reporter.say(f"{source} has changed since it was annotated; its earlier clips stay in the dataset")
 
 
 def label(plan: ClipPlan) -> str:

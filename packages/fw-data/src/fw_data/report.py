@@ -4,30 +4,17 @@ import base64
 import html
 import io
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tyro.conf import Positional
 
 from fw_data.dataset import ClipDataset
+from fw_data.options import InspectOptions
 from fw_data.schema import ClipRecord, DatasetCard, Refusal
 from fw_data.stats import dataset_stats
 from fw_data.workdir import CARD_NAME, REFUSALS_NAME
 
 _FIGURES = ("clips", "frames", "seconds", "megabytes", "sources")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectOptions:
-    """Write contact sheets (RGB, depth, confidence, camera path from above) and an index.html that shows them."""
-
-    dataset: Positional[Path]
-    """Folder that `fw-data annotate` wrote."""
-    out: Path | None = None
-    """Where to write; DATASET/inspect by default."""
-    clips: int = 12
-    """Clips to show, spread evenly over the dataset."""
 
 
 def run(options: InspectOptions) -> int:

@@ -1,24 +1,12 @@
 """The `stats` command: what a dataset holds, in numbers."""
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from tyro.conf import Positional
 
 from fw_data.manifest import MANIFEST_NAME, read_manifest
+from fw_data.options import StatsOptions
 from fw_data.schema import ClipRecord
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatsOptions:
-    """Counts and figures of a dataset, from its manifest alone."""
-
-    dataset: Positional[Path]
-    """Folder that `fw-data annotate` wrote."""
-    json: bool = False
-    """Print JSON instead of a table."""
 
 
 def run(options: StatsOptions) -> int:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
-from tyro.conf import Positional
 
 from fw_data import depth_codec
 from fw_data.clipfiles import Cameras, unpack_cameras
 from fw_data.dataset import ClipDataset
 from fw_data.errors import DataError
+from fw_data.options import ValidateOptions
 from fw_data.schema import MEMBER_SUFFIXES, ClipRecord, DatasetCard
 from fw_data.shards import describe, read_member, scan
 from fw_data.workdir import CARD_NAME
@@ -27,16 +27,6 @@ MAX_REPROJECTION_ERROR = 0.25
 SCORE_TOLERANCE, SCORE_TOLERANCE_RELATIVE = 0.002, 0.1
 """How far a re-derived reprojection error may lie from the one in the manifest (storage rounds depth to 11 bits)."""
 _SHOWN = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidateOptions:
-    """Check every file and every number of a dataset. Exit code 0: sound; 1: problems, which are listed."""
-
-    dataset: Positional[Path]
-    """Folder that `fw-data annotate` wrote."""
-    quick: bool = False
-    """Only structure and checksums: no decoding."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,8 @@ def read_frames(
                 packet = next(packets, None)
                 if packet is None:
                     return
+                if packet.size == 0 and packet.pts is not None:
+                    continue  # "the last picture again", as Theora writes it; decoding it would end the stream
                 pictures = packet.decode()
             except av.FFmpegError:
                 errors += 1

@@ -1,0 +1,87 @@
+"""The options of every command, apart from the code they start, so that `--help` answers at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+RawDir = Annotated[Path, arg(metavar="RAW_DIR")]
+OutDir = Annotated[Path, arg(metavar="OUT_DIR")]
+DatasetDir = Annotated[Path, arg(metavar="DATASET")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateOptions:
+    """Turn a folder of raw videos into a dataset with depth, confidence and cameras of every frame.
+
+    Run it again to go on after an interruption or to add videos: only what is missing is done. A caption may stand in
+    NAME.txt beside NAME.mp4. Every video and clip that is left out is listed with its reason in refusals.jsonl.
+    Exit code 0: the dataset holds clips; 1: nothing could be annotated, or an error of ours happened; 2: wrong use.
+    """
+
+    raw: Positional[RawDir]
+    """Folder of the videos; subfolders count."""
+    out: Positional[OutDir]
+    """Folder of the dataset; made if missing."""
+    geometry: Literal["sfm", "oracle"] = "sfm"
+    """sfm: structure from motion, from the video alone. oracle: truth files (synthetic video, tests)."""
+    truth: Path | None = None
+    """oracle: folder that mirrors RAW_DIR with NAME.npz for each NAME.mp4, as `fw-data toy` writes it."""
+    oracle_noise: float = 0.0
+    """oracle: relative depth error to add, e.g. 0.02."""
+    size: str = "auto"
+    """Stored size. auto: the source's aspect, long side at most 640. source: as it is. Or HxW such as 336x592. All are
+    cropped to multiples of 16."""
+    frames: int = 81
+    """Longest clip, in frames; longer shots give several clips."""
+    min_frames: int = 5
+    """Shortest clip, in frames; what is shorter is listed as filtered."""
+    crf: int = 14
+    """H.264 quality of the stored video: 0 lossless, 18 good, 28 poor."""
+    min_brightness: float = 16.0
+    """Filter: mean luma (0 to 255) below which a clip is too dark. 0 switches it off."""
+    min_contrast: float = 4.0
+    """Filter: standard deviation of luma below which a clip shows nothing. 0 switches it off."""
+    min_motion: float = 0.4
+    """Filter: optical flow, in pixels at 160 px long side, between frames a fifth of the clip apart, below which the
+    camera stands still. 0 switches it off."""
+    workers: int | None = None
+    """Worker processes. Default: 1 for sfm, whose libraries use all cores already; one per core for oracle. 0 works
+    in this process, for debugging."""
+    retry_failed: bool = False
+    """Try again what an earlier run refused or failed on."""
+    shard_mb: int = 256
+    """A shard is closed when it reaches this size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateOptions:
+    """Check every file and every number of a dataset. Exit code 0: sound; 1: problems, which are listed."""
+
+    dataset: Positional[DatasetDir]
+    """Folder that `fw-data annotate` wrote."""
+    quick: bool = False
+    """Only structure and checksums: no decoding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """Write contact sheets (RGB, depth, confidence, camera path from above) and an index.html that shows them."""
+
+    dataset: Positional[DatasetDir]
+    """Folder that `fw-data annotate` wrote."""
+    out: Path | None = None
+    """Where to write; DATASET/inspect by default."""
+    clips: int = 12
+    """Clips to show, spread evenly over the dataset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatsOptions:
+    """Counts and figures of a dataset, from its manifest alone."""
+
+    dataset: Positional[DatasetDir]
+    """Folder that `fw-data annotate` wrote."""
+    json: bool = False
+    """Print JSON instead of a table."""
