@@ -193,7 +193,7 @@ def test_wrong_files_are_refused_by_name(tmp_path):
     (tmp_path / "Wan2.1_VAE.pth").write_bytes(b"never opened")
     with pytest.raises(ValueError, match="fw convert"):
         WanVAE.from_pretrained(tmp_path / "Wan2.1_VAE.pth")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(ValueError, match="does not exist"):
         WanVAE.from_pretrained(tmp_path / "nothing")
     with pytest.raises(ValueError, match="block_dct"):
         autoencoder.autoencoder_from_spec({"kind": "magvit"}, Path())

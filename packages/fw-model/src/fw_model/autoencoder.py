@@ -25,6 +25,7 @@ __all__ = [
     "WanVAE",
     "autoencoder_from_spec",
     "check_video_shape",
+    "first_frame_condition",
     "latent_frames",
     "latent_shape",
 ]
@@ -76,6 +77,37 @@ def check_video_shape(frames: int, height: int, width: int) -> None:
     for name, size in (("height", height), ("width", width)):
         if size < SPATIAL_FACTOR or size % SPATIAL_FACTOR:
             raise ValueError(f"The autoencoder needs a {name} divisible by {SPATIAL_FACTOR}, got {size} pixels.")
+
+
+def first_frame_condition(
+    autoencoder: VideoAutoencoder, first: Float[Tensor, "b 3 1 H W"], frames: int, channels: int
+) -> Float[Tensor, "b k f h w"] | None:
+    """The channels ``y`` that stand beside the noise and show the model the first frame.
+
+    Args:
+        autoencoder: of the model's latents.
+        first: the picture in [-1, 1].
+        frames: length of the clip, 4 n + 1.
+        channels: ``config.video.y_dim``. 0: None. 16 (Wan2.1-Fun camera control): latent of the picture alone, then
+            zeros. 20 (Wan2.1 image-to-video): 4 mask channels (1 in the first latent frame), then the latents of the
+            picture followed by grey frames.
+
+    Raises:
+        ValueError: another number of channels, or a shape that the autoencoder can't take.
+    """
+    if channels == 0:
+        return None
+    later = latent_frames(frames) - 1
+    if channels == autoencoder.latent_channels:
+        latent = autoencoder.encode(first)
+        return torch.cat([latent, latent.new_zeros(*latent.shape[:2], later, *latent.shape[3:])], dim=2)
+    if channels == autoencoder.latent_channels + 4:
+        grey = first.new_zeros(*first.shape[:2], frames - 1, *first.shape[3:])
+        latent = autoencoder.encode(torch.cat([first, grey], dim=2))
+        mask = latent.new_zeros(latent.shape[0], 4, *latent.shape[2:])
+        mask[:, :, 0] = 1
+        return torch.cat([mask, latent], dim=1)
+    raise ValueError(f"A first-frame condition has 0, 16 or 20 channels, the model asks for {channels}.")
 
 
 def autoencoder_from_spec(spec: Mapping[str, Any], folder: Path) -> VideoAutoencoder:

@@ -7,6 +7,7 @@ Axes: b batch, l = 257 tokens (class, then 16 x 16 patches), d = 1280.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,14 @@ class ClipImageEncoder:
     def spec(self) -> dict[str, Any]:
         """What pipeline.json says."""
         return {"kind": "clip", "source": self._named}
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any], folder: Path) -> "ClipImageEncoder":
+        """The encoder that ``spec()`` described; a relative source is inside ``folder``."""
+        if spec.get("kind") != "clip":
+            raise ValueError(f"Unknown picture encoder kind {spec.get('kind')!r} in pipeline.json; known is 'clip'.")
+        inside = folder / str(spec["source"])
+        return cls(inside if inside.exists() else str(spec["source"]))
 
     def to(self, device: torch.device | str) -> "ClipImageEncoder":
         """Where to compute."""

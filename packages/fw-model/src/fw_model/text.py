@@ -207,7 +207,7 @@ class UMT5TextEncoder:
                 (candidate / name).is_file() for name in ("tokenizer.json", "spiece.model", "tokenizer_config.json")
             ):
                 return candidate
-        raise FileNotFoundError(
+        raise ValueError(
             f"{folder} holds no tokenizer (tokenizer.json or spiece.model, there or in tokenizer/). "
             "Copy the files of google/umt5-xxl there, or use precomputed embeddings."
         )
@@ -221,7 +221,7 @@ class PrecomputedText:
 
         self.source = Path(source)
         if not self.source.is_file():
-            raise FileNotFoundError(f"{self.source} does not exist; write it with PrecomputedText.write.")
+            raise ValueError(f"{self.source} does not exist; write it with PrecomputedText.write.")
         with safe_open(self.source, framework="pt") as file:
             self._keys = set(file.keys())
             first = next(iter(self._keys), None)

@@ -81,8 +81,8 @@ class WanVAE(nn.Module):
         """Load from a folder in diffusers' layout, a ``Wan2.1_VAE.safetensors`` in either layout, or a hub id.
 
         Raises:
-            FileNotFoundError: nothing is there.
-            ValueError: the file is a pickle (run ``fw convert`` on it first), or its tensors are not a Wan VAE's.
+            ValueError: nothing is there, it is a pickle (run ``fw convert`` on it first), or its tensors are not a
+                Wan VAE's.
         """
         from fw_model.convert.layouts import vae_to_diffusers
         from fw_model.convert.sources import load_tensors, locate

@@ -17,8 +17,8 @@ def locate(source: str | Path, *, weights: str) -> Path:
         weights: usual name of the weights inside a folder.
 
     Raises:
-        FileNotFoundError: the path does not exist, or its folder holds no weights.
-        ValueError: it is a pickle, which only ``fw convert`` opens.
+        ValueError: the path does not exist, its folder holds no weights, or it is a pickle, which only ``fw convert``
+            opens.
     """
     path = local_folder(source)
     if path.is_file():
@@ -36,17 +36,17 @@ def locate(source: str | Path, *, weights: str) -> Path:
         return single[0]
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
     hint = f" It holds {pickles[0]}: run `fw convert` on it." if pickles else ""
-    raise FileNotFoundError(f"{path} holds no {weights} (and {len(single)} other .safetensors files).{hint}")
+    raise ValueError(f"{path} holds no {weights} (and {len(single)} other .safetensors files).{hint}")
 
 
 def local_folder(source: str | Path) -> Path:
-    """``source`` if it exists, else the snapshot of the hub id it names. FileNotFoundError if it is neither."""
+    """``source`` if it exists, else the snapshot of the hub id it names. ValueError if it is neither."""
     path = Path(source)
     if path.exists():
         return path
     name = str(source)
     if isinstance(source, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"{source} does not exist.")
+        raise ValueError(f"{source} does not exist; give an existing folder or file, or a hub id (owner/name).")
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))

@@ -1,0 +1,104 @@
+"""What a caller hands to generation, checked and brought to the model's size: the picture, and the camera path.
+
+The picture keeps its aspect: it is resized until it covers the frame and cropped around its centre; a camera path that
+was made for the picture's own size goes through the same resize and crop.
+
+Axes: F frames, H W pixels.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from fw_geometry.camera import Trajectory
+from fw_model.config import TOKEN_PIXELS
+
+Fit = Literal["crop", "stretch"]
+
+
+def check_clip(frames: int, height: int, width: int) -> None:
+    """ValueError, with the nearest legal size, unless frames are 4 n + 1 and both sides multiples of 16."""
+    if frames < 1 or frames % 4 != 1:
+        below = max(1, 4 * ((frames - 1) // 4) + 1)
+        raise ValueError(f"A clip has 4 n + 1 frames (1, 5, 9, ... 81), got {frames}; use {below} or {below + 4}.")
+    for name, size in (("height", height), ("width", width)):
+        if size < TOKEN_PIXELS or size % TOKEN_PIXELS:
+            near = max(TOKEN_PIXELS, TOKEN_PIXELS * round(size / TOKEN_PIXELS))
+            raise ValueError(f"The {name} must be a multiple of {TOKEN_PIXELS} pixels, got {size}; use {near}.")
+
+
+def prepare_image(
+    image: Image.Image | np.ndarray | Path | str, height: int, width: int, fit: Fit
+) -> Float[Tensor, "3 H W"]:
+    """The picture in [-1, 1] at the clip's size.
+
+    Args:
+        image: a PIL picture, a uint8 array [h, w, 3], or a file.
+        height: rows of the clip.
+        width: columns of the clip.
+        fit: "crop" keeps the aspect and cuts what is over; "stretch" is the released behaviour.
+
+    Raises:
+        ValueError: not a picture.
+    """
+    picture = _opened(image).convert("RGB")
+    if fit == "crop":
+        scaled, left, top = _cover(picture.width, picture.height, width, height)
+        picture = picture.resize(scaled, Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
+    else:
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 127.5 - 1)
+    return rearrange(pixels, "h w c -> c h w").contiguous()
+
+
+def prepare_trajectory(
+    trajectory: Trajectory, *, frames: int, height: int, width: int, fit: Fit, scene_scale: float
+) -> Trajectory:
+    """The first ``frames`` cameras relative to the first one, for frames of H x W, lengths in scene units.
+
+    Raises:
+        ValueError: fewer cameras than frames, or a ``scene_scale`` that is not positive.
+    """
+    if len(trajectory) < frames:
+        raise ValueError(
+            f"The camera path has {len(trajectory)} poses, the clip {frames} frames; "
+            f"use trajectory.resampled({frames}), or a shorter clip."
+        )
+    if not (np.isfinite(scene_scale) and scene_scale > 0):
+        raise ValueError(f"scene_scale must be a positive length in the camera path's unit, got {scene_scale}.")
+    path = trajectory.slice(0, frames).relative_to_first().scaled(1 / scene_scale)
+    if (path.width, path.height) == (width, height):
+        return path
+    if fit == "stretch":
+        return path.resized(width, height)
+    scaled, left, top = _cover(path.width, path.height, width, height)
+    return path.resized(*scaled).cropped(left, top, width, height)
+
+
+def _opened(image: Image.Image | np.ndarray | Path | str) -> Image.Image:
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"A picture array must be uint8 [h, w, 3], got {image.dtype} {list(image.shape)}.")
+        return Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        return image
+    try:
+        with Image.open(image) as opened:
+            return opened.convert("RGB")
+    except FileNotFoundError:
+        raise ValueError(f"There is no picture {image}.") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{image} is not a picture that can be read; give a PNG or JPEG file.") from None
+
+
+def _cover(width: int, height: int, to_width: int, to_height: int) -> tuple[tuple[int, int], int, int]:
+    """Size after the smallest resize that covers the target, and the corner of the centre crop."""
+    scale = max(to_width / width, to_height / height)
+    scaled = max(to_width, round(width * scale)), max(to_height, round(height * scale))
+    return scaled, (scaled[0] - to_width) // 2, (scaled[1] - to_height) // 2

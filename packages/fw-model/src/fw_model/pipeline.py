@@ -1,0 +1,361 @@
+"""Generation as a library: an image, a prompt and a camera path in; a world (video, depth, points, cameras) out.
+
+    pipe = WorldPipeline.from_pretrained("runs/tiny/export")
+    for progress in pipe.generate("room.png", "a sunny room", trajectory, seed=1):
+        print(progress.stage, progress.step, progress.steps)
+    world = progress.world
+
+A pipeline folder holds config.json and model.safetensors (``FantasyWorld.save_pretrained``) and pipeline.json, which
+names autoencoder, text encoder, picture encoder and the default sampling.
+
+Axes: b batch, F frames, H W pixels, c channels, f latent frames, y x latent rows and columns.
+"""
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from fw_geometry.camera import Trajectory
+from fw_geometry.pose import decode_pose, se3_inverse
+from fw_geometry.rays import plucker_rays, plucker_rays_double_scaled
+from fw_model.autoencoder import VideoAutoencoder, first_frame_condition, latent_shape
+from fw_model.companions import HIGH_NOISE, Sampling, load_companions, save_companions
+from fw_model.condition import Conditioning
+from fw_model.convert.sources import local_folder
+from fw_model.denoise import DenoiseStep, denoise
+from fw_model.flow import FlowSchedule, counter_noise
+from fw_model.geometry.branch import GeometryOutput
+from fw_model.image_encoder import ClipImageEncoder
+from fw_model.inputs import Fit, check_clip, prepare_image, prepare_trajectory
+from fw_model.result import Progress, World
+from fw_model.text import TextEncoder
+from fw_model.world import FantasyWorld
+
+__all__ = ["Progress", "Sampling", "World", "WorldPipeline"]
+
+
+class WorldPipeline:
+    """A model with everything it needs to go from a picture to a world.
+
+    Args:
+        world: the model; the low-noise expert of a two-expert model.
+        autoencoder: of the latents the model was trained on.
+        text_encoder: of the embeddings the model was trained on.
+        image_encoder: CLIP, for models with an image branch.
+        high_noise: the other expert of a two-expert model.
+        sampling: defaults of ``generate``.
+        free_encoders: drop text and picture encoder from memory once a sample's inputs are encoded.
+    """
+
+    def __init__(
+        self,
+        world: FantasyWorld,
+        autoencoder: VideoAutoencoder,
+        text_encoder: TextEncoder,
+        *,
+        image_encoder: ClipImageEncoder | None = None,
+        high_noise: FantasyWorld | None = None,
+        sampling: Sampling | None = None,
+        free_encoders: bool = False,
+    ) -> None:
+        video = world.config.video
+        if video.clip_dim is not None and image_encoder is None:
+            raise ValueError(
+                f"Model {world.config.name!r} has an image branch: give image_encoder=ClipImageEncoder(...)."
+            )
+        if (text_encoder.text_len, text_encoder.text_dim) != (video.text_len, video.text_dim):
+            raise ValueError(
+                f"The text encoder gives {text_encoder.text_len} tokens of width {text_encoder.text_dim}, model "
+                f"{world.config.name!r} wants {video.text_len} of width {video.text_dim}."
+            )
+        self.world, self.high_noise = world.eval(), None if high_noise is None else high_noise.eval()
+        self.autoencoder, self.text_encoder, self.image_encoder = autoencoder, text_encoder, image_encoder
+        self.sampling = sampling or Sampling.for_text_dim(video.text_dim)
+        self.free_encoders = free_encoders
+
+    @property
+    def frames(self) -> int:
+        """Default clip length."""
+        return self.sampling.frames
+
+    @property
+    def height(self) -> int:
+        """Default rows."""
+        return self.sampling.height
+
+    @property
+    def width(self) -> int:
+        """Default columns."""
+        return self.sampling.width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.world.parameters()).device
+
+    def to(self, device: str | torch.device) -> "WorldPipeline":
+        """Move everything."""
+        for part in (self.world, self.high_noise, self.autoencoder, self.text_encoder, self.image_encoder):
+            if part is not None:
+                part.to(device)
+        return self
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        free_encoders: bool = False,
+    ) -> "WorldPipeline":
+        """Load a pipeline folder or hub id.
+
+        Raises:
+            ValueError: not a pipeline folder, or a part it names is missing; says which.
+        """
+        folder = local_folder(source)
+        parts = load_companions(folder)
+        world = FantasyWorld.from_pretrained(folder, device=device, dtype=dtype)
+        other = folder / HIGH_NOISE
+        return cls(
+            world,
+            parts.autoencoder,
+            parts.text_encoder,
+            image_encoder=parts.image_encoder,
+            high_noise=FantasyWorld.from_pretrained(other, device=device, dtype=dtype) if other.is_dir() else None,
+            sampling=parts.sampling,
+            free_encoders=free_encoders,
+        ).to(device)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write weights, autoencoder and pipeline.json; ``from_pretrained`` loads the folder."""
+        folder = Path(folder)
+        self.world.save_pretrained(folder)
+        if self.high_noise is not None:
+            self.high_noise.save_pretrained(folder / HIGH_NOISE)
+        save_companions(folder, self.autoencoder, self.text_encoder, self.image_encoder, self.sampling)
+        return folder
+
+    def generate(
+        self,
+        image: Image.Image | np.ndarray | Path | str,
+        prompt: str,
+        trajectory: Trajectory,
+        *,
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        negative_prompt: str | None = None,
+        shift: float | None = None,
+        sampler: str | None = None,
+        scene_scale: float = 1.0,
+        fit: Fit = "crop",
+        couple: bool = True,
+    ) -> Generator[Progress, None, None]:
+        """Make a world. Inputs are checked at once; the work is done as the reports are taken.
+
+        Close the iterator to stop between two steps.
+
+        Args:
+            image: the first frame: PIL picture, uint8 array [h, w, 3] or file. Its aspect is kept unless ``fit`` says
+                otherwise.
+            prompt: what the world shows.
+            trajectory: the camera path; poses are taken relative to the first, K is used as it is (brought to the
+                clip's size along with the picture).
+            frames: clip length, 4 n + 1; the path's length by default.
+            height: rows, a multiple of 16; the path's by default.
+            width: columns, a multiple of 16; the path's by default.
+            steps: denoising steps.
+            guidance: guidance on the text; 1 turns it off and halves the time.
+            seed: the same seed gives the same noise on every device.
+            negative_prompt: what guidance moves away from.
+            shift: bend of the noise schedule.
+            sampler: euler or unipc.
+            scene_scale: length, in the path's unit, of one scene unit (the mean distance of what the first frame
+                shows). Results are in the path's unit again.
+            fit: "crop" or "stretch" for a picture of another aspect.
+            couple: False leaves the branches independent (for ablations).
+
+        Returns:
+            Reports in order: encode, denoise, decode; the last one carries the world.
+
+        Raises:
+            ValueError: sizes, path, picture or settings that cannot be used, with what to do about it.
+        """
+        defaults = self.sampling
+        frames = len(trajectory) if frames is None else frames
+        height, width = height or trajectory.height, width or trajectory.width
+        check_clip(frames, height, width)
+        schedule = FlowSchedule(
+            steps=defaults.steps if steps is None else steps, shift=defaults.shift if shift is None else float(shift)
+        )
+        job = _Job(
+            image=prepare_image(image, height, width, fit),
+            prompt=prompt,
+            negative_prompt=defaults.negative_prompt if negative_prompt is None else negative_prompt,
+            path=prepare_trajectory(
+                trajectory, frames=frames, height=height, width=width, fit=fit, scene_scale=float(scene_scale)
+            ),
+            schedule=schedule,
+            sampler=sampler or defaults.sampler,
+            guidance=float(defaults.guidance if guidance is None else guidance),
+            seed=seed,
+            scene_scale=float(scene_scale),
+            couple=couple,
+            fps=defaults.fps,
+        )
+        return self._run(job)
+
+    def _run(self, job: "_Job") -> Generator[Progress, None, None]:
+        start = time.monotonic()
+        yield Progress(stage="encode", step=0, steps=1, seconds=0.0)
+        inputs = self._encode(job)
+        yield Progress(stage="encode", step=1, steps=1, seconds=time.monotonic() - start)
+        channels = self.world.config.video.out_dim
+        shape = latent_shape(channels, len(job.path), job.path.height, job.path.width)
+        noise = counter_noise(job.seed, 0, 0, shape, device=self.device)[None]
+        experts = [self.world] if self.high_noise is None else [self.world, self.high_noise]
+        began = time.monotonic()
+        loop = denoise(
+            experts,
+            lambda expert: self._conditions(expert, inputs),
+            noise,
+            job.schedule,
+            sampler=job.sampler,
+            guidance=job.guidance,
+            couple=job.couple,
+        )
+        state: DenoiseStep | None = None
+        total = job.schedule.steps
+        for state in loop:
+            now = time.monotonic()
+            left = (now - began) / state.index * (total - state.index)
+            yield Progress(stage="denoise", step=state.index, steps=total, seconds=now - start, eta_seconds=left)
+        assert state is not None, "a schedule has at least one step"
+        assert state.geometry is not None, "the last step reads the geometry"
+        yield Progress(stage="decode", step=0, steps=1, seconds=time.monotonic() - start)
+        world = self._finish(job, state.latents, state.geometry)
+        yield Progress(stage="decode", step=1, steps=1, seconds=time.monotonic() - start, eta_seconds=0.0, world=world)
+
+    @torch.no_grad()
+    def _encode(self, job: "_Job") -> "_Inputs":
+        config = self.world.config
+        image = job.image.to(self.device)[None]
+        prompts = [job.prompt, *([job.negative_prompt] if job.guidance != 1 else [])]
+        text = self.text_encoder.encode(prompts).to(self.device)
+        clip = None
+        if config.video.clip_dim is not None and self.image_encoder is not None:
+            clip = self.image_encoder.encode(image).to(self.device)
+        if self.free_encoders:
+            self.text_encoder.free()
+            if self.image_encoder is not None:
+                self.image_encoder.free()
+        y = first_frame_condition(self.autoencoder, image[:, :, None], len(job.path), config.video.y_dim)
+        return _Inputs(text=text, clip=clip, y=y, plucker=self._rays(job.path))
+
+    @torch.no_grad()
+    def _conditions(self, world: FantasyWorld, inputs: "_Inputs") -> tuple[Conditioning, Conditioning | None]:
+        """What every step needs, embedded once; guidance changes the text alone."""
+        made = [
+            world.encode_condition(context=row[None], y=inputs.y, clip_feature=inputs.clip, plucker=inputs.plucker)
+            for row in inputs.text
+        ]
+        return made[0], made[1] if len(made) == 2 else None
+
+    def _rays(self, path: Trajectory) -> Float[Tensor, "1 F py px 6"] | None:
+        config = self.world.config
+        if config.camera is None and config.video.control_dim is None:
+            return None
+        scale = 8 if config.camera is None else config.camera.downscale
+        height, width = scale * path.height // 8, scale * path.width // 8
+        path = path if scale == 8 else path.resized(width, height)
+        rays = plucker_rays if config.compat.plucker == "correct" else plucker_rays_double_scaled
+        plucker = rays(torch.from_numpy(path.K), torch.from_numpy(path.pose_c2w), height, width)
+        return plucker.float().to(self.device)[None]
+
+    @torch.no_grad()
+    def _finish(self, job: "_Job", latents: Tensor, geometry: GeometryOutput) -> World:
+        video = self.autoencoder.decode(latents)[0].float().clamp(-1, 1)
+        frames = rearrange(((video + 1) * 127.5).round().to(torch.uint8), "c f h w -> f h w c")
+        scale = job.scene_scale
+        return World(
+            video=frames.cpu().numpy(),
+            depth=_host(geometry.depth * scale),
+            depth_confidence=_host(geometry.depth_confidence),
+            points=_host(geometry.points * scale),
+            points_confidence=_host(geometry.points_confidence),
+            trajectory=_recovered(geometry.pose_encodings[-1][0], job.path).scaled(scale),
+            requested=job.path.scaled(scale),
+            fps=job.fps,
+            settings={
+                "model": self.world.config.name,
+                "prompt": job.prompt,
+                "negative_prompt": job.negative_prompt,
+                "seed": job.seed,
+                "steps": job.schedule.steps,
+                "shift": job.schedule.shift,
+                "sampler": job.sampler,
+                "guidance": job.guidance,
+                "scene_scale": scale,
+                "couple": job.couple,
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Job:
+    """A checked request."""
+
+    image: Tensor
+    prompt: str
+    negative_prompt: str
+    path: Trajectory
+    schedule: FlowSchedule
+    sampler: str
+    guidance: float
+    seed: int
+    scene_scale: float
+    couple: bool
+    fps: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Inputs:
+    """A request's inputs in the encoders' terms."""
+
+    text: Tensor
+    clip: Tensor | None
+    y: Tensor | None
+    plucker: Tensor | None
+
+
+def _recovered(encoding: Tensor, requested: Trajectory) -> Trajectory:
+    """The predicted cameras, relative to the first one."""
+    encoding = encoding.double().cpu()
+    # a field of view of 0 or of a half turn is no camera; an untrained head says such things
+    encoding = torch.cat([encoding[:, :7], encoding[:, 7:].clamp(0.02, 3.0)], dim=-1)
+    pose_w2c, K = decode_pose(encoding, requested.height, requested.width)
+    path = Trajectory(
+        pose_c2w=se3_inverse(pose_w2c).numpy(),
+        K=K.numpy(),
+        width=requested.width,
+        height=requested.height,
+        units=requested.units,
+    )
+    return path.relative_to_first()
+
+
+def _host(x: Tensor) -> np.ndarray:
+    return x[0].float().cpu().numpy()

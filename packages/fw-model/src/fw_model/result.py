@@ -1,0 +1,72 @@
+"""What generation gives: a `World` of frames, geometry and cameras, and the `Progress` on the way to it.
+
+Axes: F frames, H W pixels. Arrays are numpy, on the host. Lengths are in the unit of the requested camera path.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+if TYPE_CHECKING:
+    from fw_geometry.metrics import CameraError
+
+from fw_geometry.camera import Trajectory
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class World:
+    """One generated clip and the geometry read from the same denoising pass; the world frame is the first camera."""
+
+    video: UInt8[np.ndarray, "F H W 3"]
+    """RGB frames."""
+    depth: Float[np.ndarray, "F H W"]
+    """z-depth of every pixel, float32, above 0."""
+    depth_confidence: Float[np.ndarray, "F H W"]
+    """Confidence of the depth, above 1; larger is surer. Only the order has a meaning."""
+    points: Float[np.ndarray, "F H W 3"]
+    """World point of every pixel, from the point head."""
+    points_confidence: Float[np.ndarray, "F H W"]
+    """Confidence of the points, above 1."""
+    trajectory: Trajectory
+    """The recovered cameras: what the geometry branch says the video shows."""
+    requested: Trajectory
+    """The cameras that were asked for, relative to the first, for frames of H x W."""
+    fps: float = 16.0
+    """Frames per second to play the video at."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How it was made: prompt, seed, steps, guidance, ... (plain JSON values)."""
+
+    def camera_error(self) -> "CameraError":
+        """How far the recovered path strays from the requested one (rotation and direction, degrees)."""
+        from fw_geometry.metrics import camera_error
+
+        return camera_error(self.trajectory.pose_c2w, self.requested.pose_c2w)
+
+    def points_from_depth(self) -> Float[np.ndarray, "F H W 3"]:
+        """World points of every pixel from its depth and the recovered camera, as the released scripts export them."""
+        import torch
+
+        from fw_geometry.rays import unproject
+
+        cameras = (torch.from_numpy(self.trajectory.K).float(), torch.from_numpy(self.trajectory.pose_c2w).float())
+        return unproject(torch.from_numpy(self.depth), *cameras).numpy()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Progress:
+    """One report of a running generation."""
+
+    stage: str
+    """encode, denoise or decode, in this order."""
+    step: int
+    """Steps of the stage that are done."""
+    steps: int
+    """Steps of the stage in all."""
+    seconds: float
+    """Time since the start."""
+    eta_seconds: float | None = None
+    """Estimate of the time left; None while nothing can be said."""
+    world: World | None = None
+    """The result; only in the last report."""
