@@ -1,0 +1,119 @@
+"""A whole world as one folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fw_geometry.camera import Trajectory
+from fw_model.export.cameras import write_cameras
+from fw_model.export.clouds import cloud_of_world, write_glb, write_ply
+from fw_model.export.depth import write_depth_png, write_depth_video
+from fw_model.export.video import write_video
+from fw_model.result import World
+
+COLMAP_POINTS = 50_000
+"""Most points that go into the COLMAP model: enough to start 3D Gaussians from, small enough to open."""
+
+
+def export_world(
+    world: World, folder: str | Path, *, drop_percent: float | int = 25.0, stride: int = 2, images: bool = True
+) -> list[Path]:
+    """Write a world in every format and return what was written, in the order of the list.
+
+    - ``video.mp4``, ``depth.mp4``: to look at.
+    - ``depth/frame_00000.png`` ..., ``depth/scale.txt``: 16-bit depth.
+    - ``geometry.npz``: depth, points and confidences (float16 confidences), K and poses, recovered and requested.
+    - ``points.ply``, ``points.glb``: coloured clouds; PLY keeps OpenCV axes, GLB has y up.
+    - ``cameras.json``, ``transforms.json``, ``colmap/sparse/0``: the recovered cameras; ``requested_cameras.json``.
+    - ``images/frame_00000.png`` ...: the frames that nerfstudio and COLMAP files refer to.
+    - ``world.json``: settings and figures.
+
+    Args:
+        world: what to write.
+        folder: made if missing; files of the same names are replaced.
+        drop_percent: share of the least sure pixels left out of the clouds.
+        stride: every ``stride``-th row and column goes into the clouds.
+        images: write the frames as PNG too.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    cloud = cloud_of_world(world, drop_percent=drop_percent, stride=stride)
+    written = [
+        write_video(folder / "video.mp4", world.video, world.fps),
+        write_depth_video(folder / "depth.mp4", world.depth, world.fps),
+        *write_depth_png(folder / "depth", world.depth),
+        _write_arrays(folder / "geometry.npz", world),
+        write_ply(folder / "points.ply", cloud),
+    ]
+    if len(cloud.points):
+        written.append(write_glb(folder / "points.glb", cloud))
+    thinned = type(cloud)(
+        points=cloud.points[:: max(1, -(-len(cloud.points) // COLMAP_POINTS))],
+        colors=cloud.colors[:: max(1, -(-len(cloud.points) // COLMAP_POINTS))],
+    )
+    written += write_cameras(folder, world.trajectory, cloud=thinned)
+    written += _write_requested(folder, world.requested)
+    if images:
+        written += _write_images(folder / "images", world.video)
+    written.append(folder / "world.json")
+    written[-1].write_text(json.dumps(_summary(world, len(cloud.points)), indent=1) + "\n", encoding="utf-8")
+    return written
+
+
+def _write_arrays(path: Path, world: World) -> Path:
+    np.savez_compressed(
+        path,
+        depth=world.depth.astype(np.float32),
+        depth_confidence=world.depth_confidence.astype(np.float16),
+        points=world.points.astype(np.float32),
+        points_confidence=world.points_confidence.astype(np.float16),
+        K=world.trajectory.K,
+        pose_c2w=world.trajectory.pose_c2w,
+        requested_K=world.requested.K,
+        requested_pose_c2w=world.requested.pose_c2w,
+    )
+    return path
+
+
+def _write_requested(folder: Path, path: Trajectory) -> list[Path]:
+    from fw_geometry.formats import write_camera_json
+    from fw_model.export.cameras import one_focal_length
+
+    write_camera_json(folder / "requested_cameras.json", one_focal_length(path))
+    return [folder / "requested_cameras.json"]
+
+
+def _write_images(folder: Path, video: np.ndarray) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for i, frame in enumerate(video):
+        written.append(folder / f"frame_{i:05d}.png")
+        Image.fromarray(frame).save(written[-1])
+    return written
+
+
+def _summary(world: World, points: int) -> dict[str, Any]:
+    frames, height, width, _ = world.video.shape
+    summary: dict[str, Any] = {
+        "settings": world.settings,
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "fps": world.fps,
+        "units": world.trajectory.units,
+        "conventions": "OpenCV axes (x right, y down, z forward), camera-to-world poses, world = first camera; z-depth",
+        "points": points,
+        "median_depth": float(np.median(world.depth)),
+        "path_length": {"recovered": world.trajectory.path_length(), "requested": world.requested.path_length()},
+    }
+    if frames > 1:
+        error = world.camera_error()
+        moves = bool(np.isfinite(error.translation_deg))
+        summary["camera_error"] = {
+            "rotation_deg": error.rotation_deg,
+            "translation_deg": error.translation_deg if moves else None,
+        }
+    return summary
