@@ -108,6 +108,16 @@ class DropoutConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """Defaults of generation that the export names; they change nothing in training."""
+
+    steps: int = 50
+    """Denoising steps."""
+    guidance: float = 5.0
+    """Guidance on the text; 1 is none, and twice as fast."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cadence:
     """How often things are written. Changing these never changes the weights."""
 
@@ -164,6 +174,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     every: Cadence = field(default_factory=Cadence)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
@@ -174,7 +185,7 @@ class TrainConfig:
     def digest(self) -> str:
         """Hash of everything that the weights depend on: not paths, cadence, or `steps` at a constant rate."""
         tree = self.to_json()
-        for key in ("data", "out", "init", "model", "every", "recipe"):
+        for key in ("data", "out", "init", "model", "every", "sampling", "recipe"):
             del tree[key]
         if self.optim.schedule == "constant":
             del tree["steps"]
@@ -208,6 +219,7 @@ class TrainConfig:
             "optim.ema": 0 <= self.optim.ema < 1,
             "optim.clip_norm": self.optim.clip_norm >= 0,
             "optim.warmup": self.optim.warmup >= 0,
+            "sampling.steps": self.sampling.steps >= 1,
             "noise.shift": self.noise.shift > 0,
             "noise.validation": all(0 < sigma <= 1 for sigma in self.noise.validation) and self.noise.validation,
         }

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fw_model.autoencoder import BlockDCT, VideoAutoencoder, autoencoder_from_spec
+from fw_model.autoencoder import BlockDCT, VideoAutoencoder, first_frame_condition
 from fw_model.checkpoint import load_world, read_config, save_world
+from fw_model.companions import Sampling, load_companions, save_companions
 from fw_model.config import WorldConfig, preset
-from fw_model.text import HashTextEncoder, TextEncoder, text_encoder_from_spec
+from fw_model.text import HashTextEncoder, TextEncoder
 from fw_model.world import FantasyWorld
 from fw_train.config import ConfigError, Stage, TrainConfig
 
@@ -39,18 +40,17 @@ class Parts:
     world: FantasyWorld
     autoencoder: VideoAutoencoder
     text_encoder: TextEncoder
+    sampling: Sampling
+    """Defaults of generation that the export names."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One entry per training so far: stage, steps, hash of its configuration; empty for weights from elsewhere."""
 
     def encode(self, video: Float[Tensor, "b 3 F H W"]) -> tuple[Tensor, Tensor | None]:
         """Latents of a video in [-1, 1], and the first-frame condition (the model's `y`; None if it takes none)."""
-        latents = self.autoencoder.encode(video)
-        channels = self.world.config.video.y_dim
-        if channels == 0:
-            return latents, None
-        first = self.autoencoder.encode(video[:, :, :1])
-        condition = torch.cat([first, first.new_zeros(latents[:, :, 1:].shape)], dim=2)
-        return latents, condition
+        condition = first_frame_condition(
+            self.autoencoder, video[:, :, :1], video.shape[2], self.world.config.video.y_dim
+        )
+        return self.autoencoder.encode(video), condition
 
 
 def world_config(model: str) -> WorldConfig:
@@ -113,10 +113,19 @@ def load_parts(config: TrainConfig) -> Parts:
         wanted = world_config(config.model)
         text = HashTextEncoder(text_len=wanted.video.text_len, text_dim=wanted.video.text_dim)
         world = FantasyWorld(wanted, seed=config.seed)
-        return Parts(world=world, autoencoder=BlockDCT(), text_encoder=text)
-    autoencoder, text = load_companions(folder)
-    world = load_world(folder, dtype=torch.float32).train()
-    return Parts(world=world, autoencoder=autoencoder, text_encoder=text, history=_history(folder))
+        return Parts(world=world, autoencoder=BlockDCT(), text_encoder=text, sampling=_sampling(config, Sampling()))
+    try:
+        with_it = load_companions(folder)
+        world = load_world(folder, dtype=torch.float32).train()
+    except ValueError as error:
+        raise ConfigError(f"init: {error}") from None
+    return Parts(
+        world=world,
+        autoencoder=with_it.autoencoder,
+        text_encoder=with_it.text_encoder,
+        sampling=_sampling(config, with_it.sampling),
+        history=_history(folder),
+    )
 
 
 def export(parts: Parts, folder: Path, *, trained: Mapping[str, Tensor], entry: Mapping[str, Any]) -> Path:
@@ -134,7 +143,8 @@ def export(parts: Parts, folder: Path, *, trained: Mapping[str, Tensor], entry: 
     with torch.no_grad():
         for name, value in trained.items():
             parts.world.get_parameter(name).copy_(value)
-    save_bundle(parts, partial)
+    save_world(parts.world, partial)
+    save_companions(partial, parts.autoencoder, parts.text_encoder, sampling=parts.sampling)
     history = {"format": 1, "stages": [*parts.history, dict(entry)]}
     (partial / HISTORY).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     if folder.exists():
@@ -142,22 +152,6 @@ def export(parts: Parts, folder: Path, *, trained: Mapping[str, Tensor], entry: 
     partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
     return folder
-
-
-def save_bundle(parts: Parts, folder: Path) -> None:
-    """Write config.json, model.safetensors and pipeline.json."""
-    save_world(parts.world, folder)
-    spec = {"autoencoder": parts.autoencoder.save(folder), "text_encoder": parts.text_encoder.spec()}
-    (folder / "pipeline.json").write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
-
-
-def load_companions(folder: Path) -> tuple[VideoAutoencoder, TextEncoder]:
-    """Autoencoder and text encoder that pipeline.json names."""
-    spec = json.loads((folder / "pipeline.json").read_text(encoding="utf-8"))
-    return (
-        autoencoder_from_spec(spec["autoencoder"], folder),
-        text_encoder_from_spec(spec["text_encoder"], folder),
-    )
 
 
 def fingerprint(world: FantasyWorld, *, trained: bool) -> str:
@@ -168,6 +162,13 @@ def fingerprint(world: FantasyWorld, *, trained: bool) -> str:
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _sampling(config: TrainConfig, before: Sampling) -> Sampling:
+    """Generate at the size, length and noise schedule of training."""
+    clip, chosen = config.clip, config.sampling
+    size = {"frames": clip.frames, "height": clip.height, "width": clip.width}
+    return replace(before, **size, shift=config.noise.shift, steps=chosen.steps, guidance=chosen.guidance)
 
 
 def _export_folder(init: Path) -> Path:

@@ -18,7 +18,7 @@ import pydantic
 from fw_train.config import ConfigError, Stage, TrainConfig
 from fw_train.recipes import RECIPES
 
-RESUMABLE = ("steps", "out", "data", "init", "every", "compute.threads", "clip.cache_gb")
+RESUMABLE = ("steps", "out", "data", "init", "every", "sampling", "compute.threads", "clip.cache_gb")
 """Keys that `resume` may change: none of them changes the weights at a given step."""
 
 
