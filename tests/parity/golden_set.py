@@ -121,7 +121,7 @@ class SetCheck:
         with torch.no_grad():
             out = self.run(self.condition())
         ours = recorder.finish(self.inputs["latents"])
-        yield from _matched("outputs", _outputs(out), load_file(self.folder / "outputs.safetensors"))
+        yield from _matched("outputs", stored_outputs(out), load_file(self.folder / "outputs.safetensors"))
         yield from _matched("intermediates", ours, load_file(self.folder / "intermediates.safetensors"))
 
     @torch.no_grad()
@@ -277,7 +277,8 @@ class Recorder:
         return hook
 
 
-def _outputs(out: WorldOutput) -> dict[str, Tensor]:
+def stored_outputs(out: WorldOutput) -> dict[str, Tensor]:
+    """A forward pass under the names of `outputs.safetensors`."""
     geometry = out.geometry
     assert geometry is not None
     ours = {

@@ -1,6 +1,8 @@
 """The dual-branch model as a whole: the branches' independence, batches, stage 1, conditioning, memory options."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -240,6 +242,7 @@ def test_presets_have_the_published_sizes():
         ({"y": None}, "y has 0 channels"),
         ({"clip_feature": None}, "clip_feature must be"),
         ({"context": torch.zeros(1, 7, 13)}, "another text encoder"),
+        ({"context": torch.zeros(1, 6, 12)}, "context has 6 tokens"),
         ({"context": None}, "Give context"),
         ({"plucker": torch.zeros(1, 6, 8, 12, 6)}, r"must be 4 \(f - 1\) \+ 1"),
         ({"plucker": torch.zeros(1, 9, 8, 12, 6)}, "the latents ask for"),
@@ -266,6 +269,40 @@ def test_conditions_of_another_size_are_named(micro, world, make_inputs):
         world(latents[..., :5], timestep, condition=condition)
     with pytest.raises(ValueError, match="2 timesteps for 1 samples"):
         check_grid(micro, latents, timestep.repeat(2), condition)
+
+
+_COMPILED = """
+import dataclasses
+import torch
+from fw_model.config import VideoConfig, tiny
+from fw_model.world import FantasyWorld
+
+video = VideoConfig(dim=48, heads=2, ffn_dim=64, blocks=4, in_dim=16, text_dim=12, text_len=7)
+geometry = dataclasses.replace(tiny().geometry, width=24, heads=2, camera_heads=2, dpt_taps=(1, 0, 0, 0))
+config = dataclasses.replace(tiny(), video=video, geometry=geometry, camera=None, pcb_blocks=2)
+world = FantasyWorld(config).eval()
+g = torch.Generator().manual_seed(0)
+latents, timestep = torch.randn(2, 16, 2, 4, 6, generator=g), torch.tensor([900.0, 37.0])
+context = torch.randn(2, 7, 12, generator=g)
+with torch.no_grad():
+    for parameter in world.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=g))
+    plain = world(latents, timestep, context=context)
+    world.compile_blocks(backend="eager", fullgraph=True)
+    fast = world(latents, timestep, context=context)
+counters = torch._dynamo.utils.counters
+assert counters["stats"]["unique_graphs"] == 2, counters  # one for all PCB blocks, one for all IRG blocks
+print(float((plain.velocity - fast.velocity).abs().max() / plain.velocity.abs().max()))
+print(float((plain.geometry.depth - fast.geometry.depth).abs().max() / plain.geometry.depth.abs().max()))
+"""
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same():
+    """In a process of its own, where no type checker wraps the functions: whole graphs, equal to rounding."""
+    out = subprocess.run([sys.executable, "-c", _COMPILED], capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert all(float(line) < 2e-6 for line in out.stdout.split())
 
 
 @torch.no_grad()

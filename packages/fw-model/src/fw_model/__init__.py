@@ -10,14 +10,19 @@ if TYPE_CHECKING:
     from fw_model.condition import Conditioning
     from fw_model.config import WorldConfig, preset, tiny, wan21_fun_1_3b, wan21_i2v_14b, wan22_fun_a14b
     from fw_model.geometry.branch import GeometryOutput
+    from fw_model.pipeline import WorldPipeline
+    from fw_model.result import Progress, World
     from fw_model.world import FantasyWorld, WorldOutput
 
 __all__ = [
     "Conditioning",
     "FantasyWorld",
     "GeometryOutput",
+    "Progress",
+    "World",
     "WorldConfig",
     "WorldOutput",
+    "WorldPipeline",
     "preset",
     "tiny",
     "wan21_fun_1_3b",
@@ -29,8 +34,11 @@ _HOME = {
     "Conditioning": "fw_model.condition",
     "FantasyWorld": "fw_model.world",
     "GeometryOutput": "fw_model.geometry.branch",
+    "Progress": "fw_model.result",
+    "World": "fw_model.result",
     "WorldConfig": "fw_model.config",
     "WorldOutput": "fw_model.world",
+    "WorldPipeline": "fw_model.pipeline",
     "preset": "fw_model.config",
     "tiny": "fw_model.config",
     "wan21_fun_1_3b": "fw_model.config",

@@ -48,6 +48,11 @@ def check_inputs(
         f"context has width {context.shape[-1]}, model {config.name!r} wants {video.text_dim}: "
         "it was made by another text encoder",
     )
+    _need(
+        context.shape[1] == video.text_len,
+        f"context has {context.shape[1]} tokens, model {config.name!r} wants {video.text_len}: "
+        "pad it with zeros (the padding is attended to, so its length matters)",
+    )
     have = 0 if y is None else y.shape[1]
     _need(
         have == video.y_dim,
@@ -93,6 +98,13 @@ def check_grid(config: WorldConfig, latents: Tensor, timestep: Tensor, condition
         _need(
             condition.y.shape[2:] == latents.shape[2:],
             f"y covers {tuple(condition.y.shape[2:])}, the latents {tuple(latents.shape[2:])} (frames, rows, columns)",
+        )
+    if condition.control is not None:
+        grid = (frames, rows // PATCH[1], columns // PATCH[2])
+        _need(
+            tuple(condition.control.shape[2:]) == grid,
+            f"the control adapter's output covers the token grid {tuple(condition.control.shape[2:])}, "
+            f"the latents {grid}: the Pluecker maps are of another size or length",
         )
     if condition.camera is not None:
         tokens = frames * rows * columns // (PATCH[1] * PATCH[2])

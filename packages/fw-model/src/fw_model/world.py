@@ -19,12 +19,13 @@ from fw_model.attention import Attending, Backend, check_backend
 from fw_model.camera_adapter import PoseEncoder
 from fw_model.condition import Conditioning, check_grid, check_inputs
 from fw_model.config import PATCH, WorldConfig
+from fw_model.geometry.block import GeometryBlock
 from fw_model.geometry.branch import GeometryBranch, GeometryOutput, join_features
 from fw_model.geometry.dpt import DPTHead
 from fw_model.initialise import initialise
 from fw_model.irg import CouplingStep, IRGBlock, build_video_block
 from fw_model.rope import VideoRope
-from fw_model.wan.block import VideoStep
+from fw_model.wan.block import VideoStep, WanBlock
 from fw_model.wan.shell import WanShell, unpatchify
 
 
@@ -176,12 +177,11 @@ class FantasyWorld(nn.Module):
         dtype = self.video.patch_embedding.weight.dtype
         check_inputs(self.config, context=context, y=y, clip_feature=clip_feature, plucker=plucker)
         embedded = self.video.embed_context(context.to(dtype), _cast(clip_feature, dtype))
-        blocks = [*self.pcb, *(layer.video for layer in self.irg)]
         adapter = self.video.control_adapter
         if adapter is not None and control is None and plucker is not None:
             control = pack_plucker(plucker)
         return Conditioning(
-            context=tuple(b.cross_attn.project(embedded) for b in blocks) if cache else embedded,
+            context=tuple(b.cross_attn.project(embedded) for b in self.video_blocks()) if cache else embedded,
             y=_cast(y, dtype),
             camera=None if plucker is None or self.pose_encoder is None else self.pose_encoder(plucker.to(dtype)),
             control=None if control is None or adapter is None else adapter(control.to(dtype)),
@@ -234,6 +234,15 @@ class FantasyWorld(nn.Module):
         if name.startswith("geometry.") or ".frame." in name or ".all_frames." in name:
             return "geometry"
         return "video"
+
+    def video_blocks(self) -> list[WanBlock]:
+        """All blocks of the video backbone, first to last."""
+        return [b for b in (*self.pcb, *(layer.video for layer in self.irg)) if isinstance(b, WanBlock)]
+
+    def geometry_blocks(self) -> list[GeometryBlock]:
+        """Frame and global blocks of every geometry layer, in the order in which they run."""
+        pairs = ((layer.frame, layer.all_frames) for layer in self.irg if isinstance(layer, IRGBlock))
+        return [block for pair in pairs for block in pair]
 
     def set_checkpointing(self, enabled: bool) -> None:
         """Recompute blocks and head chunks in the backward pass instead of keeping their activations."""
