@@ -1,9 +1,10 @@
 """The `fw` command: a dispatcher that imports a sub-command only when it is chosen.
 
-`fw --help` therefore imports neither torch nor any of our libraries. Exit codes: 0 done, 1 failure, 2 wrong usage or bad
-input, 130 interrupted.
+`fw --help` therefore imports neither torch nor any of our libraries. Exit codes: 0 done, 1 failure, 2 wrong usage or
+bad input, 130 interrupted.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,13 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}\n\n{_usage()}", file=sys.stderr)
         return 2
-    debug = "--debug" in arguments
-    if debug:
-        arguments.remove("--debug")
     try:
         return _command(name)(arguments)
     except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        if debug:
+        if os.environ.get("FW_DEBUG") == "1":
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,7 +52,7 @@ def _usage() -> str:
     return (
         "usage: fw COMMAND [OPTIONS]\n\n"
         f"{rows}\n\n"
-        "`fw COMMAND --help` lists the options of one command; --debug shows the traceback of an error.\n"
+        "`fw COMMAND --help` lists the options of one command; FW_DEBUG=1 shows the traceback of an error.\n"
         "See also: fw-data --help (annotate raw videos), fw-train --help (train)."
     )
 

@@ -1,8 +1,8 @@
 """`fw doctor`: what this machine has, what is missing, and how to get it.
 
-Every check is a pure question to the machine that ends as a `Check`; the exit code is 0 when the main job (annotate, train,
-generate at the `tiny` preset) can run here, 1 when it cannot. Missing accelerators or released weights are notes, not
-failures.
+Every check is a pure question to the machine that ends as a `Check`; the exit code is 0 when the main job (annotate,
+train, generate at the `tiny` preset) can run here, 1 when it cannot. Missing accelerators or released weights are
+notes, not failures.
 """
 
 import importlib.util
@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,7 +65,16 @@ class DoctorOptions:
 
 def run_checks(out: Path) -> list[Check]:
     """All checks in the order they are shown. `out` is an existing folder or one whose parent exists."""
-    return [_python(), *_packages(), *_accelerators(), _attention(), _memory(), _disk(out), _feature_weights(), *_weights()]
+    return [
+        _python(),
+        *_packages(),
+        *_accelerators(),
+        _attention(),
+        _memory(),
+        _disk(out),
+        _feature_weights(),
+        *_weights(),
+    ]
 
 
 def main(argv: list[str]) -> int:
@@ -104,8 +112,6 @@ def _print_table(checks: list[Check]) -> None:
 
 def _python() -> Check:
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if sys.version_info < (3, 11):
-        return Check(name="python", status="missing", found=found, fix="install Python 3.11 or newer")
     return Check(name="python", status="ok", found=found)
 
 
@@ -134,7 +140,8 @@ def _accelerators() -> list[Check]:
     checks = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        found = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute {properties.major}.{properties.minor}"
+        memory = f"{properties.total_memory / 2**30:.0f} GiB"
+        found = f"{properties.name}, {memory}, compute {properties.major}.{properties.minor}"
         checks.append(Check(name=f"cuda:{index}", status="ok", found=found))
     if torch.backends.mps.is_available():
         checks.append(Check(name="mps", status="ok", found="Apple GPU"))
@@ -170,7 +177,9 @@ def _disk(out: Path) -> Check:
     free_gb = shutil.disk_usage(folder).free / 2**30
     found = f"{free_gb:.0f} GiB free at {folder}"
     if free_gb < MIN_FREE_DISK_GB:
-        return Check(name="disk", status="missing", found=found, fix=f"free {MIN_FREE_DISK_GB:.0f} GiB, or name another --out")
+        return Check(
+            name="disk", status="missing", found=found, fix=f"free {MIN_FREE_DISK_GB:.0f} GiB, or name another --out"
+        )
     return Check(name="disk", status="ok", found=found)
 
 

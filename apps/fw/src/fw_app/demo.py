@@ -1,0 +1,187 @@
+"""`fw demo`: the main job once, small: toy raw videos -> annotate -> train -> generate -> one HTML report.
+
+Every step is a command that a user could type; it is shown before it runs, and runs in its own process. A step whose
+command has finished before in the same folder is not run again.
+"""
+
+import json
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+if TYPE_CHECKING:
+    from fw_data.dataset import Clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Run everything once at a small size: toy videos, annotate, train, generate, report."""
+
+    out: Path = Path("demo")
+    """The folder everything is written to."""
+    clips: int = 10
+    """Toy videos to render and annotate."""
+    base_steps: int = 300
+    """Steps of the small video prior, which is then frozen."""
+    stage1_steps: int = 120
+    """Steps of stage 1 (geometry branch)."""
+    stage2_steps: int = 120
+    """Steps of stage 2 (coupling and camera)."""
+    seed: int = 0
+    """Seed of the scenes, the training and the generated world."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One command of the demo."""
+
+    name: str
+    """What the step does, in words."""
+    command: tuple[str, ...]
+    """The command line as a user would type it."""
+    seconds: float = 0.0
+    """Wall time it took."""
+    peak_memory_mb: float = 0.0
+    """Peak resident memory of the largest process of the demo up to the end of this step."""
+
+
+def plan(options: DemoOptions) -> list[Step]:
+    """The commands of the demo in order."""
+    out = options.out
+    runs = out / "runs"
+    seed = ("--seed", str(options.seed))
+    return [
+        Step(
+            name="Render toy videos with exact ground truth",
+            command=(
+                *("fw-data", "toy", str(out / "toy"), "--clips", str(options.clips)),
+                *("--frames", "33", "--size", "192x288", *seed),
+            ),
+        ),
+        Step(
+            name="Annotate the raw videos: cameras, depth, confidence",
+            command=("fw-data", "annotate", str(out / "toy" / "raw"), str(out / "dataset")),
+        ),
+        Step(name="Check the data set", command=("fw-data", "validate", str(out / "dataset"))),
+        Step(
+            name="Draw contact sheets",
+            command=("fw-data", "inspect", str(out / "dataset"), "--out", str(out / "inspect")),
+        ),
+        Step(
+            name="Train the small video prior",
+            command=(
+                *("fw-train", "base", "tiny", "--data", str(out / "dataset"), "--out", str(runs / "base")),
+                *("--steps", str(options.base_steps), *seed),
+            ),
+        ),
+        Step(
+            name="Stage 1: the geometry branch",
+            command=(
+                *("fw-train", "stage1", "tiny", "--data", str(out / "dataset"), "--out", str(runs / "stage1")),
+                *("--init", str(runs / "base" / "export"), "--steps", str(options.stage1_steps), *seed),
+            ),
+        ),
+        Step(
+            name="Stage 2: coupling and camera control",
+            command=(
+                *("fw-train", "stage2", "tiny", "--data", str(out / "dataset"), "--out", str(runs / "stage2")),
+                *("--init", str(runs / "stage1" / "export"), "--steps", str(options.stage2_steps), *seed),
+            ),
+        ),
+        Step(
+            name="Generate a world",
+            command=(
+                *("fw", "generate", str(out / "first_frame.png"), "--trajectory", "orbit"),
+                *("--checkpoint", str(runs / "stage2" / "export"), "--out", str(out / "world"), *seed),
+            ),
+        ),
+    ]
+
+
+def main(argv: list[str]) -> int:
+    """`fw demo`: run the plan, then write the report; 0 when every step succeeded."""
+    options = tyro.cli(DemoOptions, prog="fw demo", args=argv)
+    return run(options)
+
+
+def run(options: DemoOptions) -> int:
+    """Run what is missing of `plan(options)`, write OUT/demo.json and OUT/report.html, and say where they are."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    record = options.out / "demo.json"
+    steps = plan(options)
+    done = _already_done(record, steps)
+    for number, step in enumerate(steps, start=1):
+        print(f"\n[{number}/{len(steps)}] {step.name}\n$ {shlex.join(step.command)}", flush=True)
+        if number <= len(done):
+            print("    done before", flush=True)
+            continue
+        _prepare(step, options)
+        begun = time.monotonic()
+        code = subprocess.run(_as_process(step.command), check=False).returncode
+        if code != 0:
+            print(f"the demo stopped: step {number} ended with exit code {code}", file=sys.stderr)
+            return 1
+        seconds = time.monotonic() - begun
+        memory_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        done.append(replace(step, seconds=seconds, peak_memory_mb=memory_mb))
+        record.write_text(json.dumps({"steps": [asdict(finished) for finished in done]}, indent=2) + "\n")
+        print(f"    {seconds:.0f} s", flush=True)
+
+    from fw_app.report import write_demo_report
+
+    report = write_demo_report(options.out)
+    minutes = sum(step.seconds for step in done) / 60
+    print(f"\nDone: {minutes:.1f} minutes of commands. Open {report}")
+    return 0
+
+
+def _already_done(record: Path, steps: list[Step]) -> list[Step]:
+    """The finished steps of an earlier demo in this folder, up to the first whose command differs from today's."""
+    if not record.is_file():
+        return []
+    finished = [Step(**{**row, "command": tuple(row["command"])}) for row in json.loads(record.read_text())["steps"]]
+    same = 0
+    while same < min(len(finished), len(steps)) and finished[same].command == steps[same].command:
+        same += 1
+    return finished[:same]
+
+
+def _prepare(step: Step, options: DemoOptions) -> None:
+    """What a step needs before it starts: a training run begins in an empty folder, generation needs a picture."""
+    if step.command[0] == "fw-train":
+        folder = Path(step.command[step.command.index("--out") + 1])
+        if folder.exists():
+            shutil.rmtree(folder)
+    if step.command[:2] == ("fw", "generate"):
+        _save_first_frame(options)
+
+
+def _as_process(command: tuple[str, ...]) -> list[str]:
+    """The same command through this interpreter, so that it also works when the scripts are not on the PATH."""
+    module = {"fw": "fw_app.cli", "fw-data": "fw_data.cli", "fw-train": "fw_train.cli"}[command[0]]
+    return [sys.executable, "-m", module, *command[1:]]
+
+
+def _save_first_frame(options: DemoOptions) -> None:
+    """The image to start from: the first frame of a clip that no training step has seen."""
+    from PIL import Image
+
+    Image.fromarray(held_out_clip(options.out).video[0]).save(options.out / "first_frame.png")
+
+
+def held_out_clip(folder: Path) -> "Clip":
+    """The first clip of the demo's dataset that no training step has seen."""
+    from fw_data.dataset import ClipDataset
+    from fw_train.clips import split_clips
+    from fw_train.resolve import load
+
+    dataset = ClipDataset(folder / "dataset")
+    return dataset.load(split_clips(dataset.records, load("tiny", "stage2").clip).held_out[0].id)

@@ -1,0 +1,165 @@
+"""The demo's report: one HTML file that holds everything in itself, pictures and curves included.
+
+Every number on the page is computed here, from the files of the demo folder.
+"""
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from fw_app.pictures import png_data_uri, render_cloud, strip
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #3b6fd4; }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { margin-top: 2.4rem; font-size: 1.25rem; }
+p.note { opacity: .75; max-width: 75ch; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+code { background: var(--soft); padding: .1rem .3rem; border-radius: 3px; font-size: .88em; white-space: pre-wrap; }
+figure { margin: 1rem 0; } figure img { width: 100%; image-rendering: auto; border-radius: 4px; display: block; }
+figcaption { font-size: .88rem; opacity: .8; margin-top: .3rem; }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 1.2rem; }
+svg { max-width: 100%; height: auto; }
+"""
+
+
+def write_demo_report(folder: Path) -> Path:
+    """Write FOLDER/report.html from a finished demo and return its path."""
+    sections = [_head(), _world(folder), _annotation(folder), _training(folder), _steps(folder)]
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>fantasy-world demo</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
+    )
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain table; every cell is escaped."""
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def figure(picture: UInt8[np.ndarray, "h w 3"], caption: str) -> str:
+    """A picture with its caption; the caption is also the alternative text."""
+    text = html.escape(caption)
+    return f'<figure><img src="{png_data_uri(picture)}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+
+
+def _head() -> str:
+    return (
+        "<h1>fantasy-world demo</h1>"
+        '<p class="note">Raw toy videos were annotated without a look at their ground truth, a small model was trained '
+        "on the result for a few minutes, and it then generated the world below from one held-out frame. The data and "
+        "the model are tiny: the page shows that every part works and how well, not what the method can do at full "
+        "size.</p>"
+    )
+
+
+def _world(folder: Path) -> str:
+    """The generated world: frames, depth, point cloud with the requested path, and the figures of world.json."""
+    from fw_geometry import Trajectory
+    from fw_model.export import colorize
+
+    world = folder / "world"
+    summary = json.loads((world / "world.json").read_text())
+    with np.load(world / "geometry.npz", allow_pickle=False) as arrays:
+        geometry = {name: arrays[name] for name in arrays.files}
+    video = np.stack([np.asarray(Image.open(path)) for path in sorted((world / "images").glob("*.png"))])
+    frames, height, width = geometry["depth"].shape
+    asked = Trajectory(pose_c2w=geometry["requested_pose_c2w"], K=geometry["requested_K"], width=width, height=height)
+    sure = geometry["depth_confidence"] >= np.percentile(geometry["depth_confidence"], 25)
+    cloud = render_cloud(geometry["points"][sure].astype(np.float64), video[sure], asked)
+    error, length = summary["camera_error"], summary["path_length"]
+    direction = error["translation_deg"]
+    rows = [
+        ("rotation, recovered against requested", f"{error['rotation_deg']:.1f} deg"),
+        ("direction of travel, recovered against requested", "-" if direction is None else f"{direction:.1f} deg"),
+        ("path length, recovered against requested", f"{length['recovered']:.3f} / {length['requested']:.3f}"),
+        ("points in the cloud", f"{summary['points']:,}"),
+    ]
+    return (
+        "<h2>The generated world</h2>"
+        + figure(strip(video, 6, 2), f"Generated frames, {frames} in all; the first one was given")
+        + figure(strip(colorize(geometry["depth"]), 6, 2), "Depth of the same frames, from the same denoising pass")
+        + '<div class="row">'
+        + figure(cloud, "Point cloud from the point head, coloured by the video; red: the requested camera path")
+        + html_table(("figure", "value"), rows)
+        + "</div>"
+    )
+
+
+def _annotation(folder: Path) -> str:
+    """Annotation against the exact ground truth, with one clip to look at."""
+    from fw_app.demo import held_out_clip
+    from fw_data.accuracy import HEADINGS, cells, compare_with_truth, median_of
+    from fw_model.export import colorize
+
+    rows = compare_with_truth(folder / "dataset", folder / "toy" / "truth")
+    clip = held_out_clip(folder)
+    confidence = np.repeat((clip.confidence * 255).astype(np.uint8)[..., None], 3, axis=-1)
+    refusals = [json.loads(line) for line in (folder / "dataset" / "refusals.jsonl").read_text().splitlines()]
+    refused = "".join(f"<li>{html.escape(row['source'])}: {html.escape(row['reason'])}</li>" for row in refusals)
+    return (
+        "<h2>Annotation against exact ground truth</h2>"
+        '<p class="note">Cameras and depth were found from the pictures alone (<code>fw-data annotate</code>). ATE is '
+        "the root mean square error of the camera centres after a similarity alignment; AbsRel is the mean relative "
+        "depth error over the covered pixels after one scale per clip.</p>"
+        + html_table(HEADINGS, [*map(cells, rows), cells(median_of(rows))])
+        + (f"<p>Not annotated:</p><ul>{refused}</ul>" if refused else "")
+        + figure(strip(clip.video, 5), "A held-out clip: frames")
+        + figure(strip(colorize(clip.depth_m), 5), "its annotated depth (black: none)")
+        + figure(strip(confidence, 5), "confidence of the depth (white: sure)")
+    )
+
+
+def _training(folder: Path) -> str:
+    """Loss curves of the three trainings, and what they did to the held-out losses."""
+    from fw_train.report import loss_curves, svg_chart
+
+    charts, rows = [], []
+    for stage in ("base", "stage1", "stage2"):
+        curves = loss_curves(folder / "runs" / stage)
+        both = [series for series in curves if series.name in ("train loss", "val loss")]
+        terms = [series for series in curves if series.name.startswith("val loss/")]
+        charts.append(svg_chart(both, title=f"{stage}: loss"))
+        if len(terms) > 1:
+            charts.append(svg_chart(terms, title=f"{stage}: terms on held-out clips"))
+        held_out = next(series for series in both if series.name == "val loss")
+        first, last = held_out.values[0], held_out.values[-1]
+        rows.append((stage, str(held_out.steps[-1]), f"{first:.3f}", f"{last:.3f}", f"{held_out.drop:.0%}"))
+    return (
+        "<h2>Training</h2>"
+        + html_table(("run", "steps", "held-out loss before", "after", "drop"), rows)
+        + f'<div class="row">{"".join(charts)}</div>'
+    )
+
+
+def _steps(folder: Path) -> str:
+    """Every command of the demo, how long it took and the memory it needed."""
+    steps = json.loads((folder / "demo.json").read_text())["steps"]
+    rows = [
+        (
+            step["name"],
+            f"{step['seconds']:.0f} s",
+            f"{step['peak_memory_mb'] / 1024:.1f} GiB",
+            " ".join(step["command"]),
+        )
+        for step in steps
+    ]
+    total = sum(step["seconds"] for step in steps)
+    return (
+        "<h2>The commands</h2>"
+        f'<p class="note">{total / 60:.1f} minutes in all. Memory is the peak of the largest process so far.</p>'
+        + html_table(("step", "time", "peak memory", "command"), rows)
+    )
