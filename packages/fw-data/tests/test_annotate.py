@@ -47,6 +47,9 @@ class FakeSpec:
     def settings(self) -> dict:
         return {}
 
+    def score_meanings(self) -> dict[str, str]:
+        return {"fake": "one"}
+
     def backend(self, plan, placement) -> FakeBackend:
         assert (placement.height % 16, plan.num_frames > 1) == (0, True)
         return FakeBackend(behave=self.behave)

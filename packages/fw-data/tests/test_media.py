@@ -166,3 +166,12 @@ def test_the_stored_video_is_deterministic_and_close_and_windows_agree():
         decode_video(data, 30)
     with pytest.raises(DataError, match="does not decode"):
         decode_video(b"nothing", 3)
+
+
+@pytest.mark.parametrize("fps", [23.976024, 29.97003, 8.75, 119.88, 0.5, 12.345678, 1000.0, 1e-6])
+def test_frames_are_found_at_any_frame_rate(fps):
+    frames = np.arange(0, 240, 8, dtype=np.uint8)[:, None, None, None].repeat(32, 1).repeat(32, 2).repeat(3, 3)
+    data = encode_video(frames, fps, 14)
+    for window in (range(30), range(9, 17), range(29, 30), range(8, 30, 4)):
+        got = decode_video(data, 30, window).mean((1, 2, 3))
+        np.testing.assert_allclose(got, np.arange(30)[list(window)] * 8, atol=3)

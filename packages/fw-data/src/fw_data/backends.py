@@ -13,6 +13,16 @@ from fw_data.annotators.oracle import OracleBackend
 from fw_data.media.resize import Placement
 from fw_data.survey import ClipPlan
 
+_SFM_SCORES = {
+    "reprojection_px": "median error of the scene points, in pixels of the frames",
+    "parallax_deg": "median angle under which scene points are seen",
+    "points_per_frame": "scene points that a frame sees",
+    "match_inlier_fraction": "fraction of matches that fit a rigid scene",
+    "depth_confirmed": "fraction of pixels whose depth other frames confirm",
+    "rolling_shutter": "readout time as a fraction of the frame interval",
+    "radial_distortion": "first radial coefficient of the lens",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class OracleSpec:
@@ -30,6 +40,10 @@ class OracleSpec:
     def settings(self) -> dict[str, str | int | float | bool | None]:
         """Not the place of the truth: the same truth elsewhere gives the same clips."""
         return {"depth_noise": self.depth_noise, "seed": self.seed}
+
+    def score_meanings(self) -> dict[str, str]:
+        """It adds none."""
+        return {}
 
     def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:
         """The truth of one clip."""
@@ -60,6 +74,10 @@ class SfmSpec:
         from fw_data.annotators.sfm import SfmConfig
 
         return {name: _plain(value) for name, value in asdict(SfmConfig()).items()}
+
+    def score_meanings(self) -> dict[str, str]:
+        """Those of SfmBackend."""
+        return _SFM_SCORES
 
     def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:  # noqa: ARG002 - one for all clips
         """The one backend of this process; its networks load once."""

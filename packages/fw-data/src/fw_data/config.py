@@ -37,6 +37,10 @@ class BackendSpec(Protocol):
         """Everything else that changes its output."""
         ...
 
+    def score_meanings(self) -> dict[str, str]:
+        """What the scores that it adds mean, for the dataset card."""
+        ...
+
     def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:
         """The backend for one clip; heavy parts are made on the first call and kept."""
         ...

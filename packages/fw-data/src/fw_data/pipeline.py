@@ -94,7 +94,7 @@ def annotate(
                 refusal = work.refusal(plan.id)
                 if refusal:
                     refusals.append(refusal)
-            _finish(work, packer.closed, refusals, settings, config_hash, summary)
+            _finish(work, packer.closed, refusals, settings, config_hash, SCORES | spec.score_meanings(), summary)
         return summary
 
 
@@ -237,6 +237,7 @@ def _finish(
     refusals: list[Refusal],
     settings: dict[str, str | int | float | bool | None],
     config_hash: str,
+    score_meanings: dict[str, str],
     summary: RunSummary,
 ) -> None:
     """Write what a reader of the dataset needs, from the closed shards."""
@@ -260,7 +261,7 @@ def _finish(
         grades={str(grade): count for grade, count in summary.grades.items()},
         units=sorted({record.units for record in records}),
         conventions=CONVENTIONS,
-        scores=SCORES,
+        scores=score_meanings,
         shards=[shard.entry for shard in closed],
     )
     write_manifest(work.out / MANIFEST_NAME, records)

@@ -138,7 +138,7 @@ class AnnotateTask:
             backend=backend.name,
             backend_version=backend.version,
             config_hash=self.config_hash,
-            scores={name: float(value) for name, value in sorted(scores.items())},
+            scores={name: float(value) for name, value in sorted(scores.items()) if np.isfinite(value)},
             grade=grade(scores),
             notes=plan.notes,
         )

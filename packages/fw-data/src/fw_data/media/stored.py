@@ -20,7 +20,7 @@ GROUP = 8
 def encode_video(frames: UInt8[np.ndarray, "f h w 3"], fps: float, crf: int) -> bytes:
     """Encode RGB frames (even height and width) as BT.709 yuv420p; the same input gives the same bytes."""
     _, height, width, _ = frames.shape
-    rate = Fraction(fps).limit_denominator(1001)
+    rate = max(Fraction(1, 1001), Fraction(fps).limit_denominator(1001))
     sink, convert = io.BytesIO(), ColourConverter()
     with av.open(sink, "w", format="mp4") as container:
         stream = container.add_stream(
