@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 LOG = "log.jsonl"
 
@@ -22,12 +22,9 @@ class Journal:
         steps: total steps of the run, for the progress bar.
         step: steps already done; later rows of an existing log are dropped.
         quiet: write files only.
-        stream: where progress goes; standard output unless told.
     """
 
-    def __init__(
-        self, out: Path, *, steps: int, step: int = 0, quiet: bool = False, stream: TextIO | None = None
-    ) -> None:
+    def __init__(self, out: Path, *, steps: int, step: int = 0, quiet: bool = False) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         out.mkdir(parents=True, exist_ok=True)
@@ -37,11 +34,10 @@ class Journal:
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
         self._steps = steps
         self._quiet = quiet
-        self._stream = stream or sys.stdout
         self._bar: Any = None
 
     def __enter__(self) -> "Journal":
-        if not self._quiet and self._stream.isatty():
+        if not self._quiet and sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (
@@ -93,7 +89,7 @@ class Journal:
         if self._bar is not None:
             self._bar.console.print(line, highlight=False)
         else:
-            print(line, file=self._stream, flush=True)
+            print(line, flush=True)
 
     def _row(self, row: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(row) + "\n")
