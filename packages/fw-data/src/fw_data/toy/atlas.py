@@ -1,6 +1,6 @@
-"""Texture tiles with mip levels in one array, filled on first use and kept for the process, and how they are looked up.
+"""Texture tiles with mip levels, painted on first use and kept for the process, and how they are looked up.
 
-Axis legend: s samples, c = 6 channels: linear red, green, blue, slope along u, slope along v, gloss. A tile repeats with
+Axis legend: s samples, 6 channels: linear red, green, blue, slope along u, slope along v, gloss. A tile repeats with
 period 1 in u and v. Levels halve the side; all tiles have the same side, so one flat index finds any texel.
 """
 
@@ -13,8 +13,8 @@ from fw_data.toy import textures_built, textures_indoor, textures_natural
 from fw_data.toy.noise import spectral
 from fw_data.toy.surface import KINDS
 
-SIDES = (256, 512)
-"""Sides that tiles are painted at: the small one for small pictures."""
+SIDES = (128, 256, 512)
+"""Sides that tiles are painted at, for pictures of up to 48, up to 128, and more rows."""
 CHANNELS = 6
 VARIANTS = 4
 PAINTERS = (textures_built, textures_natural, textures_indoor)
@@ -38,13 +38,13 @@ def tile(kind: str, variant: int, side: int) -> Float[np.ndarray, "t 6"]:
 @lru_cache(maxsize=1)
 def _noise_tile() -> Float[np.ndarray, "t 6"]:
     rng = np.random.default_rng(7)
-    fine, coarse = spectral(rng, SIDES[1], 0.7, 2), spectral(rng, SIDES[1], 1.3, 1)
+    fine, coarse = spectral(rng, SIDES[-1], 0.7, 2), spectral(rng, SIDES[-1], 1.3, 1)
     return _pyramid(np.stack([fine, coarse] + [np.zeros_like(fine)] * 4, -1))
 
 
 def detail_noise(uv: Float[np.ndarray, "s 2"], footprint: Float[np.ndarray, " s"]) -> Float[np.ndarray, "s 6"]:
     """Noise at many scales, repeating with period 1: fine in channel 0, coarse in channel 1, unit deviation."""
-    return _lookup(_noise_tile(), SIDES[1], 0, uv, footprint)
+    return _lookup(_noise_tile(), SIDES[-1], 0, uv, footprint)
 
 
 class Atlas:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from fw_data.toy.lights import Lighting, light_at, sky_radiance
 from fw_data.toy.mesh import Mesh
 from fw_data.toy.tracer import Tracer
-from fw_data.toy.vectors import dot, unit
+from fw_data.toy.vectors import cross, dot, unit
 
 _BOUNCES = 3
 _SKY, _INSIDE = -1, -2
@@ -108,5 +108,5 @@ def _hemisphere(count: int) -> Float[np.ndarray, "r 3"]:
 def _frames(normal: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "p 3 3"]:
     """Rows: two tangents and the normal."""
     helper = np.where(np.abs(normal[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]]).astype(np.float32)
-    first = unit(np.cross(helper, normal))
-    return np.stack([first, np.cross(normal, first), normal], 1)
+    first = unit(cross(helper, normal))
+    return np.stack([first, cross(normal, first), normal], 1)

@@ -3,6 +3,8 @@
 Axis legend: x right, y back, z up, metres; each thing stands on z = 0 about the origin, its front towards -y.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from fw_data.toy.mesh import Material, Parts, Patch, place
@@ -20,8 +22,8 @@ def wall_with_holes(
     xs = sorted({0.0, length, *[h[0] for h in holes], *[h[2] for h in holes]})
     zs = sorted({0.0, height, *[h[1] for h in holes], *[h[3] for h in holes]})
     pieces = []
-    for left, right in zip(xs, xs[1:], strict=False):
-        for low, high in zip(zs, zs[1:], strict=False):
+    for left, right in pairwise(xs):
+        for low, high in pairwise(zs):
             x, z = (left + right) / 2, (low + high) / 2
             if not any(h[0] < x < h[2] and h[1] < z < h[3] for h in holes):
                 pieces.append(
@@ -110,12 +112,12 @@ def fence(rng: np.random.Generator, length: float, height: float = 1.0) -> Parts
     rails = [box((length, 0.04, 0.1), (length / 2, -0.05, z), 0.8) for z in (height * 0.35, height * 0.82)]
     pickets = []
     if rng.uniform() < 0.6:
-        for x in np.arange(0.1, length, 0.19):
-            pickets.append(box((0.1, 0.025, height * rng.uniform(0.9, 1.0)), (x, -0.085, height * 0.5), 0.8))
+        tall = height * rng.uniform(0.9, 1.0, int(length / 0.19))
+        pickets = [box((0.1, 0.025, h), (0.1 + 0.19 * i, -0.085, h / 2 + 0.06), 1.3) for i, h in enumerate(tall)]
     return [(merge(posts + rails + pickets), wood)]
 
 
-def stone_wall(rng: np.random.Generator, length: float, height: float) -> Parts:
+def stone_wall(rng: np.random.Generator, length: float | int, height: float) -> Parts:
     """A low stone wall from the origin along +x with a coping."""
     body = box((length, 0.4, height), (length / 2, 0, height / 2), 0.4)
     cap = box((length + 0.06, 0.5, 0.1), (length / 2, 0, height + 0.05), 0.4)
@@ -131,7 +133,7 @@ def arch(rng: np.random.Generator, span: float, height: float, thickness: float 
     pieces += [box((pier + 0.16, thickness + 0.16, 0.16), (s * (span + pier) / 2, 0, spring), 0.4) for s in (-1, 1)]
     inner, outer = span / 2, span / 2 + pier
     steps = np.linspace(0, np.pi, 15)
-    for a, b in zip(steps, steps[1:], strict=False):
+    for a, b in pairwise(steps):
         corners = [np.array([np.cos(t) * r, np.sin(t) * r + spring]) for r in (inner, outer) for t in (a, b)]
         (i0, i1, o0, o1), h = corners, thickness / 2
         for y, flip in ((-h, False), (h, True)):

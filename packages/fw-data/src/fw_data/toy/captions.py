@@ -31,7 +31,7 @@ def plural(name: str) -> str:
             head, *rest = name.removeprefix(article).split(" of ", 1)
             head, *on = head.split(" on ", 1)
             head += "es" if head.endswith(("s", "x", "sh", "ch")) else "s"
-            head = head.removesuffix("ys") + "ies" if head.endswith(("rys", "tys")) else head
+            head = head.removesuffix("shelfs") + "shelves" if head.endswith("shelfs") else head
             return " on ".join([" of ".join([head, *rest]), *on])
     return name
 
@@ -39,8 +39,8 @@ def plural(name: str) -> str:
 def _things(names: Sequence[str], labels: np.ndarray) -> list[str]:
     seen: dict[str, list[int]] = {}
     for index in np.unique(labels[labels >= 0]):
-        if names[index] and (labels == index).mean() >= _MIN_SHARE / 2:
-            seen.setdefault(names[index], []).append(int(index))
+        if names[int(index)] and (labels == index).mean() >= _MIN_SHARE / 2:
+            seen.setdefault(str(names[int(index)]), []).append(int(index))
     shares = {name: float(np.isin(labels, members).mean()) for name, members in seen.items()}
     order = sorted((n for n in seen if shares[n] >= _MIN_SHARE), key=lambda n: (-shares[n], n))
     return [_phrase(name, len(seen[name]), np.isin(labels, seen[name])) for name in order[:_MOST_THINGS]]

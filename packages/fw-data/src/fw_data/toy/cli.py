@@ -1,7 +1,8 @@
 """`fw-data toy OUT`: writes procedural clips with exact truth.
 
-Layout: OUT/raw/NAME.mp4, OUT/raw/NAME.txt (caption), OUT/truth/NAME.npz (depth_m (f, h, w) float32 metres with 0 for sky,
-K (f, 3, 3), pose_c2w (f, 4, 4) OpenCV camera-to-world in a world with z up), OUT/toy.json (options and one row per clip).
+Layout: OUT/raw/NAME.mp4, OUT/raw/NAME.txt (caption), OUT/truth/NAME.npz (depth_m (f, h, w) float32 metres with 0 for
+sky, K (f, 3, 3), pose_c2w (f, 4, 4) OpenCV camera-to-world in a world with z up), OUT/toy.json (options and a row per
+clip).
 """
 
 import json
@@ -199,7 +200,8 @@ def _identity(options: ToyOptions) -> dict[str, object]:
 def _write_index(options: ToyOptions, rows: list[dict[str, object]]) -> None:
     content = {
         "format": "fw-toy-1",
-        "conventions": "pose_c2w OpenCV camera-to-world, world z up; depth_m z-depth in metres, 0 = sky; pixel centres at +0.5",
+        "conventions": "pose_c2w OpenCV camera-to-world, world z up; depth_m z-depth in metres, 0 = sky; "
+        "pixel centres at +0.5",
         "options": _identity(options),
         "clips": rows,
     }

@@ -4,6 +4,7 @@ Axis legend: f frames, h rows, w columns; poses camera-to-world (OpenCV axes), d
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +21,8 @@ from fw_data.toy.render import Renderer
 from fw_data.toy.scene import Kind, Scene, assemble
 
 _WORLDS = 12
-_SMALL_ROWS = 128
+_MIDDLE_GREY = 0.34
+_WHITE_BALANCE = {"indoor": 0.5, "outdoor": 0.15}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,8 @@ def design(plan: ClipPlan) -> Clip:
     kind: Kind = "indoor" if plan.scenes == "indoor" or (plan.scenes == "both" and plan.index % 2 == 0) else "outdoor"
     for attempt in range(_WORLDS):
         rng = np.random.default_rng([plan.seed, plan.index, attempt])
-        scene = assemble(indoor(rng) if kind == "indoor" else outdoor(rng), fine=plan.height > _SMALL_ROWS)
+        blueprint = indoor(rng) if kind == "indoor" else outdoor(rng)
+        scene = assemble(blueprint, rows=plan.height)
         fov = float(rng.uniform(45.0, 80.0))
         path = find_path(scene, rng, frames=plan.frames, height=plan.height, width=plan.width, fov_deg=fov)
         if path is not None:
@@ -83,8 +86,8 @@ def design(plan: ClipPlan) -> Clip:
             caption = describe(scene.blueprint.setting, scene.mesh.labels, labels, path.move)
             return Clip(plan=plan, scene=scene, path=path, caption=caption)
     raise RuntimeError(
-        f"clip {plan.name} of seed {plan.seed}: no camera path in {_WORLDS} worlds; this is a fault of the scene builders, "
-        "please report the seed and number, and use another --seed meanwhile"
+        f"clip {plan.name} of seed {plan.seed}: no camera path in {_WORLDS} worlds; this is a fault of the scene "
+        "builders, please report seed and number, and use another --seed meanwhile"
     )
 
 
@@ -96,14 +99,17 @@ def render(clip: Clip) -> tuple[UInt8[np.ndarray, "f h w 3"], Float[np.ndarray, 
     return np.stack([picture for picture, _ in pairs]), np.stack([depth for _, depth in pairs])
 
 
-def exposure_of(clip: Clip) -> float:
-    """One exposure for the whole clip, from small views of its first, middle and last frame."""
+def exposure_of(clip: Clip) -> tuple[float, float, float]:
+    """One gain per colour for the whole clip (exposure and part of a white balance), from three small views."""
     plan, path = clip.plan, clip.path
     small = np.diag([36 / plan.width, 24 / plan.height, 1.0]) @ path.K
     probe = Renderer(clip.scene, 1)
     views = [probe.radiance(small, path.pose_c2w[i], 24, 36) for i in (0, plan.frames // 2, plan.frames - 1)]
-    grey = np.stack(views).mean(-1)
-    return float(0.27 / np.exp(np.log(grey + 1e-3).mean()))
+    colors = np.stack(views).reshape(-1, 3).astype(np.float64)
+    level = _MIDDLE_GREY / np.exp(np.log(colors.mean(-1) + 1e-3).mean())
+    mean = np.minimum(colors * level, 1.0).mean(0)
+    r, g, b = level * (mean.mean() / mean) ** _WHITE_BALANCE[clip.scene.blueprint.kind]
+    return float(r), float(g), float(b)
 
 
 def write(clip: Clip, out: Path) -> dict[str, object]:
@@ -123,7 +129,7 @@ def write(clip: Clip, out: Path) -> dict[str, object]:
     write_video(out / "raw" / f"{plan.name}.mp4", video, plan.fps)
     _atomic(out / "raw" / f"{plan.name}.txt", (clip.caption + "\n").encode())
     target = out / "truth" / f"{plan.name}.npz"
-    part = target.with_suffix(".npz.part")
+    part = _part(target)
     with part.open("wb") as file:
         np.savez_compressed(
             file,
@@ -152,7 +158,7 @@ def write_video(path: Path, video: UInt8[np.ndarray, "f h w 3"], fps: float) -> 
     import av
     from av.video.reformatter import ColorRange, Colorspace
 
-    part = path.with_name(path.stem + ".part.mp4")
+    part = _part(path)
     with av.open(str(part), "w", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = video.shape[1:3]
@@ -167,7 +173,12 @@ def write_video(path: Path, video: UInt8[np.ndarray, "f h w 3"], fps: float) -> 
     part.replace(path)
 
 
+def _part(path: Path) -> Path:
+    """Where this process writes a file until it is whole."""
+    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+
+
 def _atomic(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     part.write_bytes(content)
     part.replace(path)

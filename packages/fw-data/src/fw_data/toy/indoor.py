@@ -43,8 +43,8 @@ def indoor(rng: np.random.Generator) -> Blueprint:
     if night:
         sky = Sky(zenith=(0.01, 0.02, 0.06), horizon=(0.05, 0.06, 0.12), cloud=(0.06, 0.06, 0.08), brightness=0.8)
     else:
-        sky = Sky(cover=rng.uniform(0.2, 0.7), shift=tuple(rng.uniform(0, 1, 2)), brightness=3.0)
-        lights.append(sun(rng.uniform(0.35, 2.8), rng.uniform(0.45, 0.75), (16.0, 13.6, 10.5), radius=6.0))
+        sky = Sky(cover=rng.uniform(0.2, 0.7), shift=tuple(rng.uniform(0, 1, 2)), brightness=1.7)
+        lights.append(sun(rng.uniform(0.35, 2.8), rng.uniform(0.45, 0.75), (9.0, 8.0, 6.6), radius=6.0))
     time = "lamplit" if night else "sunlit"
     margin = np.array([0.55, 0.55, 0.7])
     return Blueprint(
@@ -139,7 +139,7 @@ def _exhibits(rng: np.random.Generator, builder: Builder, width: float, depth: f
         things = (furniture.sculpture, furniture.sculpture, lambda r: furniture.vase(r, 0.6, 0.2))
         thing = things[int(rng.integers(3))](rng)
         parts = [(base, paint(rng, "marble", "concrete", "wood")), *place(thing, (0, 0, tall))]
-        builder.add("a sculpture on a pedestal", place(parts, at, rng.uniform(0, 1.5)))
+        builder.add("a sculpture", place(parts, at, rng.uniform(0, 1.5)))
 
 
 def _along_walls(

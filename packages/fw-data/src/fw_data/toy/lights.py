@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from fw_data.toy.atlas import detail_noise
 from fw_data.toy.mesh import Rgb
+from fw_data.toy.vectors import dot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +86,14 @@ def sky_radiance(
     for light in lighting.lights:
         if light.is_sun and clouds:
             toward = np.asarray(light.position, np.float32) / SUN_DISTANCE
-            cosine = np.clip((direction * toward).sum(-1, keepdims=True), 0.0, 1.0)
+            cosine = np.clip(dot(direction, toward)[:, None], 0.0, 1.0)
             glow = 0.25 * cosine**12 + 0.8 * cosine**220 + 30.0 * (cosine > 0.9994)
             color = color + glow * np.asarray(light.color, np.float32) * np.float32(0.22)
     return (color * np.float32(sky.brightness)).astype(np.float32)
 
 
 def light_at(
-    light: Light, point: Float[np.ndarray, "r 3"], offset: Float[np.ndarray, "r 3"]
+    light: Light, point: Float[np.ndarray, "r 3"], offset: Float[np.ndarray, "#r 3"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vector from each point to its spot on the light (centre + offset * radius), and irradiance facing the light."""
     center = np.asarray(light.position, np.float32)
@@ -100,7 +101,7 @@ def light_at(
         toward = np.broadcast_to(center, point.shape) + offset * np.float32(light.radius)
         return toward, np.broadcast_to(np.asarray(light.color, np.float32), point.shape)
     toward = center + offset * np.float32(light.radius) - point
-    falloff = 1.0 / np.maximum((toward**2).sum(-1, keepdims=True), 0.04)
+    falloff = 1.0 / np.maximum(dot(toward, toward)[:, None], 0.04)
     return toward, falloff * np.asarray(light.color, np.float32)
 
 

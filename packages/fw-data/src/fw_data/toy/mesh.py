@@ -7,13 +7,16 @@ pose maps them into this world). uv is in metres on the surface, or in [0, 1] fo
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from fw_data.toy.vectors import unit
+from fw_data.toy.vectors import cross, dot, unit
 
 Rgb = tuple[float, float, float]
+Point = Sequence[Any] | np.ndarray
+"""Three numbers: x, y, z."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +54,9 @@ class Patch:
     uv: Float[np.ndarray, "v 2"]
     """Texture coordinates."""
     faces: Int[np.ndarray, "t 3"]
-    """Vertex indices, counter-clockwise seen from outside."""
+    """Vertex indices; their order does not matter, `Builder.build` winds faces about their normals."""
 
-    def moved(self, offset: Sequence[float] = (0.0, 0.0, 0.0), yaw_rad: float = 0.0, scale: float = 1.0) -> "Patch":
+    def moved(self, offset: Point = (0.0, 0.0, 0.0), yaw_rad: float = 0.0, scale: float = 1.0) -> "Patch":
         """Scaled, then turned about z, then shifted."""
         c, s = np.cos(yaw_rad), np.sin(yaw_rad)
         turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
@@ -74,7 +77,7 @@ class Patch:
 Parts = list[tuple[Patch, Material]]
 
 
-def place(parts: Parts, offset: Sequence[float] = (0.0, 0.0, 0.0), yaw_rad: float = 0.0, scale: float = 1.0) -> Parts:
+def place(parts: Parts, offset: Point = (0.0, 0.0, 0.0), yaw_rad: float = 0.0, scale: float = 1.0) -> Parts:
     """Every part scaled, turned about z and shifted."""
     return [(patch.moved(offset, yaw_rad, scale), material) for patch, material in parts]
 
@@ -95,16 +98,22 @@ class Builder:
         return len(self.labels) - 1
 
     def build(self) -> "Mesh":
-        """All patches as one triangle mesh."""
+        """All patches as one triangle mesh, every face turned so that it winds about its vertices' normals."""
         materials = list(dict.fromkeys(material for _, material, _ in self.parts))
         number = {material: index for index, material in enumerate(materials)}
         starts = np.cumsum([0] + [len(patch.vertices) for patch, _, _ in self.parts])
         counts = [len(patch.faces) for patch, _, _ in self.parts]
+        vertices = np.concatenate([patch.vertices for patch, _, _ in self.parts])
+        normals = np.concatenate([patch.normals for patch, _, _ in self.parts])
+        faces = np.concatenate([p.faces + start for (p, _, _), start in zip(self.parts, starts, strict=False)])
+        a, b, c = (vertices[faces[:, k]] for k in range(3))
+        wrong = dot(cross(b - a, c - a), normals[faces[:, 0]] + normals[faces[:, 1]] + normals[faces[:, 2]]) < 0
+        faces[wrong] = faces[wrong][:, ::-1]
         return Mesh(
-            vertices=np.concatenate([patch.vertices for patch, _, _ in self.parts]),
-            normals=np.concatenate([patch.normals for patch, _, _ in self.parts]),
+            vertices=vertices,
+            normals=normals,
             uv=np.concatenate([patch.uv / material.tile_m for patch, material, _ in self.parts]),
-            faces=np.concatenate([p.faces + start for (p, _, _), start in zip(self.parts, starts, strict=False)]),
+            faces=faces,
             material=np.repeat([number[material] for _, material, _ in self.parts], counts),
             label=np.repeat([label for _, _, label in self.parts], counts),
             light_m=np.repeat([m.light_m for _, m, _ in self.parts], np.diff(starts)),
@@ -145,5 +154,5 @@ class Mesh:
     def face_normals(self) -> Float[np.ndarray, "t 3"]:
         """Unit normals of the triangles' planes, on the counter-clockwise side."""
         corners = self.triangles
-        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        normal = cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         return unit(normal)

@@ -105,7 +105,7 @@ def land(rng: np.random.Generator, relief_m: float, hills_m: float, flat_m: floa
     return height
 
 
-def ground(height: HeightField, material: Material, reach_m: float = 230.0, cells: int = 84) -> Patch:
+def ground(height: HeightField, reach_m: float = 230.0, cells: int = 84) -> Patch:
     """The land as a grid that is fine near the origin and coarse far away."""
     s = np.linspace(-1, 1, cells + 1)
     axis = reach_m * np.sinh(s * 4.6) / np.sinh(4.6)
@@ -134,7 +134,7 @@ def ribbon(height: HeightField, line: Float[np.ndarray, "k 2"], width_m: float, 
     uv = np.stack(np.broadcast_arrays(across[None] * width_m, run[:, None]), -1).reshape(-1, 2)
     index = np.arange(xy.shape[0] * 5).reshape(-1, 5)
     a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
-    faces = np.concatenate([np.stack(f, -1).reshape(-1, 3) for f in ((d, b, a), (d, c, b))])
+    faces = np.concatenate([np.stack(f, -1).reshape(-1, 3) for f in ((a, b, d), (b, c, d))])
     points = np.concatenate([xy.reshape(-1, 2), z.reshape(-1, 1)], -1)
     return Patch(vertices=points, normals=np.tile([0.0, 0.0, 1.0], (len(points), 1)), uv=uv, faces=faces)
 
@@ -142,7 +142,7 @@ def ribbon(height: HeightField, line: Float[np.ndarray, "k 2"], width_m: float, 
 def backdrop(rng: np.random.Generator, level_m: float) -> Parts:
     """What is seen through a window: lawn and a few trees."""
     field = land(rng, 0.5, 14.0, 8.0)
-    parts: Parts = [(ground(field, paint(rng, "grass"), 160.0, 30).moved((0, 0, level_m)), paint(rng, "grass"))]
+    parts: Parts = [(ground(field, 160.0, 30).moved((0, 0, level_m)), paint(rng, "grass"))]
     leaf = paint(rng, "leaves", translucency=0.4)
     for _ in range(7):
         azimuth, distance = rng.uniform(0.2, 2.9), rng.uniform(9, 22)

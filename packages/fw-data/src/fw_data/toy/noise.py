@@ -1,13 +1,14 @@
 """Tileable noise on a square grid: the raw material of every texture.
 
-Axis legend: n rows and n columns of one tile, row 0 at the tile's v = 0, column 0 at u = 0; every function wraps around.
+Axis legend: n rows and n columns of one tile, row 0 at the tile's v = 0, column 0 at u = 0; all wrap around.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import fft, ndimage, spatial
+from scipy import ndimage
+from scipy.spatial import KDTree
 
 Grid = Float[np.ndarray, "n n"]
 
@@ -15,23 +16,23 @@ Grid = Float[np.ndarray, "n n"]
 def spectral(
     rng: np.random.Generator,
     n: int,
-    beta: float = 1.0,
-    low: float = 1.0,
-    high: float | None = None,
-    stretch: float = 1.0,
+    beta: float | int = 1.0,
+    low: float | int = 1.0,
+    high: float | int | None = None,
+    stretch: float | int = 1.0,
 ) -> Grid:
     """Gaussian noise with amplitude falling as frequency^-beta between `low` and `high` cycles per tile.
 
     `stretch` below 1 makes the features 1 / stretch times longer along u, above 1 longer along v. Returns zero mean and
     unit deviation.
     """
-    fv = fft.fftfreq(n, 1.0 / n)[:, None]
-    fu = fft.rfftfreq(n, 1.0 / n)[None, :]
+    fv = np.fft.fftfreq(n, 1.0 / n)[:, None]
+    fu = np.fft.rfftfreq(n, 1.0 / n)[None, :]
     frequency = np.sqrt((fu / stretch) ** 2 + fv**2)
     top = n / 2 if high is None else high
     gain = np.where(frequency > 0, np.maximum(frequency, 1e-6) ** -beta, 0.0)
     gain = gain * np.exp(-((frequency / top) ** 4)) * (1.0 - np.exp(-((frequency / low) ** 4)))
-    field = fft.irfft2(fft.rfft2(rng.standard_normal((n, n))) * gain, s=(n, n))
+    field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((n, n))) * gain, s=(n, n))
     return field / max(float(field.std()), 1e-12)
 
 
@@ -70,7 +71,7 @@ def voronoi(rng: np.random.Generator, n: int, count: int, jitter: float = 1.0) -
     points = (base + rng.uniform(-0.5, 0.5, base.shape) * jitter / side) % 1.0
     rows, columns = (np.mgrid[0:n, 0:n] + 0.5) / n
     query = np.stack([rows, columns], -1).reshape(-1, 2)
-    distance, index = spatial.cKDTree(points, boxsize=1.0).query(query, k=2)
+    distance, index = (np.asarray(a) for a in KDTree(points, boxsize=1.0).query(query, k=2))
     offset = (query - points[index[:, 0]] + 0.5) % 1.0 - 0.5
     return Cells(
         edge=((distance[:, 1] - distance[:, 0]) / 2).reshape(n, n),
@@ -82,7 +83,7 @@ def voronoi(rng: np.random.Generator, n: int, count: int, jitter: float = 1.0) -
 
 
 def courses(n: int, rows: int, columns: int, stagger: float = 0.5, wobble: Grid | None = None) -> Cells:
-    """Bricks: `rows` courses of `columns` bricks, each course moved by `stagger` of a brick; `wobble` bends the joints."""
+    """`rows` courses of `columns` bricks, each course moved by `stagger` of a brick; `wobble` bends the joints."""
     bend = np.zeros((n, n)) if wobble is None else wobble
     v = ((np.arange(n) + 0.5) / n)[:, None] + bend
     u = ((np.arange(n) + 0.5) / n)[None, :] + bend.T
@@ -95,7 +96,7 @@ def courses(n: int, rows: int, columns: int, stagger: float = 0.5, wobble: Grid 
     return Cells(edge=edge, index=index, u=du, v=dv, count=rows * columns)
 
 
-def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
+def smoothstep(low: float | int | np.ndarray, high: float | int | np.ndarray, x: np.ndarray) -> np.ndarray:
     """0 below `low`, 1 above `high`, a smooth cubic between."""
     t = np.clip((x - low) / (high - low), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)

@@ -16,10 +16,10 @@ from fw_data.toy.scene import Blueprint
 
 _WEATHER: tuple[tuple[str, float, float, Rgb, Rgb, Rgb], ...] = (
     # words, sun elevation, cloud cover, sun colour, zenith, horizon
-    ("sunlit", 0.85, 0.35, (4.6, 4.2, 3.6), (0.17, 0.34, 0.8), (0.72, 0.84, 1.0)),
-    ("golden evening", 0.36, 0.4, (5.0, 3.4, 1.9), (0.2, 0.3, 0.62), (1.0, 0.8, 0.58)),
-    ("bright morning", 0.55, 0.3, (4.8, 4.2, 3.3), (0.18, 0.36, 0.78), (0.82, 0.88, 0.95)),
-    ("cloudy", 0.9, 0.72, (1.7, 1.7, 1.7), (0.42, 0.5, 0.62), (0.78, 0.82, 0.88)),
+    ("sunlit", 0.85, 0.35, (4.6, 4.2, 3.6), (0.1, 0.24, 0.68), (0.5, 0.68, 0.95)),
+    ("golden evening", 0.36, 0.4, (5.2, 3.5, 1.9), (0.14, 0.24, 0.55), (1.0, 0.72, 0.46)),
+    ("bright morning", 0.55, 0.3, (4.8, 4.2, 3.3), (0.12, 0.27, 0.68), (0.62, 0.74, 0.92)),
+    ("cloudy", 0.9, 0.72, (2.0, 1.95, 1.85), (0.3, 0.38, 0.52), (0.62, 0.68, 0.76)),
 )
 
 
@@ -38,7 +38,7 @@ class _Site:
         if not self.free(x, y, radius):
             return False
         self.taken.append((x, y, radius))
-        z = float(self.height(np.array(x), np.array(y)))
+        z = float(self.height(np.array([x]), np.array([y]))[0])
         self.builder.add(label, place(parts, (x, y, z - 0.02), yaw))
         return True
 
@@ -47,8 +47,8 @@ class _Site:
         label: str,
         make: Callable[[], Parts],
         count: int,
-        near: float,
-        far: float,
+        near: float | int,
+        far: float | int,
         radius: float,
         yaws: bool = True,
     ) -> None:
@@ -84,7 +84,7 @@ def outdoor(rng: np.random.Generator) -> Blueprint:
         zenith=zenith, horizon=horizon, cover=cover + rng.uniform(-0.1, 0.1), shift=tuple(rng.uniform(0, 1, 2)),
         cloud=(1.2, 1.15, 1.1) if cover < 0.6 else (0.85, 0.87, 0.9),
     )  # fmt: skip
-    lighting = Lighting(sky=sky, lights=(sun(azimuth, elevation, color),), haze_per_m=rng.uniform(0.003, 0.008))
+    lighting = Lighting(sky=sky, lights=(sun(azimuth, elevation, color),), haze_per_m=rng.uniform(0.0012, 0.003))
     return Blueprint(
         kind="outdoor",
         builder=builder,
@@ -97,8 +97,8 @@ def outdoor(rng: np.random.Generator) -> Blueprint:
 
 
 def _meadow(site: _Site, rng: np.random.Generator, *kinds: str) -> None:
-    site.builder.add("", [(nature.ground(site.height, paint(rng, *kinds)), paint(rng, *kinds))])
-    blade = paint(rng, "leaves", tile_m=1.2, variant=0, translucency=0.5, tint=(0.95, 1.0, 0.85))
+    site.builder.add("", [(nature.ground(site.height), paint(rng, *kinds))])
+    blade = paint(rng, "grass", tile_m=0.8, translucency=0.5, tint=(1.1, 1.15, 0.9), light_m=0.6)
     xy = rng.uniform(-1, 1, (420, 2)) * 11
     spots = np.concatenate([xy, site.height(xy[:, 0], xy[:, 1])[:, None]], -1)
     site.builder.add("", nature.tufts(rng, spots, rng.uniform(0.14, 0.3), blade))
@@ -178,7 +178,7 @@ def _ruins(site: _Site, rng: np.random.Generator) -> None:
             0.5,
             rng.uniform(0, 1),
         )
-    site.scatter("fallen stones", lambda: nature.boulder(rng, rng.uniform(0.3, 0.7)), 8, 2, 9, 0.6)
+    site.scatter("fallen stones", lambda: nature.boulder(rng, rng.uniform(0.3, 0.7)), 8, 2.0, 9.0, 0.6)
     for side in (-1, 1):
         wall = built.stone_wall(rng, rng.uniform(3, 6), rng.uniform(0.6, 1.8))
         site.builder.add(
@@ -187,9 +187,7 @@ def _ruins(site: _Site, rng: np.random.Generator) -> None:
 
 
 def _square(site: _Site, rng: np.random.Generator) -> None:
-    site.builder.add(
-        "", [(nature.ground(site.height, paint(rng, "cobbles")), paint(rng, "cobbles", "slabs", "gravel"))]
-    )
+    site.builder.add("", [(nature.ground(site.height), paint(rng, "cobbles", "slabs", "gravel"))])
     for i, x in enumerate((-9.0, -2.5, 4.0, 10.5)):
         _house(
             site,

@@ -32,6 +32,8 @@ def paint(rng: np.random.Generator, *kinds: str, **changes: Any) -> Material:
         "gloss": 0.5,
         "light_m": 0.6 if kind == "leaves" else 0.12,
     }
+    if kind == "leaves":
+        values["tint"] = (float(1.7 * r), float(1.6 * g), float(1.4 * b))
     return Material(**(values | changes))
 
 

@@ -19,7 +19,7 @@ MOVES = {
     "truck-left": "the camera slides to the left",
     "truck-right": "the camera slides to the right",
     "pedestal-up": "the camera rises",
-    "pedestal-down": "the camera sinks",
+    "pedestal-down": "the camera lowers",
     "crane": "the camera rises and swings around",
     "walk": "the camera walks forward along a curve",
     "sweep": "the camera moves sideways while it turns",

@@ -1,11 +1,10 @@
 """Frames of a scene: colour by ray casting with shadow rays, and exact depth at pixel centres.
 
 Axis legend: r rays or samples, h rows, w columns. Camera axes OpenCV (x right, y down, z forward), world z up; pixel
-(column i, row j) has its centre at (i + 0.5, j + 0.5). Depth is z-depth in scene units (metres), 0 where there is sky.
+(column i, row j) has its centre at (i + 0.5, j + 0.5). Depth is z-depth in metres, 0 where there is sky.
 """
 
 from collections.abc import Iterator
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -13,19 +12,23 @@ from jaxtyping import Float, Int, UInt8
 from fw_data.toy.atlas import detail_noise, linear_to_srgb
 from fw_data.toy.lights import light_at, sky_radiance
 from fw_data.toy.scene import Scene
+from fw_data.toy.vectors import dot, unit
 
 _CHUNK = 1 << 15
+_BRIGHTEST = 8.0
+_WHITE = 3.5
+_RELIEF_LIGHT = np.array([0.25, 0.15, 0.8], np.float32)
 
 
 class Renderer:
     """Renders one scene; what does not depend on the camera is worked out once."""
 
-    def __init__(self, scene: Scene, supersample: int = 2, exposure: float = 1.0):
-        self._scene, self._supersample, self._exposure = scene, supersample, exposure
+    def __init__(self, scene: Scene, supersample: int = 2, exposure: tuple[float, float, float] = (1.0, 1.0, 1.0)):
+        self._scene, self._supersample, self._exposure = scene, supersample, np.array(exposure, np.float32)
         mesh, materials = scene.mesh, scene.mesh.materials
-        self._corner = mesh.triangles[:, 0].copy()
+        self._corner = mesh.vertices[mesh.faces[:, 0]]
         self._plane = mesh.face_normals
-        self._material = mesh.material
+        self._material = np.asarray(mesh.material)
         self._tint = np.array([m.tint for m in materials], np.float32)
         self._glow = np.array([m.emission for m in materials], np.float32)
         columns = [[m.bump, m.gloss, m.tile_m, m.translucency] for m in materials]
@@ -62,7 +65,7 @@ class Renderer:
             for begin in range(0, len(direction), _CHUNK):
                 part = slice(begin, begin + _CHUNK)
                 color = self._shade(triangle[part], direction[part], eye, pixel, index / (n * n))
-                total[part] += np.minimum(color, 12.0 / self._exposure)
+                total[part] += np.minimum(color, _BRIGHTEST / self._exposure)
         return (total / (n * n)).reshape(height, width, 3)
 
     def frame(
@@ -79,36 +82,20 @@ class Renderer:
         for pose in pose_c2w:
             yield self.frame(K, pose, height, width), self.depth(K, pose, height, width)
 
-    @cached_property
-    def _attributes(self) -> Float[np.ndarray, "t 42"]:
-        """Per triangle: corner, dual edges, tangent, bitangent, plane normal; then uv, normal, light at corner and edges."""
-        mesh = self._scene.mesh
-        p0, p1, p2 = (mesh.triangles[:, k] for k in range(3))
-        e1, e2, n = p1 - p0, p2 - p0, self._plane
-        g1, g2 = np.cross(e2, n), np.cross(n, e1)
-        g1 /= (g1 * e1).sum(-1, keepdims=True)
-        g2 /= (g2 * e2).sum(-1, keepdims=True)
-        values = np.concatenate([mesh.uv, mesh.normals, self._scene.irradiance], -1)[mesh.faces]
-        a0, d1, d2 = values[:, 0], values[:, 1] - values[:, 0], values[:, 2] - values[:, 0]
-        tangents = [g1 * d1[:, k : k + 1] + g2 * d2[:, k : k + 1] for k in (0, 1)]
-        tangents = [t / np.maximum(np.linalg.norm(t, axis=-1, keepdims=True), 1e-9) for t in tangents]
-        return np.concatenate([p0, g1, g2, *tangents, n, a0, d1, d2], -1).astype(np.float32)
-
     def _trace(self, direction: Float[np.ndarray, "r 3"], eye: Float[np.ndarray, " 3"]) -> Int[np.ndarray, " r"]:
         return self._scene.tracer.first_hit(np.broadcast_to(eye, direction.shape), direction)
 
     def _distance(self, triangle: np.ndarray, direction: np.ndarray, eye: np.ndarray) -> np.ndarray:
         """Where each ray meets its triangle's plane, in float64, in units of its direction; 0 without a hit."""
         normal = self._plane[triangle]
-        above = ((self._corner[triangle] - eye) * normal).sum(-1)
-        slope = (direction * normal).sum(-1)
+        above, slope = dot(self._corner[triangle] - eye, normal), dot(direction, normal)
         return np.where(triangle >= 0, above / np.where(slope == 0, 1.0, slope), 0.0)
 
     def _shade(
         self, triangle: np.ndarray, direction: np.ndarray, eye: np.ndarray, pixel: float, phase: float
     ) -> Float[np.ndarray, "r 3"]:
         lighting = self._scene.blueprint.lighting
-        length = np.linalg.norm(direction, axis=-1, keepdims=True)
+        length = np.sqrt(dot(direction, direction))[:, None]
         view = (direction / length).astype(np.float32)
         color = np.empty((len(triangle), 3), np.float32)
         hit = triangle >= 0
@@ -136,14 +123,14 @@ class Renderer:
         pixel: float,
         phase: float,
     ) -> Float[np.ndarray, "r 3"]:
-        row = self._attributes.take(triangle, axis=0)
+        row = self._scene.attributes.take(triangle, axis=0)
         material = self._material.take(triangle)
         look = self._look.take(material, axis=0)
         local = point - row[:, 0:3]
-        b1, b2 = ((local * row[:, k : k + 3]).sum(-1, keepdims=True) for k in (3, 6))
+        b1, b2 = (dot(local, row[:, k : k + 3])[:, None] for k in (3, 6))
         value = row[:, 18:26] + b1 * row[:, 26:34] + b2 * row[:, 34:42]
         uv, plane = value[:, 0:2], row[:, 15:18]
-        facing = -(plane * view).sum(-1)
+        facing = -dot(plane, view)
         flip = np.where(facing < 0, np.float32(-1), np.float32(1))[:, None]
         spread = distance * np.float32(pixel) / np.sqrt(np.maximum(np.abs(facing), 0.08))
         texel = self._scene.atlas.sample(
@@ -152,19 +139,19 @@ class Renderer:
         flat_uv = uv * look[:, 2:3]
         coarse = detail_noise(flat_uv * np.float32(0.23), spread * np.float32(0.23))[:, :2]
         albedo = texel[:, :3] * self._tint.take(material, axis=0)
-        albedo = albedo * (1 + 0.05 * coarse[:, :1] + 0.09 * coarse[:, 1:])
+        wide = detail_noise(flat_uv * np.float32(0.019), spread * np.float32(0.019))[:, :2]
+        albedo = albedo * (1 + 0.05 * coarse[:, :1] + 0.07 * coarse[:, 1:] + 0.05 * wide[:, :1] + 0.05 * wide[:, 1:])
         slope = texel[:, 3:5] * look[:, 0:1]
-        smooth = value[:, 2:5] * flip
+        leafy = look[:, 3:4] > 0
+        smooth = unit(value[:, 2:5]) * np.where(leafy, np.float32(1), flip)
+        plane = np.where(leafy, smooth, plane * flip)
         tilt = slope[:, :1] * row[:, 9:12] + slope[:, 1:] * row[:, 12:15]
-        normal = smooth / np.maximum(np.linalg.norm(smooth, axis=-1, keepdims=True), 1e-6) - tilt
-        normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+        normal = unit(smooth - tilt)
         gloss = (texel[:, 5] * look[:, 1])[:, None]
-        relief = np.clip(
-            1 + 0.45 * ((normal - smooth) * np.float32([0.25, 0.15, 0.8])).sum(-1, keepdims=True), 0.5, 1.5
-        )
+        relief = np.clip(1 + 0.45 * dot(normal - smooth, _RELIEF_LIGHT)[:, None], 0.5, 1.5)
         ambient = np.maximum(value[:, 5:8], 0.0) * relief
-        light, shine = self._direct(point, plane * flip, normal, view, gloss, look[:, 3:4], phase)
-        grazing = 0.04 + 0.5 * (1 - np.abs((normal * view).sum(-1, keepdims=True))) ** 4
+        light, shine = self._direct(point, plane, normal, view, gloss, look[:, 3:4], phase)
+        grazing = 0.04 + 0.5 * (1 - np.abs(dot(normal, view)[:, None])) ** 4
         mirror = ambient / np.float32(np.pi) * gloss * grazing
         return albedo / np.float32(np.pi) * (light + ambient) + shine + mirror + self._glow.take(material, axis=0)
 
@@ -183,24 +170,23 @@ class Renderer:
         angle = 2 * np.pi * (phase * 2.618 + 0.13)
         spot = np.array([np.cos(angle), np.sin(angle), np.sin(angle * 1.7)]) * np.sqrt(0.25 + 0.75 * phase)
         offset = spot.astype(np.float32)[None]
+        far = np.abs(point).max(-1, keepdims=True)
         for source in self._scene.blueprint.lighting.lights:
             toward, irradiance = light_at(source, point, offset)
-            unit = toward / np.linalg.norm(toward, axis=-1, keepdims=True)
-            cosine = (unit * normal).sum(-1, keepdims=True)
-            above = (unit * plane).sum(-1, keepdims=True)
+            ray = unit(toward)
+            cosine = dot(ray, normal)[:, None]
+            above = dot(ray, plane)[:, None]
             through = translucency * 0.5 * np.abs(above)
             amount = np.where(above > 0, np.maximum(cosine, 0.0), 0.0) + through
             wanted = (amount > 1e-4)[:, 0] & (irradiance.max(-1) > 1e-4)
             if not wanted.any():
                 continue
-            side = np.where(above > 0, np.float32(1), np.float32(-1))
-            start = (point + plane * side * (np.float32(1.5e-3) + 2e-5 * np.abs(point).max(-1, keepdims=True)))[wanted]
+            side = np.where(above > 0, np.float32(1), np.float32(-1)) * (np.float32(1.5e-3) + np.float32(2e-5) * far)
+            start = (point + plane * side)[wanted]
             free = ~self._scene.tracer.occluded(start, toward[wanted], 0.98)
             amount[wanted] *= free[:, None]
             light += irradiance * amount
-            half = unit - view
-            half /= np.maximum(np.linalg.norm(half, axis=-1, keepdims=True), 1e-6)
-            peak = np.maximum((half * normal).sum(-1, keepdims=True), 0.0) ** (8 + 90 * gloss)
+            peak = np.maximum(dot(unit(ray - view), normal)[:, None], 0.0) ** (8 + 90 * gloss)
             shine += irradiance * np.minimum(amount, 1) * peak * gloss * np.float32(0.35)
         return light, shine
 
@@ -208,7 +194,7 @@ class Renderer:
 def camera_rays(
     K: Float[np.ndarray, "3 3"], pose_c2w: Float[np.ndarray, "4 4"], height: int, width: int, across: float, down: float
 ) -> Float[np.ndarray, "r 3"]:
-    """World directions through the point (across, down) of every pixel; their camera z is 1, so ray length is z-depth."""
+    """World directions through the point (across, down) of every pixel, with camera z of 1: ray length is z-depth."""
     x = (np.arange(width) + across - K[0, 2]) / K[0, 0]
     y = (np.arange(height) + down - K[1, 2]) / K[1, 1]
     right, below, ahead = pose_c2w[:3, 0], pose_c2w[:3, 1], pose_c2w[:3, 2]
@@ -216,5 +202,6 @@ def camera_rays(
 
 
 def tone_map(color: np.ndarray) -> np.ndarray:
-    """A filmic curve: near linear for darks, rolling off to 1 (Narkowicz 2016 fit of ACES)."""
-    return np.clip(color * (2.51 * color + 0.03) / (color * (2.43 * color + 0.59) + 0.14), 0.0, 1.0)
+    """Reinhard's curve with a white point (Reinhard et al. 2002, eq. 4), with slightly more contrast below."""
+    scaled = np.maximum(color, 0.0) ** 1.12 * 1.25
+    return np.clip(scaled * (1.0 + scaled / _WHITE**2) / (1.0 + scaled), 0.0, 1.0)

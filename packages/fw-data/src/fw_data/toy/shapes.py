@@ -1,14 +1,16 @@
 """Primitive patches: sheets, boxes, round bodies, surfaces of revolution, lumps and blades.
 
-Axis legend: v vertices, t triangles; z is up. Every shape has uv in metres and a grid fine enough to carry baked light.
+Axis legend: v vertices, t triangles; z is up. Shapes have uv in metres and grids fine enough for baked light.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from fw_data.toy.mesh import Patch
+from fw_data.toy.mesh import Patch, Point
+from fw_data.toy.vectors import cross, dot, unit
 
 
 def merge(patches: Sequence[Patch]) -> Patch:
@@ -23,81 +25,78 @@ def merge(patches: Sequence[Patch]) -> Patch:
 
 
 def sheet(
-    origin: Sequence[float],
-    along_u: Sequence[float],
-    along_v: Sequence[float],
+    origin: Point,
+    along_u: Point,
+    along_v: Point,
     cell_m: float = 0.5,
     fit_uv: bool = False,
     uv_origin: tuple[float, float] = (0.0, 0.0),
 ) -> Patch:
     """A flat parallelogram facing along_u x along_v, cut into cells of at most `cell_m`."""
     corner, u, v = (np.asarray(a, float) for a in (origin, along_u, along_v))
-    length_u, length_v = float(np.linalg.norm(u)), float(np.linalg.norm(v))
-    nu, nv = max(1, int(np.ceil(length_u / cell_m))), max(1, int(np.ceil(length_v / cell_m)))
-    a, b = np.meshgrid(np.linspace(0, 1, nu + 1), np.linspace(0, 1, nv + 1), indexing="xy")
-    normal = np.cross(u, v)
-    uv = np.stack([a.ravel(), b.ravel()], -1)
-    if not fit_uv:
-        uv = uv * [length_u, length_v] + uv_origin
+    length_u, length_v = math.sqrt(u @ u), math.sqrt(v @ v)
+    nu, nv = max(1, math.ceil(length_u / cell_m - 1e-6)), max(1, math.ceil(length_v / cell_m - 1e-6))
+    spot, faces = _unit_grid(nu, nv)
     return Patch(
-        vertices=corner + a.reshape(-1, 1) * u + b.reshape(-1, 1) * v,
-        normals=np.tile(normal / np.linalg.norm(normal), (a.size, 1)),
-        uv=uv,
-        faces=_grid_faces(nv + 1, nu + 1),
+        vertices=corner + spot[:, :1] * u + spot[:, 1:] * v,
+        normals=np.repeat(unit(cross(u, v))[None], len(spot), axis=0),
+        uv=spot if fit_uv else spot * [length_u, length_v] + uv_origin,
+        faces=faces,
     )
 
 
-def box(
-    size: Sequence[float], center: Sequence[float] = (0.0, 0.0, 0.0), cell_m: float = 0.5, bottom: bool = True
-) -> Patch:
+def box(size: Point, center: Point = (0.0, 0.0, 0.0), cell_m: float = 1.3) -> Patch:
     """A box of the given x, y, z size about `center`; wood grain (u) runs along each face's longer side."""
-    half, middle = np.asarray(size, float) / 2, np.asarray(center, float)
-    faces = []
-    for axis in range(3):
-        for sign in (-1.0, 1.0):
-            if axis == 2 and sign < 0 and not bottom:
-                continue
-            normal = np.eye(3)[axis] * sign
-            across = np.eye(3)[2] if axis < 2 else np.eye(3)[1]
-            along = np.cross(across, normal)
-            if axis == 2 and (half @ np.abs(across)) > (half @ np.abs(along)):
-                along, across = across, np.cross(normal, across)
-            span_u, span_v = 2 * (half @ np.abs(along)) * along, 2 * (half @ np.abs(across)) * across
-            corner = middle + normal * half - span_u / 2 - span_v / 2
-            shift = (float(corner @ along), float(corner @ across))
-            faces.append(sheet(corner, span_u, span_v, cell_m, uv_origin=shift))
-    return merge(faces)
+    extent, middle = np.asarray(size, float), np.asarray(center, float)
+    along, across = _BOX_ALONG.copy(), _BOX_ACROSS.copy()
+    if extent[1] > extent[0]:
+        along[4:], across[4:] = _BOX_ACROSS[4:], -_BOX_ALONG[4:]
+    span_u, span_v = along * dot(np.abs(along), extent)[:, None], across * dot(np.abs(across), extent)[:, None]
+    corner = middle + _BOX_NORMAL * extent / 2 - span_u / 2 - span_v / 2
+    shift = np.stack([dot(corner, along), dot(corner, across)], -1)
+    if extent.max() > cell_m:
+        faces = zip(corner, span_u, span_v, shift, strict=True)
+        return merge([sheet(c, u, v, cell_m, uv_origin=(float(o[0]), float(o[1]))) for c, u, v, o in faces])
+    a, b = _SQUARE[:, :1], _SQUARE[:, 1:]
+    length = np.stack([np.abs(span_u).sum(-1), np.abs(span_v).sum(-1)], -1)
+    return Patch(
+        vertices=(corner[:, None] + a * span_u[:, None] + b * span_v[:, None]).reshape(-1, 3),
+        normals=np.repeat(_BOX_NORMAL, 4, axis=0),
+        uv=(shift[:, None] + _SQUARE * length[:, None]).reshape(-1, 2),
+        faces=_BOX_FACES,
+    )
 
 
-def lathe(profile: Sequence[tuple[float, float]], segments: int = 20, smooth: bool = True) -> Patch:
-    """A surface of revolution about z of (radius, height) points going up; u runs around, v along the profile."""
+def lathe(profile: Sequence[tuple[float | int, float | int]], segments: int = 20) -> Patch:
+    """A surface of revolution about z of (radius, height) points going up; u runs around, v along the profile.
+
+    Where the profile bends by less than about 50 degrees it is shaded smoothly, else as an edge.
+    """
     points = np.asarray(profile, float)
     step = np.diff(points, axis=0)
-    run = np.concatenate([[0.0], np.cumsum(np.linalg.norm(step, axis=1))])
-    slope = np.stack([step[:, 1], -step[:, 0]], -1)
-    slope /= np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-12)
+    run = np.concatenate([[0.0], np.cumsum(np.hypot(step[:, 0], step[:, 1]))])
+    slope = unit(np.stack([step[:, 1], -step[:, 0]], -1))
+    gentle = dot(slope[:-1], slope[1:]) > 0.64
+    bend = unit(slope[:-1] + slope[1:])
+    lower, upper = slope.copy(), slope.copy()
+    lower[1:][gentle], upper[:-1][gentle] = bend[gentle], bend[gentle]
+    radius, height = (np.stack([points[:-1, k], points[1:, k]], 1) for k in (0, 1))
+    normal, along = np.stack([lower, upper], 1), np.stack([run[:-1], run[1:]], 1)
     angle = np.linspace(0, 2 * np.pi, segments + 1)
+    c, s, one = np.cos(angle), np.sin(angle), np.ones(segments + 1)
     girth = 2 * np.pi * float(points[:, 0].max())
-    rings = []
-    for i in range(len(slope)):
-        ends = [slope[i], slope[i]]
-        if smooth:
-            ends = [slope[i] + slope[max(i - 1, 0)], slope[i] + slope[min(i + 1, len(slope) - 1)]]
-        radius, height = points[i : i + 2, 0], points[i : i + 2, 1]
-        normal = np.stack(ends) / np.maximum(np.linalg.norm(np.stack(ends), axis=1, keepdims=True), 1e-12)
-        c, s = np.cos(angle)[None, :], np.sin(angle)[None, :]
-        one = np.ones_like(c)
-        rings.append(
-            Patch(
-                vertices=np.stack([radius[:, None] * c, radius[:, None] * s, height[:, None] * one], -1).reshape(-1, 3),
-                normals=np.stack([normal[:, :1] * c, normal[:, :1] * s, normal[:, 1:] * one], -1).reshape(-1, 3),
-                uv=np.stack(np.broadcast_arrays(angle[None] / 6.2831853 * girth, run[i : i + 2, None]), -1).reshape(
-                    -1, 2
-                ),
-                faces=_grid_faces(2, segments + 1),
-            )
+    count = len(step)
+    strip = _grid_faces(2, segments + 1)
+    return _without_slivers(
+        Patch(
+            vertices=np.stack([radius[..., None] * c, radius[..., None] * s, height[..., None] * one], -1).reshape(
+                -1, 3
+            ),
+            normals=np.stack([normal[..., :1] * c, normal[..., :1] * s, normal[..., 1:] * one], -1).reshape(-1, 3),
+            uv=np.stack(np.broadcast_arrays(angle / (2 * np.pi) * girth, along[..., None]), -1).reshape(-1, 2),
+            faces=(strip + 2 * (segments + 1) * np.arange(count)[:, None, None]).reshape(-1, 3),
         )
-    return _without_slivers(merge(rings))
+    )
 
 
 def cylinder(radius: float, height: float, segments: int = 18, rings: int = 2) -> Patch:
@@ -134,7 +133,7 @@ def sphere(radius: float, segments: int = 20, rings: int = 12) -> Patch:
     return Patch(vertices=ball.vertices, normals=ball.vertices / radius, uv=ball.uv, faces=ball.faces)
 
 
-def lump(rng: np.random.Generator, size: Sequence[float], rough: float = 0.25, detail: int = 2) -> Patch:
+def lump(rng: np.random.Generator, size: Point, rough: float = 0.25, detail: int = 2) -> Patch:
     """A bumpy ball (rock, bush, crown) with half axes `size`, its radius varied by `rough`."""
     base, faces = _icosphere(detail)
     bump = np.zeros(len(base))
@@ -143,7 +142,7 @@ def lump(rng: np.random.Generator, size: Sequence[float], rough: float = 0.25, d
         bump += np.sin(base @ waves.T + rng.uniform(0, 6.28, 5)).sum(1) * 0.3 * 0.6**octave
     vertices = base * (1 + rough * np.clip(bump, -1.5, 1.5)[:, None]) * np.asarray(size, float)
     corner = vertices[faces]
-    area = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    area = cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
     normals = np.zeros_like(vertices)
     for k in range(3):
         np.add.at(normals, faces[:, k], area)
@@ -164,7 +163,7 @@ def blades(
 ) -> Patch:
     """Many small diamonds (leaves, grass blades), one from each root to its tip, shaded with the given normals."""
     axis = tips - roots
-    side = np.cross(axis, normals)
+    side = cross(axis, normals)
     side *= widths[:, None] / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) / 2
     middle = roots + 0.45 * axis
     vertices = np.stack([roots, middle - side, tips, middle + side], 1).reshape(-1, 3)
@@ -177,8 +176,14 @@ def blades(
         vertices=vertices,
         normals=np.repeat(normals, 4, axis=0),
         uv=(origin[:, None] + np.concatenate([local, up], -1)).reshape(-1, 2),
-        faces=np.concatenate([first + [0, 1, 2], first + [0, 2, 3]]),
+        faces=np.concatenate([first + np.array(triple) for triple in ((0, 1, 2), (0, 2, 3))]),
     )
+
+
+@lru_cache(maxsize=512)
+def _unit_grid(nu: int, nv: int) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.meshgrid(np.linspace(0, 1, nu + 1), np.linspace(0, 1, nv + 1), indexing="xy")
+    return np.stack([a.ravel(), b.ravel()], -1), _grid_faces(nv + 1, nu + 1)
 
 
 def _grid_faces(rows: int, columns: int) -> np.ndarray:
@@ -189,8 +194,10 @@ def _grid_faces(rows: int, columns: int) -> np.ndarray:
 
 def _without_slivers(patch: Patch) -> Patch:
     corner = patch.vertices[patch.faces]
-    area = np.linalg.norm(np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]), axis=1)
-    return Patch(vertices=patch.vertices, normals=patch.normals, uv=patch.uv, faces=patch.faces[area > 1e-10])
+    area = cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    return Patch(
+        vertices=patch.vertices, normals=patch.normals, uv=patch.uv, faces=patch.faces[dot(area, area) > 1e-20]
+    )
 
 
 def _with_own_uv(patch: Patch, chosen: np.ndarray, uv: np.ndarray) -> Patch:
@@ -224,3 +231,10 @@ def _icosphere(detail: int) -> tuple[np.ndarray, np.ndarray]:
         p, q, r = faces.T
         faces = np.concatenate([np.stack(f, 1) for f in ((p, a, c), (a, q, b), (c, b, r), (a, b, c))])
     return vertices, faces
+
+
+_SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+_BOX_NORMAL = np.array([[-1.0, 0, 0], [1, 0, 0], [0, -1, 0], [0, 1, 0], [0, 0, -1], [0, 0, 1]])
+_BOX_ACROSS = np.array([[0.0, 0, 1]] * 4 + [[0, 1, 0]] * 2)
+_BOX_ALONG = cross(_BOX_ACROSS, _BOX_NORMAL)
+_BOX_FACES = (np.array([[0, 1, 2], [0, 2, 3]]) + 4 * np.arange(6)[:, None, None]).reshape(-1, 3)

@@ -95,7 +95,7 @@ def concrete(rng: np.random.Generator, n: int) -> Surface:
     boards = courses(n, 8, 1, 0.0)
     grain = spectral(rng, n, 0.4, 16) * 0.04 + spectral(rng, n, 1.4, 1) * 0.08
     pores = smoothstep(1.9, 2.5, spectral(rng, n, 0.4, 25, 100))
-    seam = 1 - smoothstep(0.001, 0.003, boards.edge + np.abs(boards.u) * 0.0)
+    seam = 1 - smoothstep(0.001, 0.003, 0.0625 - np.abs(boards.v))
     streak = smoothstep(0.7, 2.4, spectral(rng, n, 0.9, 3, stretch=5.0))
     color = shade(
         plain(pick(rng, [(0.62, 0.61, 0.58), (0.55, 0.56, 0.58)]), n), 1 + grain + 0.05 * boards.per_cell(rng)

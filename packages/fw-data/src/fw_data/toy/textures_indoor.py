@@ -58,7 +58,7 @@ def boards(rng: np.random.Generator, n: int) -> Surface:
     """Rough weathered boards standing upright (along v), with peeling paint."""
     cells = courses(n, 10, 1, 0.0)
     lines, pores = _grain(rng, n, 50.0)
-    gap = 1 - smoothstep(0.001, 0.004, cells.edge + spectral(rng, n, 1.0, 4) * 0.0005 + np.abs(cells.u) * 0.0)
+    gap = 1 - smoothstep(0.001, 0.004, 0.05 - np.abs(cells.v) + spectral(rng, n, 1.0, 4) * 0.0005)
     raw = ramp(0.5 + 0.2 * lines + 0.16 * pores + 0.16 * cells.per_cell(rng), _WOODS[3])
     paint = pick(rng, [(0.45, 0.18, 0.14), (0.25, 0.36, 0.4), (0.3, 0.4, 0.28), (0.75, 0.72, 0.65), (0.5, 0.36, 0.22)])
     left = smoothstep(-0.9, -0.3, spectral(rng, n, 0.9, 4, stretch=0.3) + 0.4 * pores)
@@ -98,8 +98,8 @@ def rug(rng: np.random.Generator, n: int) -> Surface:
     x = (np.arange(n) + 0.5) / n
     u, v = np.meshgrid(x - 0.5, x - 0.5)
     inset = 0.5 - np.maximum(np.abs(u), np.abs(v))
-    h = rng.uniform()
-    palette = [hue(h, 0.65, 0.42), hue(h + 0.55, 0.45, 0.3), hue(h + 0.1, 0.35, 0.8), hue(h + 0.05, 0.7, 0.6)]
+    h = float(rng.choice([0.0, 0.02, 0.07, 0.55, 0.6, 0.45]))
+    palette = [hue(h, 0.6, 0.42), hue(h + 0.55, 0.4, 0.28), hue(0.11, 0.28, 0.8), hue(0.09, 0.5, 0.6)]
     radius, angle = np.hypot(u, v), np.arctan2(v, u)
     color = plain(palette[0], n)
     lattice = np.sin(u * 2 * np.pi * 11) * np.sin(v * 2 * np.pi * 11)

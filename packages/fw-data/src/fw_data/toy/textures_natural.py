@@ -20,7 +20,7 @@ def grass(rng: np.random.Generator, n: int) -> Surface:
     color = ramp(0.42 + 0.17 * top + 0.1 * clump, green)
     dry = smoothstep(0.8, 2.0, spectral(rng, n, 1.2, 2))
     color = mix(color, shade(plain((0.6, 0.52, 0.32), n), 0.8 + 0.2 * top), dry * 0.55)
-    petals = smoothstep(0.006, 0.0035, voronoi(rng, n, 300, 1.0).edge * 0 + _dots(rng, n, 260))
+    petals = smoothstep(0.006, 0.0035, _dots(rng, n, 260))
     hue = pick(rng, [(0.95, 0.93, 0.85), (0.95, 0.8, 0.25), (0.75, 0.6, 0.85)])
     color = mix(color, hue, petals * smoothstep(-0.3, 1.0, clump))
     return Surface(color=color, height=0.006 * top + 0.004 * clump, gloss=np.full((n, n), 0.08))
@@ -79,12 +79,13 @@ def bark(rng: np.random.Generator, n: int) -> Surface:
 @kind
 def leaves(rng: np.random.Generator, n: int) -> Surface:
     """Layers of leaves, each with a rib."""
-    tones = [
+    sets: list[list[Color]] = [
         [(0.12, 0.2, 0.05), (0.24, 0.36, 0.1), (0.42, 0.54, 0.18), (0.6, 0.66, 0.3)],
         [(0.1, 0.18, 0.08), (0.18, 0.32, 0.14), (0.32, 0.46, 0.22), (0.5, 0.6, 0.36)],
         [(0.3, 0.14, 0.05), (0.6, 0.32, 0.08), (0.8, 0.5, 0.14), (0.85, 0.68, 0.3)],
         [(0.16, 0.2, 0.05), (0.36, 0.4, 0.1), (0.55, 0.56, 0.18), (0.72, 0.7, 0.34)],
-    ][int(rng.integers(4))]
+    ]
+    tones = sets[int(rng.integers(len(sets)))]
     color, height = plain(tones[0], n) * 0.5, np.zeros((n, n))
     for layer, count in enumerate((500, 350, 220)):
         cells = voronoi(rng, n, count, 1.0)
@@ -94,7 +95,7 @@ def leaves(rng: np.random.Generator, n: int) -> Surface:
         shape = smoothstep(0.0, 0.06, 0.26 * np.cos(np.clip(a * 2.6, -1.57, 1.57)) - np.abs(b)) * (np.abs(a) < 0.6)
         shape = shape * smoothstep(-0.5, -0.3, cells.per_cell(rng))
         rib = smoothstep(0.035, 0.01, np.abs(b)) * 0.35
-        leaf = ramp(0.5 + 0.2 * cells.per_cell(rng) + 0.1 * layer - 0.3 * np.abs(b) + rib, [tuple(t) for t in tones])
+        leaf = ramp(0.5 + 0.2 * cells.per_cell(rng) + 0.1 * layer - 0.3 * np.abs(b) + rib, tones)
         color = mix(color * (1 - 0.25 * shape[..., None]), leaf, shape)
         height = np.where(shape > 0.5, 0.006 * (layer + 1) + 0.012 * a * 0.3, height)
     return Surface(color=shade(color, 1 + 0.08 * spectral(rng, n, 0.6, 8)), height=height, gloss=np.full((n, n), 0.25))

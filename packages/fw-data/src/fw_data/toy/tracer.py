@@ -3,12 +3,13 @@
 Axis legend: t triangles, r rays. World coordinates in scene units (metres).
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 
+@runtime_checkable
 class Tracer(Protocol):
     """What the renderer asks of a ray caster."""
 
@@ -36,10 +37,10 @@ class EmbreeTracer:
     """Intel Embree through embreex, the ray engine that trimesh uses."""
 
     def __init__(self, triangles: Float[np.ndarray, "t 3 3"]):
-        from embreex import rtcore_scene
         from embreex.mesh_construction import TriangleMesh
+        from embreex.rtcore_scene import EmbreeScene
 
-        self._scene = rtcore_scene.EmbreeScene()
+        self._scene = EmbreeScene()
         self._mesh = TriangleMesh(self._scene, np.ascontiguousarray(triangles, np.float32))
 
     def first_hit(self, origin: Float[np.ndarray, "r 3"], direction: Float[np.ndarray, "r 3"]) -> Int[np.ndarray, " r"]:
