@@ -10,6 +10,7 @@ import torch
 import fw_model.world as world_module
 from fw_model.condition import check_grid
 from fw_model.config import preset
+from fw_model.wan.layers import RMSNorm
 from fw_model.world import FantasyWorld
 
 
@@ -221,6 +222,9 @@ def test_weights_are_a_function_of_the_seed(micro):
         elif name.endswith(("ls1.gamma", "ls2.gamma")):
             assert torch.equal(parameter, torch.full_like(parameter, 0.01))
         assert parameter.isfinite().all()
+    norms = [m for m in a.modules() if isinstance(m, torch.nn.LayerNorm | torch.nn.GroupNorm | RMSNorm)]
+    assert len(norms) > 50
+    assert all(torch.equal(m.weight, torch.ones_like(m.weight)) for m in norms)
 
 
 def test_presets_have_the_published_sizes():
@@ -275,6 +279,7 @@ _COMPILED = """
 import dataclasses
 import torch
 from fw_model.config import VideoConfig, tiny
+from fw_model.wan.layers import RMSNorm
 from fw_model.world import FantasyWorld
 
 video = VideoConfig(dim=48, heads=2, ffn_dim=64, blocks=4, in_dim=16, text_dim=12, text_len=7)

@@ -336,8 +336,8 @@ def wan21_i2v_14b() -> WorldConfig:
 def wan22_fun_a14b(expert: Literal["high_noise", "low_noise"] = "low_noise") -> WorldConfig:
     """One of the two released experts on Wan2.2-Fun-A14B-Control-Camera; geometry is read from the low-noise one.
 
-    The released scripts feed this family correct Pluecker rays to its control adapter, so `compat.plucker` is
-    "correct" here; the other quirks are those of the Wan2.1 release.
+    Its control adapter comes from a base trained on correct Pluecker rays, so `compat.plucker` is "correct" here; the
+    other quirks are those of the Wan2.1 release.
     """
     return WorldConfig(
         name=f"wan22_fun_a14b_{expert}",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from einops import repeat
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fw_model.config import MAX_GRID
@@ -89,14 +89,15 @@ class PlaneRope(nn.Module):
         """Angles of one frame, row half then column half."""
         positions = max(rows, columns) + 1
         cos, sin = self.tables(0, positions)
-        grid = plane_positions(rows, columns, specials).to(cos.device)
+        grid = plane_positions(rows, columns, specials, cos.device)
         return Rotation(cos[grid].flatten(1), sin[grid].flatten(1))
 
 
-def plane_positions(rows: int, columns: int, specials: int) -> Tensor:
-    """Integer (row, column) positions `[specials + rows * columns, 2]` of the tokens of one frame."""
-    patches = torch.cartesian_prod(torch.arange(1, rows + 1), torch.arange(1, columns + 1))
-    return torch.cat([torch.zeros(specials, 2, dtype=patches.dtype), patches])
+def plane_positions(rows: int, columns: int, specials: int, device: torch.device | None = None) -> Int[Tensor, "m 2"]:
+    """Integer (row, column) positions of the m = specials + rows * columns tokens of one frame."""
+    row, column = torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device)
+    patches = torch.cartesian_prod(row, column)
+    return torch.cat([patches.new_zeros(specials, 2), patches])
 
 
 def rotate_pairs(x: Float[Tensor, "b l h d"], rotation: Rotation) -> Float[Tensor, "b l h d"]:
