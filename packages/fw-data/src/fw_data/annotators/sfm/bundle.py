@@ -37,7 +37,11 @@ def adjust(
     options.ceres.solver_options.function_tolerance = 1e-6
     options.ceres.solver_options.num_threads = threads
     options.ceres.min_num_residuals_for_cpu_multi_threading = 5000
-    pycolmap.bundle_adjustment(model, options)
+    config = pycolmap.BundleAdjustmentConfig()
+    for image_id in model.reg_image_ids():
+        config.add_image(image_id)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    pycolmap.create_default_bundle_adjuster(options, config, model).solve()
     return _read_back(scene, model)
 
 

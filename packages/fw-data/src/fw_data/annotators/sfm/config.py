@@ -9,13 +9,13 @@ class SfmConfig:
 
     long_side: int = 640
     """Frames larger than this are reduced for the geometry work; the output has the size of the input."""
-    max_keypoints: int = 1024
+    max_keypoints: int = 896
     """Points per key frame given to the matcher."""
     max_keyframes: int = 28
     """Frames that are matched with the networks; the frames between them are posed against the points found."""
-    pairs_per_keyframe: int = 5
+    pairs_per_keyframe: int = 4
     """Pairs of key frames matched, for each key frame (the nearest ones and the most similar ones)."""
-    refine_points: int = 2500
+    refine_points: int = 1000
     """Scene points whose image positions are refined below one pixel and adjusted together."""
     refine_rounds: int = 2
     """Times that positions are refined and the bundle adjusted."""

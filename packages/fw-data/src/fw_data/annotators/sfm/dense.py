@@ -13,6 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fw_data.annotators.sfm.config import SfmConfig
+from fw_data.annotators.sfm.filling import fill_depth
 from fw_data.annotators.sfm.fusion import carry_over, compare_with_neighbours
 from fw_data.annotators.sfm.plane_sweep import matching_scores, refine_between_planes
 from fw_data.annotators.sfm.scene import SparseScene
@@ -64,7 +65,7 @@ def dense_depth(
     size = tuple(gray.shape[1:])
 
     def search_near(frame: int) -> tuple[Tensor, Tensor]:
-        start = _enlarge(depth[frame], size)
+        start = _enlarge(fill_depth(depth[frame], weight[frame], coarse.gray[frame])[0], size)
         near, far = limits[frame]
         step = (1 / near - 1 / far) / (config.depth_planes - 1) / 2
         return _search_near(fine, frame, sources[frame], start, step)
@@ -73,8 +74,9 @@ def dense_depth(
     depth, weight = torch.stack([d for d, _ in found]), torch.stack([w for _, w in found])
     depth, weight = _agree(fine, depth, weight, sources, config.threads, tolerance=0.02)
     depth, weight = _agree(fine, depth, weight, sources, config.threads, tolerance=0.015)
+    filled = map_parallel(lambda i: fill_depth(depth[i], weight[i], fine.gray[i]), frames, config.threads)
     on_done(1.0)
-    return DenseDepth(depth=depth, confidence=weight)
+    return DenseDepth(depth=torch.stack([d for d, _ in filled]), confidence=torch.stack([c for _, c in filled]))
 
 
 def _search_planes(

@@ -14,85 +14,50 @@ from fw_data.annotators.sfm.features import Features
 from fw_data.annotators.sfm.matching import PairMatches
 from fw_data.annotators.sfm.scene import SparseScene
 
+MIN_FIRST_POINTS = 30
+
 
 def map_keyframes(
-    features: list[Features],
-    pairs: list[PairMatches],
-    *,
-    focal_px: float,
-    seed: int,
-    threads: int,
-    method: str = "incremental",
+    features: list[Features], pairs: list[PairMatches], *, focal_px: float, seed: int, threads: int
 ) -> pycolmap.Reconstruction | None:
-    """The largest reconstruction of the key frames (image id = index + 1), or None when there is none."""
+    """A reconstruction of as many key frames as possible (image id = index + 1); None when no pair can start one.
+
+    Incremental mapping (Schoenberger & Frahm, CVPR 2016): from one pair with parallax, frame by frame, the frames that
+    see most of the scene first, adjusting nearby frames each time and everything whenever it has grown by a fifth.
+    """
     width, height = features[0].size
     camera = pycolmap.Camera.create_from_model_name(1, "SIMPLE_PINHOLE", focal_px, width, height)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "matches.db"
-        _write_database(path, camera, features, pairs, seed)
-        if method == "incremental":
-            models = pycolmap.incremental_mapping(path, folder, folder, _incremental_options(seed, threads))
-        else:
-            options = pycolmap.GlobalPipelineOptions(num_threads=threads, random_seed=seed)
-            models = pycolmap.global_mapping(path, folder, folder, options)
-    if not models:
+    with tempfile.TemporaryDirectory() as folder, pycolmap.Database.open(Path(folder) / "matches.db") as database:
+        _write_database(database, camera, features, pairs, seed)
+        cache = pycolmap.DatabaseCache.create(database, pycolmap.DatabaseCacheOptions(min_num_matches=15))
+    mapper = pycolmap.IncrementalMapper(cache)
+    mapper.begin_reconstruction(pycolmap.Reconstruction())
+    options = _mapper_options(seed, threads)
+    triangulation = pycolmap.IncrementalTriangulatorOptions(random_seed=seed)
+    if not _start(mapper, options, triangulation, threads):
+        mapper.end_reconstruction(discard=True)
         return None
-    return max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()))
-
-
-def _incremental_options(seed: int, threads: int) -> pycolmap.IncrementalPipelineOptions:
-    options = pycolmap.IncrementalPipelineOptions()
-    options.num_threads = threads
-    options.random_seed = seed
-    options.extract_colors = False
-    options.min_model_size = 2
-    options.multiple_models = False
-    options.init_num_trials = 50
-    options.min_focal_length_ratio = 0.3
-    options.max_focal_length_ratio = 5.0
-    options.ba_global_max_refinements = 2
-    options.mapper.init_min_tri_angle = 4.0
-    options.mapper.init_min_num_inliers = 40
-    options.mapper.abs_pose_min_num_inliers = 15
-    options.mapper.abs_pose_refine_focal_length = False
-    options.mapper.num_threads = threads
-    options.mapper.random_seed = seed
-    options.triangulation.random_seed = seed
-    return options
-
-
-def _write_database(
-    path: Path, camera: pycolmap.Camera, features: list[Features], pairs: list[PairMatches], seed: int
-) -> None:
-    two_view = pycolmap.TwoViewGeometryOptions()
-    two_view.ransac.random_seed = seed
-    two_view.ransac.max_error = 2.0
-    with pycolmap.Database.open(path) as database:
-        camera_id = database.write_camera(camera)
-        sensor = pycolmap.sensor_t(type=pycolmap.SensorType.CAMERA, id=camera_id)
-        rig = pycolmap.Rig(rig_id=1)
-        rig.add_ref_sensor(sensor)
-        rig_id = database.write_rig(rig)
-        for index, feature in enumerate(features):
-            image = pycolmap.Image(name=f"{index:06d}", camera_id=camera_id, image_id=index + 1)
-            image_id = database.write_image(image, use_image_id=True)
-            frame = pycolmap.Frame(frame_id=image_id, rig_id=rig_id)
-            frame.add_data_id(pycolmap.data_t(sensor_id=sensor, id=image_id))
-            database.write_frame(frame, use_frame_id=True)
-            database.write_keypoints(image_id, feature.positions.numpy().astype(np.float32))
-        for pair in pairs:
-            first, second = features[pair.first], features[pair.second]
-            matches = pair.indices.astype(np.uint32)
-            geometry = pycolmap.estimate_two_view_geometry(
-                camera,
-                first.positions.numpy().astype(np.float64),
-                camera,
-                second.positions.numpy().astype(np.float64),
-                matches,
-                two_view,
-            )
-            database.write_matches(pair.first + 1, pair.second + 1, matches)
-            database.write_two_view_geometry(pair.first + 1, pair.second + 1, geometry)
+    adjusted_at = 2
+    while True:
+        added = next(
+            (i for i in mapper.find_next_images(options, False) if mapper.register_next_image(options, i)), None
+        )
+        count = mapper.reconstruction.num_reg_images()
+        if added is not None:
+            mapper.triangulate_image(triangulation, added)
+            local = _adjustment_options(threads, refine_focal=False, iterations=15)
+            mapper.iterative_local_refinement(1, 0.001, options, local, triangulation, added)
+        if (added is None and adjusted_at < count) or count >= 1.2 * adjusted_at or count < 6:
+            refined = _adjustment_options(threads, refine_focal=count >= 4, iterations=25)
+            mapper.iterative_global_refinement(2, 0.001, options, refined, triangulation)
+            adjusted_at = count
+        elif added is None:
+            break
+        if added is None and count < 6:
+            break
+    model = mapper.reconstruction
+    mapper.end_reconstruction(discard=False)
+    return model
 
 
 def scene_from_model(model: pycolmap.Reconstruction, keyframes: list[int], frames: int) -> SparseScene:
@@ -123,3 +88,84 @@ def scene_from_model(model: pycolmap.Reconstruction, keyframes: list[int], frame
         obs_point=np.array(obs_point, np.int64),
         obs_xy=np.array(obs_xy, np.float64).reshape(-1, 2),
     )
+
+
+def _start(
+    mapper: pycolmap.IncrementalMapper,
+    options: pycolmap.IncrementalMapperOptions,
+    triangulation: pycolmap.IncrementalTriangulatorOptions,
+    threads: int,
+) -> bool:
+    """Pose the best first pair, asking for less parallax when no pair has much."""
+    for angle in (10.0, 4.0, 1.5):
+        options.init_min_tri_angle = angle
+        mapper.reset_initialization_stats()
+        seed = mapper.find_initial_image_pair(options, -1, -1)
+        if seed is None:
+            continue
+        (first, second), pose = seed
+        mapper.register_initial_image_pair(options, first, second, pose)
+        for image in (first, second):
+            mapper.triangulate_image(triangulation, image)
+        mapper.adjust_global_bundle(options, _adjustment_options(threads, refine_focal=False, iterations=25))
+        mapper.filter_points(options)
+        if mapper.reconstruction.num_points3D() >= MIN_FIRST_POINTS:
+            return True
+    return False
+
+
+def _mapper_options(seed: int, threads: int) -> pycolmap.IncrementalMapperOptions:
+    options = pycolmap.IncrementalMapperOptions()
+    options.init_min_num_inliers = 40
+    options.abs_pose_min_num_inliers = 15
+    options.abs_pose_refine_focal_length = False
+    options.min_focal_length_ratio = 0.3
+    options.max_focal_length_ratio = 5.0
+    options.num_threads = threads
+    options.random_seed = seed
+    return options
+
+
+def _adjustment_options(threads: int, *, refine_focal: bool, iterations: int) -> pycolmap.BundleAdjustmentOptions:
+    options = pycolmap.BundleAdjustmentOptions()
+    options.print_summary = False
+    options.refine_focal_length = refine_focal
+    options.refine_extra_params = False
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.SOFT_L1
+    options.ceres.solver_options.max_num_iterations = iterations
+    options.ceres.solver_options.function_tolerance = 1e-5
+    options.ceres.solver_options.num_threads = threads
+    return options
+
+
+def _write_database(
+    database: pycolmap.Database, camera: pycolmap.Camera, features: list[Features], pairs: list[PairMatches], seed: int
+) -> None:
+    two_view = pycolmap.TwoViewGeometryOptions()
+    two_view.ransac.random_seed = seed
+    two_view.ransac.max_error = 2.0
+    camera_id = database.write_camera(camera)
+    sensor = pycolmap.sensor_t(type=pycolmap.SensorType.CAMERA, id=camera_id)
+    rig = pycolmap.Rig(rig_id=1)
+    rig.add_ref_sensor(sensor)
+    rig_id = database.write_rig(rig)
+    for index, feature in enumerate(features):
+        image = pycolmap.Image(name=f"{index:06d}", camera_id=camera_id, image_id=index + 1)
+        image_id = database.write_image(image, use_image_id=True)
+        frame = pycolmap.Frame(frame_id=image_id, rig_id=rig_id)
+        frame.add_data_id(pycolmap.data_t(sensor_id=sensor, id=image_id))
+        database.write_frame(frame, use_frame_id=True)
+        database.write_keypoints(image_id, feature.positions.numpy().astype(np.float32))
+    for pair in pairs:
+        first, second = features[pair.first], features[pair.second]
+        matches = pair.indices.astype(np.uint32)
+        geometry = pycolmap.estimate_two_view_geometry(
+            camera,
+            first.positions.numpy().astype(np.float64),
+            camera,
+            second.positions.numpy().astype(np.float64),
+            matches,
+            two_view,
+        )
+        database.write_matches(pair.first + 1, pair.second + 1, matches)
+        database.write_two_view_geometry(pair.first + 1, pair.second + 1, geometry)

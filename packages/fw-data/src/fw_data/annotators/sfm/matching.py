@@ -72,7 +72,8 @@ def select_pairs(features: list[Features], pairs_per_keyframe: int) -> list[tupl
     for i in range(count):
         own = {pair for pair in pairs if i in pair}
         others = sorted((j for j in range(count) if abs(i - j) > 2), key=lambda j: -similarity[i, j])
-        for j in others[: max(0, 2 * pairs_per_keyframe - len(own))]:
+        # Near frames always look most alike: take every other one of the ranking, to reach further.
+        for j in others[: 2 * max(0, pairs_per_keyframe - len(own) // 2) : 2]:
             if similarity[i, j] >= MIN_INLIERS // 2:
                 pairs.add((min(i, j), max(i, j)))
     return sorted(pairs)

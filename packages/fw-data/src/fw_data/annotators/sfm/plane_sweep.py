@@ -13,6 +13,9 @@ MIN_DEVIATION = 0.008
 """Of grey values in [0, 1]: windows with less contrast than this count as plain, and plain windows do not match."""
 
 
+NOT_SEEN = -2.0
+
+
 def matching_scores(
     reference: Float[Tensor, "h w"],
     sources: Float[Tensor, "s h w"],
@@ -23,7 +26,7 @@ def matching_scores(
     radius: int,
     best: int,
 ) -> Float[Tensor, "d h w"]:
-    """Mean correlation, in [-1, 1], over the `best` source views that agree most; 0 where too few see the place.
+    """Mean correlation, in [-1, 1], over the `best` source views that agree most (fewer at the rim); 0 where none sees it.
 
     Taking the best half of the views is what makes the score robust to occlusion (Kang, Szeliski, Chai, CVPR 2001).
     Images are grey in [0, 1]; K is shared; `inverse_depth` is one value per plane or a map per hypothesis.
@@ -32,15 +35,20 @@ def matching_scores(
     mean = box_mean(reference[None], radius)[0]
     centred = reference - mean
     variance = (box_mean((reference**2)[None], radius)[0] - mean**2).clamp_min(0)
-    tops = [torch.full((len(inverse_depth), height, width), -1.0) for _ in range(best)]
+    tops = [torch.full((len(inverse_depth), height, width), NOT_SEEN) for _ in range(best)]
     rays = _rays(height, width, K)
     for source, pose in zip(sources, source_from_reference, strict=True):
         warped, inside = warp_source(source, inverse_depth, K, pose, rays)
         score = _correlation(centred, variance, warped, radius)
-        score = torch.where(inside, score, -1.0)
+        score = torch.where(inside, score, NOT_SEEN)
         _keep_best(tops, score)
-    seen = tops[-1] > -1.0
-    return torch.where(seen, sum(tops[1:], start=tops[0]) / best, 0.0)
+    total = torch.zeros_like(tops[0])
+    views = torch.zeros_like(tops[0])
+    for top in tops:
+        seen = top > NOT_SEEN
+        total += torch.where(seen, top, 0.0)
+        views += seen
+    return total / views.clamp_min(1)
 
 
 def warp_source(

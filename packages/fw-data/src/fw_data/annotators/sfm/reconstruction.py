@@ -20,7 +20,7 @@ from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching import PairMatches, match_keyframes
 from fw_data.annotators.sfm.refinement import refine_observations
 from fw_data.annotators.sfm.resection import pose_remaining_frames
-from fw_data.annotators.sfm.rolling_shutter import estimate_readout, residuals_px
+from fw_data.annotators.sfm.rolling_shutter import MAX_READOUT, estimate_readout, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.workers import map_parallel
 
@@ -28,6 +28,10 @@ Report = Callable[[str, float], None]
 
 LOSS_PX = 0.5
 MAX_RADIAL = 0.15
+MIN_READOUT = 0.03
+SHUTTER_GAIN = 0.97
+LENS_GAIN = 0.995
+"""A more general camera must bring the robust cost below this part of what the simpler one leaves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,6 @@ def reconstruct(
     scene = _map(features, pairs, keyframes, len(frames), config)
     refusals.check_parallax(scene, config.min_triangulation_angle_deg)
     report("adjusting", 0.0)
-    scene = adjust(drop_outliers(scene, max_error_px=6.0, min_views=2), loss_px=1.0, threads=config.threads)
     scene = pose_remaining_frames(scene, gray, config.seed)
     refusals.check_posed(scene.posed, config.min_posed_fraction)
     scene = polish(scene, gray, motion, config, lambda part: report("adjusting", part))
@@ -86,26 +89,26 @@ def reconstruct(
 
 
 def polish(
-    scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], motion: Motion, config: SfmConfig, report: Callable
+    scene: SparseScene,
+    gray: UInt8[np.ndarray, "f h w"],
+    motion: Motion,
+    config: SfmConfig,
+    report: Callable[[float], None],
 ) -> SparseScene:
     """Positions below one pixel, then everything adjusted together, with lens and shutter where the footage shows them."""
     image = torch.from_numpy(gray).float() / 255
-    scene = adjust(drop_outliers(scene, max_error_px=6.0), loss_px=1.0, threads=config.threads)
+    threads = config.threads
+    scene = adjust(drop_outliers(scene, max_error_px=6.0), loss_px=1.0, max_iterations=15, threads=threads)
     for turn in range(config.refine_rounds):
-        report((turn + 0.5) / (config.refine_rounds + 1))
+        report(turn / config.refine_rounds)
         scene = refine_observations(
-            scene,
-            image,
-            max_shift_px=8.0 if turn == 0 else 4.0,
-            max_points=config.refine_points,
-            threads=config.threads,
+            scene, image, max_shift_px=8.0 if turn == 0 else 4.0, max_points=config.refine_points, threads=threads
         )
-        scene = drop_outliers(scene, max_error_px=6.0)
-        scene = adjust(scene, loss_px=2 * LOSS_PX, refine_radial=turn > 0, threads=config.threads)
+        scene = adjust(drop_outliers(scene, max_error_px=6.0), loss_px=2 * LOSS_PX, max_iterations=20, threads=threads)
         scene = drop_outliers(scene, max_error_px=2.5)
         if _is_continuous(motion):
-            scene = _with_shutter(scene, config)
-    return scene
+            scene = fit_shutter(scene, threads)
+    return fit_lens(adjust(scene, loss_px=LOSS_PX, threads=threads), threads)
 
 
 def robust_cost(scene: SparseScene) -> float:
@@ -113,19 +116,26 @@ def robust_cost(scene: SparseScene) -> float:
     return float(np.log1p((residuals_px(scene) / LOSS_PX) ** 2).mean())
 
 
-def _with_shutter(scene: SparseScene, config: SfmConfig, steps: int = 4) -> SparseScene:
-    """Alternate readout and adjustment; kept only when the residuals become clearly smaller."""
-    plain = adjust(scene, loss_px=LOSS_PX, refine_radial=True, threads=config.threads)
-    best = plain
+def fit_shutter(scene: SparseScene, threads: int, steps: int = 4) -> SparseScene:
+    """Alternate readout and adjustment until the readout rests; a global shutter stays when the gain is small."""
+    start = scene
     for _ in range(steps):
-        readout = estimate_readout(best)
-        change = np.array(readout) - np.array(best.readout)
-        # Points give way to the shutter as well as poses do, so each estimate falls short; step past it.
-        readout = tuple(float(v) for v in np.clip(np.array(best.readout) + 1.6 * change, -1.0, 1.0))
-        best = adjust(replace(best, readout=readout), loss_px=LOSS_PX, refine_radial=True, threads=config.threads)
-        if np.abs(change).max() < 0.02:
+        readout = estimate_readout(scene)
+        change = np.array(readout) - np.array(scene.readout)
+        if np.abs(change).max() < MIN_READOUT:
             break
-    return best if robust_cost(best) < 0.97 * robust_cost(plain) else plain
+        # Points give way to the shutter as poses do, so each estimate falls short of the answer: step past it.
+        stepped = np.clip(np.array(scene.readout) + 1.6 * change, -MAX_READOUT, MAX_READOUT)
+        scene = replace(scene, readout=(float(stepped[0]), float(stepped[1])))
+        scene = adjust(scene, loss_px=LOSS_PX, max_iterations=15, threads=threads)
+    return scene if robust_cost(scene) < SHUTTER_GAIN * robust_cost(start) or start.readout != (0.0, 0.0) else start
+
+
+def fit_lens(scene: SparseScene, threads: int) -> SparseScene:
+    """Let the lens distort; an ideal lens stays when the gain is small or the distortion implausible."""
+    bent = adjust(scene, loss_px=LOSS_PX, refine_radial=True, threads=threads)
+    better = robust_cost(bent) < LENS_GAIN * robust_cost(scene)
+    return bent if better and abs(bent.radial) < MAX_RADIAL else scene
 
 
 def _is_continuous(motion: Motion) -> bool:

@@ -19,24 +19,15 @@ def visibility(scene: SparseScene) -> Bool[np.ndarray, "f p"]:
 
 
 def choose_sources(scene: SparseScene, count: int) -> list[list[int]]:
-    """For each frame, up to `count` other frames that share most points under a useful angle.
+    """For each frame, up to `count` other frames that together see as many of its points as possible at useful angles.
 
-    A shared point counts fully when the two cameras see it about six degrees apart, less when the angle is smaller
-    (depth is uncertain) or larger (the views differ too much). Half of the frames are taken from before and half from
-    after where there are enough, so that what is hidden on one side is seen from the other.
+    A shared point is worth most when the two cameras see it about six degrees apart; less when the angle is smaller
+    (depth is uncertain) or larger (the views differ too much). Frames are taken one by one; each point that is already
+    seen well counts for less, so the rim of the picture and places hidden on one side get frames of their own.
     """
     seen = visibility(scene)
     centres = scene.centres
-    chosen = []
-    for frame in range(len(scene.posed)):
-        score = _view_scores(scene, seen, centres, frame)
-        before = [int(j) for j in np.argsort(-score, kind="stable") if j < frame and score[j] > 0]
-        after = [int(j) for j in np.argsort(-score, kind="stable") if j > frame and score[j] > 0]
-        half = count // 2
-        take_before = min(len(before), max(half, count - len(after)))
-        take_after = min(len(after), count - take_before)
-        chosen.append(_spread(before, score, take_before) + _spread(after, score, take_after))
-    return chosen
+    return [_greedy(_point_values(scene, seen, centres, frame), count) for frame in range(len(scene.posed))]
 
 
 def depth_limits(scene: SparseScene, near_margin: float = 0.75, far_margin: float = 1.5) -> Float64[np.ndarray, "f 2"]:
@@ -57,33 +48,30 @@ def depth_limits(scene: SparseScene, near_margin: float = 0.75, far_margin: floa
     return limits
 
 
-def _view_scores(scene: SparseScene, seen: np.ndarray, centres: np.ndarray, frame: int) -> Float64[np.ndarray, " f"]:
-    own = np.flatnonzero(seen[frame])
-    score = np.zeros(len(seen))
-    if not len(own):
-        return score
+def _point_values(scene: SparseScene, seen: np.ndarray, centres: np.ndarray, frame: int) -> Float64[np.ndarray, "f p"]:
+    """What each other frame says about each point that this frame may see, in [0, 1]."""
+    xy, depth = scene.project(np.full(len(scene.points), frame), scene.points)
+    inside = (depth > 0) & (xy > 0).all(axis=1) & (xy < [scene.width, scene.height]).all(axis=1)
+    own = np.flatnonzero(seen[frame] | (inside & seen.any(axis=0)))
     rays = scene.points[own][None] - centres[:, None]
     rays /= np.maximum(np.linalg.norm(rays, axis=2, keepdims=True), 1e-12)
     angle = np.degrees(np.arccos(np.clip(np.einsum("fpi,pi->fp", rays, rays[frame]), -1, 1)))
     width = np.where(angle < BEST_ANGLE_DEG, 3.0, 8.0)
-    value = np.exp(-0.5 * ((angle - BEST_ANGLE_DEG) / width) ** 2)
-    score = (value * seen[:, own]).sum(axis=1)
-    score[frame] = 0
-    score[~scene.posed] = 0
-    return score
+    value = np.exp(-0.5 * ((angle - BEST_ANGLE_DEG) / width) ** 2) * seen[:, own]
+    value[frame] = 0
+    value[~scene.posed] = 0
+    return value
 
 
-def _spread(ranked: list[int], score: np.ndarray, count: int) -> list[int]:
-    """The best frames, skipping direct neighbours of one already taken while others score nearly as well."""
+def _greedy(value: Float64[np.ndarray, "f p"], count: int) -> list[int]:
     taken: list[int] = []
-    for allow_neighbours in (False, True):
-        for j in ranked:
-            if len(taken) == count:
-                return taken
-            near = any(abs(j - other) <= 1 for other in taken)
-            if j in taken or (near and not allow_neighbours):
-                continue
-            if not allow_neighbours and taken and score[j] < 0.5 * score[taken[0]]:
-                continue
-            taken.append(j)
+    covered = np.zeros(value.shape[1])
+    for _ in range(min(count, len(value))):
+        gain = (value / (1 + covered) ** 2).sum(axis=1)
+        gain[taken] = 0
+        best = int(np.argmax(gain))
+        if gain[best] <= 0:
+            break
+        taken.append(best)
+        covered += value[best]
     return taken

@@ -1,0 +1,138 @@
+"""The backend: frames in, depth, cameras and confidence of every frame out, with nothing but the footage itself.
+
+OpenCV axes, poses camera-to-world, first pose identity, units of the scene (up to one scale factor per clip).
+Axis legend: f frames, h height, w width.
+"""
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, UInt8
+
+from fw_data.annotators.base import ClipGeometry, ProgressCallback
+from fw_data.annotators.sfm import refusals
+from fw_data.annotators.sfm.config import SfmConfig
+from fw_data.annotators.sfm.dense import dense_depth
+from fw_data.annotators.sfm.reconstruction import Reconstruction, reconstruct
+from fw_data.annotators.sfm.rectify import Rectifier
+from fw_data.annotators.sfm.rolling_shutter import residuals_px
+from fw_data.annotators.sfm.scene import SparseScene
+from fw_data.annotators.sfm.workers import map_parallel, single_threaded_operations
+
+STAGES = {"motion": 0.0, "features": 0.02, "matching": 0.06, "mapping": 0.25, "adjusting": 0.32, "depth": 0.55}
+"""Where each stage starts, as a part of the whole work."""
+
+
+class SfmBackend:
+    """Structure from motion and multi-view stereo on the processor, without any downloaded model.
+
+    One focal length for the clip (found from the footage), lens distortion and rolling shutter where they show, poses
+    of all frames, and dense depth. Needs a camera that changes its place in a scene that mostly stands still.
+
+    Scores of the result: `reprojection_px` (median error of the scene points, in pixels of the frames),
+    `parallax_deg` (median angle under which points are seen), `points_per_frame`, `match_inlier_fraction` (how rigid
+    the footage is), `depth_confirmed` (part of the pixels whose depth other frames confirm), `rolling_shutter`
+    (readout as a part of the frame interval, across or down, whichever is larger), `radial_distortion`.
+    """
+
+    name = "sfm"
+    version = "1"
+
+    def __init__(self, config: SfmConfig | None = None) -> None:
+        self.config = config or SfmConfig()
+
+    def annotate(
+        self, frames: UInt8[np.ndarray, "f h w 3"], *, progress: ProgressCallback | None = None
+    ) -> ClipGeometry:
+        """Geometry of each frame (sRGB, uint8); raises AnnotationRefused with a reason where there is none."""
+        count, height, width = frames.shape[:3]
+        refusals.check_shape(count, height, width)
+        report = _Progress(progress)
+        with single_threaded_operations():
+            small = _reduce(frames, self.config.long_side)
+            gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small])
+            result = reconstruct(small, gray, self.config, report)
+            depth, confidence = self._depth(result.scene, gray, (height, width), report)
+        report("depth", 1.0)
+        return _clip_geometry(result, depth, confidence)
+
+    def _depth(
+        self, scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], size: tuple[int, int], report: "_Progress"
+    ) -> tuple[Float32[np.ndarray, "f h w"], Float32[np.ndarray, "f h w"]]:
+        rectifier = Rectifier(scene)
+        scale = min(1.0, self.config.depth_long_side / max(scene.width, scene.height))
+        search_size = (max(16, round(scene.width * scale)), max(16, round(scene.height * scale)))
+        pictures = np.stack([rectifier.ideal_image(i, image, search_size) for i, image in enumerate(gray)])
+        dense = dense_depth(
+            scene, torch.from_numpy(pictures).float() / 255, self.config, lambda part: report("depth", 0.95 * part)
+        )
+        depth = np.zeros((len(gray), *size), np.float32)
+        confidence = np.zeros_like(depth)
+
+        def finish(index: int) -> None:
+            for source, target in ((dense.depth, depth), (dense.confidence, confidence)):
+                recorded = rectifier.recorded_map(index, source[index].numpy())
+                target[index] = cv2.resize(recorded, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+            confidence[index][depth[index] <= 0] = 0
+
+        map_parallel(finish, list(range(len(gray))), self.config.threads)
+        return depth, confidence
+
+
+class _Progress:
+    """Turns (stage, part of the stage) into (stage, part of the whole)."""
+
+    def __init__(self, callback: ProgressCallback | None) -> None:
+        self._callback = callback
+
+    def __call__(self, stage: str, part: float) -> None:
+        if self._callback is None:
+            return
+        starts = [*STAGES.values(), 1.0]
+        index = list(STAGES).index(stage)
+        self._callback(stage, starts[index] + part * (starts[index + 1] - starts[index]))
+
+
+def _reduce(frames: UInt8[np.ndarray, "f h w 3"], long_side: int) -> UInt8[np.ndarray, "f a b 3"]:
+    height, width = frames.shape[1:3]
+    scale = long_side / max(height, width)
+    if scale >= 1:
+        return frames
+    size = (max(16, round(width * scale)), max(16, round(height * scale)))
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
+
+
+def _clip_geometry(
+    result: Reconstruction, depth: Float32[np.ndarray, "f h w"], confidence: Float32[np.ndarray, "f h w"]
+) -> ClipGeometry:
+    scene = result.scene
+    count, height, width = depth.shape
+    pose = np.linalg.inv(scene.pose_w2c)
+    pose = scene.pose_w2c[0] @ pose
+    pose[0] = np.eye(4)
+    K = scene.K * np.array([[width / scene.width], [height / scene.height], [1.0]])
+    residual = residuals_px(scene)
+    observations = np.bincount(scene.obs_frame, minlength=count)
+    typical = np.array([_median(residual[scene.obs_frame == i]) for i in range(count)])
+    trust = np.clip(observations / 60, 0, 1) * np.clip(1.5 - typical / 2, 0.1, 1)
+    return ClipGeometry(
+        depth_m=depth,
+        confidence=np.clip(confidence, 0, 1).astype(np.float32),
+        K=np.repeat(K[None], count, axis=0),
+        pose_c2w=pose,
+        pose_confidence=(trust * scene.posed).astype(np.float32),
+        units="scene",
+        scores={
+            "reprojection_px": _median(residual) * width / scene.width,
+            "parallax_deg": _median(scene.triangulation_angle_deg()),
+            "points_per_frame": float(observations.mean()),
+            "match_inlier_fraction": result.match_inlier_fraction,
+            "depth_confirmed": float((confidence > 0.3).mean()),
+            "rolling_shutter": float(max(scene.readout, key=abs)),
+            "radial_distortion": scene.radial,
+        },
+    )
+
+
+def _median(values: Float64[np.ndarray, " n"]) -> float:
+    return float(np.median(values)) if len(values) else 0.0
