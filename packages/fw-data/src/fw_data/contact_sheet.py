@@ -83,11 +83,11 @@ def colour_confidence(confidence: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarra
 
 
 def depth_range(depth_m: Float32[np.ndarray, "f h w"]) -> tuple[float, float]:
-    """Near and far end of the colours: the 1st and 99th percentile of valid depth, (1, 2) without any."""
+    """Near and far end of the colours: the 1st and 97th percentile of valid depth, (1, 2) without any."""
     valid = depth_m[depth_m > 0]
     if not valid.size:
         return 1.0, 2.0
-    near, far = (float(value) for value in np.percentile(valid, (1, 99)))
+    near, far = (float(value) for value in np.percentile(valid, (1, 97)))
     return near, max(far, near * 1.01)
 
 
