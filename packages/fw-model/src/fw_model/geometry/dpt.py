@@ -4,7 +4,7 @@ Axes: b batch, f latent frames, t output frames, l tokens of a frame, e feature 
 y x rows and columns of a stream, H W output pixels.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,9 +71,9 @@ class DPTHead(nn.Module):
             part = tuple(tap[:, start : start + step] for tap in taps)
             if self.checkpointing and torch.is_grad_enabled():
                 result = checkpoint(self._chunk, part, states, rows, columns, use_reentrant=False)
+                chunk, states = cast("tuple[Tensor, States]", result)
             else:
-                result = self._chunk(part, states, rows, columns)
-            chunk, states = result  # type: ignore[misc]  # checkpoint is untyped
+                chunk, states = self._chunk(part, states, rows, columns)
             chunks.append(chunk)
         return _activate(torch.cat(chunks, dim=1), self.activation)
 
