@@ -1,5 +1,9 @@
 """Checkpoints of other projects and older layouts: where they lie, how their tensors are called, and how to turn them.
 
-``layouts`` renames tensors and opens nothing; ``sources`` finds and reads safetensors; ``pickles`` is the one place of
-the product that opens a ``.pth`` file, and it does so in a process of its own.
+``layouts`` renames tensors and opens nothing; ``sources`` finds and reads safetensors; ``convert_checkpoint`` turns a
+``.pth`` into safetensors by starting ``pickles``, the one module that opens a pickle, in a process of its own.
 """
+
+from fw_model.convert.command import Converted, convert_checkpoint
+
+__all__ = ["Converted", "convert_checkpoint"]
