@@ -43,7 +43,7 @@ def window_frame(hole: Hole, recess: float, bars: int = 2) -> list[Patch]:
     left, low, right, high = hole
     bar, x, z = 0.06, (left + right) / 2, (low + high) / 2
     pieces = [box((right - left, 0.05, bar), (x, recess, h)) for h in (low + bar / 2, high - bar / 2)]
-    pieces += [box((bar, 0.05, high - low), (h, recess, z)) for h in (left + bar / 2, right - bar / 2)]
+    pieces += [box((bar, 0.05, high - low), (h, recess, z), upright=True) for h in (left + bar / 2, right - bar / 2)]
     pieces.append(box((bar * 0.6, 0.04, high - low), (x, recess, z)))
     pieces += [
         box((right - left, 0.04, bar * 0.5), (x, recess, low + (high - low) * (i + 1) / (bars + 1)))
@@ -110,10 +110,10 @@ def fence(rng: np.random.Generator, length: float, height: float = 1.0) -> Parts
         for x in np.linspace(0, length, max(2, int(length / 1.8)) + 1)
     ]
     rails = [box((length, 0.04, 0.1), (length / 2, -0.05, z), 0.8) for z in (height * 0.35, height * 0.82)]
-    pickets = []
+    pickets: list[Patch] = []
     if rng.uniform() < 0.6:
         tall = height * rng.uniform(0.9, 1.0, int(length / 0.19))
-        pickets = [box((0.1, 0.025, h), (0.1 + 0.19 * i, -0.085, h / 2 + 0.06), 1.3) for i, h in enumerate(tall)]
+        pickets = [box((0.1, 0.025, h), (0.1 + 0.19 * i, -0.085, h / 2 + 0.06), 1.3, True) for i, h in enumerate(tall)]
     return [(merge(posts + rails + pickets), wood)]
 
 
@@ -173,7 +173,7 @@ def bench(rng: np.random.Generator) -> Parts:
 def well(rng: np.random.Generator) -> Parts:
     """A stone well with a little roof."""
     ring = lathe([(0.75, 0), (0.75, 0.4), (0.75, 0.8), (0.55, 0.8), (0.55, 0.1)], 24)
-    posts = [box((0.12, 0.12, 1.5), (s * 0.72, 0, 1.4)) for s in (-1, 1)]
+    posts = [box((0.12, 0.12, 1.5), (s * 0.72, 0, 1.4), upright=True) for s in (-1, 1)]
     bar = box((1.5, 0.08, 0.08), (0, 0, 1.75))
     slopes = _gable_roof(1.9, 1.3, 2.1, 0.7, paint(rng, "shingles", "straw"), paint(rng, "boards"), paint(rng, "wood"))
     water = disc(0.56, 0.25, 20)

@@ -36,8 +36,8 @@ def table(rng: np.random.Generator, size: tuple[float, float, float]) -> Parts:
 def chair(rng: np.random.Generator) -> Parts:
     """A chair facing -y."""
     wood, seat = paint(rng, "wood"), paint(rng, "fabric", "wood")
-    legs = [box((0.045, 0.045, 0.45), (sx * 0.19, sy * 0.19, 0.225)) for sx in (-1, 1) for sy in (-1, 1)]
-    posts = [box((0.04, 0.04, 0.55), (sx * 0.19, 0.19, 0.72)) for sx in (-1, 1)]
+    legs = [box((0.045, 0.045, 0.45), (sx * 0.19, sy * 0.19, 0.225), upright=True) for sx in (-1, 1) for sy in (-1, 1)]
+    posts = [box((0.04, 0.04, 0.55), (sx * 0.19, 0.19, 0.72), upright=True) for sx in (-1, 1)]
     slats = [box((0.36, 0.025, 0.07), (0, 0.19, z)) for z in (0.62, 0.76, 0.92)]
     return [(merge(legs + posts + slats), wood), (box((0.45, 0.45, 0.05), (0, 0, 0.47), 0.25), seat)]
 
@@ -65,7 +65,7 @@ def bookshelf(rng: np.random.Generator, width: float, height: float) -> Parts:
     wood = paint(rng, "wood")
     count = max(2, round(height / 0.38))
     step = (height - board) / count
-    frame = [box((board, depth, height), (s * (width - board) / 2, depth / 2, height / 2), 0.4) for s in (-1, 1)]
+    frame = [box((board, depth, height), (s * (width - board) / 2, depth / 2, height / 2), 0.4, True) for s in (-1, 1)]
     frame += [box((width, depth, board), (0, depth / 2, board / 2 + i * step), 0.3) for i in range(count + 1)]
     frame.append(box((width, 0.015, height), (0, depth - 0.008, height / 2), 0.4))
     parts: Parts = [(merge(frame), wood)]

@@ -45,12 +45,14 @@ def sheet(
     )
 
 
-def box(size: Point, center: Point = (0.0, 0.0, 0.0), cell_m: float = 1.3) -> Patch:
-    """A box of the given x, y, z size about `center`; wood grain (u) runs along each face's longer side."""
+def box(size: Point, center: Point = (0.0, 0.0, 0.0), cell_m: float = 1.3, upright: bool = False) -> Patch:
+    """A box of the given x, y, z size about `center`; on its sides u runs level, or up where `upright` (wood grain)."""
     extent, middle = np.asarray(size, float), np.asarray(center, float)
     along, across = _BOX_ALONG.copy(), _BOX_ACROSS.copy()
     if extent[1] > extent[0]:
         along[4:], across[4:] = _BOX_ACROSS[4:], -_BOX_ALONG[4:]
+    if upright:
+        along[:4], across[:4] = _BOX_ACROSS[:4], -_BOX_ALONG[:4]
     span_u, span_v = along * dot(np.abs(along), extent)[:, None], across * dot(np.abs(across), extent)[:, None]
     corner = middle + _BOX_NORMAL * extent / 2 - span_u / 2 - span_v / 2
     shift = np.stack([dot(corner, along), dot(corner, across)], -1)
