@@ -22,13 +22,15 @@ def test_curves_are_the_rows_of_the_log(tmp_path: Path) -> None:
         {"step": 0, "event": "started"},
         {"step": 0, "split": "val", "loss": 4.0, "loss@0.5": 5.0},
         {"step": 2, "split": "train", "loss": 3.0, "loss/flow": 2.0, "gradient_norm": 9.0},
-        {"step": 4, "split": "train", "loss": 2.0, "loss/flow": 1.0, "gradient_norm": 9.0},
+        {"step": 4, "split": "train", "loss": 2.0, "loss/flow": 1.0, "loss/depth/frame": 1.0},
         {"step": 4, "split": "val", "loss": 1.0, "loss@0.5": 1.5},
     ]
-    curves = {series.name: series for series in loss_curves(write(tmp_path / "run", rows))}
+    run = write(tmp_path / "run", rows)
+    curves = {series.name: series for series in loss_curves(run)}
     assert set(curves) == {"val loss", "val loss@0.5", "train loss", "train loss/flow"}
     assert curves["train loss"] == Series(name="train loss", steps=(2, 4), values=(3.0, 2.0))
     assert curves["val loss"].drop == 0.75
+    assert {series.name for series in loss_curves(run, detail=True)} == {*curves, "train loss/depth/frame"}
 
 
 def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:

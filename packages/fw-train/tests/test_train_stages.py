@@ -165,6 +165,17 @@ def test_dropout_removes_its_input(base: TrainConfig, what: str) -> None:
     assert {name for name, gone in removed.items() if gone()} == {what}
 
 
+def test_windows_start_at_multiples_of_the_step_and_reach_the_end(base: TrainConfig) -> None:
+    def starts(**clip: object) -> set[int]:
+        task = make(base, "base", clip=clip)
+        return {task._start(record, epoch) for record in task.split.train for epoch in range(6)}
+
+    assert starts(start_step=1) == {0, 1, 2}  # seven frames, windows of five
+    assert starts(start_step=2) == {0, 2}
+    assert starts(start_step=4) == {0}
+    assert starts(random_start=False) == {0}
+
+
 def test_activation_checkpointing_gives_the_same_gradients_bit_for_bit(base: TrainConfig) -> None:
     plain = gradients(make(base, "stage2"))
     recomputed = gradients(make(base, "stage2", compute={"activation_checkpointing": True}))

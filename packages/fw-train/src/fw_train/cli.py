@@ -111,3 +111,7 @@ def _exit_code(error: Exception) -> int:
     from fw_train.loop import TrainingDivergedError
 
     return 3 if isinstance(error, TrainingDivergedError) else 1
+
+
+if __name__ == "__main__":
+    main()

@@ -33,6 +33,8 @@ class ClipConfig:
     """Width of a sample in pixels, a multiple of 16."""
     random_start: bool = True
     """Longer clips: take the window at a start drawn from (seed, epoch, clip) rather than always at frame 0."""
+    start_step: int = 4
+    """Random starts are multiples of this many frames; larger keeps more of the prepared windows in the cache."""
     held_out: float = 0.1
     """Share of the clips (by a hash of their id; at least one) kept for validation and never trained on."""
     validate_on: int = 16
@@ -213,6 +215,7 @@ class TrainConfig:
                 raise ConfigError(f"{key} = {value} must not be negative")
         rules = {
             "steps": self.steps >= 1,
+            "clip.start_step": self.clip.start_step >= 1,
             "clip.validate_on": self.clip.validate_on >= 1,
             "clip.held_out": 0 < self.clip.held_out < 1,
             "optim.lr": self.optim.lr > 0,

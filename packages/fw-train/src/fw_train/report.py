@@ -29,8 +29,12 @@ class Series:
         return 1 - self.values[-1] / self.values[0] if self.values[0] else 0.0
 
 
-def loss_curves(run: Path) -> list[Series]:
-    """Every loss of a run over its steps, by split: `loss`, its terms, and `loss@sigma` for held-out noise levels.
+def loss_curves(run: Path, *, detail: bool = False) -> list[Series]:
+    """The losses of a run over its steps, by split: `loss`, its terms, and `loss@sigma` for held-out noise levels.
+
+    Args:
+        run: folder of the run.
+        detail: with the parts of the terms, such as `loss/depth/temporal`.
 
     Raises:
         ValueError: the run has no log, or a damaged one.
@@ -38,7 +42,7 @@ def loss_curves(run: Path) -> list[Series]:
     points: dict[str, list[tuple[int, float]]] = {}
     for row in read_log(run):
         for key, value in row.items():
-            if key.startswith("loss") and "split" in row:
+            if key.startswith("loss") and "split" in row and (detail or key.count("/") < 2):
                 points.setdefault(f"{row['split']} {key}", []).append((row["step"], value))
     if not points:
         raise ValueError(f"{run} has no measurements in its log; is it the folder of a run?")

@@ -54,7 +54,7 @@ class Sampler:
 
 
 def window_start(seed: int, epoch: int, clip_id: str, spare: int) -> int:
-    """First frame of the training window: uniform over 0..spare, a pure function of its arguments."""
+    """Which window of a clip to train on in an epoch: uniform over 0..spare, a pure function of its arguments."""
     key = np.frombuffer(clip_id.encode(), dtype=np.uint8)
     return int(np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, *key]))).integers(spare + 1))
 

@@ -121,8 +121,11 @@ class WorldTask:
         return f"{record.id} ({record.source}, frame {record.start_frame + self._start(record, draw.epoch)})"
 
     def _start(self, record: ClipRecord, epoch: int) -> int:
-        spare = record.num_frames - self.config.clip.frames
-        return window_start(self.config.seed, epoch, record.id, spare) if self.config.clip.random_start else 0
+        clip = self.config.clip
+        if not clip.random_start:
+            return 0
+        choices = (record.num_frames - clip.frames) // clip.start_step
+        return clip.start_step * window_start(self.config.seed, epoch, record.id, choices)
 
     def _evaluate(self, batch: Batch) -> Mapping[str, Tensor]:
         half = self.config.compute.precision == "bf16"

@@ -27,8 +27,8 @@ def tiny(stage: Stage) -> TrainConfig:
         every=Cadence(log=5, validate=20, checkpoint=20),
     )
     if stage == "base":
-        optim = OptimConfig(lr=2e-3, warmup=10, schedule="cosine")
-        return replace(shared, steps=200, batch=8, optim=optim, every=Cadence(log=10, validate=50, checkpoint=50))
+        optim = OptimConfig(lr=4e-3, warmup=10, schedule="cosine")
+        return replace(shared, steps=200, batch=4, optim=optim, every=Cadence(log=10, validate=50, checkpoint=50))
     if stage == "stage1":
         return replace(shared, steps=60, batch=4, optim=OptimConfig(lr=1e-3, warmup=10, schedule="cosine"))
     return replace(shared, steps=60, batch=4, optim=OptimConfig(lr=2e-3, warmup=10, schedule="cosine"))
