@@ -25,6 +25,7 @@ def map_keyframes(
     Incremental mapping (Schoenberger & Frahm, CVPR 2016): from one pair with parallax, frame by frame, the frames that
     see most of the scene first, adjusting nearby frames each time and everything whenever it has grown by a fifth.
     """
+    pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR)  # its loaders report every step
     width, height = features[0].size
     camera = pycolmap.Camera.create_from_model_name(1, "SIMPLE_PINHOLE", focal_px, width, height)
     with tempfile.TemporaryDirectory() as folder, pycolmap.Database.open(Path(folder) / "matches.db") as database:
