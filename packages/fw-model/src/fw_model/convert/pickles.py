@@ -1,13 +1,14 @@
 """The one module of the product that opens a pickle. Run as a process: JSON request on stdin, JSON result on stdout.
 
-``torch.load`` runs with ``weights_only=True`` (nothing but tensors and plain containers is built) and memory-mapped, so
-shards are written without holding the whole file.
+``torch.load`` runs with ``weights_only=True`` (nothing but tensors and plain containers is built), and memory-mapped
+where the file allows it, so shards are written without holding the whole file.
 """
 
 import dataclasses
 import json
 import pickle
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def read(source: Path) -> dict[str, Tensor]:
     if source.suffix == ".safetensors":
         return load_tensors(source)
     try:
-        content = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{source.name} holds more than tensors and was refused, because opening it could run code "
