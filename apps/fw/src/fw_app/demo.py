@@ -63,7 +63,7 @@ def plan(options: DemoOptions) -> list[Step]:
             name="Render toy videos with exact ground truth",
             command=(
                 *("fw-data", "toy", str(out / "toy"), "--clips", str(options.clips)),
-                *("--frames", "33", "--size", "192x288", *seed),
+                *("--frames", "21", "--size", "160x240", *seed),
             ),
         ),
         Step(
@@ -117,7 +117,7 @@ def run(options: DemoOptions) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     record = options.out / "demo.json"
     steps = plan(options)
-    done = _already_done(record, steps)
+    done = already_done(record, steps)
     for number, step in enumerate(steps, start=1):
         print(f"\n[{number}/{len(steps)}] {step.name}\n$ {shlex.join(step.command)}", flush=True)
         if number <= len(done):
@@ -143,7 +143,7 @@ def run(options: DemoOptions) -> int:
     return 0
 
 
-def _already_done(record: Path, steps: list[Step]) -> list[Step]:
+def already_done(record: Path, steps: list[Step]) -> list[Step]:
     """The finished steps of an earlier demo in this folder, up to the first whose command differs from today's."""
     if not record.is_file():
         return []

@@ -1,0 +1,126 @@
+"""The fw command: dispatch and errors, the doctor's answers, camera paths by name or file, and the demo's plan."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fw_app import cli, demo, doctor
+from fw_app.generate import parse_size, resolve_trajectory
+from fw_geometry import formats, make_trajectory
+
+
+def test_no_command_is_wrong_usage_and_help_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown for name in cli.COMMANDS)
+
+
+def test_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["genrate"]) == 2
+    error = capsys.readouterr().err
+    assert "'genrate'" in error
+    assert "generate" in error
+
+
+def test_bad_input_is_one_line_without_traceback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["generate", "none.png", "--checkpoint", str(tmp_path / "absent"), "--out", str(tmp_path / "world")]
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "absent" in error
+    assert "Traceback" not in error
+
+
+def test_doctor_says_that_this_machine_can_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert doctor.main(["--json", "--out", str(tmp_path)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["can_run"]
+    names = {check["name"] for check in answer["checks"]}
+    assert {"python", "torch", "attention", "memory", "disk", "XFeat + LighterGlue"} <= names
+
+
+def test_doctor_counts_a_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "NEEDED_MODULES", {"no_such_module": "no-such-package"})
+    missing = [check for check in doctor.run_checks(tmp_path) if check.status == "missing"]
+    assert [check.name for check in missing] == ["no-such-package"]
+    assert "make env" in missing[0].fix
+    assert doctor.main(["--out", str(tmp_path)]) == 1
+
+
+def test_doctor_refuses_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "MIN_FREE_DISK_GB", 1e9)
+    disk = next(check for check in doctor.run_checks(tmp_path / "not" / "yet") if check.name == "disk")
+    assert disk.status == "missing"
+
+
+@pytest.mark.parametrize("text", ["64", "64x", "x96", "64xwide", "64*96", ""])
+def test_a_size_that_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="64x96"):
+        parse_size(text)
+
+
+def test_sizes_are_height_first() -> None:
+    assert parse_size("64x96") == (64, 96)
+
+
+def test_presets_by_name_and_how_far() -> None:
+    path = resolve_trajectory("pan", frames=5, height=64, width=96, angle_deg=20.0)
+    assert len(path) == 5
+    cosine = (np.trace(path.pose_c2w[-1, :3, :3]) - 1) / 2
+    assert np.degrees(np.arccos(cosine)) == pytest.approx(20)
+    assert resolve_trajectory("dolly", frames=5, height=64, width=96, distance=0.5).path_length() == pytest.approx(0.5)
+
+
+def test_unknown_path_lists_the_presets() -> None:
+    with pytest.raises(ValueError, match=r"orbit.*file or folder"):
+        resolve_trajectory("orbitt", frames=5, height=64, width=96)
+
+
+def test_cameras_of_every_kind_of_file(tmp_path: Path) -> None:
+    path = make_trajectory("truck", 5, width=96, height=64)
+    formats.write_camera_json(tmp_path / "cameras.json", path)
+    formats.write_transforms_json(tmp_path / "transforms.json", path)
+    formats.write_realestate10k(tmp_path / "cameras.txt", path)
+    formats.write_colmap(tmp_path / "model", path)
+    for name in ("cameras.json", "transforms.json", "cameras.txt", "model"):
+        found = resolve_trajectory(str(tmp_path / name), frames=5, height=64, width=96)
+        np.testing.assert_allclose(found.pose_c2w, path.pose_c2w, atol=1e-6)
+        np.testing.assert_allclose(found.K, path.K, atol=1e-4)
+
+
+def test_cameras_of_larger_pictures_are_fitted(tmp_path: Path) -> None:
+    formats.write_transforms_json(tmp_path / "t.json", make_trajectory("still", 5, width=400, height=200))
+    found = resolve_trajectory(str(tmp_path / "t.json"), frames=5, height=64, width=96)
+    assert (found.width, found.height) == (96, 64)
+    np.testing.assert_allclose(found.K[0, :2, 2], [48, 32])
+    whole = make_trajectory("still", 5, width=400, height=200)
+    assert found.K[0, 1, 1] == pytest.approx(whole.K[0, 1, 1] * 64 / 200)
+
+
+def test_a_file_of_another_kind_and_a_shaped_file(tmp_path: Path) -> None:
+    (tmp_path / "path.csv").write_text("1,2,3")
+    with pytest.raises(ValueError, match="RealEstate10K"):
+        resolve_trajectory(str(tmp_path / "path.csv"), frames=5, height=64, width=96)
+    with pytest.raises(ValueError, match="already says"):
+        resolve_trajectory(str(tmp_path / "path.csv"), frames=5, height=64, width=96, angle_deg=3.0)
+
+
+def test_the_demo_skips_only_what_was_done_with_the_same_command(tmp_path: Path) -> None:
+    steps = demo.plan(demo.DemoOptions(out=tmp_path))
+    record = tmp_path / "demo.json"
+    assert demo.already_done(record, steps) == []
+    rows = [asdict(replace(step, seconds=1.0)) for step in steps[:4]]
+    record.write_text(json.dumps({"steps": rows}))
+    assert [step.name for step in demo.already_done(record, steps)] == [step.name for step in steps[:4]]
+    other = demo.plan(demo.DemoOptions(out=tmp_path, clips=3))
+    assert demo.already_done(record, other) == []
+
+
+def test_every_command_of_the_demo_is_one_of_ours(tmp_path: Path) -> None:
+    steps = demo.plan(demo.DemoOptions(out=tmp_path))
+    assert {step.command[0] for step in steps} == {"fw", "fw-data", "fw-train"}
+    assert [step.command[1] for step in steps if step.command[0] == "fw-train"] == ["base", "stage1", "stage2"]

@@ -1,0 +1,49 @@
+"""Pictures and tables of the report."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from fw_app.pictures import png_data_uri, render_cloud, strip
+from fw_app.report import figure, html_table
+from fw_geometry import make_trajectory
+
+
+def test_a_strip_takes_first_and_last() -> None:
+    frames = np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1).repeat(3, axis=3)
+    row = strip(frames, 3, 2)
+    assert row.shape == (2, 6, 3)
+    assert row[0, :, 0].tolist() == [0, 0, 4, 4, 8, 8]
+
+
+def test_a_picture_survives_its_address() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
+    uri = png_data_uri(picture)
+    data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), picture)
+
+
+def test_a_cloud_is_drawn_near_over_far_with_the_path_in_red() -> None:
+    rng = np.random.default_rng(0)
+    wall = np.concatenate([rng.uniform(-1, 1, (4000, 2)), np.full((4000, 1), 3.0)], axis=1)
+    near = np.array([0.0, 0.0, 2.0]) + rng.normal(0, 0.02, (400, 3))
+    colours = np.concatenate([np.tile([[0, 0, 255]], (4000, 1)), np.tile([[0, 255, 0]], (400, 1))]).astype(np.uint8)
+    path = make_trajectory("truck", 9, width=96, height=64)
+    picture = render_cloud(np.concatenate([wall, near]), colours, path, height=120, width=200)
+    counts = {tuple(c): n for c, n in zip(*np.unique(picture.reshape(-1, 3), axis=0, return_counts=True), strict=True)}
+    assert counts[(0, 0, 255)] > 500
+    assert counts[(0, 255, 0)] > 20
+    assert counts[(215, 38, 61)] > 5
+
+
+def test_an_empty_cloud_is_an_empty_picture() -> None:
+    path = make_trajectory("still", 2, width=96, height=64)
+    picture = render_cloud(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), path)
+    assert (picture == 250).all()
+
+
+def test_tables_and_captions_are_escaped() -> None:
+    assert "<td>&lt;b&gt;</td>" in html_table(["a"], [["<b>"]])
+    assert 'alt="a &quot;b&quot;"' in figure(np.zeros((1, 1, 3), np.uint8), 'a "b"')
