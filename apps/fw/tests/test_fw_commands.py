@@ -124,3 +124,13 @@ def test_every_command_of_the_demo_is_one_of_ours(tmp_path: Path) -> None:
     steps = demo.plan(demo.DemoOptions(out=tmp_path))
     assert {step.command[0] for step in steps} == {"fw", "fw-data", "fw-train"}
     assert [step.command[1] for step in steps if step.command[0] == "fw-train"] == ["base", "stage1", "stage2"]
+
+
+def test_convert_says_what_the_file_was(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "strange.pth")
+    assert cli.main(["convert", str(tmp_path / "strange.pth"), str(tmp_path / "out")]) == 2
+    assert "strange.pth was not converted" in capsys.readouterr().err
+    assert cli.main(["convert", str(tmp_path / "absent.pth"), str(tmp_path / "out")]) == 2
+    assert "no file" in capsys.readouterr().err

@@ -12,6 +12,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "Say whether this machine can run the main job, and what is missing and how to get it.",
     "demo": "Run everything once at a small size: toy videos, annotate, train, generate, report.",
     "generate": "Make a world (video, depth, points, cameras) from an image, a prompt and a camera path.",
+    "convert": "Turn a published .pth (FantasyWorld, Wan VAE, UMT5, CLIP) into safetensors.",
 }
 
 
@@ -42,6 +43,8 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from fw_app.doctor import main as command
     elif name == "demo":
         from fw_app.demo import main as command
+    elif name == "convert":
+        from fw_app.convert import main as command
     else:
         from fw_app.generate import main as command
     return command
