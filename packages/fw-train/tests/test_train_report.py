@@ -79,6 +79,13 @@ def test_a_resumed_log_drops_what_came_after_its_checkpoint_and_a_torn_last_row(
     assert [(row["step"], row["loss"]) for row in read_log(tmp_path)] == [(1, 1.0), (2, 1.0), (3, 0.5)]
 
 
+def test_a_run_that_begins_anew_begins_its_log_anew(tmp_path: Path) -> None:
+    write(tmp_path, [{"step": 0, "event": "started"}, {"step": 0, "split": "val", "loss": 1.0}])
+    with Journal(tmp_path, steps=5, quiet=True) as journal:
+        journal.event(0, "started")
+    assert read_log(tmp_path) == [{"step": 0, "event": "started"}]
+
+
 def test_progress_is_plain_lines_off_a_terminal_and_short_terms_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

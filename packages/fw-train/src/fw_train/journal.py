@@ -111,10 +111,10 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Keep the rows up to `step` only."""
+    """Keep the rows up to `step` only; none when the run begins anew."""
     if not path.exists():
         return
-    kept = [row for row in read_log(path.parent) if row["step"] <= step]
+    kept = [row for row in read_log(path.parent) if 0 < step >= row["step"]]
     fresh = path.with_name(path.name + ".new")
     fresh.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     fresh.replace(path)

@@ -41,6 +41,8 @@ class WorldTask:
     ) -> None:
         self.config, self.parts, self.split, self.device = config, parts, split, device
         self.world = parts.world.to(device)
+        parts.autoencoder.to(device)
+        parts.text_encoder.to(device)
         self.world.set_checkpointing(config.compute.activation_checkpointing)
         self.samples = SampleSource(dataset, config.clip, self._encode)
         self._texts: dict[str, Tensor] = {}
