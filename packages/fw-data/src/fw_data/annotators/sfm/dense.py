@@ -33,7 +33,7 @@ class DenseDepth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Level:
+class Level:
     """The pictures at one size, and the cameras that go with them."""
 
     gray: Float[Tensor, "f h w"]
@@ -67,29 +67,46 @@ def dense_depth(
     def search_near(frame: int) -> tuple[Tensor, Tensor]:
         start = _enlarge(fill_depth(depth[frame], weight[frame], coarse.gray[frame])[0], size)
         near, far = limits[frame]
-        step = (1 / near - 1 / far) / (config.depth_planes - 1) / 2
-        return _search_near(fine, frame, sources[frame], start, step)
+        poses = _relative(coarse, frame, sources[frame])
+        planes = plane_count(coarse, poses, near, far, config.depth_planes)
+        return _search_near(fine, frame, sources[frame], start, (1 / near - 1 / far) / (planes - 1) / 2)
 
     found = map_parallel(search_near, frames, config.threads, lambda part: on_done(0.4 + 0.45 * part))
     depth, weight = torch.stack([d for d, _ in found]), torch.stack([w for _, w in found])
-    depth, weight = _agree(fine, depth, weight, sources, config.threads, tolerance=0.02)
+    depth, weight = _agree(fine, depth, weight, sources, config.threads, tolerance=0.02, carry=False)
     depth, weight = _agree(fine, depth, weight, sources, config.threads, tolerance=0.015)
     filled = map_parallel(lambda i: fill_depth(depth[i], weight[i], fine.gray[i]), frames, config.threads)
     on_done(1.0)
     return DenseDepth(depth=torch.stack([d for d, _ in filled]), confidence=torch.stack([c for _, c in filled]))
 
 
+def plane_count(level: Level, poses: Float[Tensor, "s 4 4"], near: float, far: float, most: int) -> int:
+    """Planes between two depths so that a step moves the picture by about one pixel in the source that moves most."""
+    height, width = level.gray.shape[1:]
+    corners = torch.tensor([[0.5, 0.5], [0.1, 0.1], [0.9, 0.1], [0.1, 0.9], [0.9, 0.9]]) * torch.tensor([width, height])
+    rays = torch.cat([corners, torch.ones(5, 1)], dim=1) @ torch.linalg.inv(level.K).T
+    places = []
+    for depth in (near, far):
+        moved = torch.einsum("sij,nj->sni", poses[:, :3, :3], rays * depth) + poses[:, None, :3, 3]
+        places.append(moved[..., :2] / moved[..., 2:].clamp_min(0.05 * depth) * level.K[0, 0])
+    travel = (places[0] - places[1]).norm(dim=-1)
+    return int(min(most, max(16, float(travel.max()) + 2))) if len(poses) else 16
+
+
 def _search_planes(
-    level: _Level, frame: int, sources: list[int], limits: Float64[np.ndarray, " 2"], planes: int
+    level: Level, frame: int, sources: list[int], limits: Float64[np.ndarray, " 2"], planes: int
 ) -> tuple[Tensor, Tensor]:
     """Semi-global choice among planes evenly spread in inverse depth; depth and a weight in [0, 1]."""
-    inverse = torch.linspace(float(1 / limits[1]), float(1 / limits[0]), planes)
+    poses = _relative(level, frame, sources)
+    near, far = limits
+    inverse = torch.linspace(float(1 / far), float(1 / near), plane_count(level, poses, near, far, planes))
+    planes = len(inverse)
     score = matching_scores(
         level.gray[frame],
         level.gray[sources],
         inverse[:, None, None],
         level.K,
-        _relative(level, frame, sources),
+        poses,
         radius=2,
         best=max(1, len(sources) // 2),
     )
@@ -102,7 +119,7 @@ def _search_planes(
 
 
 def _search_near(
-    level: _Level, frame: int, sources: list[int], start: Float[Tensor, "h w"], step: float
+    level: Level, frame: int, sources: list[int], start: Float[Tensor, "h w"], step: float
 ) -> tuple[Tensor, Tensor]:
     """Best of a few inverse depths around a start map; depth and a weight in [0, 1]."""
     offsets = torch.arange(-FINE_STEPS, FINE_STEPS + 1, dtype=torch.float32) * step
@@ -124,9 +141,19 @@ def _search_near(
 
 
 def _agree(
-    level: _Level, depth: Tensor, weight: Tensor, sources: list[list[int]], threads: int, *, tolerance: float
+    level: Level,
+    depth: Tensor,
+    weight: Tensor,
+    sources: list[list[int]],
+    threads: int,
+    *,
+    tolerance: float,
+    carry: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """One round of fusion over all frames: depth, and how well each pixel is confirmed, in [0, 1]."""
+    """One round of fusion over all frames: depth, and how well each pixel is confirmed, in [0, 1].
+
+    With `carry`, pixels that nothing confirms take the depth that neighbours agree on there.
+    """
 
     def compare(frame: int) -> tuple[Tensor, Tensor]:
         own = compare_with_neighbours(
@@ -139,6 +166,9 @@ def _agree(
     fused = torch.stack([d for d, _ in compared])
     trust = torch.stack([t for _, t in compared])
 
+    if not carry:
+        return fused, trust
+
     def replace_doubtful(frame: int) -> tuple[Tensor, Tensor]:
         carried, count = carry_over(frame, sources[frame], fused, (trust > 0.3).float(), level.K, level.pose_w2c)
         better = (trust[frame] < 0.15) & (count >= 2)
@@ -148,17 +178,17 @@ def _agree(
     return torch.stack([d for d, _ in replaced]), torch.stack([t for _, t in replaced])
 
 
-def _level(scene: SparseScene, gray: Float[Tensor, "f h w"]) -> _Level:
+def _level(scene: SparseScene, gray: Float[Tensor, "f h w"]) -> Level:
     height, width = gray.shape[1:]
     scale = torch.tensor([[width / scene.width], [height / scene.height], [1.0]])
-    return _Level(
+    return Level(
         gray=gray.contiguous(),
         K=torch.from_numpy(scene.K).float() * scale,
         pose_w2c=torch.from_numpy(scene.pose_w2c).float(),
     )
 
 
-def _relative(level: _Level, frame: int, sources: list[int]) -> Float[Tensor, "s 4 4"]:
+def _relative(level: Level, frame: int, sources: list[int]) -> Float[Tensor, "s 4 4"]:
     return level.pose_w2c[sources] @ torch.linalg.inv(level.pose_w2c[frame])
 
 

@@ -29,7 +29,7 @@ class Features:
 
 
 def extract_features(frame: UInt8[np.ndarray, "h w 3"], max_keypoints: int) -> Features:
-    """At most `max_keypoints` points of one frame; small frames are enlarged first, so that points stay dense enough."""
+    """At most `max_keypoints` points of one frame; small frames are enlarged first, so points lie dense enough."""
     height, width = frame.shape[:2]
     scale = max(1.0, 512 / max(height, width), MIN_SIDE_FOR_NETWORK / min(height, width))
     image = rearrange(torch.from_numpy(np.ascontiguousarray(frame)), "h w c -> 1 c h w").float() / 255

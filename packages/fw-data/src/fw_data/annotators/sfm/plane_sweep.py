@@ -4,9 +4,11 @@ Collins, "A space-sweep approach to true multi-image matching", CVPR 1996. Inver
 are evenly spread in the image. Axis legend: d depth hypotheses, h height, w width, s source views.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 MIN_DEVIATION = 0.008
@@ -26,29 +28,33 @@ def matching_scores(
     radius: int,
     best: int,
 ) -> Float[Tensor, "d h w"]:
-    """Mean correlation, in [-1, 1], over the `best` source views that agree most (fewer at the rim); 0 where none sees it.
+    """Mean correlation, in [-1, 1], over the `best` source views that agree most (fewer at the rim).
 
-    Taking the best half of the views is what makes the score robust to occlusion (Kang, Szeliski, Chai, CVPR 2001).
-    Images are grey in [0, 1]; K is shared; `inverse_depth` is one value per plane or a map per hypothesis.
+    0 where no source sees the place. Taking the best half of the views is what makes the score robust to occlusion
+    (Kang, Szeliski, Chai, CVPR 2001). Images are grey in [0, 1]; K is shared; `inverse_depth` is one value per plane or
+    a map per hypothesis.
     """
     height, width = reference.shape
-    mean = box_mean(reference[None], radius)[0]
+    mean = box_mean(reference[None], radius)
     centred = reference - mean
-    variance = (box_mean((reference**2)[None], radius)[0] - mean**2).clamp_min(0)
+    window = _Window(
+        centred=centred,
+        leak=box_mean(centred, radius),
+        variance=(box_mean(reference[None] ** 2, radius) - mean**2).clamp_min(0),
+    )
     tops = [torch.full((len(inverse_depth), height, width), NOT_SEEN) for _ in range(best)]
-    rays = _rays(height, width, K)
+    rays = pixel_rays(height, width, K)
     for source, pose in zip(sources, source_from_reference, strict=True):
         warped, inside = warp_source(source, inverse_depth, K, pose, rays)
-        score = _correlation(centred, variance, warped, radius)
-        score = torch.where(inside, score, NOT_SEEN)
+        score = _correlation(window, warped, radius).masked_fill_(~inside, NOT_SEEN)
         _keep_best(tops, score)
     total = torch.zeros_like(tops[0])
     views = torch.zeros_like(tops[0])
     for top in tops:
         seen = top > NOT_SEEN
-        total += torch.where(seen, top, 0.0)
+        total += top * seen
         views += seen
-    return total / views.clamp_min(1)
+    return total / views.clamp_min_(1)
 
 
 def warp_source(
@@ -57,22 +63,21 @@ def warp_source(
     K: Float[Tensor, "3 3"],
     source_from_reference: Float[Tensor, "4 4"],
     rays: Float[Tensor, "3 h w"],
-) -> tuple[Float[Tensor, "d h w"], Tensor]:
+) -> tuple[Float[Tensor, "d h w"], Bool[Tensor, "d h w"]]:
     """The source as the reference would see it if each pixel had the given inverse depth; and where it is defined."""
     height, width = source.shape
     to_grid = torch.tensor([[2.0 / width, 0, -1], [0, 2.0 / height, -1], [0, 0, 1]])
     A = to_grid @ K @ source_from_reference[:3, :3]
     b = to_grid @ K @ source_from_reference[:3, 3]
     turned = torch.einsum("ij,jhw->ihw", A, rays)
-    z = turned[2] + b[2] * inverse_depth
-    safe = z.clamp_min(1e-6)
-    x = (turned[0] + b[0] * inverse_depth) / safe
-    y = (turned[1] + b[1] * inverse_depth) / safe
-    inside = (x.abs() < 1) & (y.abs() < 1) & (z > 1e-6)
-    grid = torch.stack([x, y], dim=-1)
-    image = source[None, None].expand(len(grid), 1, height, width)
-    warped = F.grid_sample(image, grid, padding_mode="border", align_corners=False)[:, 0]
-    return warped, inside
+    grid = torch.empty(len(inverse_depth), height, width, 2)
+    shrink = (turned[2] + b[2] * inverse_depth).clamp_min_(1e-6).reciprocal_()
+    for axis in (0, 1):
+        torch.mul(turned[axis] + b[axis] * inverse_depth, shrink, out=grid[..., axis])
+    # Outside the source the sampler gives 0; lifted by one, every value from inside is at least 1.
+    image = (source + 1)[None, None].expand(len(grid), 1, height, width)
+    warped = F.grid_sample(image, grid, padding_mode="zeros", align_corners=False)[:, 0]
+    return warped.sub_(1), warped > -0.01
 
 
 def box_mean(values: Float[Tensor, "d h w"], radius: int) -> Float[Tensor, "d h w"]:
@@ -88,7 +93,7 @@ def box_mean(values: Float[Tensor, "d h w"], radius: int) -> Float[Tensor, "d h 
     both = rows[:, :, :width] + rows[:, :, 1 : width + 1]
     for i in range(2, size):
         both += rows[:, :, i : width + i]
-    return both / size**2
+    return both.mul_(1 / size**2)
 
 
 def refine_between_planes(cost: Float[Tensor, "d h w"], index: Tensor) -> Float[Tensor, "h w"]:
@@ -103,26 +108,38 @@ def refine_between_planes(cost: Float[Tensor, "d h w"], index: Tensor) -> Float[
     return index + torch.where(interior, shift, 0.0)
 
 
-def _correlation(centred: Tensor, variance: Tensor, warped: Tensor, radius: int) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class _Window:
+    """What correlation needs to know about the reference's windows."""
+
+    centred: Float[Tensor, "1 h w"]
+    """The reference less its window mean."""
+    leak: Float[Tensor, "1 h w"]
+    """What is left of the mean of `centred` in each window."""
+    variance: Float[Tensor, "1 h w"]
+
+
+def _correlation(window: _Window, warped: Tensor, radius: int) -> Tensor:
     mean = box_mean(warped, radius)
-    # The covariance needs no mean of the warped image: the centred reference nearly sums to zero in its window, and
-    # what is left is taken out exactly by its own mean.
-    product = box_mean(warped * centred, radius) - mean * box_mean(centred[None], radius)
-    spread = (box_mean(warped * warped, radius) - mean * mean).clamp_min(0)
+    product = box_mean(warped * window.centred, radius).sub_(mean * window.leak)
+    spread = box_mean(warped * warped, radius).sub_(mean.mul_(mean)).clamp_min_(0)
     floor = MIN_DEVIATION**2
-    return product / ((spread + floor) * (variance + floor)).sqrt()
+    return product.mul_(spread.add_(floor).mul_(window.variance + floor).rsqrt_())
 
 
 def _keep_best(tops: list[Tensor], score: Tensor) -> None:
-    """Insert one score per place into the lists of the best ones, in place."""
-    rest = score
-    for top in tops:
-        higher = torch.maximum(top, rest)
-        rest = torch.minimum(top, rest)
-        top.copy_(higher)
+    """Insert one score per place into the lists of the best ones, in place; `score` is used up."""
+    for rank, top in enumerate(tops):
+        if rank + 1 == len(tops):
+            torch.maximum(top, score, out=top)
+        else:
+            lower = torch.minimum(top, score)
+            torch.maximum(top, score, out=top)
+            score = lower
 
 
-def _rays(height: int, width: int, K: Tensor) -> Float[Tensor, "3 h w"]:
+def pixel_rays(height: int, width: int, K: Float[Tensor, "3 3"]) -> Float[Tensor, "3 h w"]:
+    """Directions through all pixel centres, with z = 1."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)])
     return torch.einsum("ij,jhw->ihw", torch.linalg.inv(K), pixels)

@@ -95,7 +95,10 @@ def polish(
     config: SfmConfig,
     report: Callable[[float], None],
 ) -> SparseScene:
-    """Positions below one pixel, then everything adjusted together, with lens and shutter where the footage shows them."""
+    """Positions below one pixel, then everything adjusted together, with lens and shutter where the footage shows them.
+
+    The order matters: the shutter is fitted with an ideal lens, as a lens would take up part of what the shutter does.
+    """
     image = torch.from_numpy(gray).float() / 255
     threads = config.threads
     scene = adjust(drop_outliers(scene, max_error_px=6.0), loss_px=1.0, max_iterations=15, threads=threads)

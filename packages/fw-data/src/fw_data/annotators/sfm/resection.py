@@ -42,19 +42,11 @@ def pose_remaining_frames(scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], 
         points, xy = seen[source]
         moved, good = track_points(gray[source], gray[target], xy.astype(np.float32))
         points, moved = points[good], moved[good].astype(np.float64)
-        result = None
-        if len(points) >= MIN_INLIERS:
-            result, info = poselib.estimate_absolute_pose(
-                moved, scene.points[points], camera, {"max_reproj_error": MAX_ERROR_PX, "seed": seed}
-            )
-            inliers = np.asarray(info["inliers"], bool)
-            if inliers.sum() < max(MIN_INLIERS, 0.3 * len(points)):
-                result = None
+        result = _resect(moved, scene.points[points], camera, seed)
         if result is None:
             failed.add(step)
             continue
-        pose[target] = np.eye(4)
-        pose[target, :3] = result.Rt
+        pose[target], inliers = result
         posed[target] = True
         seen[target] = (points[inliers], moved[inliers])
     new = [frame for frame in seen if not scene.posed[frame]]
@@ -66,6 +58,21 @@ def pose_remaining_frames(scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], 
         obs_point=np.concatenate([scene.obs_point, *(seen[f][0] for f in new)]),
         obs_xy=np.concatenate([scene.obs_xy, *(seen[f][1] for f in new)]),
     )
+
+
+def _resect(xy: np.ndarray, points: np.ndarray, camera: dict, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """World-to-camera pose from image positions of known points, and which of them fit; None when too few do."""
+    if len(points) < MIN_INLIERS:
+        return None
+    result, info = poselib.estimate_absolute_pose(
+        xy, points, camera, {"max_reproj_error": MAX_ERROR_PX, "seed": seed, "max_iterations": 2000}
+    )
+    inliers = np.asarray(info["inliers"], bool)
+    if inliers.sum() < max(MIN_INLIERS, 0.3 * len(points)):
+        return None
+    pose = np.eye(4)
+    pose[:3] = result.Rt
+    return pose, inliers
 
 
 def _next_step(posed: np.ndarray, failed: set[tuple[int, int]]) -> tuple[int, int] | None:

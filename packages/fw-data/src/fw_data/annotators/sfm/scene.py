@@ -32,7 +32,7 @@ class SparseScene:
     obs_xy: Float64[np.ndarray, "o 2"]
 
     @property
-    def K(self) -> Float64[np.ndarray, "3 3"]:
+    def K(self) -> Float64[np.ndarray, "3 3"]:  # noqa: N802 - the name of the field
         """Intrinsics of every frame."""
         return np.array([[self.focal_px, 0, self.width / 2], [0, self.focal_px, self.height / 2], [0, 0, 1.0]])
 
@@ -67,6 +67,7 @@ class SparseScene:
         rays /= np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-12)
         count = len(self.points)
         anchor = np.zeros((count, 3))
+        angle = np.zeros(count)
         anchor[self.obs_point[::-1]] = rays[::-1]
         for _ in range(2):
             cosine = np.einsum("oi,oi->o", rays, anchor[self.obs_point])

@@ -36,27 +36,21 @@ def aggregate(
 def _both_ways(
     volume: Float[Tensor, "h w d"], guide: Float[Tensor, "h w"], small_step: float, large_step: float, edge: float
 ) -> Float[Tensor, "h w d"]:
+    """Sum of the costs of the paths that come down and of those that go up; both are walked at once."""
     change = (guide[1:] - guide[:-1]).abs()
     jump = small_step + (large_step - small_step) * torch.exp(-change / edge)
-    total = volume * 2
-    down = volume[0]
-    for row in range(1, len(volume)):
-        extra = _carry(down, small_step, jump[row - 1])
-        down = volume[row] + extra
-        total[row] += extra
-    up = volume[-1]
-    for row in range(len(volume) - 2, -1, -1):
-        extra = _carry(up, small_step, jump[row])
-        up = volume[row] + extra
-        total[row] += extra
-    return total
+    both = torch.stack([volume, volume.flip(0)], dim=1)  # h 2 w d
+    jumps = torch.stack([jump, jump.flip(0)], dim=1)[..., None]
+    for row in range(1, len(both)):
+        both[row] += _carry(both[row - 1], small_step, jumps[row - 1])
+    return both[:, 0] + both[:, 1].flip(0)
 
 
-def _carry(previous: Float[Tensor, "n d"], small_step: float, jump: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+def _carry(previous: Float[Tensor, "2 n d"], small_step: float, jump: Float[Tensor, "2 n 1"]) -> Float[Tensor, "2 n d"]:
     """What the cheapest path so far adds at the next pixel, less its own minimum (so that it stays bounded)."""
-    low = previous.amin(dim=1, keepdim=True)
-    best = torch.minimum(previous - low, jump[:, None])
-    one_off = previous - (low - small_step)
-    torch.minimum(best[:, 1:], one_off[:, :-1], out=best[:, 1:])
-    torch.minimum(best[:, :-1], one_off[:, 1:], out=best[:, :-1])
+    level = previous - previous.amin(dim=2, keepdim=True)
+    best = torch.minimum(level, jump)
+    level += small_step
+    torch.minimum(best[..., 1:], level[..., :-1], out=best[..., 1:])
+    torch.minimum(best[..., :-1], level[..., 1:], out=best[..., :-1])
     return best
