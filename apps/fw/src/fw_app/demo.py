@@ -27,13 +27,13 @@ class DemoOptions:
 
     out: Path = Path("demo")
     """The folder everything is written to."""
-    clips: int = 10
+    clips: int = 6
     """Toy videos to render and annotate."""
-    base_steps: int = 300
+    base_steps: int = 150
     """Steps of the small video prior, which is then frozen."""
-    stage1_steps: int = 120
+    stage1_steps: int = 50
     """Steps of stage 1 (geometry branch)."""
-    stage2_steps: int = 120
+    stage2_steps: int = 50
     """Steps of stage 2 (coupling and camera)."""
     seed: int = 0
     """Seed of the scenes, the training and the generated world."""
@@ -63,7 +63,7 @@ def plan(options: DemoOptions) -> list[Step]:
             name="Render toy videos with exact ground truth",
             command=(
                 *("fw-data", "toy", str(out / "toy"), "--clips", str(options.clips)),
-                *("--frames", "21", "--size", "160x240", *seed),
+                *("--frames", "17", "--size", "160x240", *seed),
             ),
         ),
         Step(

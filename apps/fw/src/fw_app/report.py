@@ -61,8 +61,8 @@ def _head() -> str:
         "<h1>fantasy-world demo</h1>"
         '<p class="note">Raw toy videos were annotated without a look at their ground truth, a small model was trained '
         "on the result for a few minutes, and it then generated the world below from one held-out frame. The data and "
-        "the model are tiny: the page shows that every part works and how well, not what the method can do at full "
-        "size.</p>"
+        "the model are tiny and have seen minutes of training, so the generated frames are rough: the page shows that "
+        "every part works and measures how well, not what the method can do at full size.</p>"
     )
 
 
@@ -88,25 +88,38 @@ def _world(folder: Path) -> str:
         ("path length, recovered against requested", f"{length['recovered']:.3f} / {length['requested']:.3f}"),
         ("points in the cloud", f"{summary['points']:,}"),
     ]
+    given = np.asarray(Image.open(folder / "first_frame.png").convert("RGB"))
     return (
         "<h2>The generated world</h2>"
-        + figure(strip(video, 6, 2), f"Generated frames, {frames} in all; the first one was given")
+        + figure(
+            strip(video, 6, 2),
+            f"Generated frames, {frames} in all; the model was given the picture below and an orbit to follow",
+        )
         + figure(strip(colorize(geometry["depth"]), 6, 2), "Depth of the same frames, from the same denoising pass")
         + '<div class="row">'
+        + figure(given, "The picture it started from: a frame of a held-out clip")
         + figure(cloud, "Point cloud from the point head, coloured by the video; red: the requested camera path")
-        + html_table(("figure", "value"), rows)
         + "</div>"
+        + html_table(("figure", "value"), rows)
     )
 
 
 def _annotation(folder: Path) -> str:
-    """Annotation against the exact ground truth, with one clip to look at."""
+    """Annotation against the exact ground truth, with one clip to look at (also saved as FOLDER/picture.png)."""
     from fw_app.demo import held_out_clip
-    from fw_data.accuracy import HEADINGS, cells, compare_with_truth, median_of
+    from fw_data.accuracy import HEADINGS, TRUSTED, cells, compare_with_truth, median_of
+    from fw_geometry import Trajectory
     from fw_model.export import colorize
 
     rows = compare_with_truth(folder / "dataset", folder / "toy" / "truth")
     clip = held_out_clip(folder)
+    frames, depth = strip(clip.video, 4), strip(colorize(clip.depth_m), 4)
+    Image.fromarray(np.concatenate([frames, depth])).save(folder / "picture.png")
+    cameras = Trajectory(
+        pose_c2w=clip.pose_c2w, K=clip.K, width=clip.video.shape[2], height=clip.video.shape[1], units=clip.units
+    )
+    sure = clip.valid & (clip.confidence > TRUSTED)
+    cloud = render_cloud(clip.points_world[sure].astype(np.float64), clip.video[sure], cameras)
     confidence = np.repeat((clip.confidence * 255).astype(np.uint8)[..., None], 3, axis=-1)
     refusals = [json.loads(line) for line in (folder / "dataset" / "refusals.jsonl").read_text().splitlines()]
     refused = "".join(f"<li>{html.escape(row['source'])}: {html.escape(row['reason'])}</li>" for row in refusals)
@@ -117,9 +130,10 @@ def _annotation(folder: Path) -> str:
         "depth error over the covered pixels after one scale per clip.</p>"
         + html_table(HEADINGS, [*map(cells, rows), cells(median_of(rows))])
         + (f"<p>Not annotated:</p><ul>{refused}</ul>" if refused else "")
-        + figure(strip(clip.video, 5), "A held-out clip: frames")
-        + figure(strip(colorize(clip.depth_m), 5), "its annotated depth (black: none)")
-        + figure(strip(confidence, 5), "confidence of the depth (white: sure)")
+        + figure(frames, "A held-out clip: frames")
+        + figure(depth, "its annotated depth (black: none)")
+        + figure(strip(confidence, 4), "confidence of the depth (white: sure)")
+        + figure(cloud, "its annotated points, all frames together; red: the camera path that was found")
     )
 
 
