@@ -17,7 +17,8 @@ usage: fw-train COMMAND ...
   fw-train export RUN [DIR]                                write the newest checkpoint's weights to RUN/export or DIR
 
 CONFIG is a recipe name (tiny) or a TOML file; flags override it: command line > file > recipe > default.
-`fw-train stage1 tiny --help` lists every flag with the value it would have. `--debug` shows tracebacks.
+`fw-train stage1 tiny --help` lists every flag with the value it would have. FW_DEBUG=1 shows
+tracebacks.
 
 Exit codes: 0 done, 1 failure, 2 wrong usage or input, 3 diverged (loss not finite), 130 or 143 stopped by a signal
 after saving.
@@ -27,12 +28,10 @@ after saving.
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `fw-train`; exits with the code that USAGE explains."""
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
     try:
         code = _dispatch(words)
     except (ValueError, RuntimeError, OSError) as error:
-        if debug:
+        if os.environ.get("FW_DEBUG") == "1":
             raise
         print(f"fw-train: {error}", file=sys.stderr)
         code = _exit_code(error)
@@ -45,6 +44,9 @@ def _dispatch(words: list[str]) -> int:
         print(USAGE, end="")
         return 0 if words else 2
     command, rest = words[0], words[1:]
+    if command in ("resume", "export") and rest[:1] and rest[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
     for stage in STAGES:
         if command == stage:
             return _stage(stage, rest)
