@@ -108,6 +108,8 @@ def _start(
         mapper.filter_points(options)
         if mapper.reconstruction.num_points3D() >= MIN_FIRST_POINTS:
             return True
+        mapper.end_reconstruction(discard=True)
+        mapper.begin_reconstruction(pycolmap.Reconstruction())
     return False
 
 

@@ -18,7 +18,8 @@ from fw_data.annotators.sfm.workers import map_parallel
 
 MIN_COSINE = 0.82
 MIN_INLIERS = 20
-EPIPOLAR_ERROR_PX = 1.5
+EPIPOLAR_ERROR = 1.5 / 640
+"""Of the long side of the frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +108,14 @@ def verify_pair(
         return None
     a = first.positions.numpy()[indices[:, 0]].astype(np.float64)
     b = second.positions.numpy()[indices[:, 1]].astype(np.float64)
-    options = {"seed": seed, "max_epipolar_error": EPIPOLAR_ERROR_PX, "max_iterations": 5000, "min_iterations": 200}
+    error_px = max(0.5, EPIPOLAR_ERROR * max(first.size))
+    options = {"seed": seed, "max_epipolar_error": error_px, "max_iterations": 5000, "min_iterations": 200}
     _, info = poselib.estimate_fundamental(a, b, options)
     inliers = np.asarray(info["inliers"], bool)
     if inliers.sum() < MIN_INLIERS:
         return None
     _, flat = poselib.estimate_homography(
-        a, b, {"seed": seed, "max_reproj_error": 2 * EPIPOLAR_ERROR_PX, "max_iterations": 2000, "min_iterations": 100}
+        a, b, {"seed": seed, "max_reproj_error": 2 * error_px, "max_iterations": 2000, "min_iterations": 100}
     )
     on_plane = np.asarray(flat["inliers"], bool) & inliers
     return indices[inliers], float(on_plane.sum() / inliers.sum())

@@ -29,6 +29,7 @@ Report = Callable[[str, float], None]
 LOSS_PX = 0.5
 MAX_RADIAL = 0.15
 MIN_READOUT = 0.03
+MIN_MAPPED = 0.4
 SHUTTER_GAIN = 0.97
 LENS_GAIN = 0.995
 """A more general camera must bring the robust cost below this part of what the simpler one leaves."""
@@ -69,9 +70,10 @@ def reconstruct(
         on_done=lambda part: report("matching", part),
     )
     refusals.check_matches(pairs, len(keyframes))
+    refusals.check_flat(pairs)
 
     report("mapping", 0.0)
-    scene = _map(features, pairs, keyframes, len(frames), config)
+    scene = _map(features, pairs, keyframes, motion, config)
     refusals.check_parallax(scene, config.min_triangulation_angle_deg)
     report("adjusting", 0.0)
     scene = pose_remaining_frames(scene, gray, config.seed)
@@ -131,7 +133,9 @@ def fit_shutter(scene: SparseScene, threads: int, steps: int = 4) -> SparseScene
         stepped = np.clip(np.array(scene.readout) + 1.6 * change, -MAX_READOUT, MAX_READOUT)
         scene = replace(scene, readout=(float(stepped[0]), float(stepped[1])))
         scene = adjust(scene, loss_px=LOSS_PX, max_iterations=15, threads=threads)
-    return scene if robust_cost(scene) < SHUTTER_GAIN * robust_cost(start) or start.readout != (0.0, 0.0) else start
+    plausible = max(map(abs, scene.readout)) < 0.95 * MAX_READOUT
+    pays = start.readout != (0.0, 0.0) or robust_cost(scene) < SHUTTER_GAIN * robust_cost(start)
+    return scene if plausible and pays else replace(start, readout=(0.0, 0.0))
 
 
 def fit_lens(scene: SparseScene, threads: int) -> SparseScene:
@@ -147,7 +151,7 @@ def _is_continuous(motion: Motion) -> bool:
 
 
 def _map(
-    features: list[Features], pairs: list[PairMatches], keyframes: list[int], frames: int, config: SfmConfig
+    features: list[Features], pairs: list[PairMatches], keyframes: list[int], motion: Motion, config: SfmConfig
 ) -> SparseScene:
     """The model with most key frames, over a few starting focal lengths; the first that poses them all is taken."""
     guess = guess_focal_px(features, pairs, config.seed)
@@ -156,11 +160,11 @@ def _map(
         model = map_keyframes(features, pairs, focal_px=guess * factor, seed=config.seed, threads=config.threads)
         if model is None:
             continue
-        scene = scene_from_model(model, keyframes, frames)
+        scene = scene_from_model(model, keyframes, len(motion.corners))
         if best is None or scene.posed.sum() > best.posed.sum():
             best = scene
         if best.posed.sum() == len(keyframes):
             break
-    if best is None:
-        raise refusals.nothing_mapped(pairs)
+    if best is None or best.posed.sum() < MIN_MAPPED * len(keyframes):
+        raise refusals.nothing_mapped(pairs, motion)
     return best

@@ -14,6 +14,8 @@ from fw_data.annotators.sfm.scene import SparseScene
 MIN_FRAMES = 3
 MIN_SIDE_PX = 64
 MIN_CORNERS = 30
+MAX_FLAT = 0.88
+MIN_FOLLOWED = 0.2
 MIN_MOTION = 0.004
 """Of the image diagonal."""
 
@@ -61,15 +63,27 @@ def check_matches(pairs: list[PairMatches], keyframes: int) -> None:
         )
 
 
-def nothing_mapped(pairs: list[PairMatches]) -> AnnotationRefused:
-    """The refusal for matches that no reconstruction grows from."""
+def check_flat(pairs: list[PairMatches]) -> None:
+    """Refuse clips whose frames follow one flat transformation, as far as matches without parallax ever do."""
     flat = float(np.median([pair.homography_fraction for pair in pairs]))
-    if flat > 0.85:
-        return no_parallax(f"one flat transformation explains {100 * flat:.0f} % of the matches between frames")
+    if flat > MAX_FLAT:
+        raise no_parallax(f"one flat transformation explains {100 * flat:.0f} % of the matches between frames")
+
+
+def nothing_mapped(pairs: list[PairMatches], motion: Motion) -> AnnotationRefused:
+    """The refusal for matches that no reconstruction grows from."""
+    check_flat(pairs)
+    followed = float(np.median(motion.survival))
+    if followed < MIN_FOLLOWED:
+        return AnnotationRefused(
+            "too-little-overlap",
+            f"From one frame to the next only {100 * followed:.0f} % of the picture can be followed: the views are too "
+            "far apart to be joined. Use video, or pictures of one place taken closer together.",
+        )
     return AnnotationRefused(
         "not-rigid",
-        "Matches were found, but no camera path explains them together. Most of the picture may move by itself, or the "
-        "views are too few and too far apart. Use footage of a mostly still scene with more overlap.",
+        "Matches were found, but no camera path explains them together: much of the picture may move by itself. "
+        "Use footage of a mostly still scene.",
     )
 
 
@@ -77,8 +91,8 @@ def no_parallax(seen: str) -> AnnotationRefused:
     """The refusal of footage in which the camera does not change its place."""
     return AnnotationRefused(
         "no-parallax",
-        f"The camera hardly changes its place: {seen}. It turns or zooms only, so depth cannot be seen. "
-        "Use footage in which the camera travels.",
+        f"Depth cannot be seen: {seen}. The camera only turns or zooms, or everything in view is one flat surface. "
+        "Use footage in which the camera travels past things at different distances.",
     )
 
 

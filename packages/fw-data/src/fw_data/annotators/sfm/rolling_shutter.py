@@ -15,6 +15,8 @@ from scipy.spatial.transform import Rotation
 from fw_data.annotators.sfm.scene import SparseScene
 
 MAX_READOUT = 1.0
+"""Of the time between two frames: a sensor cannot take longer than that."""
+MIN_OBSERVATIONS = 10
 
 
 def camera_twists(scene: SparseScene) -> Float64[np.ndarray, "f 6"]:
@@ -66,39 +68,36 @@ def residuals_px(scene: SparseScene) -> Float64[np.ndarray, " o"]:
 
 
 def estimate_readout(scene: SparseScene, loss_px: float = 0.5, iterations: int = 5) -> tuple[float, float]:
-    """The readout (across, down) that explains the residuals best, given that every pose may shift to help.
+    """The readout that explains the residuals best, given that every pose may shift to help: (across, down).
 
-    Linear least squares with Cauchy weights: each frame's six pose parameters are projected out, so what is left of the
+    Sensors are read along their short side, so one of the two is 0: across in portrait video, down otherwise. Linear
+    least squares with Cauchy weights: each frame's six pose parameters are projected out, so what is left of the
     residual is what only the shutter can explain.
     """
-    base = replace(scene, readout=(0.0, 0.0))
-    residual, depth = _residual_vectors(base)
+    axis = 0 if scene.width < scene.height else 1
+    unit = (1.0, 0.0) if axis == 0 else (0.0, 1.0)
+    residual, depth = _residual_vectors(replace(scene, readout=(0.0, 0.0)))
     points = scene.points[scene.obs_point]
-    unit = [shift_px(scene, scene.obs_frame, points, scene.obs_xy, axis) for axis in ((1.0, 0.0), (0.0, 1.0))]
-    columns = np.stack(unit, axis=2)  # o 2 2
+    shutter = shift_px(scene, scene.obs_frame, points, scene.obs_xy, unit)
     pose_columns = _pose_jacobian(scene, points)
-    estimate = np.array(scene.readout)
-    usable = depth > 0
+    frames = [np.flatnonzero((scene.obs_frame == frame) & (depth > 0)) for frame in np.flatnonzero(scene.posed)]
+    frames = [rows for rows in frames if len(rows) >= MIN_OBSERVATIONS]
+    estimate = scene.readout[axis]
     for _ in range(iterations):
-        left = residual - columns @ estimate
-        weight = usable / (1 + (left**2).sum(axis=1) / loss_px**2)
-        normal, right = np.zeros((2, 2)), np.zeros(2)
-        for frame in np.flatnonzero(scene.posed):
-            rows = np.flatnonzero(scene.obs_frame == frame)
-            if len(rows) < 10:
-                continue
-            root = np.sqrt(np.repeat(weight[rows], 2))[:, None]
-            pose = root * pose_columns[rows].reshape(-1, 6)
-            shutter = root * columns[rows].reshape(-1, 2)
-            rest = root[:, 0] * residual[rows].reshape(-1)
-            basis, _ = np.linalg.qr(pose)
-            shutter = shutter - basis @ (basis.T @ shutter)
-            normal += shutter.T @ shutter
-            right += shutter.T @ rest
-        if np.linalg.cond(normal) > 1e8:
+        left = residual - estimate * shutter
+        weight = 1 / (1 + (left**2).sum(axis=1) / loss_px**2)
+        normal = right = 0.0
+        for rows in frames:
+            root = np.sqrt(np.repeat(weight[rows], 2))
+            basis, _ = np.linalg.qr(root[:, None] * pose_columns[rows].reshape(-1, 6))
+            moved = root * shutter[rows].reshape(-1)
+            moved = moved - basis @ (basis.T @ moved)
+            normal += moved @ moved
+            right += moved @ (root * residual[rows].reshape(-1))
+        if normal < 1e-9 * max(len(residual), 1):
             return (0.0, 0.0)
-        estimate = np.clip(np.linalg.solve(normal, right), -MAX_READOUT, MAX_READOUT)
-    return float(estimate[0]), float(estimate[1])
+        estimate = float(np.clip(right / normal, -MAX_READOUT, MAX_READOUT))
+    return (estimate, 0.0) if axis == 0 else (0.0, estimate)
 
 
 def _residual_vectors(scene: SparseScene) -> tuple[Float64[np.ndarray, "o 2"], Float64[np.ndarray, " o"]]:
