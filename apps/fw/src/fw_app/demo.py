@@ -27,13 +27,13 @@ class DemoOptions:
 
     out: Path = Path("demo")
     """The folder everything is written to."""
-    clips: int = 6
+    clips: int = 5
     """Toy videos to render and annotate."""
-    base_steps: int = 150
+    base_steps: int = 120
     """Steps of the small video prior, which is then frozen."""
-    stage1_steps: int = 50
+    stage1_steps: int = 40
     """Steps of stage 1 (geometry branch)."""
-    stage2_steps: int = 50
+    stage2_steps: int = 40
     """Steps of stage 2 (coupling and camera)."""
     seed: int = 0
     """Seed of the scenes, the training and the generated world."""
