@@ -1,6 +1,11 @@
 """Worker processes: results, errors, deaths, progress, and a clean end."""
 
 import multiprocessing
+import os
+import select
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,13 +23,16 @@ class Odd:
     offset: int
 
     def __call__(self, job, progress):
-        progress("half", 0.5)
+        progress(str(os.getpid()) if job == "forever" else "half", 0.5)
         if job == "die":
             os._exit(7)
         if job == "kill":
             os.kill(os.getpid(), 9)
         if job == "raise":
             raise RuntimeError("no\\nway")
+        if job == "forever":
+            while True:
+                progress(str(os.getpid()), 0.5)
         if job == "pid":
             return os.getpid()
         return job + self.offset
@@ -70,6 +78,36 @@ def test_leaving_early_ends_the_workers(odd):
     results.close()
     assert not multiprocessing.active_children()
     engine.close()
+
+
+_PARENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from fw_data.engine.local import LocalEngine
+from task_of_local_engine_test import Odd
+
+if __name__ == "__main__":
+    list(LocalEngine(workers=2).run(Odd(0), ["forever"] * 2, lambda job, stage, done: print(stage, flush=True)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for foreign processes through Linux' pidfd")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_when_their_parent_is_killed(odd, tmp_path, how):
+    (tmp_path / "parent.py").write_text(_PARENT)
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", tmp_path], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    workers: set[int] = set()
+    while len(workers) < 2:
+        workers.add(int(parent.stdout.readline()))
+    watched = [os.pidfd_open(pid) for pid in workers]
+    parent.send_signal(how)
+    parent.wait()
+    parent.stdout.close()
+    for descriptor in watched:
+        ended, _, _ = select.select([descriptor], [], [], 20)  # readable once the process has ended
+        os.close(descriptor)
+        assert ended
 
 
 def test_without_workers_it_runs_here(odd):

@@ -9,10 +9,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -166,30 +164,33 @@ def _split(plans: list["ClipPlan"], out: Path) -> tuple[list[dict[str, object]],
 
 
 def _make(plans: list["ClipPlan"], options: ToyOptions) -> Iterator[dict[str, object]]:
+    from fw_data.engine.local import LocalEngine
+
     workers = min(options.workers or os.cpu_count() or 1, len(plans))
-    if workers <= 1:
-        for plan in plans:
-            yield _make_one(plan, options.out)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        pending = [pool.submit(_make_one, plan, options.out) for plan in plans]
-        try:
-            for done in as_completed(pending):
-                yield done.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with LocalEngine(workers if workers > 1 else 0) as engine:
+        for done in engine.run(_ClipMaker(out=options.out), plans, _say_nothing):
+            if done.value is None:
+                raise ValueError(f"clip {done.job.name} could not be made: {done.error}")
+            yield done.value
 
 
-def _make_one(plan: "ClipPlan", out: Path) -> dict[str, object]:
-    from fw_data.toy.clips import design, write
+@dataclass(frozen=True, kw_only=True)
+class _ClipMaker:
+    """The engine's task: render one clip and write it; the row of it for toy.json."""
 
-    return write(design(plan), out)
+    out: Path
+
+    def __call__(self, job: "ClipPlan", progress: Callable[[str, float], None]) -> dict[str, object]:
+        from fw_data.toy.clips import design, write
+
+        progress("designing", 0.0)
+        world = design(job)
+        progress("rendering", 0.1)
+        return write(world, self.out)
 
 
-def _one_thread() -> None:
-    """Each worker process computes with one thread."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
+def _say_nothing(*_: object) -> None:
+    """Clips take seconds: the bar over all of them says enough."""
 
 
 def _identity(options: ToyOptions) -> dict[str, object]:
