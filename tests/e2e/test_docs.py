@@ -4,16 +4,23 @@
 minutes: of these, every command, sub-command and option is looked up instead.
 """
 
+import dataclasses
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from fw_model.config import Compat
+
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "README_zh.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "README_zh.md", ROOT / "examples" / "README.md"]
+DOCUMENTS = [*PAGES, *sorted((ROOT / "docs").glob("*.md"))]
+CODE = re.compile(r"`([^`\n]+)`")
+BASES = [ROOT, ROOT / "packages/fw-model/src/fw_model", *sorted(ROOT.glob("packages/*/src"))]
 MODULES = {"fw": "fw_app.cli", "fw-data": "fw_data.cli", "fw-train": "fw_train.cli"}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)(?:#[^)]*)?\)")
@@ -57,6 +64,39 @@ def test_shown_commands_exist(document: Path) -> None:
             assert set(words[1:]) <= set(targets), line
         if words and words[0] in MODULES:
             _check_command(words, line)
+
+
+@pytest.mark.parametrize("document", ["architecture.md", "paper-compliance.md", "technical-deep-dive.md"])
+def test_named_files_and_tests_exist(document: str) -> None:
+    named = set(CODE.findall((ROOT / "docs" / document).read_text()))
+    files = {name for name in named if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?|[\w-]+(\.py|/)", name)}
+    assert len(files) > 5
+    assert not {name for name in files if not any((base / name).exists() for base in BASES)}
+    tests = {name for name in named if name.startswith("test_")}
+    sources = [path.read_text() for room in ("packages", "apps", "tests") for path in (ROOT / room).rglob("test_*.py")]
+    known = {name for source in sources for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE)}
+    assert not tests - known
+
+
+@pytest.mark.parametrize("document", ["paper-compliance.md", "technical-deep-dive.md"])
+def test_every_compat_choice_is_described(document: str) -> None:
+    named = {name.removeprefix("compat.") for name in CODE.findall((ROOT / "docs" / document).read_text())}
+    assert not {field.name for field in dataclasses.fields(Compat)} - named
+
+
+def test_the_table_of_compat_gives_the_true_values() -> None:
+    text = (ROOT / "docs" / "technical-deep-dive.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (`\S+` \| `\S+`) \|", text, re.MULTILINE))
+    for field in dataclasses.fields(Compat):
+        values = (str(getattr(kind, field.name)) for kind in (Compat(), Compat.released()))
+        assert rows[field.name] == " | ".join(f"`{value}`" for value in values)
+
+
+def test_pictures_are_what_their_script_draws() -> None:
+    folder = ROOT / "docs" / "pictures"
+    drawn = runpy.run_path(str(folder / "draw.py"))
+    for name in ("model", "packages"):
+        assert (folder / f"{name}.svg").read_text(encoding="utf-8") == drawn[name]()
 
 
 def _check_command(words: list[str], line: str) -> None:
