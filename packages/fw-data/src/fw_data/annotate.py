@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from fw_data.backends import OracleSpec, SfmSpec
 from fw_data.config import AnnotateConfig, BackendSpec
@@ -15,6 +16,9 @@ from fw_data.filters import FilterConfig
 from fw_data.options import AnnotateOptions
 from fw_data.pipeline import annotate
 from fw_data.progress import print_summary, reporter_for, stdout_console
+
+if TYPE_CHECKING:
+    from fw_data.engine.ray import RayEngine
 
 
 def run(options: AnnotateOptions) -> int:
@@ -31,12 +35,10 @@ def run(options: AnnotateOptions) -> int:
             min_motion_px=options.min_motion,
         ),
     )
-    default_workers = 1 if options.geometry == "sfm" else os.cpu_count() or 1
-    workers = default_workers if options.workers is None else options.workers
-    if workers < 0 or options.shard_mb < 1:
-        raise ValueError("--workers must be 0 or more, and --shard-mb 1 or more")
+    if options.shard_mb < 1:
+        raise ValueError("--shard-mb must be 1 or more")
     console = stdout_console()
-    with _termination_as_interrupt(), LocalEngine(workers=workers) as engine:
+    with _termination_as_interrupt(), _engine(options) as engine:
         try:
             summary = annotate(
                 options.raw,
@@ -56,6 +58,25 @@ def run(options: AnnotateOptions) -> int:
         return 1
     print_summary(summary, console)
     return 1 if summary.count("failed") or not summary.clips else 0
+
+
+def _engine(options: AnnotateOptions) -> "LocalEngine | RayEngine":
+    if options.engine == "ray":
+        from fw_data.engine.ray import RayEngine
+
+        return RayEngine(
+            workers=options.workers,
+            cpus=options.cpus_per_worker,
+            gpus=options.gpus_per_worker,
+            address=options.ray_address,
+        )
+    if options.ray_address is not None or options.cpus_per_worker != 1 or options.gpus_per_worker:
+        raise ValueError("--ray-address, --cpus-per-worker and --gpus-per-worker belong to --engine ray")
+    default_workers = 1 if options.geometry == "sfm" else os.cpu_count() or 1
+    workers = default_workers if options.workers is None else options.workers
+    if workers < 0:
+        raise ValueError("--workers must be 0 or more")
+    return LocalEngine(workers=workers)
 
 
 def _backend_spec(options: AnnotateOptions) -> BackendSpec:

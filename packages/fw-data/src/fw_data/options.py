@@ -46,9 +46,18 @@ class AnnotateOptions:
     min_motion: float = 0.4
     """Filter: optical flow, in pixels at 160 px long side, between frames a fifth of the clip apart, below which the
     camera stands still. 0 switches it off."""
+    engine: Literal["local", "ray"] = "local"
+    """local: processes on this machine. ray: actors on a Ray cluster whose nodes all see RAW_DIR and OUT_DIR under the
+    same paths. Both write the same bytes."""
     workers: int | None = None
-    """Worker processes. Default: 1 for sfm, whose libraries use all cores already; one per core for oracle. 0 works
-    in this process, for debugging."""
+    """Worker processes. Default: 1 for sfm, whose libraries use all cores already; one per core for oracle; with ray as
+    many as the cluster has room for. 0 works in this process, for debugging (local only)."""
+    ray_address: str | None = None
+    """ray: the cluster, such as auto or ray://head:10001. Default: RAY_ADDRESS, or one started on this machine."""
+    cpus_per_worker: float = 1.0
+    """ray: processors that a worker reserves; may be a fraction."""
+    gpus_per_worker: float = 0.0
+    """ray: GPUs that a worker reserves; may be a fraction."""
     retry_failed: bool = False
     """Try again what an earlier run refused or failed on."""
     shard_mb: int = 256

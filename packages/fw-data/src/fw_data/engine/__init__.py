@@ -1,6 +1,6 @@
 """Where the work runs. An engine takes one task and many jobs and gives every job back, done or failed.
 
-`local` (this machine's processes) is the only engine so far; the protocol asks for nothing that a cluster lacks.
+`local` has processes on this machine, `ray` has actors on a cluster; both give the same results.
 """
 
 from collections.abc import Callable, Iterator, Sequence
