@@ -23,7 +23,7 @@ CODE = re.compile(r"`([^`\n]+)`")
 BASES = [ROOT, ROOT / "packages/fw-model/src/fw_model", *sorted(ROOT.glob("packages/*/src"))]
 MODULES = {"fw": "fw_app.cli", "fw-data": "fw_data.cli", "fw-train": "fw_train.cli"}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#]*)(?:#([^)]*))?\)")
 _help_cache: dict[tuple[str, ...], str] = {}
 
 
@@ -50,8 +50,10 @@ def test_snippets_run(document: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=names)
 def test_links_lead_somewhere(document: Path) -> None:
-    gone = [link for link in LINK.findall(document.read_text()) if not (document.parent / link).exists()]
-    assert not gone
+    for link, anchor in LINK.findall(document.read_text()):
+        target = document.parent / link if link else document
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), f"{link}#{anchor}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=names)
@@ -97,6 +99,12 @@ def test_pictures_are_what_their_script_draws() -> None:
     drawn = runpy.run_path(str(folder / "draw.py"))
     for name in ("model", "packages"):
         assert (folder / f"{name}.svg").read_text(encoding="utf-8") == drawn[name]()
+
+
+def _anchors(document: Path) -> set[str]:
+    """Names that headings can be linked by: lower case, words joined by hyphens, other signs left out."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def _check_command(words: list[str], line: str) -> None:
