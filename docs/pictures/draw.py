@@ -1,4 +1,4 @@
-"""Draws the diagrams of docs/architecture.md: `python docs/pictures/draw.py` writes model.svg and packages.svg.
+"""Draws the diagrams of the guides: `python docs/pictures/draw.py` writes model.svg, packages.svg and frames.svg.
 
 Boxes and arrows only; colours follow the reader's light or dark setting. Lengths are SVG units, the origin is top left.
 """
@@ -172,6 +172,34 @@ def packages() -> str:
     return d.svg()
 
 
+def frames() -> str:
+    """How output frames, latent frames and camera tokens stand to each other, for a clip of nine frames."""
+    d = Drawing(1000, 330, "Frames of a clip of nine frames, and which latent frame each comes from")
+    left, cell = 258, 80
+    rows = (
+        (20, "frames of the clip", [(1, str(i), "plain") for i in range(9)]),
+        (84, "latent frames", [(1, "0", "frozen"), (4, "1", "frozen"), (4, "2", "frozen")]),
+        (
+            148,
+            "dense heads: frames made from",
+            [(1, "0", "one"), *[(1, "0, 1", "one")] * 4, *[(1, "0, 1, 2", "one")] * 4],
+        ),
+        (212, "poses made from camera token", [(1, str(n), "one") for n in (0, 1, 1, 1, 1, 2, 2, 2, 2)]),
+        (276, "the same as released (block)", [(1, str(n), "two") for n in (0, 1, 2, 1, 2, 1, 2, 1, 2)]),
+    )
+    for y, name, cells in rows:
+        d.words(16, y + 22, name, "left")
+        x = left
+        for span, words, kind in cells:
+            d.box(x, y, span * cell - 6, 34, words, kind)
+            x += span * cell
+    for start, span in ((0, 1), (1, 4), (5, 4)):
+        middle = left + start * cell + (span * cell - 6) // 2
+        d.line((middle, 56), (middle, 82))
+        d.line((middle, 120), (middle, 146))
+    return d.svg()
+
+
 def _legend(d: Drawing, x: int, y: int) -> None:
     kinds = (
         ("frozen", "Wan backbone, always frozen (tiny: trained first as `base`)", 440),
@@ -185,9 +213,10 @@ def _legend(d: Drawing, x: int, y: int) -> None:
 
 
 def main() -> None:
-    """Write both pictures."""
+    """Write the pictures."""
     (HERE / "model.svg").write_text(model(), encoding="utf-8")
     (HERE / "packages.svg").write_text(packages(), encoding="utf-8")
+    (HERE / "frames.svg").write_text(frames(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,14 @@ def test_shown_commands_exist(document: Path) -> None:
             _check_command(words, line)
 
 
+def test_the_chinese_readme_shows_the_same_commands_and_pages() -> None:
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README_zh.md"))
+    shown = re.findall(r"^((?:make|fw|fw-data|fw-train) [a-z0-9]+)", english, re.MULTILINE)
+    listed = re.findall(r"^\| `([^`]+)`", english, re.MULTILINE)
+    pages = [link for link, _ in LINK.findall(english) if not link.startswith("README")]
+    assert not [words for words in (*shown, *listed, *pages) if words not in chinese]
+
+
 @pytest.mark.parametrize("document", ["architecture.md", "paper-compliance.md", "technical-deep-dive.md"])
 def test_named_files_and_tests_exist(document: str) -> None:
     named = set(CODE.findall((ROOT / "docs" / document).read_text()))
@@ -97,7 +105,7 @@ def test_the_table_of_compat_gives_the_true_values() -> None:
 def test_pictures_are_what_their_script_draws() -> None:
     folder = ROOT / "docs" / "pictures"
     drawn = runpy.run_path(str(folder / "draw.py"))
-    for name in ("model", "packages"):
+    for name in ("model", "packages", "frames"):
         assert (folder / f"{name}.svg").read_text(encoding="utf-8") == drawn[name]()
 
 
