@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from fw_model.autoencoder import WanVAE
+from fw_model.companions import load_companions
 from fw_model.config import Compat
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +88,19 @@ def test_named_files_and_tests_exist(document: str) -> None:
     sources = [path.read_text() for room in ("packages", "apps", "tests") for path in (ROOT / room).rglob("test_*.py")]
     known = {name for source in sources for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE)}
     assert not tests - known
+
+
+@pytest.mark.slow
+def test_the_shown_pipeline_json_is_read(tmp_path: Path) -> None:
+    (shown,) = blocks(ROOT / "docs" / "inference.md", "json")
+    (tmp_path / "pipeline.json").write_text(shown)
+    WanVAE.small().save(tmp_path)
+    for folder in ("text", "clip"):
+        (tmp_path / folder).mkdir()
+    parts = load_companions(tmp_path)
+    assert (parts.text_encoder.text_len, parts.text_encoder.text_dim) == (512, 4096)
+    assert parts.image_encoder is not None
+    assert (parts.sampling.frames, parts.sampling.height, parts.sampling.width) == (81, 336, 592)
 
 
 @pytest.mark.parametrize("document", ["paper-compliance.md", "technical-deep-dive.md"])
