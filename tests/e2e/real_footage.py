@@ -1,29 +1,37 @@
-"""`fw-data annotate` on a real recording with ground truth: 81 frames of 7-Scenes RedKitchen.
+"""`fw-data annotate` on real recordings: 81 frames of 7-Scenes RedKitchen with ground truth, and four other videos.
 
-    python -m tests.e2e.real_footage
+    python -m tests.e2e.real_footage              camera, focal and depth figures of redkitchen, and the time
+    python -m tests.e2e.real_footage --colmap     the same frames by COLMAP with its own SIFT, in one table with ours
+    python -m tests.e2e.real_footage --all        what became of the other videos: figures, or the reason of the refusal
 
-prints camera, focal and depth figures, and the time. The recording is for development only and lies beside the
-repository in ../shared/data. Its depth camera is not the colour camera: depth is moved to the colour camera (525 px,
-27.5 mm to +x) before it is compared. Axis legend: f frames, h height, w width.
+The recordings are for development only and lie beside the repository in ../shared/data. RedKitchen's depth camera is
+not its colour camera: depth is moved to the colour camera (525 px, 27.5 mm to +x) before it is compared. Axis legend:
+f frames, h height, w width.
 """
 
+import argparse
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 from PIL import Image
+from rich.console import Console
+from rich.table import Table
 
 from fw_data import ClipDataset
 from fw_data.annotate import run
 from fw_data.options import AnnotateOptions
+from fw_data.schema import Refusal
 from fw_geometry.align import fit_scale
 from fw_geometry.metrics import ate
 from fw_geometry.rigid import nearest_rotations
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+OTHERS = ("house.mp4", "valley.mp4", "dog.mp4", "sintel_30s.mp4")
 COLOUR_FOCAL_PX, DEPTH_FOCAL_PX, BASELINE_M = 525.0, 585.0, 0.0275
 
 
@@ -108,9 +116,109 @@ def measure(work: Path) -> Figures:
     )
 
 
-if __name__ == "__main__":
+@dataclass(frozen=True, kw_only=True)
+class SparseFigures:
+    """What cameras alone are worth."""
+
+    posed: int
+    ate_mm: float
+    focal_px: float
+    seconds: float
+
+
+def measure_colmap(work: Path) -> SparseFigures:
+    """COLMAP as it comes: SIFT, exhaustive matching, incremental mapping, one shared focal length and no distortion."""
+    import pycolmap
+
+    images = work / "images"
+    images.mkdir(parents=True)
+    with av.open(str(DATA / "raw" / "redkitchen.mp4")) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            Image.fromarray(frame.to_ndarray(format="rgb24")).save(images / f"{index:06d}.png")
+    begun = time.monotonic()
+    pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR)
+    pycolmap.set_random_seed(0)
+    reader = pycolmap.ImageReaderOptions(camera_model="SIMPLE_PINHOLE")
+    database = work / "database.db"
+    pycolmap.extract_features(database, images, camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reader)
+    pycolmap.match_exhaustive(database)
+    models = pycolmap.incremental_mapping(database, images, work)
+    seconds = time.monotonic() - begun
+    model = max(models.values(), key=lambda model: model.num_reg_images())
+    found = sorted((model.image(i) for i in model.reg_image_ids()), key=lambda image: image.name)
+    pose = np.tile(np.eye(4), (len(found), 1, 1))
+    pose[:, :3] = [image.cam_from_world().inverse().matrix() for image in found]
+    truth = true_poses()[[int(image.name[:6]) for image in found]]
+    return SparseFigures(
+        posed=len(found),
+        ate_mm=1000 * ate(pose, truth).rmse,
+        focal_px=float(next(iter(model.cameras.values())).params[0]),
+        seconds=seconds,
+    )
+
+
+def print_beside_colmap(work: Path) -> None:
+    """One row for COLMAP, one for ours (whose time includes dense depth of every frame)."""
+    table = Table(title="redkitchen.mp4, 81 frames, focal 525 px")
+    for heading in ("", "posed", "ATE mm", "focal px", "seconds"):
+        table.add_column(heading, justify="right")
+    colmap = measure_colmap(work / "colmap")
+    ours = measure(work / "ours")
+    for name, posed, row in (("COLMAP, SIFT", colmap.posed, colmap), ("fw-data annotate", ours.frames, ours)):
+        table.add_row(name, str(posed), f"{row.ate_mm:.1f}", f"{row.focal_px:.1f}", f"{row.seconds:.0f}")
+    Console().print(table)
+
+
+def annotate_others(work: Path) -> Path:
+    """Dataset of the videos that have no ground truth."""
+    raw = work / "raw"
+    raw.mkdir(parents=True)
+    for name in OTHERS:
+        (raw / name).symlink_to(DATA / "raw" / name)
+    run(AnnotateOptions(raw=raw, out=work / "dataset"))
+    return work / "dataset"
+
+
+def print_outcomes(dataset: Path) -> None:
+    """A row for each clip and for each thing that is not in the dataset."""
+    table = Table("video", "frames", "outcome", title="videos without ground truth", show_lines=True)
+    for record in ClipDataset(dataset).records if (dataset / "manifest.parquet").is_file() else []:
+        focal = ClipDataset(dataset).cameras(record.id).K[0, 0, 0]
+        fov_deg = 2 * np.degrees(np.arctan(record.width / 2 / focal))
+        table.add_row(
+            record.source,
+            f"{record.start_frame}-{record.start_frame + record.num_frames - 1}",
+            f"grade {record.grade}; focal {focal / max(record.width, record.height):.2f} of the long side "
+            f"({fov_deg:.0f} degrees across); parallax {record.scores['parallax_deg']:.1f} degrees; "
+            f"depth confirmed {record.scores['depth_confirmed']:.0%}",
+        )
+    for line in (dataset / "refusals.jsonl").read_text().splitlines():
+        refusal = Refusal.model_validate_json(line)
+        begin, count = refusal.start_frame, refusal.num_frames
+        frames = "all" if begin is None or count is None else f"{begin}-{begin + count - 1}"
+        table.add_row(refusal.source, frames, f"{refusal.status} ({refusal.code}): {refusal.reason}")
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    """Print what is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--colmap", action="store_true", help="COLMAP's own SIFT run beside ours")
+    parser.add_argument("--all", action="store_true", help="what becomes of the videos without ground truth")
+    parser.add_argument("--out", type=Path, help="keep the datasets in this (new) folder")
+    options = parser.parse_args()
     if not DATA.is_dir():
-        sys.exit(f"{DATA} is absent: the recording is not part of this repository")
+        sys.exit(f"{DATA} is absent: the recordings are not part of this repository")
     with tempfile.TemporaryDirectory() as folder:
-        for name, value in vars(measure(Path(folder))).items():
-            print(f"{name:14} {value:.4g}")
+        work = options.out or Path(folder)
+        if options.colmap:
+            print_beside_colmap(work / "redkitchen")
+        if options.all:
+            print_outcomes(annotate_others(work / "others"))
+        if not options.colmap and not options.all:
+            for name, value in vars(measure(work / "redkitchen")).items():
+                print(f"{name:14} {value:.4g}")
+
+
+if __name__ == "__main__":
+    main()

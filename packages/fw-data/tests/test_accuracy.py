@@ -50,6 +50,7 @@ def test_a_perfect_clip_in_other_units_is_perfect(truth: Truth, perfect: Clip) -
     assert row.ate_percent == pytest.approx(0, abs=1e-9)
     assert row.focal_error_percent == 0
     assert row.abs_rel == pytest.approx(0, abs=1e-6)
+    assert row.abs_rel_surest == pytest.approx(0, abs=1e-6)
     assert (row.good_depth, row.coverage) == (1.0, 1.0)
     assert row.path_length == pytest.approx(3 * np.hypot(1, 0.5))
 
@@ -63,7 +64,15 @@ def test_known_corruption_gives_the_known_figures(truth: Truth, perfect: Clip) -
     assert row.coverage == pytest.approx(0.5)
     assert row.good_depth == pytest.approx(4 / 12)
     assert row.abs_rel == pytest.approx(0.2 * 2 / 6, rel=1e-3)
+    assert row.abs_rel_surest == pytest.approx(0.2 * 2 / (0.8 * 12), rel=1e-3)
     assert row.focal_error_percent == pytest.approx(2.0)
+
+
+def test_missing_depth_counts_as_wholly_wrong(truth: Truth, perfect: Clip) -> None:
+    depth = perfect.depth_m.copy()
+    depth[:, :10] = 0  # of the 12 rows with truth, 6 are left; 9.6 are asked for
+    row = compare_clip("a.mp4", replace(perfect, depth_m=depth), truth)
+    assert row.abs_rel_surest == pytest.approx(3.6 / 9.6, rel=1e-3)
 
 
 def test_nothing_covered_is_not_good(truth: Truth, perfect: Clip) -> None:

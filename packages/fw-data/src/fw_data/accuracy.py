@@ -21,6 +21,8 @@ from fw_geometry.metrics import abs_rel, ate
 
 TRUSTED = 0.3
 """Depth counts as annotated where its confidence is above this."""
+SUREST = 0.8
+"""Part of the pixels with true depth over which `abs_rel_surest` is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,9 @@ class ClipAccuracy:
     """Estimated against true focal length."""
     abs_rel: float
     """Mean relative depth error over the covered pixels, after one scale for the whole clip."""
+    abs_rel_surest: float
+    """Mean relative depth error over the surest 80 % of all pixels with true depth, in the order of their confidence; a
+    pixel without annotated depth counts as 1."""
     good_depth: float
     """Share (0 to 1) of all pixels with true depth whose own relative depth error is at most 0.05."""
     coverage: float
@@ -90,7 +95,17 @@ def run(options: CompareOptions) -> int:
     return 0
 
 
-HEADINGS = ("video", "frames", "path", "ATE % of path", "focal error %", "AbsRel", "pixels within 5 %", "coverage")
+HEADINGS = (
+    "video",
+    "frames",
+    "path",
+    "ATE % of path",
+    "focal error %",
+    "AbsRel",
+    f"AbsRel @ {SUREST:.0%} surest",
+    "pixels within 5 %",
+    "coverage",
+)
 """Columns of `cells`."""
 
 
@@ -103,6 +118,7 @@ def cells(row: ClipAccuracy) -> tuple[str, ...]:
         f"{row.ate_percent:.2f}",
         f"{row.focal_error_percent:.2f}",
         f"{row.abs_rel:.4f}",
+        f"{row.abs_rel_surest:.4f}",
         f"{row.good_depth:.1%}",
         f"{row.coverage:.1%}",
     )
@@ -150,11 +166,12 @@ def compare_clip(source: str, clip: Clip, truth: Truth) -> ClipAccuracy:
     """The figures of one clip. The scale of the depth is one robust factor per clip (depth is known up to scale)."""
     known = truth.depth_m > 0
     covered = known & clip.valid & (clip.confidence > TRUSTED)
-    error, good = float("nan"), 0.0
+    error, surest, good = float("nan"), float("nan"), 0.0
     if covered.any():
         scale = fit_scale(clip.depth_m[covered].astype(np.float64), truth.depth_m[covered].astype(np.float64))
         depth = clip.depth_m * np.float32(scale)
         error = abs_rel(depth.astype(np.float64), truth.depth_m.astype(np.float64), covered)
+        surest = _abs_rel_of_surest(depth[known], clip.confidence[known], truth.depth_m[known])
         close = np.abs(depth - truth.depth_m)[covered] <= 0.05 * truth.depth_m[covered]
         good = float(close.sum() / known.sum())
     path_length = truth.trajectory.path_length()
@@ -167,6 +184,14 @@ def compare_clip(source: str, clip: Clip, truth: Truth) -> ClipAccuracy:
         ate_percent=100 * centres.rmse / max(path_length, 1e-12),
         focal_error_percent=100 * float(np.abs(focal - 1).mean()),
         abs_rel=error,
+        abs_rel_surest=surest,
         good_depth=good,
         coverage=float(covered.sum() / max(known.sum(), 1)),
     )
+
+
+def _abs_rel_of_surest(depth: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> float:
+    """Mean relative error of the SUREST part of some pixels; depth 0 (none) comes last and is wrong by 1."""
+    error = np.abs(depth - truth) / truth
+    surest_first = np.argsort(-np.where(depth > 0, confidence, -1), kind="stable")
+    return float(error[surest_first[: max(1, round(SUREST * len(truth)))]].mean())

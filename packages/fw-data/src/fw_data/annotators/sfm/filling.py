@@ -16,20 +16,20 @@ SMOOTHNESS = 200.0
 EDGE = 0.015
 SURE = 0.3
 """Trust from which a depth is kept as it is."""
-FILLED_CONFIDENCE = 0.15
+FILLED_TRUST = 0.15
 
 
 def fill_depth(
     depth: Float[Tensor, "h w"], trust: Float[Tensor, "h w"], guide: Float[Tensor, "h w"]
 ) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
-    """Depth of every pixel, and confidence: `trust` where there is some, at most 0.15 where depth was spread."""
+    """Depth of every pixel, and its trust: the given one where there is some, at most 0.15 where depth was spread."""
     weight = torch.where(depth > 0, (trust - 0.1).clamp_min(0) + 1e-6, 0.0)
     inverse = 1 / depth.clamp_min(1e-9)
     smooth, reached = spread(inverse, weight, guide, smoothness=SMOOTHNESS, edge=EDGE)
     keep = (trust / SURE).clamp(0, 1) * (depth > 0)
     filled = 1 / torch.lerp(smooth, inverse, keep).clamp_min(1e-9)
-    confidence = torch.maximum(trust * (depth > 0), FILLED_CONFIDENCE * (reached / SURE).clamp(0, 1))
-    return torch.where(reached > 0, filled, 0.0), confidence
+    spread_trust = FILLED_TRUST * (reached / SURE).clamp(0, 1)
+    return torch.where(reached > 0, filled, 0.0), torch.maximum(trust * (depth > 0), spread_trust)
 
 
 def spread(

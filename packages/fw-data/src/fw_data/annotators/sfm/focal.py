@@ -6,11 +6,10 @@ Axis legend: m matches.
 import numpy as np
 import poselib
 
+from fw_data.annotators.sfm.calibration import USUAL_FOCAL
 from fw_data.annotators.sfm.features import Features
 from fw_data.annotators.sfm.matching import PairMatches
 
-FALLBACK = 0.9
-"""Of the long side: about 58 degrees, between phones and camcorders."""
 RANGE = (0.35, 3.0)
 """Focal lengths taken seriously, in units of the long side (110 to 19 degrees)."""
 
@@ -39,7 +38,7 @@ def guess_focal_px(features: list[Features], pairs: list[PairMatches], seed: int
             votes.append(focal)
             weights.append(float(info["num_inliers"]))
     if not votes:
-        return FALLBACK * long_side
+        return USUAL_FOCAL * long_side
     order = np.argsort(votes)
     share = np.cumsum(np.array(weights)[order]) / sum(weights)
     return float(np.array(votes)[order][np.searchsorted(share, 0.5)])

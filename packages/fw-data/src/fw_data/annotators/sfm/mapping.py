@@ -4,6 +4,8 @@ All key frames share one pinhole camera with a centred principal point. Poses in
 has them. Axis legend: k key frames.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import pycolmap
 
@@ -12,6 +14,10 @@ from fw_data.annotators.sfm.matching import PairMatches
 from fw_data.annotators.sfm.scene import SparseScene
 
 MIN_FIRST_POINTS = 30
+MIN_FIRST_FRACTION = 0.5
+MAX_FIRST_PAIRS = 5
+MIN_ANGLE_DEG = 0.5
+"""Smallest parallax of a scene point while the model grows."""
 MIN_PAIR_MATCHES = 15
 
 
@@ -21,17 +27,19 @@ def map_keyframes(
     """A reconstruction of as many key frames as possible (image id = index + 1); None when no pair can start one.
 
     Incremental mapping (Schoenberger & Frahm, CVPR 2016): from one pair with parallax, frame by frame, the frames that
-    see most of the scene first, adjusting nearby frames each time and everything whenever it has grown by a fifth.
+    see most of the scene first, adjusting nearby frames each time and everything whenever it has grown by a fifth. The
+    focal length stays as given.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR)  # its loaders report every step
     width, height = features[0].size
     camera = pycolmap.Camera.create_from_model_name(1, "SIMPLE_PINHOLE", focal_px, width, height)
-    matches = _matches(camera, features, pairs, seed)  # must live as long as the mapper
+    camera.has_prior_focal_length = True
+    matches, first_pairs = _matches(camera, features, pairs, seed)  # the matches must live as long as the mapper
     mapper = pycolmap.IncrementalMapper(matches)
     mapper.begin_reconstruction(pycolmap.Reconstruction())
     options = _mapper_options(seed, threads)
-    triangulation = pycolmap.IncrementalTriangulatorOptions(random_seed=seed)
-    if not _start(mapper, options, triangulation, threads):
+    triangulation = pycolmap.IncrementalTriangulatorOptions(random_seed=seed, min_angle=MIN_ANGLE_DEG)
+    if not _start(mapper, first_pairs, options, triangulation, threads):
         mapper.end_reconstruction(discard=True)
         return None
     adjusted_at = 2
@@ -42,10 +50,10 @@ def map_keyframes(
         count = mapper.reconstruction.num_reg_images()
         if added is not None:
             mapper.triangulate_image(triangulation, added)
-            local = _adjustment_options(threads, refine_focal=False, iterations=15)
+            local = _adjustment_options(threads, iterations=15)
             mapper.iterative_local_refinement(1, 0.001, options, local, triangulation, added)
         if (added is None and adjusted_at < count) or count >= 1.2 * adjusted_at or count < 6:
-            refined = _adjustment_options(threads, refine_focal=count >= 4, iterations=25)
+            refined = _adjustment_options(threads, iterations=25)
             mapper.iterative_global_refinement(2, 0.001, options, refined, triangulation)
             adjusted_at = count
         elif added is None:
@@ -87,26 +95,38 @@ def scene_from_model(model: pycolmap.Reconstruction, keyframes: list[int], frame
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _FirstPair:
+    """Two images (ids) that a reconstruction may start from."""
+
+    first: int
+    second: int
+    pose: pycolmap.Rigid3d
+    """Second camera from first."""
+    matches: int
+    off_plane: float
+    """Matches that no single homography explains. Only they tell a turn from a move: pairs that lie close together may
+    have many matches, and yet a pose with a large false turn fits them, and shows more parallax than the true one."""
+
+
 def _start(
     mapper: pycolmap.IncrementalMapper,
+    first_pairs: list[_FirstPair],
     options: pycolmap.IncrementalMapperOptions,
     triangulation: pycolmap.IncrementalTriangulatorOptions,
     threads: int,
 ) -> bool:
-    """Pose the best first pair, asking for less parallax when no pair has much."""
-    for angle in (10.0, 4.0, 1.5):
-        options.init_min_tri_angle = angle
-        mapper.reset_initialization_stats()
-        seed = mapper.find_initial_image_pair(options, -1, -1)
-        if seed is None:
-            continue
-        (first, second), pose = seed
-        mapper.register_initial_image_pair(options, first, second, pose)
-        for image in (first, second):
+    """Pose the best pair whose matches become points.
+
+    COLMAP's own search refuses cameras that move straight ahead, and takes parallax at its word.
+    """
+    for pair in sorted(first_pairs, key=lambda pair: -pair.off_plane)[:MAX_FIRST_PAIRS]:
+        mapper.register_initial_image_pair(options, pair.first, pair.second, pair.pose)
+        for image in (pair.first, pair.second):
             mapper.triangulate_image(triangulation, image)
-        mapper.adjust_global_bundle(options, _adjustment_options(threads, refine_focal=False, iterations=25))
+        mapper.adjust_global_bundle(options, _adjustment_options(threads, iterations=25))
         mapper.filter_points(options)
-        if mapper.reconstruction.num_points3D() >= MIN_FIRST_POINTS:
+        if mapper.reconstruction.num_points3D() >= max(MIN_FIRST_POINTS, MIN_FIRST_FRACTION * pair.matches):
             return True
         mapper.end_reconstruction(discard=True)
         mapper.begin_reconstruction(pycolmap.Reconstruction())
@@ -115,7 +135,7 @@ def _start(
 
 def _mapper_options(seed: int, threads: int) -> pycolmap.IncrementalMapperOptions:
     options = pycolmap.IncrementalMapperOptions()
-    options.init_min_num_inliers = 40
+    options.filter_min_tri_angle = MIN_ANGLE_DEG
     options.abs_pose_min_num_inliers = 15
     options.abs_pose_refine_focal_length = False
     options.min_focal_length_ratio = 0.3
@@ -125,10 +145,10 @@ def _mapper_options(seed: int, threads: int) -> pycolmap.IncrementalMapperOption
     return options
 
 
-def _adjustment_options(threads: int, *, refine_focal: bool, iterations: int) -> pycolmap.BundleAdjustmentOptions:
+def _adjustment_options(threads: int, *, iterations: int) -> pycolmap.BundleAdjustmentOptions:
     options = pycolmap.BundleAdjustmentOptions()
     options.print_summary = False
-    options.refine_focal_length = refine_focal
+    options.refine_focal_length = False
     options.refine_extra_params = False
     options.ceres.loss_function_type = pycolmap.LossFunctionType.SOFT_L1
     options.ceres.solver_options.max_num_iterations = iterations
@@ -139,8 +159,9 @@ def _adjustment_options(threads: int, *, refine_focal: bool, iterations: int) ->
 
 def _matches(
     camera: pycolmap.Camera, features: list[Features], pairs: list[PairMatches], seed: int
-) -> pycolmap.DatabaseCache:
-    """The matches in COLMAP's own form, in memory; pairs that fit no two-view geometry are left out."""
+) -> tuple[pycolmap.DatabaseCache, list[_FirstPair]]:
+    """The matches in COLMAP's own form, in memory, and the pairs to start from; misfits are left out."""
+    first_pairs = []
     cache = pycolmap.DatabaseCache()
     cache.add_camera(camera)
     sensor = pycolmap.sensor_t(type=pycolmap.SensorType.CAMERA, id=camera.camera_id)
@@ -165,10 +186,23 @@ def _matches(
         geometry = pycolmap.estimate_two_view_geometry(
             camera, first, camera, second, pair.indices.astype(np.uint32), options
         )
-        if len(geometry.inlier_matches) >= MIN_PAIR_MATCHES:
-            cache.correspondence_graph.add_two_view_geometry(pair.first + 1, pair.second + 1, geometry)
+        count = len(geometry.inlier_matches)
+        if count < MIN_PAIR_MATCHES:
+            continue
+        cache.correspondence_graph.add_two_view_geometry(pair.first + 1, pair.second + 1, geometry)
+        posed = pycolmap.estimate_two_view_geometry_pose(camera, first, camera, second, geometry)
+        if posed and geometry.cam2_from_cam1 is not None:
+            first_pairs.append(
+                _FirstPair(
+                    first=pair.first + 1,
+                    second=pair.second + 1,
+                    pose=geometry.cam2_from_cam1,
+                    matches=count,
+                    off_plane=count * (1 - pair.homography_fraction),
+                )
+            )
     cache.correspondence_graph.finalize()
-    return cache
+    return cache, first_pairs
 
 
 def _positions(features: Features) -> np.ndarray:

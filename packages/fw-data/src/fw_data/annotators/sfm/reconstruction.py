@@ -4,7 +4,7 @@ Axis legend: f frames, h height, w width.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,27 +12,24 @@ from jaxtyping import UInt8
 
 from fw_data.annotators.sfm import refusals
 from fw_data.annotators.sfm.bundle import adjust, drop_outliers
+from fw_data.annotators.sfm.calibration import LOSS_PX, fit_lens, fit_shutter, robust_cost, settle_focal
 from fw_data.annotators.sfm.config import SfmConfig
 from fw_data.annotators.sfm.features import Features, extract_features
+from fw_data.annotators.sfm.focal import RANGE as FOCAL_RANGE
 from fw_data.annotators.sfm.focal import guess_focal_px
 from fw_data.annotators.sfm.keyframes import Motion, measure_motion, select_keyframes
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching import PairMatches, match_keyframes
 from fw_data.annotators.sfm.refinement import refine_observations
 from fw_data.annotators.sfm.resection import pose_remaining_frames
-from fw_data.annotators.sfm.rolling_shutter import MAX_READOUT, estimate_readout, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.workers import map_parallel
 
 Report = Callable[[str, float], None]
 
-LOSS_PX = 0.5
-MAX_RADIAL = 0.15
-MIN_READOUT = 0.03
 MIN_MAPPED = 0.4
-SHUTTER_GAIN = 0.97
-LENS_GAIN = 0.995
-"""A more general camera must bring the robust cost below this part of what the simpler one leaves."""
+NEAR_GUESS = 0.2
+"""Of the focal length, as a logarithm: a start that ends further away was in the wrong valley."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,36 +110,7 @@ def polish(
         scene = drop_outliers(scene, max_error_px=2.5)
         if _is_continuous(motion):
             scene = fit_shutter(scene, threads)
-    return fit_lens(adjust(scene, loss_px=LOSS_PX, threads=threads), threads)
-
-
-def robust_cost(scene: SparseScene) -> float:
-    """Mean Cauchy cost of the observations, in units of LOSS_PX squared."""
-    return float(np.log1p((residuals_px(scene) / LOSS_PX) ** 2).mean())
-
-
-def fit_shutter(scene: SparseScene, threads: int, steps: int = 4) -> SparseScene:
-    """Alternate readout and adjustment until the readout rests; a global shutter stays when the gain is small."""
-    start = scene
-    for _ in range(steps):
-        readout = estimate_readout(scene)
-        change = np.array(readout) - np.array(scene.readout)
-        if np.abs(change).max() < MIN_READOUT:
-            break
-        # Points give way to the shutter as poses do, so each estimate falls short of the answer: step past it.
-        stepped = np.clip(np.array(scene.readout) + 1.6 * change, -MAX_READOUT, MAX_READOUT)
-        scene = replace(scene, readout=(float(stepped[0]), float(stepped[1])))
-        scene = adjust(scene, loss_px=LOSS_PX, max_iterations=15, threads=threads)
-    plausible = max(map(abs, scene.readout)) < 0.95 * MAX_READOUT
-    pays = start.readout != (0.0, 0.0) or robust_cost(scene) < SHUTTER_GAIN * robust_cost(start)
-    return scene if plausible and pays else replace(start, readout=(0.0, 0.0))
-
-
-def fit_lens(scene: SparseScene, threads: int) -> SparseScene:
-    """Let the lens distort; an ideal lens stays when the gain is small or the distortion implausible."""
-    bent = adjust(scene, loss_px=LOSS_PX, refine_radial=True, threads=threads)
-    better = robust_cost(bent) < LENS_GAIN * robust_cost(scene)
-    return bent if better and abs(bent.radial) < MAX_RADIAL else scene
+    return settle_focal(fit_lens(adjust(scene, loss_px=LOSS_PX, threads=threads), threads), threads)
 
 
 def _is_continuous(motion: Motion) -> bool:
@@ -153,18 +121,27 @@ def _is_continuous(motion: Motion) -> bool:
 def _map(
     features: list[Features], pairs: list[PairMatches], keyframes: list[int], motion: Motion, config: SfmConfig
 ) -> SparseScene:
-    """The model with most key frames, over a few starting focal lengths; the first that poses them all is taken."""
+    """The best model of the key frames over a few starting focal lengths.
+
+    The focal length stands still while the model grows and is set free at the end: a free one runs away in the first,
+    weakest views. The first start that poses all key frames and whose focal length then stays near is taken; otherwise
+    the one with most frames, and of those the one with the smallest residuals.
+    """
     guess = guess_focal_px(features, pairs, config.seed)
-    best = None
-    for factor in (1.0, 0.7, 1.4):
-        model = map_keyframes(features, pairs, focal_px=guess * factor, seed=config.seed, threads=config.threads)
+    long_side = max(features[0].size)
+    found: list[tuple[float, float, SparseScene]] = []
+    for factor in (1.0, 0.75, 1.35, 1.8):
+        start = guess * factor
+        model = map_keyframes(features, pairs, focal_px=start, seed=config.seed, threads=config.threads)
         if model is None:
             continue
         scene = scene_from_model(model, keyframes, len(motion.corners))
-        if best is None or scene.posed.sum() > best.posed.sum():
-            best = scene
-        if best.posed.sum() == len(keyframes):
+        scene = adjust(drop_outliers(scene, max_error_px=6.0, min_views=2), loss_px=1.0, threads=config.threads)
+        if not FOCAL_RANGE[0] * long_side < scene.focal_px < FOCAL_RANGE[1] * long_side:
+            continue
+        found.append((-float(scene.posed.sum()), robust_cost(scene), scene))
+        if scene.posed.sum() == len(keyframes) and abs(np.log(scene.focal_px / start)) < NEAR_GUESS:
             break
-    if best is None or best.posed.sum() < MIN_MAPPED * len(keyframes):
+    if not found or max(-item[0] for item in found) < MIN_MAPPED * len(keyframes):
         raise refusals.nothing_mapped(pairs, motion)
-    return best
+    return min(found, key=lambda item: item[:2])[2]
