@@ -96,14 +96,16 @@ def pack_clip(
     cameras: Cameras,
     crf: int,
 ) -> dict[str, bytes]:
-    """The files of a clip, by suffix (schema.MEMBER_SUFFIXES)."""
-    return {
+    """The files of a clip, by suffix (record.suffixes; without `has_depth` neither depth nor confidence)."""
+    files = {
         "mp4": encode_video(video, record.fps, crf),
-        "depth.zst": depth_codec.encode_depth(depth_m),
-        "conf.zst": depth_codec.encode_confidence(confidence),
         "cameras.npz": pack_cameras(cameras),
         "json": record.model_dump_json(exclude={"shard", "members"}, indent=1).encode(),
     }
+    if record.has_depth:
+        files["depth.zst"] = depth_codec.encode_depth(depth_m)
+        files["conf.zst"] = depth_codec.encode_confidence(confidence)
+    return files
 
 
 def pack_cameras(cameras: Cameras) -> bytes:

@@ -37,8 +37,12 @@ MANIFEST_SCHEMA = pa.schema(
         ("notes", pa.list_(pa.string())),
         ("shard", pa.string()),
         ("members", pa.map_(pa.string(), _MEMBER)),
+        ("has_depth", pa.bool_()),
+        ("source_frames", pa.int64()),
     ]
 )
+_LATER = {"has_depth": True, "source_frames": 0}
+"""Columns that manifests of earlier versions lack, and what they then mean."""
 
 
 def write_manifest(path: Path, records: Iterable[ClipRecord]) -> None:
@@ -58,16 +62,22 @@ def read_manifest(path: Path) -> list[ClipRecord]:
     """The rows of a manifest; raises DataError when it is missing or of another kind."""
     if not path.is_file():
         raise DataError("no-manifest", f"{path} does not exist: give the folder that `fw-data annotate` wrote")
+    return parse_manifest(path.read_bytes(), str(path))
+
+
+def parse_manifest(data: bytes, name: str) -> list[ClipRecord]:
+    """The rows of a manifest from its bytes; `name` is for messages."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(data))
     except pa.ArrowInvalid as error:
-        raise DataError("bad-manifest", f"{path} is not a Parquet file: {error}") from error
-    missing = [name for name in MANIFEST_SCHEMA.names if name not in table.schema.names]
+        raise DataError("bad-manifest", f"{name} is not a Parquet file: {error}") from error
+    present = [column for column in MANIFEST_SCHEMA.names if column in table.schema.names]
+    missing = set(MANIFEST_SCHEMA.names) - set(present) - set(_LATER)
     if missing:
-        raise DataError("bad-manifest", f"{path} lacks the columns {missing}: it is not a manifest of fw-data")
+        raise DataError("bad-manifest", f"{name} lacks the columns {sorted(missing)}: it is not a manifest of fw-data")
     records = []
-    for row in table.select(MANIFEST_SCHEMA.names).to_pylist():
+    for row in table.select(present).to_pylist():
         row["scores"] = dict(row["scores"])
         row["members"] = dict(row["members"])
-        records.append(ClipRecord.model_validate(row))
+        records.append(ClipRecord.model_validate(_LATER | row))
     return records

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 FORMAT_NAME = "fw-dataset"
 FORMAT_VERSION = 1
 MEMBER_SUFFIXES = ("mp4", "depth.zst", "conf.zst", "cameras.npz", "json")
+DEPTH_SUFFIXES = ("depth.zst", "conf.zst")
+"""The members that a clip with `has_depth` False lacks."""
 Grade = Literal["A", "B", "C"]
 Status = Literal["filtered", "refused", "failed"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -38,6 +40,9 @@ class ClipRecord(_Record):
     source_height: int = Field(gt=0, description="upright height of the source, square pixels")
     start_frame: int = Field(ge=0, description="index of the first frame among the decoded frames of the source")
     num_frames: int = Field(gt=0)
+    source_frames: int = Field(
+        default=0, description="frames of the source from the first to the last; 0 = num_frames, none was passed over"
+    )
     start_time_s: float = Field(description="time stamp of the first frame in the source")
     fps: float = Field(gt=0, description="mean frame rate; cameras.npz has the time stamp of every frame")
     width: int = Field(gt=0, description="of every stored frame, depth and confidence")
@@ -50,8 +55,14 @@ class ClipRecord(_Record):
     scores: dict[str, float] = Field(default_factory=dict, description="quality figures; see DatasetCard.scores")
     grade: Grade
     notes: list[str] = Field(default_factory=list, description="what a user should know, e.g. a truncated source")
+    has_depth: bool = Field(default=True, description="false: cameras only, neither depth.zst nor conf.zst")
     shard: str = Field(default="", description="path of the tar, relative to the dataset; empty inside the tar itself")
     members: dict[str, Member] = Field(default_factory=dict, description="by suffix: mp4, depth.zst, ...")
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The files that this clip must have."""
+        return tuple(name for name in MEMBER_SUFFIXES if self.has_depth or name not in DEPTH_SUFFIXES)
 
 
 class Refusal(_Record):
@@ -107,6 +118,9 @@ CONVENTIONS = {
 SCORES = {
     "brightness": "mean luma of the clip, 0 to 255",
     "motion_px": "median optical flow between frames about a fifth of the clip apart, in pixels at 160 px long side",
+    "sharpness": "variance of the Laplacian of luma over the variance of luma, at 256 px long side; median over frames",
+    "overlay_fraction": "share of the picture where strong edges stand still amid change: captions, logos",
+    "sky_fraction": "share of the picture that looks like open sky (smooth, bright, joined to the upper rim)",
     "contrast": "median over frames of the standard deviation of luma, 0 to 255",
     "posed_fraction": "fraction of frames whose pose is trusted",
     "coverage": "fraction of pixels with depth and confidence above 0.3",

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from fw_data.errors import DataError
 from fw_data.schema import MEMBER_SUFFIXES, Member, ShardEntry
+from fw_data.storage import LocalStorage
 
 _BLOCK = 512
 
@@ -38,6 +39,8 @@ class ShardWriter:
         """Append the files of one clip (by suffix); returns where they lie."""
         members = {}
         for suffix in MEMBER_SUFFIXES:
+            if suffix not in files:
+                continue
             data = files[suffix]
             info = tarfile.TarInfo(f"{clip_id}.{suffix}")
             info.size, info.mode = len(data), 0o644
@@ -73,16 +76,10 @@ class ShardWriter:
 
 def read_member(shard: Path, member: Member, *, begin: int = 0, end: int | None = None) -> bytes:
     """Bytes [begin, end) of one member; the file is closed again. Raises DataError when the shard is shorter."""
+    if not shard.is_file():
+        raise DataError("shard-missing", f"{shard} is gone; copy it back or annotate again")
     end = member.size if end is None else end
-    try:
-        with shard.open("rb", buffering=0) as file:
-            file.seek(member.offset + begin)
-            data = file.read(end - begin)
-    except FileNotFoundError as error:
-        raise DataError("shard-missing", f"{shard} is gone; copy it back or annotate again") from error
-    if len(data) != end - begin:
-        raise DataError("shard-torn", f"{shard} ends before byte {member.offset + end}: torn, or still being copied")
-    return data
+    return LocalStorage(shard.parent).read_range(shard.name, member.offset + begin, member.offset + end)
 
 
 def scan(shard: Path) -> Iterator[tuple[str, str, int, int]]:

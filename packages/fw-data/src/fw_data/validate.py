@@ -18,7 +18,7 @@ from fw_data.clipfiles import Cameras, unpack_cameras
 from fw_data.dataset import ClipDataset
 from fw_data.errors import DataError
 from fw_data.options import ValidateOptions
-from fw_data.schema import MEMBER_SUFFIXES, ClipRecord, DatasetCard
+from fw_data.schema import ClipRecord, DatasetCard
 from fw_data.shards import describe, read_member, scan
 from fw_data.workdir import CARD_NAME
 
@@ -135,7 +135,7 @@ def _clip_problems(dataset: ClipDataset, record: ClipRecord, content: bool) -> I
     from fw_data.media.stored import decode_video
 
     where = _name(record)
-    absent = set(MEMBER_SUFFIXES) - record.members.keys()
+    absent = set(record.suffixes) - record.members.keys()
     if absent:
         yield Problem(where=where, code="member-missing", what=f"the manifest has no {', '.join(sorted(absent))}")
         return
@@ -154,9 +154,14 @@ def _clip_problems(dataset: ClipDataset, record: ClipRecord, content: bool) -> I
         return
     shape = (record.num_frames, record.height, record.width)
     video = decode_video(files["mp4"], record.num_frames)
+    cameras = unpack_cameras(files["cameras.npz"])
+    if not record.has_depth:
+        if video.shape[:3] != shape:
+            yield Problem(where=where, code="shape", what=f"mp4 is {video.shape[:3]}, the manifest says {shape}")
+        yield from _camera_problems(record, cameras)
+        return
     depth_m = depth_codec.decode(files["depth.zst"])
     confidence = depth_codec.decode(files["conf.zst"])
-    cameras = unpack_cameras(files["cameras.npz"])
     for name, got in (("mp4", video.shape[:3]), ("depth.zst", depth_m.shape), ("conf.zst", confidence.shape)):
         if got != shape:
             yield Problem(where=where, code="shape", what=f"{name} is {got}, the manifest says {shape}")

@@ -1,0 +1,73 @@
+"""A window of a clip at the size that training wants: resize to cover, crop the middle, and the cameras follow.
+
+Pixel (column i, row j) has its centre at (i + 0.5, j + 0.5), so resizing multiplies K and cropping moves its principal
+point, exactly. Axis legend: F frames, h w stored pixels, H W pixels wanted.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from fw_geometry.camera import Trajectory
+
+
+class Cover(NamedTuple):
+    """Resize to tall x wide, then cut out the wanted size at (top, left)."""
+
+    tall: int
+    wide: int
+    top: int
+    left: int
+
+
+def cover(source_height: int, source_width: int, height: int, width: int) -> Cover:
+    """The smallest resize that covers height x width, and the crop of its middle."""
+    scale = max(height / source_height, width / source_width)
+    tall, wide = max(height, round(source_height * scale)), max(width, round(source_width * scale))
+    return Cover(tall, wide, (tall - height) // 2, (wide - width) // 2)
+
+
+def fit_window(
+    video: UInt8[np.ndarray, "F h w 3"],
+    depth: Float[np.ndarray, "F h w"],
+    confidence: Float[np.ndarray, "F h w"],
+    cameras: Trajectory,
+    height: int,
+    width: int,
+) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F H W"], Float[Tensor, "F H W"], Trajectory]:
+    """Resize to cover height x width, crop the middle; colours smoothly and in [-1, 1], labels by nearest pixel.
+
+    The cameras follow: K is that of the returned pixels.
+    """
+    depth_fit, confidence_fit, cameras_fit = fit_labels(depth, confidence, cameras, height, width)
+    return fit_video(video, height, width), depth_fit, confidence_fit, cameras_fit
+
+
+def fit_video(video: UInt8[np.ndarray, "F h w 3"], height: int, width: int) -> Float[Tensor, "F 3 H W"]:
+    """The colours of `fit_window`, in [-1, 1]."""
+    colour = rearrange(torch.from_numpy(video).float() / 127.5 - 1, "F h w c -> F c h w")
+    tall, wide, top, left = cover(video.shape[1], video.shape[2], height, width)
+    if (tall, wide) != video.shape[1:3]:
+        colour = functional.interpolate(colour, (tall, wide), mode="bilinear", antialias=True).clamp(-1, 1)
+    return colour[..., top : top + height, left : left + width].contiguous()
+
+
+def fit_labels(
+    depth: Float[np.ndarray, "F h w"],
+    confidence: Float[np.ndarray, "F h w"],
+    cameras: Trajectory,
+    height: int,
+    width: int,
+) -> tuple[Float[Tensor, "F H W"], Float[Tensor, "F H W"], Trajectory]:
+    """Depth, confidence and cameras of `fit_window`."""
+    tall, wide, top, left = cover(depth.shape[1], depth.shape[2], height, width)
+    labels = torch.stack([torch.from_numpy(depth), torch.from_numpy(confidence)], dim=1).float()
+    if (tall, wide) != depth.shape[1:]:
+        labels = functional.interpolate(labels, (tall, wide), mode="nearest-exact")
+    labels = labels[..., top : top + height, left : left + width].contiguous()
+    return labels[:, 0], labels[:, 1], cameras.resized(wide, tall).cropped(left, top, width, height)

@@ -1,0 +1,113 @@
+"""Where the files of a dataset lie: a folder of this machine, or any address that fsspec knows (s3://, gs://, memory://).
+
+Both give whole files and byte ranges, keep nothing open between calls and pickle as their address alone, so that every
+worker process makes its own connection. `simplecache::s3://...` keeps local copies; that is fsspec's doing.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from fw_data.errors import DataError
+
+_ADDRESS = re.compile(r"(?:[a-z0-9]+::)?[a-z0-9]+://", re.IGNORECASE)
+_BROKEN_ADDRESS = re.compile(r"[a-z0-9]{2,}:/[^/]", re.IGNORECASE)
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """The files below one root, by name with forward slashes."""
+
+    def read(self, name: str) -> bytes:
+        """A whole file; raises DataError when there is none."""
+        ...
+
+    def read_range(self, name: str, begin: int, end: int) -> bytes:
+        """Bytes [begin, end) of a file; raises DataError when there is none, or it ends before."""
+        ...
+
+
+def open_storage(location: str | Path) -> Storage:
+    """The storage of a path or an address."""
+    text = str(location)
+    if isinstance(location, str) and _ADDRESS.match(location):
+        return RemoteStorage(location)
+    if _BROKEN_ADDRESS.match(text) and not Path(text).exists():
+        raise DataError("bad-address", f"{text} looks like an address that was made a Path; give it as text, with //")
+    return LocalStorage(Path(location))
+
+
+class LocalStorage:
+    """A folder of this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        try:
+            return (self.root / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _missing(str(self.root / name)) from error
+
+    def read_range(self, name: str, begin: int, end: int) -> bytes:
+        """Bytes [begin, end) of a file, by one seek."""
+        path = self.root / name
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(begin)
+                data = file.read(end - begin)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _missing(str(path)) from error
+        return _whole(data, str(path), begin, end)
+
+
+class RemoteStorage:
+    """A folder behind an address of fsspec; one range request a read."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        self._system: tuple[Any, str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"address": self.address, "_system": None}
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        system, root = self._open()
+        try:
+            return system.cat_file(f"{root}/{name}")
+        except FileNotFoundError as error:
+            raise _missing(f"{self.address}/{name}") from error
+
+    def read_range(self, name: str, begin: int, end: int) -> bytes:
+        """Bytes [begin, end) of a file."""
+        system, root = self._open()
+        try:
+            data = system.cat_file(f"{root}/{name}", start=begin, end=end)
+        except FileNotFoundError as error:
+            raise _missing(f"{self.address}/{name}") from error
+        return _whole(data, f"{self.address}/{name}", begin, end)
+
+    def _open(self) -> tuple[Any, str]:
+        if self._system is None:
+            import fsspec
+
+            try:
+                system, root = fsspec.url_to_fs(self.address)
+            except (ImportError, ValueError) as error:
+                raise DataError(
+                    "bad-address", f"{self.address} cannot be opened: {error} (s3:// needs s3fs, gs:// needs gcsfs)"
+                ) from error
+            self._system = (system, root.rstrip("/"))
+        return self._system
+
+
+def _missing(what: str) -> DataError:
+    return DataError("file-missing", f"{what} does not exist: copy it back, or give the folder of a dataset")
+
+
+def _whole(data: bytes, what: str, begin: int, end: int) -> bytes:
+    if len(data) != end - begin:
+        raise DataError("shard-torn", f"{what} ends before byte {end}: torn, or still being copied")
+    return data
