@@ -87,7 +87,7 @@ def test_named_files_and_tests_exist(document: str) -> None:
     tests = {name for name in named if name.startswith("test_")}
     sources = [path.read_text() for room in ("packages", "apps", "tests") for path in (ROOT / room).rglob("test_*.py")]
     known = {name for source in sources for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE)}
-    assert not tests - known
+    assert not {name for name in tests - known if not _is_cut_short(name, known)}
 
 
 @pytest.mark.slow
@@ -122,6 +122,10 @@ def test_pictures_are_what_their_script_draws() -> None:
     drawn = runpy.run_path(str(folder / "draw.py"))
     for name in ("model", "packages", "frames"):
         assert (folder / f"{name}.svg").read_text(encoding="utf-8") == drawn[name]()
+
+
+def _is_cut_short(name: str, known: set[str]) -> bool:
+    return name.endswith("…") and any(test.startswith(name[:-1]) for test in known)
 
 
 def _anchors(document: Path) -> set[str]:
