@@ -1,0 +1,64 @@
+"""Start and joint refinement put together: `align`. Axis legend: e pairs, f frames, p pixels."""
+
+import numpy as np
+
+from fw_data.annotators.dust3r.alignment.adjust import Residuals, adjust
+from fw_data.annotators.dust3r.alignment.clouds import AlignmentConfig, PairClouds, SceneAlignment
+from fw_data.annotators.dust3r.alignment.start import State, start
+from fw_geometry.rigid import compose_poses, invert_poses, nearest_rotations
+
+
+def align(clouds: PairClouds, config: AlignmentConfig | None = None) -> SceneAlignment:
+    """One scene from the point maps of many pairs.
+
+    Raises:
+        ValueError: the pairs do not connect all frames.
+    """
+    config = config or AlignmentConfig()
+    clouds = _thinned(clouds, config.max_points)
+    shared = config.focal == "shared"
+    state = start(clouds, shared_focal=shared)
+    found, steps = adjust(clouds, state, shared_focal=shared, iterations=config.iterations, tolerance=config.tolerance)
+    return _result(clouds, state, found, steps, config)
+
+
+def _thinned(clouds: PairClouds, most: int) -> PairClouds:
+    count = clouds.first.shape[1]
+    if count <= most:
+        return clouds
+    keep = np.linspace(0, count - 1, most).astype(int)
+    return PairClouds(
+        pairs=clouds.pairs,
+        frames=clouds.frames,
+        first=clouds.first[:, keep],
+        second=clouds.second[:, keep],
+        first_weight=clouds.first_weight[:, keep],
+        second_weight=clouds.second_weight[:, keep],
+        offsets_px=clouds.offsets_px[keep],
+    )
+
+
+def _result(clouds: PairClouds, state: State, found: Residuals, steps: int, config: AlignmentConfig) -> SceneAlignment:
+    pose = invert_poses(compose_poses(nearest_rotations(state.rotation_w2c), state.translation_w2c))
+    pose = invert_poses(pose[0]) @ pose
+    pose[0] = np.eye(4)
+    accepted = found.kept >= config.min_weight
+    weight = clouds.first_weight.sum(1) + clouds.second_weight.sum(1)
+    ends = clouds.pairs.T.reshape(-1)
+    total = np.bincount(ends, np.tile(weight, 2), clouds.frames)
+    good = np.bincount(ends, np.tile(weight * accepted, 2), clouds.frames)
+    known = np.zeros(found.agreed.shape)
+    for side, (frame, base) in enumerate(zip(clouds.pairs.T, (clouds.first_weight, clouds.second_weight), strict=True)):
+        np.add.at(known, frame, base * accepted[:, None] * (found.across_weight[side] > 0))
+    return SceneAlignment(
+        pose_c2w=pose,
+        focal_px=np.exp(state.log_focal),
+        pair_scale=np.exp(state.log_scale),
+        accepted=accepted,
+        depth=np.where(known > 0, np.exp(found.agreed), 0),
+        depth_spread=found.spread,
+        frame_confidence=good / np.maximum(total, 1e-12),
+        across_px=found.across_px[1],
+        along=found.along[1],
+        iterations=steps,
+    )
