@@ -15,7 +15,7 @@ from fw_data.annotators.sfm.scene import SparseScene
 LOSS_PX = 0.5
 MAX_ERROR_PX = 20.0
 """Larger residuals, and those of points behind a camera, cost as much as this one."""
-EVIDENCE = 1 / 30
+EVIDENCE = 1 / 15
 """Independent observations per observation."""
 USUAL_FOCAL = 0.9
 """Of the long side: about 58 degrees, between phones and camcorders."""

@@ -22,6 +22,10 @@ from fw_data.annotators.sfm.views import choose_sources, depth_limits
 from fw_data.annotators.sfm.workers import map_parallel
 
 FINE_STEPS = 4
+BEYOND = 2.0
+"""Depths end at this multiple of the furthest one searched; without an end, one pixel of sky could be a million."""
+CARRIED_TRUST = 0.12
+"""Of a depth that only neighbours have: less than a well founded filling gets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,8 @@ def dense_depth(
         near, far = limits[frame]
         poses = _relative(coarse, frame, sources[frame])
         planes = plane_count(coarse, poses, near, far, config.depth_planes)
-        return _search_near(fine, frame, sources[frame], start, (1 / near - 1 / far) / (planes - 1) / 2)
+        step = (1 / near - 1 / far) / (planes - 1) / 2
+        return _search_near(fine, frame, sources[frame], start, step, furthest=BEYOND * far)
 
     found = map_parallel(search_near, frames, config.threads, lambda part: on_done(0.4 + 0.45 * part))
     depth, weight = torch.stack([d for d, _ in found]), torch.stack([w for _, w in found])
@@ -119,7 +124,7 @@ def _search_planes(
 
 
 def _search_near(
-    level: Level, frame: int, sources: list[int], start: Float[Tensor, "h w"], step: float
+    level: Level, frame: int, sources: list[int], start: Float[Tensor, "h w"], step: float, *, furthest: float
 ) -> tuple[Tensor, Tensor]:
     """Best of a few inverse depths around a start map; depth and a weight in [0, 1]."""
     offsets = torch.arange(-FINE_STEPS, FINE_STEPS + 1, dtype=torch.float32) * step
@@ -127,7 +132,7 @@ def _search_near(
     score = matching_scores(
         level.gray[frame],
         level.gray[sources],
-        inverse.clamp_min(1e-6),
+        inverse.clamp_min(1 / furthest),
         level.K,
         _relative(level, frame, sources),
         radius=2,
@@ -137,7 +142,7 @@ def _search_near(
     index = cost.argmin(dim=0)
     position = refine_between_planes(cost, index)
     inverse_depth = inverse[0] + position * step
-    return 1 / inverse_depth.clamp_min(1e-6), score.gather(0, index[None])[0].clamp(0, 1)
+    return 1 / inverse_depth.clamp_min(1 / furthest), score.gather(0, index[None])[0].clamp(0, 1)
 
 
 def _agree(
@@ -172,7 +177,7 @@ def _agree(
     def replace_doubtful(frame: int) -> tuple[Tensor, Tensor]:
         carried, count = carry_over(frame, sources[frame], fused, (trust > 0.3).float(), level.K, level.pose_w2c)
         better = (trust[frame] < 0.15) & (count >= 2)
-        return torch.where(better, carried, fused[frame]), torch.where(better, 0.2, trust[frame])
+        return torch.where(better, carried, fused[frame]), torch.where(better, CARRIED_TRUST, trust[frame])
 
     replaced = map_parallel(replace_doubtful, list(range(len(depth))), threads)
     return torch.stack([d for d, _ in replaced]), torch.stack([t for _, t in replaced])

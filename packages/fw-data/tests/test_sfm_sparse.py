@@ -1,0 +1,205 @@
+"""Bundle adjustment, shutter, lens, focal length and mapping against scenes of points whose truth is exact."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from fw_data.annotators.sfm.bundle import adjust, drop_outliers, to_reconstruction
+from fw_data.annotators.sfm.calibration import USUAL_FOCAL, fit_lens, fit_shutter, settle_focal
+from fw_data.annotators.sfm.features import Features
+from fw_data.annotators.sfm.focal import guess_focal_px
+from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
+from fw_data.annotators.sfm.matching import PairMatches, verify_pair
+from fw_data.annotators.sfm.rolling_shutter import estimate_readout, residuals_px
+from fw_data.annotators.sfm.scene import SparseScene
+from fw_data.annotators.sfm.views import choose_sources, depth_limits
+from fw_geometry.metrics import ate
+
+WIDTH, HEIGHT, FOCAL = 320, 240, 260.0
+FRAMES = 9
+
+
+def pose_c2w(time: float, turn: float = 0.06, step: tuple[float, float, float] = (0.25, 0.05, 0.1)) -> np.ndarray:
+    """Camera at a moment (in frames) of a smooth path around the scene."""
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_rotvec([0.3 * turn * np.sin(time), -turn * time, 0.2 * turn * time]).as_matrix()
+    pose[:3, 3] = np.array(step) * time
+    return pose
+
+
+def project(points: np.ndarray, pose: np.ndarray, radial: float = 0.0) -> np.ndarray:
+    camera = (points - pose[:3, 3]) @ pose[:3, :3]
+    flat = camera[:, :2] / camera[:, 2:]
+    flat = flat * (1 + radial * (flat**2).sum(1, keepdims=True))
+    return FOCAL * flat + [WIDTH / 2, HEIGHT / 2]
+
+
+def make_scene(
+    *, points: int = 150, radial: float = 0.0, readout: float = 0.0, noise_px: float = 0.0, **path
+) -> SparseScene:
+    """Random points, observed wherever they are inside the picture; those seen in fewer than 3 frames are left out."""
+    rng = np.random.default_rng(3)
+    cloud = rng.uniform([-2.5, -1.5, 4.0], [3.5, 1.5, 9.0], (points, 3))
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for frame in range(FRAMES):
+        seen = project(cloud, pose_c2w(frame, **path), radial)
+        for _ in range(4 if readout else 0):  # each row is read at its own moment, from its own place on the path
+            moments = frame + (seen[:, 1] / HEIGHT - 0.5) * readout
+            moved = [project(point[None], pose_c2w(t, **path)) for point, t in zip(cloud, moments, strict=True)]
+            seen = np.concatenate(moved)
+        inside = np.flatnonzero((seen > 0).all(1) & (seen < [WIDTH, HEIGHT]).all(1))
+        rows.append((np.full(len(inside), frame), inside, seen[inside]))
+    frame, point, xy = (np.concatenate([row[i] for row in rows]) for i in range(3))
+    often = np.bincount(point, minlength=points) >= 3
+    keep = often[point]
+    frame, point, xy = frame[keep], (np.cumsum(often) - 1)[point[keep]], xy[keep]
+    return SparseScene(
+        width=WIDTH,
+        height=HEIGHT,
+        focal_px=FOCAL,
+        pose_w2c=np.linalg.inv([pose_c2w(frame, **path) for frame in range(FRAMES)]),
+        posed=np.ones(FRAMES, bool),
+        points=cloud[often],
+        obs_frame=frame,
+        obs_point=point,
+        obs_xy=xy + noise_px * rng.standard_normal(xy.shape),
+    )
+
+
+def perturbed(scene: SparseScene, focal: float = 1.08) -> SparseScene:
+    rng = np.random.default_rng(5)
+    pose = scene.pose_w2c.copy()
+    for frame in range(1, FRAMES):
+        pose[frame, :3, :3] = Rotation.from_rotvec(rng.normal(0, 0.01, 3)).as_matrix() @ pose[frame, :3, :3]
+        pose[frame, :3, 3] += rng.normal(0, 0.03, 3)
+    points = scene.points + rng.normal(0, 0.05, scene.points.shape)
+    return replace(scene, pose_w2c=pose, points=points, focal_px=focal * scene.focal_px)
+
+
+def centre_error(scene: SparseScene, truth: SparseScene) -> float:
+    return ate(np.linalg.inv(scene.pose_w2c[scene.posed]), np.linalg.inv(truth.pose_w2c[scene.posed])).rmse
+
+
+def test_bundle_adjustment_recovers_a_perturbed_scene() -> None:
+    truth = make_scene()
+    start = perturbed(truth)
+    assert np.median(residuals_px(start)) > 3
+    found = adjust(start, max_iterations=100, threads=1)
+    assert np.median(residuals_px(found)) < 1e-3
+    assert found.focal_px == pytest.approx(FOCAL, rel=1e-3)
+    assert centre_error(found, truth) < 1e-3 < 0.02 < centre_error(start, truth)
+
+
+def test_a_fixed_focal_length_stays() -> None:
+    assert adjust(perturbed(make_scene()), refine_focal=False, threads=1).focal_px == pytest.approx(1.08 * FOCAL)
+
+
+def test_outliers_are_dropped_and_nothing_else() -> None:
+    scene = make_scene()
+    bad = np.zeros(len(scene.obs_xy), bool)
+    bad[::17] = True
+    spoilt = replace(scene, obs_xy=scene.obs_xy + bad[:, None] * [30.0, 0.0])
+    kept = drop_outliers(spoilt, max_error_px=5.0, min_views=1)
+    assert len(kept.obs_xy) == (~bad).sum()
+    assert residuals_px(kept).max() < 1e-6
+    model = to_reconstruction(kept)
+    assert model.num_points3D() == len(kept.points)
+
+
+def test_the_shutter_is_recovered_and_a_global_one_is_left_alone() -> None:
+    rolling = make_scene(readout=0.5, noise_px=0.05)
+    assert estimate_readout(rolling)[1] == pytest.approx(0.5, abs=0.12)
+    found = adjust(rolling, loss_px=0.5, threads=1)
+    for _ in range(2):  # as `polish` does
+        found = fit_shutter(found, threads=1)
+    assert found.readout[0] == 0
+    assert found.readout[1] == pytest.approx(0.5, abs=0.1)
+    still = fit_shutter(adjust(make_scene(noise_px=0.2), loss_px=0.5, threads=1), threads=1)
+    assert still.readout == (0.0, 0.0)
+
+
+def test_the_lens_bends_only_where_it_shows() -> None:
+    bent = make_scene(radial=-0.06, noise_px=0.05, points=400)
+    start = adjust(replace(bent, radial=0.0), loss_px=0.5, threads=1)
+    assert fit_lens(start, threads=1).radial == pytest.approx(-0.06, abs=0.01)
+    ideal = adjust(make_scene(noise_px=0.3), loss_px=0.5, threads=1)
+    assert fit_lens(ideal, threads=1).radial == 0
+
+
+def test_a_focal_length_that_the_motion_determines_is_kept() -> None:
+    found = settle_focal(adjust(make_scene(noise_px=0.1), loss_px=0.5, threads=1), threads=1)
+    assert found.focal_px == pytest.approx(FOCAL, rel=0.01)
+    assert pytest.approx(USUAL_FOCAL * WIDTH, rel=0.05) != FOCAL
+
+
+def test_a_focal_length_that_nothing_determines_becomes_the_usual_one() -> None:
+    """Without turns, a scene stretched in depth looks the same through a longer lens."""
+    scene = make_scene(turn=0.0)
+    stretch = np.array([1.0, 1.0, 1.5])
+    pose = scene.pose_w2c.copy()
+    pose[:, :3, 3] *= stretch
+    wrong = replace(scene, points=scene.points * stretch, pose_w2c=pose, focal_px=1.5 * FOCAL)
+    assert residuals_px(wrong).max() < 1e-6
+    found = settle_focal(wrong, threads=1)
+    assert found.focal_px == pytest.approx(USUAL_FOCAL * WIDTH, rel=0.02)
+    assert np.median(residuals_px(found)) < 0.01
+
+
+def as_features(scene: SparseScene) -> tuple[list[Features], list[PairMatches]]:
+    """The observations as if they had been found and matched in every frame."""
+    features, pairs = [], []
+    seen = [scene.obs_point[scene.obs_frame == frame] for frame in range(FRAMES)]
+    for frame in range(FRAMES):
+        xy = torch.from_numpy(scene.obs_xy[scene.obs_frame == frame]).float()
+        features.append(Features(positions=xy, descriptors=torch.zeros(len(xy), 64), size=(WIDTH, HEIGHT)))
+    for first in range(FRAMES):
+        for second in range(first + 1, FRAMES):
+            _, a, b = np.intersect1d(seen[first], seen[second], return_indices=True)
+            verified = verify_pair(features[first], features[second], np.stack([a, b], 1), 0)
+            if verified is not None:
+                pairs.append(
+                    PairMatches(
+                        first=first,
+                        second=second,
+                        indices=verified[0],
+                        candidates=len(a),
+                        homography_fraction=verified[1],
+                    )
+                )
+    return features, pairs
+
+
+def test_the_first_guess_of_the_focal_length() -> None:
+    features, pairs = as_features(make_scene(noise_px=0.1))
+    assert guess_focal_px(features, pairs, seed=0) == pytest.approx(FOCAL, rel=0.08)
+    flat = [replace(pair, homography_fraction=0.95) for pair in pairs]
+    assert guess_focal_px(features, flat, seed=0) == USUAL_FOCAL * WIDTH
+
+
+@pytest.mark.parametrize("step", [(0.25, 0.05, 0.1), (0.02, 0.01, 0.3)], ids=["sideways", "forward"])
+def test_mapping_poses_every_key_frame(step: tuple[float, float, float]) -> None:
+    truth = make_scene(noise_px=0.2, step=step)
+    features, pairs = as_features(truth)
+    model = map_keyframes(features, pairs, focal_px=FOCAL, seed=0, threads=1)
+    assert model is not None
+    scene = scene_from_model(model, list(range(FRAMES)), FRAMES)
+    assert scene.posed.all()
+    assert centre_error(scene, truth) < 0.01 * FRAMES * float(np.linalg.norm(step))
+
+
+def test_mapping_without_matches_finds_nothing() -> None:
+    features, _ = as_features(make_scene())
+    assert map_keyframes(features, [], focal_px=FOCAL, seed=0, threads=1) is None
+
+
+def test_sources_are_other_frames_at_useful_angles_and_limits_hold_the_scene() -> None:
+    scene = make_scene()
+    sources = choose_sources(scene, 4)
+    assert all(len(found) == 4 and frame not in found for frame, found in enumerate(sources))
+    near, far = depth_limits(scene)[0]
+    depth = scene.points[scene.obs_point[scene.obs_frame == 0], 2]
+    assert near < depth.min()
+    assert far > depth.max()
