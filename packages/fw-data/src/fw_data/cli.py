@@ -17,6 +17,8 @@ _COMMANDS = {
     "inspect": (_OPTIONS, "InspectOptions", "fw_data.report", "contact sheets and a page to look at"),
     "compare": ("fw_data.accuracy", "CompareOptions", "fw_data.accuracy", "an annotated toy dataset against its truth"),
     "stats": (_OPTIONS, "StatsOptions", "fw_data.stats", "counts and figures of a dataset"),
+    "export": (_OPTIONS, "ExportOptions", "fw_data.export", "clips for nerfstudio, COLMAP, TUM, RealEstate10K tools"),
+    "import": (_OPTIONS, "ImportOptions", "fw_data.import_scenes", "such scenes, with their cameras, as a dataset"),
     "toy": ("fw_data.toy.cli", "ToyOptions", "fw_data.toy.cli", "synthetic videos with exact depth and cameras"),
 }
 

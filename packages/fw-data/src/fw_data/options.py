@@ -37,6 +37,10 @@ class AnnotateOptions:
     """Longest clip, in frames; longer shots give several clips."""
     min_frames: int = 5
     """Shortest clip, in frames; what is shorter is listed as filtered."""
+    fps: float | None = None
+    """Frames per second to keep, chosen by their time stamps; no frame is made up or taken twice. Default: all."""
+    trim: float = 0.08
+    """Seconds taken off a shot at each end where a cut, fade, black stretch or damage was found."""
     crf: int = 14
     """H.264 quality of the stored video: 0 lossless, 18 good, 28 poor."""
     min_brightness: float = 16.0
@@ -46,6 +50,13 @@ class AnnotateOptions:
     min_motion: float = 0.4
     """Filter: optical flow, in pixels at 160 px long side, between frames a fifth of the clip apart, below which the
     camera stands still. 0 switches it off."""
+    min_sharpness: float = 0.004
+    """Filter: variance of the Laplacian over the variance of luma, below which a clip is blurred. 0 switches it off."""
+    max_overlay: float = 0.03
+    """Filter: share of the picture under captions or logos above which a clip is covered. 0 switches it off."""
+    duplicate_bits: int = 6
+    """Filter: clips of different shots look the same when no pair of their frames differs in more of the 64 bits of
+    their difference hash. -1 switches it off."""
     engine: Literal["local", "ray"] = "local"
     """local: processes on this machine. ray: actors on a Ray cluster whose nodes all see RAW_DIR and OUT_DIR under the
     same paths. Both write the same bytes."""
@@ -58,8 +69,14 @@ class AnnotateOptions:
     """ray: processors that a worker reserves; may be a fraction."""
     gpus_per_worker: float = 0.0
     """ray: GPUs that a worker reserves; may be a fraction."""
+    stop_after: Literal["survey", "filters"] | None = None
+    """survey: find shots and clips, then stop. filters: also measure and filter every clip, without geometry."""
+    score_only: bool = False
+    """Measure every clip into OUT_DIR/scores.parquet; nothing is filtered and no geometry is paid for."""
     retry_failed: bool = False
-    """Try again what an earlier run refused or failed on."""
+    """Try again what an earlier run refused or failed on, except clips that failed twice."""
+    retry_quarantined: bool = False
+    """Like --retry-failed, also for clips that failed twice."""
     shard_mb: int = 256
     """A shard is closed when it reaches this size."""
 
@@ -94,3 +111,55 @@ class StatsOptions:
     """Folder that `fw-data annotate` wrote."""
     json: bool = False
     """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write clips of a dataset in the format of another program.
+
+    realestate10k: cameras/ID.txt, videos/ID.mp4, clips.json. nerfstudio: a folder per clip with transforms.json, images
+    and depth. colmap: a workspace per clip with images, sparse model and depth maps. tum: a sequence per clip with rgb,
+    depth and groundtruth.txt. legacy: metadata.json with depth and point arrays, for the earlier 1.3B reproduction.
+    What a format has no place for is named at the end. Exit code 1: no clip was written.
+    """
+
+    dataset: Positional[DatasetDir]
+    """Folder that `fw-data annotate` or `fw-data import` wrote."""
+    out: Positional[OutDir]
+    """New folder to write."""
+    format: Literal["realestate10k", "nerfstudio", "colmap", "tum", "legacy"]
+    """What to write."""
+    clips: tuple[str, ...] = ()
+    """Ids of the clips to write; all by default."""
+    text: bool = False
+    """colmap: text files in place of binary ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Turn scenes of another program into a dataset: frames and cameras, and depth where the scene has it.
+
+    Clips without depth are kept and say so; training leaves them out. What cannot be used is listed with its reason in
+    refusals.jsonl. Exit code 1: no clip was written.
+    """
+
+    src: Positional[Annotated[Path, arg(metavar="SRC")]]
+    """Folder of the scenes; subfolders count."""
+    out: Positional[OutDir]
+    """New folder to write."""
+    format: Literal["realestate10k", "nerfstudio", "colmap", "tum"]
+    """What SRC holds."""
+    size: str = "auto"
+    """Stored size, as for `fw-data annotate`."""
+    frames: int = 81
+    """Longest clip, in frames; longer scenes give several clips."""
+    min_frames: int = 5
+    """Shortest clip, in frames."""
+    fps: float = 24.0
+    """Frame rate of pictures without time stamps."""
+    units: Literal["auto", "scene", "metric"] = "auto"
+    """Unit of cameras and depth. auto: metric for tum, what the file says for our own nerfstudio export, else scene."""
+    intrinsics: tuple[float, float, float, float] | None = None
+    """tum: fx fy cx cy in pixels, the centre of the first pixel at 0.5. Default: calibration.txt in each sequence."""
+    depth_unit: float | None = None
+    """Units of the cameras per stored depth unit. Default: 0.001 for nerfstudio, 1 for colmap, 1/5000 for tum."""

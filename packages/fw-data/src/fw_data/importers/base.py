@@ -1,0 +1,172 @@
+"""A scene from elsewhere: frames on disk with a camera each, perhaps with depth.
+
+Axis legend: f frames, h height, w width, 3 = RGB. Conventions: see fw_data.schema.CONVENTIONS.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from fw_data.errors import DataError
+from fw_data.media.decode import read_clip, read_frames
+from fw_data.media.probe import MediaLimits, VideoInfo, probe
+from fw_data.media.resize import Placement
+from fw_geometry.camera import Trajectory
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+LIMITS = MediaLimits()
+DepthReader = Callable[[int], Float32[np.ndarray, "h w"] | None]
+"""Frame index to z-depth in the scene's unit, 0 = invalid; None where that frame has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSettings:
+    """What a folder does not say itself."""
+
+    fps: float = 24.0
+    """Frame rate of frames without time stamps."""
+    units: Literal["auto", "scene", "metric"] = "auto"
+    """auto: metric for tum, what the file says for our own nerfstudio export, else scene."""
+    intrinsics: tuple[float, float, float, float] | None = None
+    """fx, fy, cx, cy in pixels, for tum folders without calibration.txt."""
+    depth_unit: float | None = None
+    """Scene units per stored depth unit; the format's own by default."""
+
+
+@runtime_checkable
+class Frames(Protocol):
+    """The pictures of a scene."""
+
+    height: int
+    width: int
+    count: int
+
+    def read(self, start: int, count: int, placement: Placement) -> UInt8[np.ndarray, "f h w 3"]:
+        """Some frames at their stored size."""
+        ...
+
+    def sha256(self) -> str:
+        """Checksum of the files."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Frames, cameras and what else is known of them."""
+
+    frames: Frames
+    """The pictures."""
+    cameras: Trajectory
+    """One camera per frame, K in pixels of the pictures; the first pose may be anything."""
+    time_s: Float64[np.ndarray, " f"]
+    """Increasing."""
+    depth: DepthReader | None
+    """None: the scene has no depth at all."""
+    caption: str = ""
+    """May be empty."""
+    notes: list[str] = field(default_factory=list)
+    """What a user should know."""
+    posed: Sequence[tuple[int, int]] | None = None
+    """Half-open stretches of frames that have a camera; None = all."""
+
+
+class ImageFrames:
+    """Picture files in order."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        from PIL import Image
+
+        missing = [path for path in paths if not path.is_file()]
+        if missing or not paths:
+            raise DataError(
+                "no-frames",
+                f"{len(missing)} of {len(paths)} pictures are missing, first {missing[0] if missing else '-'}",
+            )
+        self.paths, self.count = list(paths), len(paths)
+        with Image.open(self.paths[0]) as first:
+            self.width, self.height = first.size
+        if min(self.width, self.height) < LIMITS.min_side or self.width * self.height > LIMITS.max_pixels:
+            raise DataError("size", f"{self.paths[0].name} is {self.width}x{self.height}")
+
+    def read(self, start: int, count: int, placement: Placement) -> UInt8[np.ndarray, "f h w 3"]:
+        """Decoded, as RGB; DataError for a picture that does not decode, or has another size than the first."""
+        out = np.empty((count, placement.height, placement.width, 3), np.uint8)
+        for row, path in enumerate(self.paths[start : start + count]):
+            out[row] = placement.rgb(self._decode(path))
+        return out
+
+    def sha256(self) -> str:
+        """Over the names and contents of all files."""
+        total = hashlib.sha256()
+        for path in self.paths:
+            total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        return total.hexdigest()
+
+    def _decode(self, path: Path) -> np.ndarray:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(path) as picture:
+                if picture.size != (self.width, self.height):
+                    size = f"{picture.width}x{picture.height}"
+                    raise DataError("size", f"{path} is {size}, the first picture {self.width}x{self.height}")
+                return np.asarray(picture.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise DataError("unreadable", f"{path} is not a picture that decodes: {error}") from error
+
+
+class VideoFrames:
+    """The frames of a video file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.info: VideoInfo = probe(path, LIMITS)
+        self.height, self.width = self.info.height, self.info.width
+        self.count = sum(1 for _ in read_frames(path, self.info, LIMITS))
+
+    def read(self, start: int, count: int, placement: Placement) -> UInt8[np.ndarray, "f h w 3"]:
+        """Decoded from the beginning of the file: what counts frames exactly in any container."""
+        options = {"start_frame": start, "start_pts": None, "num_frames": count}
+        return read_clip(self.path, self.info, LIMITS, placement, **options)[0]
+
+    def sha256(self) -> str:
+        """Of the file."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_size(frames: Frames, cameras: Trajectory, what: str) -> None:
+    """Raise DataError when the pictures are not of the size that the cameras are for, or not one per camera."""
+    if (frames.width, frames.height) != (cameras.width, cameras.height):
+        raise DataError(
+            "size",
+            f"{what}: the pictures are {frames.width}x{frames.height}, the cameras are for "
+            f"{cameras.width}x{cameras.height}; give the pictures that the cameras were made for",
+        )
+    if frames.count != len(cameras):
+        raise DataError("frame-count", f"{what}: {frames.count} frames and {len(cameras)} cameras; they must pair up")
+
+
+def read_depth_file(path: Path, unit: float) -> Float32[np.ndarray, "h w"]:
+    """A .npy or 16-bit picture of depth times `unit`; not finite or negative becomes 0. DataError if it is neither."""
+    import cv2
+
+    if path.suffix == ".npy":
+        try:
+            depth = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError("depth", f"{path} does not read: {error}") from error
+    else:
+        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if depth is None or depth.dtype == np.uint8:
+            raise DataError("depth", f"{path} is not a 16-bit or float picture of depth")
+    depth = np.squeeze(depth)
+    if depth.ndim != 2:
+        raise DataError("depth", f"{path} has shape {depth.shape}, expected one number per pixel")
+    scaled = depth.astype(np.float64) * unit
+    return np.where(np.isfinite(scaled) & (scaled > 0), scaled, 0).astype(np.float32)

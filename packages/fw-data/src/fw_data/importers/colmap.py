@@ -1,0 +1,71 @@
+"""COLMAP workspaces: every sparse model (text or binary) below a folder, with images/ and, after dense stereo, depth.
+
+A model in sparse/0, sparse or beside the images belongs to the workspace that has images/. Frames come in the order of
+their names. Depth is COLMAP's stereo/depth_maps/NAME.geometric.bin, or .photometric.bin where that is missing.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from fw_data.errors import DataError
+from fw_data.importers.base import DepthReader, ImageFrames, ImportSettings, Scene, check_size
+from fw_geometry.camera import Trajectory
+from fw_geometry.formats import read_colmap
+
+
+def find(root: Path) -> list[Path]:
+    """The model folders."""
+    models = {path.parent for name in ("cameras.bin", "cameras.txt") for path in root.rglob(name)}
+    return sorted(path for path in models if (path / "images.bin").is_file() or (path / "images.txt").is_file())
+
+
+def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:
+    """The scene of one model."""
+    workspace = next((p for p in (path, *path.parents) if (p / "images").is_dir()), None)
+    if workspace is None or not workspace.resolve().is_relative_to(root.resolve()):
+        raise DataError("no-frames", f"{path}: no images/ beside the model or above it")
+    model = read_colmap(path)
+    found = model.trajectory
+    units = "metric" if settings.units == "metric" else "scene"
+    cameras = Trajectory(pose_c2w=found.pose_c2w, K=found.K, width=found.width, height=found.height, units=units)
+    frames = ImageFrames([workspace / "images" / name for name in model.names])
+    check_size(frames, cameras, str(path))
+    return Scene(
+        frames=frames,
+        cameras=cameras,
+        time_s=np.arange(len(cameras)) / settings.fps,
+        depth=_depth(workspace / "stereo" / "depth_maps", list(model.names), settings.depth_unit or 1.0),
+    )
+
+
+def read_array(path: Path) -> np.ndarray:
+    """COLMAP's array file as (h, w) float32; DataError when it is torn."""
+    data = path.read_bytes()
+    parts = data[:64].split(b"&", 3)
+    try:
+        width, height, channels = (int(part) for part in parts[:3])
+    except ValueError as error:
+        raise DataError("depth", f"{path} is not a COLMAP array file") from error
+    start = sum(len(part) + 1 for part in parts[:3])
+    if channels != 1 or len(data) - start != 4 * width * height:
+        raise DataError("depth", f"{path} says {width}x{height}x{channels}, and holds {len(data) - start} bytes")
+    return np.frombuffer(data, "<f4", offset=start).reshape(height, width)
+
+
+def _depth(folder: Path, names: list[str], unit: float) -> DepthReader | None:
+    files = [
+        next((p for kind in ("geometric", "photometric") if (p := folder / f"{name}.{kind}.bin").is_file()), None)
+        for name in names
+    ]
+    if not any(files):
+        return None
+
+    def read(frame: int) -> np.ndarray | None:
+        file = files[frame]
+        if file is None:
+            return None
+        depth = read_array(file) * np.float32(unit)
+        return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0)).astype(np.float32)
+
+    return read
