@@ -12,8 +12,9 @@ import pytest
 from fw_data.backends import OracleSpec
 from fw_data.config import AnnotateConfig
 from fw_data.engine.local import LocalEngine
-from fw_data.pipeline import RunSummary, annotate
+from fw_data.pipeline import annotate
 from fw_data.progress import PlainReporter
+from fw_data.summary import RunSummary
 
 HEIGHT, WIDTH = 48, 64
 

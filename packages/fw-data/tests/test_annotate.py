@@ -12,6 +12,7 @@ from fw_data import ClipDataset, DataError
 from fw_data.annotators.base import AnnotationRefused, ClipGeometry
 from fw_data.engine import Done
 from fw_data.engine.local import LocalEngine
+from fw_data.pipeline import RunMode
 
 
 @dataclass(kw_only=True)
@@ -125,7 +126,7 @@ def test_an_empty_folder_gives_nothing_and_writes_nothing(tmp_path, run_annotate
 def test_long_shots_and_cuts_become_clips_with_their_place(tmp_path, scene, make_video, run_annotate):
     video = np.concatenate([scene(20, seed=0)["video"], 255 - scene(15, seed=9)["video"] // 3])
     make_video(tmp_path / "raw" / "film.mp4", video)
-    run_annotate(tmp_path / "raw", tmp_path / "out", spec=FakeSpec(), config={"max_frames": 9})
+    run_annotate(tmp_path / "raw", tmp_path / "out", spec=FakeSpec(), config={"max_frames": 9, "trim_s": 0.0})
     dataset = ClipDataset(tmp_path / "out")
     assert [(r.start_frame, r.num_frames) for r in dataset.records] == [(0, 9), (9, 9), (20, 9), (29, 6)]
     assert _outcomes(tmp_path / "out") == {"film.mp4": ("filtered", "too-short")}
@@ -228,7 +229,7 @@ def test_refused_and_failed_clips_wait_for_retry_failed(tmp_path, scene, make_vi
 
     assert run_annotate(raw, out, spec=FakeSpec()).new_clips == 0
     assert len(_outcomes(out)) == 2
-    summary = run_annotate(raw, out, spec=FakeSpec(), retry_failed=True)
+    summary = run_annotate(raw, out, spec=FakeSpec(), mode=RunMode(retry_failed=True))
     assert (summary.new_clips, summary.clips, summary.refusals) == (2, 3, [])
     assert len(ClipDataset(out)) == 3
 

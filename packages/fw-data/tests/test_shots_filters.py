@@ -46,7 +46,7 @@ def test_each_filter_names_what_it_saw(scene):
         found = reject(score(frames), config)
         assert found is not None
         assert found.code == code
-    off = FilterConfig(min_brightness=0.0, min_contrast=0.0, min_motion_px=0.0)
+    off = FilterConfig(min_brightness=0.0, min_contrast=0.0, min_motion_px=0.0, min_sharpness=0.0, max_overlay=0.0)
     assert all(reject(score(frames), off) is None for frames in cases.values())
 
 

@@ -14,7 +14,7 @@ from fw_data.config import AnnotateConfig, BackendSpec
 from fw_data.engine.local import LocalEngine
 from fw_data.filters import FilterConfig
 from fw_data.options import AnnotateOptions
-from fw_data.pipeline import annotate
+from fw_data.pipeline import RunMode, annotate
 from fw_data.progress import print_summary, reporter_for, stdout_console
 
 if TYPE_CHECKING:
@@ -29,12 +29,19 @@ def run(options: AnnotateOptions) -> int:
         max_frames=options.frames,
         min_frames=options.min_frames,
         crf=options.crf,
+        fps=options.fps,
+        trim_s=options.trim,
+        duplicate_bits=options.duplicate_bits,
         filters=FilterConfig(
             min_brightness=options.min_brightness,
             min_contrast=options.min_contrast,
             min_motion_px=options.min_motion,
+            min_sharpness=options.min_sharpness,
+            max_overlay=options.max_overlay,
         ),
     )
+    if options.stop_after == "survey" and options.score_only:
+        raise ValueError("--score-only needs the second pass, which --stop-after survey leaves out: give one of them")
     if options.shard_mb < 1:
         raise ValueError("--shard-mb must be 1 or more")
     console = stdout_console()
@@ -47,7 +54,12 @@ def run(options: AnnotateOptions) -> int:
                 spec=spec,
                 engine=engine,
                 reporter=reporter_for(console),
-                retry_failed=options.retry_failed,
+                mode=RunMode(
+                    stop_after=options.stop_after,
+                    score_only=options.score_only,
+                    retry_failed=options.retry_failed,
+                    retry_quarantined=options.retry_quarantined,
+                ),
                 shard_bytes=options.shard_mb << 20,
             )
         except KeyboardInterrupt:
@@ -57,7 +69,8 @@ def run(options: AnnotateOptions) -> int:
         console.print(f"no videos in {options.raw}; put .mp4, .mov, .mkv, ... files there", highlight=False)
         return 1
     print_summary(summary, console)
-    return 1 if summary.count("failed") or not summary.clips else 0
+    found = summary.planned if options.stop_after or options.score_only else summary.clips
+    return 1 if summary.count("failed") or not found else 0
 
 
 def _engine(options: AnnotateOptions) -> "LocalEngine | RayEngine":

@@ -49,7 +49,7 @@ class OracleSpec:
         """The truth of one clip."""
         return OracleBackend(
             truth=self.truth / PurePosixPath(plan.source).with_suffix(".npz"),
-            start_frame=plan.start_frame,
+            frame_index=plan.frame_index,
             source_height=plan.info.height,
             source_width=plan.info.width,
             placement=placement,

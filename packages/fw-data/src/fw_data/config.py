@@ -13,9 +13,9 @@ from fw_data.filters import FilterConfig
 from fw_data.media.probe import MediaLimits
 from fw_data.media.resize import Placement, parse_size
 from fw_data.schema import FORMAT_VERSION
-from fw_data.survey import ClipPlan
+from fw_data.survey import ClipPlan, SurveyConfig
 
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 """Goes up whenever the pipeline itself gives another result for the same settings."""
 
 
@@ -58,6 +58,12 @@ class AnnotateConfig:
     """Shortest clip."""
     crf: int = 14
     """H.264 quality of the stored video; lower is better."""
+    fps: float | None = None
+    """Frames per second that are kept; None keeps every frame."""
+    trim_s: float = 0.08
+    """Taken off each end of a shot where a cut or transition was found, in seconds."""
+    duplicate_bits: int = 6
+    """Clips of which no frame differs in more bits of its 64-bit hash look the same; -1 keeps them all."""
     filters: FilterConfig = field(default_factory=FilterConfig)
     """Limits of the cheap filters."""
     limits: MediaLimits = field(default_factory=MediaLimits)
@@ -71,6 +77,17 @@ class AnnotateConfig:
             )
         if not 0 <= self.crf <= 51:
             raise ValueError(f"crf {self.crf}: give a number from 0 (lossless) to 51")
+        if self.fps is not None and not 0 < self.fps < 1000:
+            raise ValueError(f"fps {self.fps}: give a rate such as 8 or 12.5, or leave it out to keep every frame")
+        if self.trim_s < 0:
+            raise ValueError(f"trim {self.trim_s}: give seconds, 0 or more")
+        if not -1 <= self.duplicate_bits <= 32:
+            raise ValueError(f"duplicate-bits {self.duplicate_bits}: give -1 (off) or 0 to 32 of 64 bits")
+
+    @property
+    def survey(self) -> SurveyConfig:
+        """What decides where a video is cut."""
+        return SurveyConfig(max_frames=self.max_frames, min_frames=self.min_frames, fps=self.fps, trim_s=self.trim_s)
 
     def flat(self, backend: BackendSpec) -> dict[str, str | int | float | bool | None]:
         """All settings as one flat table, for the dataset card."""

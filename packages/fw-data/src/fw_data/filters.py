@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from fw_data.picture_scores import gray_thumbnail, overlay_fraction, sharpness, sky_fraction
+
 LONG_SIDE = 160
 """Scores are taken on thumbnails of this long side, so that they do not depend on the stored size."""
 _PAIRS = 10
@@ -25,6 +27,10 @@ class FilterConfig:
     """Standard deviation of luma (0-255) inside frames, below which a clip shows nothing."""
     min_motion_px: float = 0.4
     """Optical flow (pixels at 160 px long side) between frames a fifth of the clip apart, below which it is still."""
+    min_sharpness: float = 0.004
+    """Sharpness (see picture_scores.sharpness) below which a clip is out of focus or smeared."""
+    max_overlay: float = 0.03
+    """Share of the picture under captions and logos (see picture_scores.overlay_fraction) above which it is covered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +44,15 @@ class Rejection:
 
 
 def score(frames: UInt8[np.ndarray, "f h w 3"]) -> dict[str, float]:
-    """Brightness, contrast and motion of a clip (see schema.SCORES)."""
-    gray = np.stack([_thumbnail(frame) for frame in frames])
+    """Brightness, contrast, motion, sharpness, overlay and sky of a clip (see schema.SCORES)."""
+    gray = np.stack([gray_thumbnail(frame, LONG_SIDE) for frame in frames])
     return {
         "brightness": float(gray.mean()),
         "contrast": float(np.median(gray.reshape(len(gray), -1).std(axis=1))),
         "motion_px": _motion(gray),
+        "sharpness": sharpness(frames),
+        "overlay_fraction": overlay_fraction(frames),
+        "sky_fraction": sky_fraction(frames),
     }
 
 
@@ -60,16 +69,14 @@ def reject(scores: dict[str, float], config: FilterConfig) -> Rejection | None:
             code="no-motion",
             reason=f"motion {scores['motion_px']:.2f} px is below {config.min_motion_px:g} px: the camera stands still",
         )
+    if scores["sharpness"] < config.min_sharpness:
+        return Rejection(
+            code="blurred", reason=f"sharpness {scores['sharpness']:.4f} is below {config.min_sharpness:g}"
+        )
+    if config.max_overlay and scores["overlay_fraction"] > config.max_overlay:
+        share = f"{scores['overlay_fraction']:.1%} of the picture"
+        return Rejection(code="overlay", reason=f"{share} looks like captions or logos; {config.max_overlay:.1%} may")
     return None
-
-
-def _thumbnail(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2"]:
-    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    scale = min(1.0, LONG_SIDE / max(gray.shape))
-    if scale == 1.0:
-        return gray
-    size = (max(8, round(gray.shape[1] * scale)), max(8, round(gray.shape[0] * scale)))
-    return cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
 
 
 def _motion(gray: UInt8[np.ndarray, "f h w"]) -> float:

@@ -39,9 +39,11 @@ MANIFEST_SCHEMA = pa.schema(
         ("members", pa.map_(pa.string(), _MEMBER)),
         ("has_depth", pa.bool_()),
         ("source_frames", pa.int64()),
+        ("motion_tags", pa.list_(pa.string())),
+        ("grade_reasons", pa.list_(pa.string())),
     ]
 )
-_LATER = {"has_depth": True, "source_frames": 0}
+_LATER = {"has_depth": True, "source_frames": 0, "motion_tags": [], "grade_reasons": []}
 """Columns that manifests of earlier versions lack, and what they then mean."""
 
 

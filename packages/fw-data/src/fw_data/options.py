@@ -163,3 +163,29 @@ class ImportOptions:
     """tum: fx fy cx cy in pixels, the centre of the first pixel at 0.5. Default: calibration.txt in each sequence."""
     depth_unit: float | None = None
     """Units of the cameras per stored depth unit. Default: 0.001 for nerfstudio, 1 for colmap, 1/5000 for tum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardOptions:
+    """Write DATASET/README.md: figures, scale, licences, conventions, quality and settings, for people.
+
+    What you say here is kept in DATASET/about.json; run it again after the dataset has grown. Exit code 1: the page is
+    written, but something that only a person knows is missing.
+    """
+
+    dataset: Positional[DatasetDir]
+    """Folder that `fw-data annotate` or `fw-data import` wrote."""
+    title: str | None = None
+    """One line."""
+    description: str | None = None
+    """What the videos show, where they come from, what they are for."""
+    licence: tuple[str, ...] = ()
+    """PATTERN=TEXT: licence of the sources whose path fits the pattern, such as '*=CC-BY-4.0'; the last one counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaOptions:
+    """Print the JSON schema of dataset.json, refusals.jsonl, the manifest's rows and about.json."""
+
+    out: Path | None = None
+    """File to write; printed by default."""

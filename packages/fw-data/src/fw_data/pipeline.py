@@ -4,49 +4,41 @@ Two passes: every video is surveyed (shots and clips), then every clip is annota
 result by itself, so a second run does only what is missing.
 """
 
-import json
 from collections import Counter
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from fw_data.account import finish
 from fw_data.config import AnnotateConfig, BackendSpec
 from fw_data.engine import Engine
-from fw_data.manifest import MANIFEST_NAME, write_manifest
 from fw_data.media.probe import find_videos
 from fw_data.packer import Packer
 from fw_data.progress import Reporter
-from fw_data.schema import CONVENTIONS, SCORES, DatasetCard, Refusal
-from fw_data.shards import write_atomic
-from fw_data.survey import ClipPlan, Survey, read_caption
-from fw_data.tasks import AnnotateTask, ClipJob, SurveyTask, failure
-from fw_data.workdir import CARD_NAME, REFUSALS_NAME, ClosedShard, WorkDir
+from fw_data.schema import SCORES, Refusal
+from fw_data.summary import RunSummary
+from fw_data.survey import ClipPlan
+from fw_data.survey_pass import label, merge, survey_all, without_duplicates
+from fw_data.tasks import AnnotateTask, ClipJob, failure
+from fw_data.workdir import ClosedShard, Measured, WorkDir
 
 SHARD_BYTES = 256 << 20
+TRIES = 2
+"""A clip that failed so often is in quarantine."""
 
 
-@dataclass(kw_only=True)
-class RunSummary:
-    """What a run did, and what the dataset now holds."""
+@dataclass(frozen=True, kw_only=True)
+class RunMode:
+    """How far a run goes, and what it tries again. None of this changes what an annotated clip is."""
 
-    videos: int = 0
-    """Videos found."""
-    clips: int = 0
-    """Clips in the dataset."""
-    frames: int = 0
-    """Frames in the dataset."""
-    new_clips: int = 0
-    """Clips that this run annotated."""
-    grades: dict[str, int] = field(default_factory=dict)
-    """Clips by grade."""
-    refusals: list[Refusal] = field(default_factory=list)
-    """Everything left out, by this run or an earlier one."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Work time of this run by stage, summed over workers."""
-
-    def count(self, status: str) -> int:
-        """Entries of `refusals` with a status."""
-        return sum(refusal.status == status for refusal in self.refusals)
+    stop_after: Literal["survey", "filters"] | None = None
+    """survey: only find the clips. filters: only measure and filter them."""
+    score_only: bool = False
+    """Measure every clip, turn none away, pay for no geometry."""
+    retry_failed: bool = False
+    """Try again what was refused or failed."""
+    retry_quarantined: bool = False
+    """Try again also what failed twice."""
 
 
 def annotate(
@@ -57,7 +49,7 @@ def annotate(
     spec: BackendSpec,
     engine: Engine,
     reporter: Reporter,
-    retry_failed: bool = False,
+    mode: RunMode | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> RunSummary:
     """Annotate every video below `raw` into the dataset `out`; goes on where an earlier run stopped.
@@ -65,6 +57,7 @@ def annotate(
     Raises ValueError when `raw` is not a folder, `out` lies inside it, or `out` was begun with other settings.
     On KeyboardInterrupt what is finished is kept, the manifest describes the shards closed so far, and it is raised on.
     """
+    mode = mode or RunMode()
     if not raw.is_dir():
         raise ValueError(f"{raw} is not a folder; RAW_DIR is the folder that holds the videos")
     if out.resolve() == raw.resolve() or raw.resolve() in out.resolve().parents:
@@ -80,102 +73,44 @@ def annotate(
         closed, gone = work.closed_shards()
         for name in gone:
             reporter.say(f"{name} is gone; its clips are annotated again")
-        surveys = _survey_all(raw, videos, work, config, config_hash, engine, reporter, retry_failed)
-        plans, refusals = _merge(surveys)
-        _say_stale(plans, set(videos), closed, reporter)
         summary = RunSummary(videos=len(videos))
+        retry = mode.retry_failed or mode.retry_quarantined
+        with summary.timed("survey"):
+            surveys, seconds = survey_all(raw, videos, work, config, config_hash, engine, reporter, retry)
+        summary.seconds["survey"] = seconds
+        plans, refusals = merge(surveys)
+        summary.planned = len(plans)
+        _say_stale(plans, set(videos), closed, reporter)
+        inside = {record.id for shard in closed for record in shard.records}
+        plans, duplicates = without_duplicates(plans, config.duplicate_bits, inside)
+        refusals += duplicates
         packer = Packer(work=work, order=[plan.id for plan in plans], shard_bytes=shard_bytes, closed=closed)
-        task = AnnotateTask(raw=raw.resolve(), config=config, config_hash=config_hash, spec=spec)
+        task = AnnotateTask(
+            raw=raw.resolve(),
+            config=config,
+            config_hash=config_hash,
+            spec=spec,
+            stop_after_filters=mode.stop_after == "filters",
+            score_only=mode.score_only,
+        )
         try:
-            _annotate_all(task, plans, work, packer, engine, reporter, summary, retry_failed)
-            packer.flush()
+            if mode.stop_after != "survey":
+                with summary.timed("clips"):
+                    _annotate_all(task, plans, work, packer, engine, reporter, summary, mode)
+                if not (task.score_only or task.stop_after_filters):
+                    packer.flush()
         finally:
+            ended = {record.id for shard in packer.closed for record in shard.records}
+            measured: list[tuple[ClipPlan, Measured]] = []
             for plan in plans:
                 refusal = work.refusal(plan.id)
                 if refusal:
                     refusals.append(refusal)
-            _finish(work, packer.closed, refusals, settings, config_hash, SCORES | spec.score_meanings(), summary)
+                elif plan.id not in ended and (found := work.measured(plan.id)):
+                    measured.append((plan, found))
+            meanings = SCORES | spec.score_meanings()
+            finish(work, packer.closed, refusals, measured, settings, config_hash, meanings, summary)
         return summary
-
-
-def _survey_all(
-    raw: Path,
-    videos: list[str],
-    work: WorkDir,
-    config: AnnotateConfig,
-    config_hash: str,
-    engine: Engine,
-    reporter: Reporter,
-    retry_failed: bool,
-) -> list[Survey]:
-    surveys: dict[str, Survey] = {}
-    for source in videos:
-        known = work.survey(source)
-        stat = (raw / source).stat()
-        current = known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-        if current and known is not None:
-            again = retry_failed and any(refusal.status != "filtered" for refusal in known.refusals)
-            caption = read_caption(raw / source)[0]
-            if not again and all(plan.caption == caption for plan in known.clips):
-                surveys[source] = known
-    todo = [source for source in videos if source not in surveys]
-    task = SurveyTask(raw=raw.resolve(), config=config, config_hash=config_hash)
-    with reporter.phase("looking through videos", len(videos), done=len(surveys)) as phase:
-        for done in engine.run(task, todo, phase.working):
-            result = done.value
-            if result is None:
-                result = _failed_survey(raw, done.job, config_hash, done.error or "")
-            surveys[done.job] = result
-            work.store_survey(result)
-            for refusal in result.refusals:
-                if refusal.stage != "windows":
-                    reporter.refused(refusal)
-            phase.step(f"{done.job}: {len(result.clips)} clips")
-    return [surveys[source] for source in videos]
-
-
-def _failed_survey(raw: Path, source: str, config_hash: str, error: str) -> Survey:
-    stat = (raw / source).stat()
-    refusal = Refusal(
-        status="failed",
-        source=source,
-        stage="probe",
-        code="error",
-        reason=error,
-        hint="run again with --retry-failed; please report it if it stays",
-    )
-    return Survey(
-        source=source,
-        size=stat.st_size,
-        mtime_ns=stat.st_mtime_ns,
-        config_hash=config_hash,
-        sha256="",
-        clips=[],
-        refusals=[refusal],
-    )
-
-
-def _merge(surveys: list[Survey]) -> tuple[list[ClipPlan], list[Refusal]]:
-    """All clips in order, and what the surveys left out; of videos with the same bytes only the first one counts."""
-    first: dict[str, str] = {}
-    plans: list[ClipPlan] = []
-    refusals: list[Refusal] = []
-    for survey in surveys:
-        if survey.clips and survey.sha256 in first:
-            refusals.append(
-                Refusal(
-                    status="filtered",
-                    source=survey.source,
-                    stage="probe",
-                    code="duplicate",
-                    reason=f"the same bytes as {first[survey.sha256]}",
-                )
-            )
-            continue
-        first[survey.sha256] = survey.source
-        plans += survey.clips
-        refusals += survey.refusals
-    return plans, refusals
 
 
 def _annotate_all(
@@ -186,13 +121,15 @@ def _annotate_all(
     engine: Engine,
     reporter: Reporter,
     summary: RunSummary,
-    retry_failed: bool,
+    mode: RunMode,
 ) -> None:
     inside = {record.id for shard in packer.closed for record in shard.records}
     todo: list[ClipPlan] = []
+    tries: dict[str, int] = {}
     for plan in plans:
         refusal = work.refusal(plan.id)
-        if refusal and retry_failed and refusal.status != "filtered":
+        if refusal and _again(refusal, mode, summary):
+            tries[plan.id] = refusal.attempts if refusal.status == "failed" else 0
             work.forget_refusal(plan.id)
             refusal = None
         if plan.id in inside:
@@ -200,23 +137,46 @@ def _annotate_all(
             work.staged(plan.id).unlink(missing_ok=True)
         elif refusal or work.staged(plan.id).is_file():
             packer.end(plan.id, kept=refusal is None)
-        else:
+        elif not _already_measured(task, work.measured(plan.id)):
             todo.append(plan)
     jobs = [ClipJob(plan=plan, staged=work.staged(plan.id).resolve()) for plan in todo]
     seconds: Counter[str] = Counter()
-    with reporter.phase("annotating clips", len(plans), done=len(plans) - len(todo)) as phase:
+    with reporter.phase(_phase_name(task), len(plans), done=len(plans) - len(todo)) as phase:
         for done in engine.run(task, jobs, lambda job, stage, part: phase.working(label(job.plan), stage, part)):
             plan, outcome = done.job.plan, done.value
-            refusal = outcome.refusal if outcome else failure(plan, done.error or "")
+            refusal = outcome.refusal if outcome else failure(plan, done.error or "", tries.get(plan.id, 0) + 1)
+            word = refusal.code if refusal else "kept"
             if refusal:
                 work.store_refusal(plan.id, refusal)
                 reporter.refused(refusal)
+            elif outcome and outcome.measured:
+                work.store_measured(plan.id, outcome.measured)
+                word = "measured"
             else:
                 summary.new_clips += 1
             seconds.update(outcome.seconds if outcome else {})
-            packer.end(plan.id, kept=refusal is None)
-            phase.step(f"{label(plan)}: {refusal.code if refusal else 'kept'}")
-    summary.seconds = dict(seconds)
+            if word != "measured":
+                packer.end(plan.id, kept=refusal is None)
+            phase.step(f"{label(plan)}: {word}")
+    summary.seconds |= dict(seconds)
+
+
+def _again(refusal: Refusal, mode: RunMode, summary: RunSummary) -> bool:
+    """Whether a clip that was left out is tried once more."""
+    if refusal.status == "failed" and refusal.attempts >= TRIES and not mode.retry_quarantined:
+        summary.quarantined += 1
+        return False
+    return refusal.status != "filtered" and (mode.retry_failed or mode.retry_quarantined)
+
+
+def _already_measured(task: AnnotateTask, found: Measured | None) -> bool:
+    if found is None:
+        return False
+    return task.score_only or (task.stop_after_filters and not found.code)
+
+
+def _phase_name(task: AnnotateTask) -> str:
+    return "measuring clips" if task.score_only or task.stop_after_filters else "annotating clips"
 
 
 def _say_stale(plans: list[ClipPlan], videos: set[str], closed: list[ClosedShard], reporter: Reporter) -> None:
@@ -224,45 +184,3 @@ def _say_stale(plans: list[ClipPlan], videos: set[str], closed: list[ClosedShard
     stale = {r.source for shard in closed for r in shard.records if r.source in videos and r.id not in planned}
     for source in sorted(stale):
         reporter.say(f"{source} has changed since it was annotated; its earlier clips stay in the dataset")
-
-
-def label(plan: ClipPlan) -> str:
-    """A clip in words: its video and its frames."""
-    return f"{plan.source} [{plan.start_frame}:{plan.start_frame + plan.num_frames}]"
-
-
-def _finish(
-    work: WorkDir,
-    closed: list[ClosedShard],
-    refusals: list[Refusal],
-    settings: dict[str, str | int | float | bool | None],
-    config_hash: str,
-    score_meanings: dict[str, str],
-    summary: RunSummary,
-) -> None:
-    """Write what a reader of the dataset needs, from the closed shards."""
-    records = [record for shard in closed for record in shard.records]
-    refusals.sort(key=lambda refusal: (refusal.source, refusal.start_frame or 0, refusal.code))
-    summary.clips, summary.frames = len(records), sum(record.num_frames for record in records)
-    summary.grades = dict(sorted(Counter(record.grade for record in records).items()))
-    summary.refusals = refusals
-    lines = [json.dumps(refusal.model_dump(exclude_none=True)) + "\n" for refusal in refusals]
-    write_atomic(work.out / REFUSALS_NAME, "".join(lines).encode())
-    card = DatasetCard(
-        config_hash=config_hash,
-        config=settings,
-        versions={"fw-data": version("fw-data")},
-        counts={
-            "videos": summary.videos,
-            "clips": summary.clips,
-            "frames": summary.frames,
-            **{status: summary.count(status) for status in ("filtered", "refused", "failed")},
-        },
-        grades={str(grade): count for grade, count in summary.grades.items()},
-        units=sorted({record.units for record in records}),
-        conventions=CONVENTIONS,
-        scores=score_meanings,
-        shards=[shard.entry for shard in closed],
-    )
-    write_manifest(work.out / MANIFEST_NAME, records)
-    write_atomic(work.out / CARD_NAME, card.model_dump_json(indent=1).encode())

@@ -12,7 +12,7 @@ from fw_data.schema import Refusal
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fw_data.pipeline import RunSummary
+    from fw_data.summary import RunSummary
 
 _LISTED = 20
 _QUIET_S = 10.0
@@ -153,11 +153,13 @@ def print_summary(summary: "RunSummary", console: "Console") -> None:
     """The account of a run: counts by outcome and reason, then what was left out, by name."""
     from rich.table import Table
 
-    table = Table(title=f"{summary.videos} videos, {summary.clips + len(summary.refusals)} outcomes")
+    table = Table(title=f"{summary.videos} videos, {summary.clips + summary.measured + len(summary.refusals)} outcomes")
     for heading in ("outcome", "count", "detail"):
         table.add_column(heading, justify="right" if heading == "count" else "left")
     grades = ", ".join(f"{count} {letter}" for letter, count in summary.grades.items())
     table.add_row("kept", str(summary.clips), f"{summary.frames} frames; grades: {grades or '-'}")
+    if summary.measured:
+        table.add_row("measured", str(summary.measured), "scores without geometry, in scores.parquet")
     codes = Counter((refusal.status, refusal.code) for refusal in summary.refusals)
     for status in ("filtered", "refused", "failed"):
         for (found, code), count in sorted(codes.items()):

@@ -13,7 +13,7 @@ FORMAT_VERSION = 1
 MEMBER_SUFFIXES = ("mp4", "depth.zst", "conf.zst", "cameras.npz", "json")
 DEPTH_SUFFIXES = ("depth.zst", "conf.zst")
 """The members that a clip with `has_depth` False lacks."""
-Grade = Literal["A", "B", "C"]
+Grade = Literal["A", "B", "C", "D"]
 Status = Literal["filtered", "refused", "failed"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -54,6 +54,8 @@ class ClipRecord(_Record):
     config_hash: str = Field(description="of every setting that changes the clip")
     scores: dict[str, float] = Field(default_factory=dict, description="quality figures; see DatasetCard.scores")
     grade: Grade
+    grade_reasons: list[str] = Field(default_factory=list, description="what keeps it from the next better grade")
+    motion_tags: list[str] = Field(default_factory=list, description="what the camera does, e.g. dolly-in, pan-left")
     notes: list[str] = Field(default_factory=list, description="what a user should know, e.g. a truncated source")
     has_depth: bool = Field(default=True, description="false: cameras only, neither depth.zst nor conf.zst")
     shard: str = Field(default="", description="path of the tar, relative to the dataset; empty inside the tar itself")
@@ -71,12 +73,14 @@ class Refusal(_Record):
     status: Status = Field(description="filtered: not wanted; refused: not possible; failed: an error of ours")
     source: str = Field(description="path of the video, relative to the raw directory")
     start_frame: int | None = Field(default=None, description="first frame of the stretch; none = the whole video")
-    num_frames: int | None = Field(default=None)
+    num_frames: int | None = Field(default=None, description="of the source, from the first to the last")
     clip_id: str | None = Field(default=None, description="id the clip would have had")
-    stage: str = Field(description="probe, shots, windows, filters, geometry, store")
+    stage: str = Field(description="probe, shots, windows, duplicates, filters, geometry, store, worker")
     code: str = Field(description="short and stable, e.g. too-dark, no-parallax")
     reason: str = Field(description="what was seen")
     hint: str = Field(default="", description="what to do about it")
+    scores: dict[str, float] = Field(default_factory=dict, description="what was measured before it was left out")
+    attempts: int = Field(default=1, ge=1, description="failed: how often it was tried")
 
 
 class ShardEntry(_Record):
@@ -97,7 +101,12 @@ class DatasetCard(_Record):
     config: dict[str, str | int | float | bool | None] = Field(description="every setting behind config_hash")
     versions: dict[str, str]
     counts: dict[str, int]
+    codes: dict[str, int] = Field(default_factory=dict, description="what was left out, by outcome and code")
     grades: dict[str, int]
+    grade_meanings: dict[str, str] = Field(default_factory=dict, description="what each grade is good for")
+    grade_limits: dict[str, dict[str, tuple[float | None, float | None]]] = Field(
+        default_factory=dict, description="least and largest value of a score that a grade allows; null = no limit"
+    )
     units: list[str]
     conventions: dict[str, str]
     scores: dict[str, str] = Field(description="what each score means; a backend may add scores of its own")
@@ -126,4 +135,7 @@ SCORES = {
     "coverage": "fraction of pixels with depth and confidence above 0.3",
     "reprojection_error": "median relative depth difference after reprojection into other frames",
     "reprojection_inliers": "fraction of reprojected pixels that agree within 5 %",
+    "pose_jerk_deg": "how far the worst frame's camera lies off the way between its neighbours, as a visual angle",
+    "fov_deg": "field of view along the longer side, median over frames",
+    "dynamic_fraction": "share of pixels whose optical flow is not that of a scene at rest",
 }

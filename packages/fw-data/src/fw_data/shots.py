@@ -1,4 +1,5 @@
-"""Where a video is cut: shots by PySceneDetect, breaks at damaged data, and windows of at most N frames inside shots.
+"""Where a video is cut: hard cuts by PySceneDetect, fades and black stretches, breaks at damaged data; then the frames
+of each shot that are kept, and windows of at most N of them.
 
 Frame spans are half open, [start, end).
 """
@@ -8,6 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import UInt8
+
+from fw_data.transitions import Transition, TransitionFinder
 
 THUMBNAIL_LONG_SIDE = 256
 """What the shot detector sees; PySceneDetect's own down-scaling aims at the same."""
@@ -28,12 +31,14 @@ class Window:
 
 @dataclass(kw_only=True)
 class ShotCutter:
-    """Takes thumbnails one by one and remembers where shots begin. Memory: one number per shot."""
+    """Takes thumbnails one by one and remembers where shots begin. Memory: a few bytes per frame."""
 
     fps: float
     """Nominal frame rate."""
     min_frames: int
     """Cuts closer together than this are one cut."""
+    trim_s: float = 0.0
+    """Taken off each end of a shot where a cut, a fade, black or damage was found, not at the ends of the video."""
     starts: list[int] = field(default_factory=lambda: [0])
     """First frame of each shot so far."""
     frames: int = 0
@@ -45,6 +50,7 @@ class ShotCutter:
         self._timecode = FrameTimecode
         self._new_detector = lambda: AdaptiveDetector(min_scene_len=self.min_frames)
         self._detector = self._new_detector()
+        self._transitions = TransitionFinder(fps=self.fps)
 
     def add(self, thumbnail_bgr: UInt8[np.ndarray, "h w 3"], *, gap: bool = False) -> None:
         """The next frame; `gap` says that frames are missing before it."""
@@ -53,16 +59,50 @@ class ShotCutter:
             self._detector = self._new_detector()
         for cut in self._detector.process_frame(self._timecode(self.frames, self.fps), thumbnail_bgr):
             self._start_at(cut.frame_num)
+        self._transitions.add(thumbnail_bgr, gap=gap)
         self.frames += 1
 
     def _start_at(self, frame: int) -> None:
         if self.starts[-1] < frame:
             self.starts.append(frame)
 
+    def transitions(self) -> list[Transition]:
+        """Fades, dissolves and black stretches among the frames seen so far."""
+        return self._transitions.transitions()
+
     def shots(self) -> list[Window]:
-        """The shots of the frames seen so far."""
-        ends = [*self.starts[1:], self.frames]
-        return [Window(start=a, end=b) for a, b in zip(self.starts, ends, strict=True) if b > a]
+        """The shots of the frames seen so far: what lies between transitions and cuts, trimmed."""
+        shots: list[Window] = []
+        for start, end in self._between():
+            trim = round(self.trim_s * self.fps)
+            first = start + (trim if start > 0 else 0)
+            last = end - (trim if end < self.frames else 0)
+            if last > first:
+                shots.append(Window(start=first, end=last))
+        return shots
+
+    def _between(self) -> Iterator[tuple[int, int]]:
+        borders = [(t.start, t.end) for t in self.transitions()]
+        within = [cut for cut in self.starts if not any(start < cut < end for start, end in borders)]
+        borders = sorted([*borders, *((cut, cut) for cut in within if cut > 0), (self.frames, self.frames)])
+        start = 0
+        for end, resume in borders:
+            if end > start:
+                yield start, end
+            start = max(start, resume)
+
+
+def choose_frames(times_s: np.ndarray, fps: float | None) -> np.ndarray:
+    """Which frames of a shot are kept, as indices: all of them (None), or those nearest to a steady beat.
+
+    The beat starts at the first frame; no frame is taken twice, so a rate above that of the video keeps every frame.
+    """
+    if fps is None or len(times_s) < 2:
+        return np.arange(len(times_s))
+    beats = np.arange(times_s[0], times_s[-1] + 0.5 / fps, 1 / fps)
+    after = np.clip(np.searchsorted(times_s, beats), 1, len(times_s) - 1)
+    nearest = np.where(beats - times_s[after - 1] <= times_s[after] - beats, after - 1, after)
+    return np.unique(nearest)
 
 
 def windows(shot: Window, max_frames: int) -> Iterator[Window]:

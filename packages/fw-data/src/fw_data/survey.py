@@ -4,18 +4,23 @@ The result is a small file, so a second run does not look at an unchanged video 
 """
 
 import hashlib
+import time
 import uuid
+from array import array
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from fw_data.duplicates import clip_hashes, difference_hash
 from fw_data.errors import DataError
 from fw_data.media.colour import ColourConverter
 from fw_data.media.decode import read_frames, thumbnail
 from fw_data.media.probe import MediaLimits, VideoInfo, probe
 from fw_data.schema import Refusal
-from fw_data.shots import THUMBNAIL_LONG_SIDE, ShotCutter, windows
+from fw_data.shots import THUMBNAIL_LONG_SIDE, ShotCutter, Window, choose_frames, windows
 
 _NAMESPACE = uuid.UUID("6f1b0d52-5f0e-4b3a-9a35-0d8f6a3c7e11")
 
@@ -34,6 +39,36 @@ class ClipPlan(BaseModel):
     info: VideoInfo
     caption: str = ""
     notes: list[str] = []
+    offsets: list[int] = []
+    """Which frames of the source, counted from start_frame; empty = num_frames of them without a break."""
+    shot: int = 0
+    """Number of the shot in its video."""
+    hashes: list[int] = []
+    """Difference hash of some frames, to find clips that look the same; empty where the picture says too little."""
+
+    @property
+    def frame_index(self) -> np.ndarray:
+        """(f,) int64: index of each frame among the decoded frames of the source."""
+        return self.start_frame + np.asarray(self.offsets or range(self.num_frames), np.int64)
+
+    @property
+    def span(self) -> int:
+        """Frames of the source from the first to the last one."""
+        return (self.offsets[-1] + 1) if self.offsets else self.num_frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyConfig:
+    """How videos are cut into clips."""
+
+    max_frames: int
+    """Longest clip."""
+    min_frames: int
+    """Shortest clip."""
+    fps: float | None = None
+    """Frames per second that are kept; None keeps every frame."""
+    trim_s: float = 0.0
+    """Taken off each end of a shot where a cut or transition was found."""
 
 
 class Survey(BaseModel):
@@ -48,12 +83,13 @@ class Survey(BaseModel):
     sha256: str
     clips: list[ClipPlan]
     refusals: list[Refusal]
+    seconds: float = 0.0
+    """Time that it took."""
 
 
-def survey(
-    path: Path, source: str, *, limits: MediaLimits, max_frames: int, min_frames: int, config_hash: str
-) -> Survey:
+def survey(path: Path, source: str, *, limits: MediaLimits, config: SurveyConfig, config_hash: str) -> Survey:
     """Look through one video. A video that cannot be used gives a survey with a refusal and no clips."""
+    began = time.perf_counter()
     stat = path.stat()
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -61,7 +97,7 @@ def survey(
     refusals: list[Refusal] = []
     try:
         info = probe(path, limits)
-        clips, refusals = _cut(path, source, info, sha256, limits, max_frames, min_frames, config_hash)
+        clips, refusals = _cut(path, source, info, sha256, limits, config, config_hash)
     except DataError as error:
         refusals = [_refusal(error, source)]
     return Survey(
@@ -72,6 +108,7 @@ def survey(
         sha256=sha256,
         clips=clips,
         refusals=refusals,
+        seconds=time.perf_counter() - began,
     )
 
 
@@ -91,24 +128,22 @@ def read_caption(path: Path) -> tuple[str, list[str]]:
 
 
 def _cut(
-    path: Path,
-    source: str,
-    info: VideoInfo,
-    sha256: str,
-    limits: MediaLimits,
-    max_frames: int,
-    min_frames: int,
-    config_hash: str,
+    path: Path, source: str, info: VideoInfo, sha256: str, limits: MediaLimits, config: SurveyConfig, config_hash: str
 ) -> tuple[list[ClipPlan], list[Refusal]]:
-    cutter = ShotCutter(fps=info.fps, min_frames=min_frames)
+    cutter = ShotCutter(fps=info.fps, min_frames=config.min_frames, trim_s=config.trim_s)
     convert = ColourConverter()
     stamps: list[int | None] = []
+    times = array("d")
+    hashes = array("Q")
     gaps = 0
     try:
         for frame in read_frames(path, info, limits):
             gaps += frame.gap
             stamps.append(frame.pts)
-            cutter.add(thumbnail(frame.picture, info, convert, THUMBNAIL_LONG_SIDE), gap=frame.gap)
+            times.append(frame.time_s)
+            small = thumbnail(frame.picture, info, convert, THUMBNAIL_LONG_SIDE)
+            hashes.append(difference_hash(small))
+            cutter.add(small, gap=frame.gap)
     except av.FFmpegError as error:
         raise DataError("unreadable", f"{path.name} stops being readable: {error.strerror}") from error
     caption, notes = read_caption(path)
@@ -116,35 +151,48 @@ def _cut(
         declared = f" of {info.declared_frames} declared" if info.declared_frames else ""
         notes.append(f"the source is damaged or cut off: {cutter.frames} frames{declared} decode, {gaps} gaps")
     clips, refusals = [], []
-    for shot in cutter.shots():
-        for window in windows(shot, max_frames):
-            name = clip_id(sha256, window.start, len(window), config_hash)
-            if len(window) < min_frames:
-                refusals.append(
-                    Refusal(
-                        status="filtered",
-                        source=source,
-                        start_frame=window.start,
-                        num_frames=len(window),
-                        clip_id=name,
-                        stage="windows",
-                        code="too-short",
-                        reason=f"{len(window)} frames; a clip needs {min_frames}",
-                        hint="lower --min-frames to keep it",
-                    )
-                )
+
+    def leave_out(start: int, end: int, stage: str, code: str, reason: str, hint: str, name: str | None = None) -> None:
+        refusals.append(
+            Refusal(
+                status="filtered",
+                source=source,
+                start_frame=start,
+                num_frames=end - start,
+                clip_id=name,
+                stage=stage,
+                code=code,
+                reason=reason,
+                hint=hint,
+            )
+        )
+
+    for found in cutter.transitions():
+        leave_out(found.start, found.end, "shots", "transition", found.describe(), "")
+    for number, shot in enumerate(cutter.shots()):
+        chosen = shot.start + choose_frames(np.asarray(times)[shot.start : shot.end], config.fps)
+        for window in windows(Window(start=0, end=len(chosen)), config.max_frames):
+            index = chosen[window.start : window.end]
+            start, end = int(index[0]), int(index[-1]) + 1
+            name = clip_id(sha256, start, end - start, config_hash)
+            if len(index) < config.min_frames:
+                reason = f"{len(index)} frames; a clip needs {config.min_frames}"
+                leave_out(start, end, "windows", "too-short", reason, "lower --min-frames to keep it", name)
                 continue
             clips.append(
                 ClipPlan(
                     id=name,
                     source=source,
                     source_sha256=sha256,
-                    start_frame=window.start,
-                    num_frames=len(window),
-                    start_pts=stamps[window.start],
+                    start_frame=start,
+                    num_frames=len(index),
+                    start_pts=stamps[start],
                     info=info,
                     caption=caption,
                     notes=notes,
+                    offsets=[] if end - start == len(index) else (index - start).tolist(),
+                    shot=number,
+                    hashes=clip_hashes([hashes[i] for i in index]),
                 )
             )
     return clips, refusals

@@ -8,19 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from fw_data.annotators.base import AnnotationRefused
 from fw_data.clipfiles import Cameras, pack_clip
 from fw_data.config import AnnotateConfig, BackendSpec
+from fw_data.dynamics import dynamic_fraction
 from fw_data.engine import JobProgress
 from fw_data.errors import DataError
 from fw_data.filters import reject, score
-from fw_data.grade import grade, score_geometry
+from fw_data.grade import grade_with_reasons, median_depth, score_geometry
 from fw_data.media.decode import read_clip
 from fw_data.media.resize import place
+from fw_data.motion_tags import motion_tags
 from fw_data.schema import ClipRecord, Refusal, Status
 from fw_data.shards import ShardWriter
 from fw_data.survey import ClipPlan, Survey, survey
+from fw_data.workdir import Measured
 
 FRAME_RATE_DIGITS = 6
 
@@ -42,8 +46,7 @@ class SurveyTask:
             self.raw / job,
             job,
             limits=self.config.limits,
-            max_frames=self.config.max_frames,
-            min_frames=self.config.min_frames,
+            config=self.config.survey,
             config_hash=self.config_hash,
         )
 
@@ -65,7 +68,9 @@ class ClipOutcome:
     clip_id: str
     """Of the clip."""
     refusal: Refusal | None = None
-    """None = kept, and the staged file is in place."""
+    """Why it is left out; None if it is not."""
+    measured: Measured | None = None
+    """Scores of a clip that is not to be annotated; None = kept, and the staged file is in place."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time by stage."""
 
@@ -82,43 +87,66 @@ class AnnotateTask:
     """Fingerprint of config and backend."""
     spec: BackendSpec
     """Where the geometry comes from."""
+    stop_after_filters: bool = False
+    """Only measure and filter."""
+    score_only: bool = False
+    """Only measure; no filter turns a clip away."""
 
     def __call__(self, job: ClipJob, progress: JobProgress) -> ClipOutcome:
         """The outcome of one clip; a kept one is committed to `job.staged` when this returns."""
-        plan, watch = job.plan, _Stopwatch()
+        plan, watch, scores = job.plan, _Stopwatch(), dict[str, float]()
+        refusal = measured = None
         try:
-            refusal = self._annotate(job, progress, watch)
+            frames, times = self._read(plan)
+            watch.start("filters")
+            scores |= score(frames)
+            rejection = reject(scores, self.config.filters)
+            if self.stop_after_filters or self.score_only:
+                measured = Measured(scores=scores, code=rejection.code if rejection else "")
+            if rejection and not self.score_only:
+                refusal = _refusal(plan, "filtered", "filters", rejection.code, rejection.reason)
+            elif measured is None:
+                self._annotate(job, frames, times, scores, progress, watch)
         except AnnotationRefused as error:
             refusal = _refusal(plan, "refused", "geometry", error.code, str(error))
         except DataError as error:
             refusal = _refusal(plan, "refused", watch.stage, error.code, str(error))
-        return ClipOutcome(clip_id=plan.id, refusal=refusal, seconds=watch.finish())
+        if refusal:
+            refusal = refusal.model_copy(update={"scores": _finite(scores)})
+        return ClipOutcome(clip_id=plan.id, refusal=refusal, measured=measured, seconds=watch.finish())
 
-    def _annotate(self, job: ClipJob, progress: JobProgress, watch: "_Stopwatch") -> Refusal | None:
-        plan, config = job.plan, self.config
-        watch.start("decode")
-        placement = place(plan.info.height, plan.info.width, config.size)
-        frames, times = read_clip(
+    def _read(self, plan: ClipPlan) -> tuple[UInt8[np.ndarray, "f h w 3"], list[float]]:
+        placement = place(plan.info.height, plan.info.width, self.config.size)
+        return read_clip(
             self.raw / plan.source,
             plan.info,
-            config.limits,
+            self.config.limits,
             placement,
-            start_frame=plan.start_frame,
+            frame_index=plan.frame_index,
             start_pts=plan.start_pts,
-            num_frames=plan.num_frames,
         )
-        watch.start("filters")
-        scores = score(frames)
-        rejection = reject(scores, config.filters)
-        if rejection:
-            return _refusal(plan, "filtered", "filters", rejection.code, rejection.reason)
+
+    def _annotate(
+        self,
+        job: ClipJob,
+        frames: UInt8[np.ndarray, "f h w 3"],
+        times: list[float],
+        scores: dict[str, float],
+        progress: JobProgress,
+        watch: "_Stopwatch",
+    ) -> None:
+        """The costly part: geometry, grade, and the staged file."""
+        plan, config = job.plan, self.config
+        placement = place(plan.info.height, plan.info.width, config.size)
         watch.start("geometry")
         backend = self.spec.backend(plan, placement)
         geometry = backend.annotate(frames, progress=progress)
         if geometry.depth_m.shape != frames.shape[:3]:
             raise RuntimeError(f"{backend.name} gave depth {geometry.depth_m.shape} for frames {frames.shape[:3]}")
         watch.start("grade")
-        scores |= geometry.scores | score_geometry(geometry)
+        scores |= geometry.scores | score_geometry(geometry, times)
+        scores["dynamic_fraction"] = dynamic_fraction(frames, geometry)
+        letter, reasons = grade_with_reasons(scores)
         watch.start("store")
         duration_s = times[-1] - times[0]
         record = ClipRecord(
@@ -129,6 +157,7 @@ class AnnotateTask:
             source_height=plan.info.height,
             start_frame=plan.start_frame,
             num_frames=plan.num_frames,
+            source_frames=plan.span,
             start_time_s=times[0],
             fps=round((len(times) - 1) / duration_s if duration_s > 0 else plan.info.fps, FRAME_RATE_DIGITS),
             width=placement.width,
@@ -138,15 +167,17 @@ class AnnotateTask:
             backend=backend.name,
             backend_version=backend.version,
             config_hash=self.config_hash,
-            scores={name: float(value) for name, value in sorted(scores.items()) if np.isfinite(value)},
-            grade=grade(scores),
+            scores=_finite(scores),
+            grade=letter,
+            grade_reasons=reasons,
+            motion_tags=motion_tags(geometry.pose_c2w, median_depth(geometry)),
             notes=plan.notes,
         )
         cameras = Cameras(
             K=geometry.K,
             pose_c2w=geometry.pose_c2w,
             pose_confidence=geometry.pose_confidence,
-            frame_index=np.arange(plan.start_frame, plan.start_frame + plan.num_frames, dtype=np.int64),
+            frame_index=plan.frame_index,
             time_s=np.asarray(times, np.float64),
         )
         files = pack_clip(
@@ -159,7 +190,6 @@ class AnnotateTask:
         )
         with ShardWriter(job.staged) as writer:
             writer.add(plan.id, files)
-        return None
 
 
 class _Stopwatch:
@@ -184,12 +214,16 @@ class _Stopwatch:
         self._since = now
 
 
+def _finite(scores: dict[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in sorted(scores.items()) if np.isfinite(value)}
+
+
 def _refusal(plan: ClipPlan, status: Status, stage: str, code: str, reason: str, hint: str = "") -> Refusal:
     return Refusal(
         status=status,
         source=plan.source,
         start_frame=plan.start_frame,
-        num_frames=plan.num_frames,
+        num_frames=plan.span,
         clip_id=plan.id,
         stage=stage,
         code=code,
@@ -198,8 +232,10 @@ def _refusal(plan: ClipPlan, status: Status, stage: str, code: str, reason: str,
     )
 
 
-def failure(plan: ClipPlan, error: str) -> Refusal:
+def failure(plan: ClipPlan, error: str, attempts: int = 1) -> Refusal:
     """The refusal of a clip whose job raised or whose worker died."""
-    return _refusal(
-        plan, "failed", "worker", "error", error, "run again with --retry-failed; please report it if it stays"
-    )
+    hint = "run again with --retry-failed; please report it if it stays"
+    if attempts > 1:
+        hint = f"it failed {attempts} times; --retry-quarantined tries it again"
+    found = _refusal(plan, "failed", "worker", "error", error, hint)
+    return found.model_copy(update={"attempts": attempts})

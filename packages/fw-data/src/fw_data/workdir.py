@@ -4,6 +4,7 @@
     videos/xx/KEY.json    one Survey per video
     clips/xx/ID.tar       a finished clip that is not in a shard yet
     clips/xx/ID.json      a Refusal: the clip is filtered, refused or failed
+    scores/xx/ID.json     a Measured: the clip was looked at by a run that stopped after the filters
     shards/000000.json    a closed shard: its checksum and its rows
 
 Each file appears at once under its name, after it is safe on the disk; a file that is there is whole. A shard is closed
@@ -36,6 +37,14 @@ class ClosedShard(BaseModel):
 
     entry: ShardEntry
     records: list[ClipRecord]
+
+
+class Measured(BaseModel):
+    """Scores of a clip before any geometry."""
+
+    scores: dict[str, float]
+    code: str = ""
+    """Of the filter that would turn it away; empty = none."""
 
 
 class WorkDir:
@@ -104,6 +113,15 @@ class WorkDir:
         """Let a clip be tried again."""
         self._refused(clip_id).unlink(missing_ok=True)
 
+    def measured(self, clip_id: str) -> Measured | None:
+        """What a run that stopped after the filters found."""
+        path = self._scores(clip_id)
+        return Measured.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+    def store_measured(self, clip_id: str, measured: Measured) -> None:
+        """Keep the scores of a clip that is not annotated now."""
+        write_atomic(self._scores(clip_id), measured.model_dump_json().encode())
+
     def closed_shards(self) -> tuple[list[ClosedShard], list[str]]:
         """All closed shards in order, and the names of those that are gone; DataError when one has another length."""
         known = {}
@@ -142,6 +160,9 @@ class WorkDir:
     def _video(self, source: str) -> Path:
         key = hashlib.sha256(source.encode()).hexdigest()[:24]
         return self.root / "videos" / key[:2] / f"{key}.json"
+
+    def _scores(self, clip_id: str) -> Path:
+        return self.root / "scores" / clip_id[:2] / f"{clip_id}.json"
 
     def _refused(self, clip_id: str) -> Path:
         return self.root / "clips" / clip_id[:2] / f"{clip_id}.json"

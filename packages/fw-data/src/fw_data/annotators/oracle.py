@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from fw_data.annotators.base import AnnotationRefused, ClipGeometry, ProgressCallback
 from fw_data.media.resize import Placement
@@ -26,8 +26,8 @@ class OracleBackend:
 
     truth: Path
     """The .npz file."""
-    start_frame: int
-    """First frame of the clip in the video."""
+    frame_index: Int64[np.ndarray, " f"]
+    """Which frames of the video the clip has; they increase."""
     source_height: int
     """Upright height of the video."""
     source_width: int
@@ -65,7 +65,8 @@ class OracleBackend:
         )
 
     def _read(self, count: int) -> tuple[Float32[np.ndarray, "f h w"], Trajectory]:
-        span = slice(self.start_frame, self.start_frame + count)
+        assert len(self.frame_index) == count
+        last = int(self.frame_index[-1])
         try:
             with np.load(self.truth, allow_pickle=False) as arrays:
                 depth, K, pose = (arrays[key] for key in ("depth_m", "K", "pose_c2w"))
@@ -75,10 +76,8 @@ class OracleBackend:
             ) from error
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise AnnotationRefused("bad-truth", f"{self.truth} does not read as a truth file: {error}") from error
-        if len(depth) < span.stop or len(K) != len(depth) or len(pose) != len(depth):
-            raise AnnotationRefused(
-                "bad-truth", f"{self.truth} has {len(depth)} frames; the clip needs {span.start} to {span.stop}"
-            )
+        if len(depth) <= last or len(K) != len(depth) or len(pose) != len(depth):
+            raise AnnotationRefused("bad-truth", f"{self.truth} has {len(depth)} frames; the clip needs frame {last}")
         if depth.shape[1:] != (self.source_height, self.source_width):
             raise AnnotationRefused(
                 "bad-truth",
@@ -86,13 +85,17 @@ class OracleBackend:
                 f"{self.source_height}x{self.source_width}: they must be pixel for pixel the same",
             )
         path = Trajectory(
-            pose_c2w=pose[span], K=K[span], width=self.source_width, height=self.source_height, units="metric"
+            pose_c2w=pose[self.frame_index],
+            K=K[self.frame_index],
+            width=self.source_width,
+            height=self.source_height,
+            units="metric",
         )
-        return depth[span].astype(np.float32), path
+        return depth[self.frame_index].astype(np.float32), path
 
     def _noise(self, shape: tuple[int, int, int]) -> np.ndarray:
         frames, height, width = shape
-        rng = np.random.default_rng([self.seed, zlib.crc32(self.truth.name.encode()), self.start_frame])
+        rng = np.random.default_rng([self.seed, zlib.crc32(self.truth.name.encode()), int(self.frame_index[0])])
         each = self.depth_noise / np.sqrt(2)
         coarse = rng.normal(0, each, (frames, 4, 4)).astype(np.float32)
         smooth = np.stack([cv2.resize(c, (width, height), interpolation=cv2.INTER_LINEAR) for c in coarse])

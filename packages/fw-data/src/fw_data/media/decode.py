@@ -11,7 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from fw_data.errors import DataError
 from fw_data.media.colour import ColourConverter
@@ -107,25 +107,33 @@ def read_clip(
     limits: MediaLimits,
     placement: Placement,
     *,
-    start_frame: int,
+    frame_index: Int64[np.ndarray, " f"],
     start_pts: int | None,
-    num_frames: int,
 ) -> tuple[UInt8[np.ndarray, "f h w 3"], list[float]]:
-    """The frames of one clip at their stored size, and their times; raises DataError if the file now gives others."""
+    """The frames of one clip at their stored size, and their times; raises DataError if the file now gives others.
+
+    `frame_index` counts among the decoded frames of the source and increases; `start_pts` is that of the first one.
+    """
+    start_frame, num_frames = int(frame_index[0]), len(frame_index)
+    wanted = set((frame_index - start_frame).tolist())
     convert = ColourConverter()
     seekable = start_pts is not None and start_frame > 0
     for from_pts in (start_pts, None) if seekable else (None,):
         frames = np.empty((num_frames, placement.height, placement.width, 3), np.uint8)
         times: list[float] = []
+        passed_by = -1
         with closing(read_frames(path, info, limits, from_pts=from_pts)) as source:
             for frame in source:
-                if not times:
+                if passed_by < 0:
                     passed = from_pts is not None and frame.pts is not None and frame.pts > from_pts
                     if passed:
                         break  # the container seeks too far: count from the beginning instead
                     reached = frame.pts == from_pts if from_pts is not None else frame.index == start_frame
                     if not reached:
                         continue
+                passed_by += 1
+                if passed_by not in wanted:
+                    continue
                 frames[len(times)] = placement.rgb(upright(frame.picture, info, convert))
                 times.append(frame.time_s)
                 if len(times) == num_frames:
