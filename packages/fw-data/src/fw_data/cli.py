@@ -19,6 +19,8 @@ _COMMANDS = {
     "stats": (_OPTIONS, "StatsOptions", "fw_data.stats", "counts and figures of a dataset"),
     "export": (_OPTIONS, "ExportOptions", "fw_data.export", "clips for nerfstudio, COLMAP, TUM, RealEstate10K tools"),
     "import": (_OPTIONS, "ImportOptions", "fw_data.import_scenes", "such scenes, with their cameras, as a dataset"),
+    "card": (_OPTIONS, "CardOptions", "fw_data.card", "a page about a dataset, with licences and figures"),
+    "schema": (_OPTIONS, "SchemaOptions", "fw_data.schema_json", "the JSON schema of a dataset"),
     "toy": ("fw_data.toy.cli", "ToyOptions", "fw_data.toy.cli", "synthetic videos with exact depth and cameras"),
 }
 
