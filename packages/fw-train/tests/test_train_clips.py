@@ -13,12 +13,13 @@ from fw_data.schema import ClipRecord
 from fw_geometry import Trajectory
 from fw_train.clips import SampleSource, fit_window, open_dataset, split_clips
 from fw_train.config import ClipConfig, ConfigError
+from fw_train.parts import Encoded
 
 SMALL = ClipConfig(frames=5, height=32, width=48)
 
 
-def encode(video: Tensor) -> tuple[Tensor, Tensor | None]:
-    return video[:, :, :2, ::8, ::8], None
+def encode(video: Tensor) -> Encoded:
+    return Encoded(video[:, :, :2, ::8, ::8], None, None)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (48, 48), (64, 64), (32, 80)])

@@ -181,7 +181,7 @@ class UMT5TextEncoder:
         if tokenizer is None:
             from transformers import AutoTokenizer
 
-            tokenizer = self._tokenizer = AutoTokenizer.from_pretrained(self._tokenizer_folder())
+            tokenizer = self._tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_folder())
         if self._model is None:
             from fw_model.convert.layouts import umt5_to_transformers
             from fw_model.convert.sources import load_tensors, locate
@@ -200,9 +200,14 @@ class UMT5TextEncoder:
             return dict(UMT5_XXL)
         return {**UMT5_XXL, **json.loads((folder / "config.json").read_text())}
 
-    def _tokenizer_folder(self) -> Path:
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer's files lie: beside the weights, or where Wan's and diffusers' folders have them.
+
+        Raises:
+            ValueError: nowhere.
+        """
         folder = self.source if self.source.is_dir() else self.source.parent
-        for candidate in (folder, folder / "tokenizer", folder / "google" / "umt5-xxl"):
+        for candidate in (folder, folder / "tokenizer", folder / "google" / "umt5-xxl", folder.parent / "tokenizer"):
             if any(
                 (candidate / name).is_file() for name in ("tokenizer.json", "spiece.model", "tokenizer_config.json")
             ):

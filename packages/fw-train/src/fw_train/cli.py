@@ -10,6 +10,7 @@ from fw_train.config import STAGES, ConfigError, Stage, TrainConfig
 USAGE = """\
 usage: fw-train COMMAND ...
 
+  fw-train init   PRESET WAN_FOLDER OUT                    make what stage 1 of a large preset starts from
   fw-train base   CONFIG [--data DATASET --out RUN ...]    train the small video prior of the tiny preset
   fw-train stage1 CONFIG [--data DATASET --init BASE ...]  train the geometry branch on the frozen video model
   fw-train stage2 CONFIG [--data DATASET --init STAGE1 ...]  train camera control and the coupling of both branches
@@ -54,9 +55,11 @@ def _dispatch(words: list[str]) -> int:
         return _resume(rest)
     if command == "export":
         return _export(rest)
+    if command == "init":
+        return _init(rest)
     import difflib
 
-    nearest = difflib.get_close_matches(command, [*STAGES, "resume", "export"], n=1)
+    nearest = difflib.get_close_matches(command, [*STAGES, "resume", "export", "init"], n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see `fw-train --help`"
     raise ConfigError(f"there is no command {command!r}; {hint}")
 
@@ -91,6 +94,16 @@ def _export(words: list[str]) -> int:
     from fw_train.runs import export_run
 
     print(f"result: {export_run(run, Path(words[1]) if len(words) == 2 else None)}")
+    return 0
+
+
+def _init(words: list[str]) -> int:
+    import tyro
+
+    from fw_train.start import InitOptions, init
+
+    for line in init(tyro.cli(InitOptions, args=words, prog="fw-train init")):
+        print(line)
     return 0
 
 

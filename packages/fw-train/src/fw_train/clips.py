@@ -24,6 +24,7 @@ from fw_data.dataset import ClipDataset
 from fw_data.schema import ClipRecord
 from fw_geometry import Trajectory
 from fw_train.config import ClipConfig, ConfigError
+from fw_train.parts import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class Sample:
     """Normalised latents of the window."""
     condition: Float[Tensor, "cy f y x"] | None
     """First-frame condition (the model's `y`); None if the model takes none."""
+    image_tokens: Float[Tensor, "l d"] | None
+    """CLIP tokens of the window's first frame; None if the model reads none."""
     depth: Float[Tensor, "F H W"]
     """z-depth in the clip's unit; 0 where it is invalid or not trusted."""
     confidence: Float[Tensor, "F H W"]
@@ -124,12 +127,10 @@ class SampleSource:
     Args:
         dataset: where clips come from.
         config: window size and masking.
-        encode: video [1, 3, F, H, W] in [-1, 1] to (latents, condition or None), each [1, ...].
+        encode: video [1, 3, F, H, W] in [-1, 1] to the model's terms, each [1, ...].
     """
 
-    def __init__(
-        self, dataset: ClipDataset, config: ClipConfig, encode: Callable[[Tensor], tuple[Tensor, Tensor | None]]
-    ) -> None:
+    def __init__(self, dataset: ClipDataset, config: ClipConfig, encode: Callable[[Tensor], Encoded]) -> None:
         self.dataset, self.config, self.encode = dataset, config, encode
         self._kept: OrderedDict[tuple[str, int], Sample] = OrderedDict()
         self._bytes = 0
@@ -153,10 +154,11 @@ class SampleSource:
         video, depth, confidence, cameras = fit_window(
             clip.video, clip.depth_m, clip.confidence, _trajectory(clip), height, width
         )
-        latents, condition = self.encode(rearrange(video, "F c H W -> 1 c F H W"))
+        encoded = self.encode(rearrange(video, "F c H W -> 1 c F H W"))
         return Sample(
-            latents=latents[0],
-            condition=None if condition is None else condition[0],
+            latents=encoded.latents[0],
+            condition=None if encoded.condition is None else encoded.condition[0],
+            image_tokens=None if encoded.image_tokens is None else encoded.image_tokens[0],
             depth=torch.where(confidence >= self.config.min_confidence, depth, 0.0),
             confidence=confidence,
             K=torch.from_numpy(cameras.K).float(),

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from fw_model.autoencoder import BlockDCT, VideoAutoencoder, first_frame_conditi
 from fw_model.checkpoint import load_world, read_config, save_world
 from fw_model.companions import Sampling, load_companions, save_companions
 from fw_model.config import WorldConfig, preset
+from fw_model.image_encoder import ClipImageEncoder
 from fw_model.text import HashTextEncoder, TextEncoder
 from fw_model.world import FantasyWorld
 from fw_train.config import ConfigError, Stage, TrainConfig
@@ -33,6 +34,17 @@ FOLLOWS: dict[Stage, tuple[Stage, ...]] = {
 """What may come right before each stage."""
 
 
+class Encoded(NamedTuple):
+    """A video in the terms of the model."""
+
+    latents: Float[Tensor, "b c f y x"]
+    """Normalised latents."""
+    condition: Float[Tensor, "b cy f y x"] | None
+    """First-frame condition (the model's `y`); None if it takes none."""
+    image_tokens: Float[Tensor, "b l d"] | None
+    """CLIP tokens of the first frame; None if the model reads none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """A model and its frozen companions."""
@@ -42,15 +54,19 @@ class Parts:
     text_encoder: TextEncoder
     sampling: Sampling
     """Defaults of generation that the export names."""
+    image_encoder: ClipImageEncoder | None = None
+    """CLIP, for models that read its tokens."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One entry per training so far: stage, steps, hash of its configuration; empty for weights from elsewhere."""
 
-    def encode(self, video: Float[Tensor, "b 3 F H W"]) -> tuple[Tensor, Tensor | None]:
-        """Latents of a video in [-1, 1], and the first-frame condition (the model's `y`; None if it takes none)."""
-        condition = first_frame_condition(
-            self.autoencoder, video[:, :, :1], video.shape[2], self.world.config.video.y_dim
-        )
-        return self.autoencoder.encode(video), condition
+    def encode(self, video: Float[Tensor, "b 3 F H W"]) -> Encoded:
+        """A video in [-1, 1] as latents, first-frame condition and picture tokens."""
+        first = video[:, :, :1]
+        condition = first_frame_condition(self.autoencoder, first, video.shape[2], self.world.config.video.y_dim)
+        tokens = None
+        if self.world.config.video.clip_dim is not None and self.image_encoder is not None:
+            tokens = self.image_encoder.encode(first[:, :, 0])
+        return Encoded(self.autoencoder.encode(video), condition, tokens)
 
 
 def world_config(model: str) -> WorldConfig:
@@ -75,8 +91,8 @@ def check_start(config: TrainConfig) -> Path | None:
         ConfigError: no `init` where one is needed, a folder of another preset, or of a stage that cannot come before.
     """
     wanted = world_config(config.model)
-    if wanted.video.clip_dim is not None:
-        raise ConfigError(f"model {wanted.name!r} reads CLIP image tokens, which fw-train does not prepare yet")
+    if config.stage == "base" and wanted.video.clip_dim is not None:
+        raise ConfigError(f"model {wanted.name!r} has a pretrained video model: go on with `fw-train stage1`")
     if config.init is None:
         if config.stage == "base":
             return None
@@ -119,10 +135,16 @@ def load_parts(config: TrainConfig) -> Parts:
         world = load_world(folder, dtype=torch.float32).train()
     except ValueError as error:
         raise ConfigError(f"init: {error}") from None
+    if world.config.video.clip_dim is not None and with_it.image_encoder is None:
+        raise ConfigError(
+            f"init {folder}: model {world.config.name!r} reads CLIP tokens, and pipeline.json names no image_encoder; "
+            "make the folder with `fw-train init`"
+        )
     return Parts(
         world=world,
         autoencoder=with_it.autoencoder,
         text_encoder=with_it.text_encoder,
+        image_encoder=with_it.image_encoder,
         sampling=_sampling(config, with_it.sampling),
         history=_history(folder),
     )
@@ -144,7 +166,7 @@ def export(parts: Parts, folder: Path, *, trained: Mapping[str, Tensor], entry: 
         for name, value in trained.items():
             parts.world.get_parameter(name).copy_(value)
     save_world(parts.world, partial)
-    save_companions(partial, parts.autoencoder, parts.text_encoder, sampling=parts.sampling)
+    save_companions(partial, parts.autoencoder, parts.text_encoder, parts.image_encoder, parts.sampling)
     history = {"format": 1, "stages": [*parts.history, dict(entry)]}
     (partial / HISTORY).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     if folder.exists():

@@ -44,6 +44,8 @@ class Batch:
     """Text embeddings."""
     y: Float[Tensor, "b cy f y x"] | None
     """First-frame condition."""
+    clip_feature: Float[Tensor, "b l e"] | None
+    """CLIP tokens of the first frame."""
     plucker: Float[Tensor, "b F H W 6"]
     """Camera rays in units of the scene."""
     targets: GeometryTargets
@@ -93,7 +95,9 @@ def base_loss(world: FantasyWorld, batch: Batch, _: LossConfig) -> Mapping[str, 
 def stage1_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mapping[str, Tensor]:
     """L_geo of the geometry branch alone; the video blocks after the preconditioning ones are not executed."""
     noisy = add_noise(batch.clean, batch.noise, batch.sigma)
-    geometry = world.forward_geometry(noisy, batch.sigma * TRAIN_STEPS, context=batch.context, y=batch.y)
+    geometry = world.forward_geometry(
+        noisy, batch.sigma * TRAIN_STEPS, context=batch.context, y=batch.y, clip_feature=batch.clip_feature
+    )
     terms = _geometry_terms(geometry, batch.targets, config)
     return {"loss": terms["loss/geometry"], **terms}
 
@@ -105,6 +109,7 @@ def stage2_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mappin
         batch.sigma * TRAIN_STEPS,
         context=batch.context,
         y=batch.y,
+        clip_feature=batch.clip_feature,
         plucker=batch.plucker,
         predict_geometry=config.geometry > 0,
         couple=batch.couple,

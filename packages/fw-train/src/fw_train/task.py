@@ -17,7 +17,7 @@ from fw_model.flow import TimestepSampler, counter_noise, counter_uniform
 from fw_model.scene import geometry_targets
 from fw_train.clips import Sample, SampleSource, Split
 from fw_train.config import TrainConfig
-from fw_train.parts import Parts, fingerprint
+from fw_train.parts import Encoded, Parts, fingerprint
 from fw_train.sampler import Draw, window_start
 from fw_train.stages import LOSSES, Batch
 
@@ -43,6 +43,8 @@ class WorldTask:
         self.world = parts.world.to(device)
         parts.autoencoder.to(device)
         parts.text_encoder.to(device)
+        if parts.image_encoder is not None:
+            parts.image_encoder.to(device)
         self.world.set_checkpointing(config.compute.activation_checkpointing)
         self.samples = SampleSource(dataset, config.clip, self._encode)
         self._texts: dict[str, Tensor] = {}
@@ -153,6 +155,8 @@ class WorldTask:
         noise = torch.stack([counter_noise(seed, step, slot, clean.shape[1:], device=device) for slot in slots])
         conditions = [sample.condition for sample in samples if sample.condition is not None]
         y = torch.stack(conditions).to(device) if conditions else None
+        pictures = [sample.image_tokens for sample in samples if sample.image_tokens is not None]
+        tokens = torch.stack(pictures).to(device) if pictures else None
         K = torch.stack([sample.K for sample in samples]).to(device)
         targets, scene = geometry_targets(
             torch.stack([sample.depth for sample in samples]).to(device),
@@ -171,15 +175,18 @@ class WorldTask:
             weight=weight.to(device),
             context=torch.stack([self._text(caption) for caption in captions]),
             y=None if y is None else _zero(y, without_image),
+            clip_feature=None if tokens is None else _zero(tokens, without_image),
             plucker=_zero(plucker, without_camera),
             targets=targets,
             couple=couple,
         )
 
-    def _encode(self, video: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Latents and first-frame condition, on the CPU."""
-        latents, condition = self.parts.encode(video.to(self.device))
-        return latents.cpu(), None if condition is None else condition.cpu()
+    def _encode(self, video: Tensor) -> Encoded:
+        """The video in the model's terms, on the CPU."""
+        latents, condition, tokens = self.parts.encode(video.to(self.device))
+        return Encoded(
+            latents.cpu(), None if condition is None else condition.cpu(), None if tokens is None else tokens.cpu()
+        )
 
     def _text(self, caption: str) -> Tensor:
         if caption not in self._texts:
