@@ -48,8 +48,8 @@ lock-check: env ## requirements.lock is what the lock resolves to
 lock: ## resolve again and rewrite requirements.lock
 	@rm -f uv.lock && $(MAKE) --no-print-directory uv.lock && $(EXPORT) --output-file requirements.lock >/dev/null
 
-unit: env ## pytest, all of it
-	@$(RUN) pytest
+unit: env ## pytest, all of it, a process per core
+	@$(RUN) pytest --numprocesses auto --dist loadfile
 
 coverage: env ## pytest with line and branch coverage
 	@$(RUN) pytest --cov --cov-report=term

@@ -12,6 +12,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "Say whether this machine can run the main job, and what is missing and how to get it.",
     "demo": "Run everything once at a small size: toy videos, annotate, train, generate, report.",
     "generate": "Make a world (video, depth, points, cameras) from an image, a prompt and a camera path.",
+    "view": "Show a clip of a dataset, or a generated world, in the browser: points and cameras.",
     "convert": "Turn a published .pth (FantasyWorld, Wan VAE, UMT5, CLIP) into safetensors.",
 }
 
@@ -43,6 +44,8 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from fw_app.doctor import main as command
     elif name == "demo":
         from fw_app.demo import main as command
+    elif name == "view":
+        from fw_app.view import main as command
     elif name == "convert":
         from fw_app.convert import main as command
     else:

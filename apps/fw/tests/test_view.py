@@ -1,0 +1,69 @@
+"""`fw view`: what it loads from datasets and worlds, and that the page is served with the right things in it."""
+
+import re
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fw_app.view import Scene, ViewOptions, load, serve
+from fw_geometry import make_trajectory
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """The folder of a generated world: a wall two units away, seen by a camera that moves sideways."""
+    frames, height, width = 3, 8, 12
+    cameras = make_trajectory("truck", frames, width=width, height=height)
+    rng = np.random.default_rng(0)
+    depth = np.full((frames, height, width), 2.0, np.float32)
+    folder = tmp_path / "world"
+    (folder / "images").mkdir(parents=True)
+    np.savez(
+        folder / "geometry.npz",
+        depth=depth,
+        points=rng.normal(size=(frames, height, width, 3)).astype(np.float32),
+        points_confidence=np.arange(depth.size, dtype=np.float32).reshape(depth.shape),
+        K=cameras.K,
+        pose_c2w=cameras.pose_c2w,
+        requested_K=cameras.K,
+        requested_pose_c2w=cameras.pose_c2w,
+    )
+    for index in range(frames):
+        Image.fromarray(np.full((height, width, 3), 40 * index, np.uint8)).save(
+            folder / "images" / f"frame_{index:05d}.png"
+        )
+    return folder
+
+
+def test_a_world_is_read_and_ranked(world):
+    scene = load(ViewOptions(source=world))
+    assert scene.video.shape == (3, 8, 12, 3)
+    assert scene.video[2].max() == 80
+    assert scene.requested is not None
+    for rank in scene.rank.reshape(3, -1):
+        np.testing.assert_allclose(rank, np.arange(1, 97) / 96)  # the confidences rise
+
+
+def test_the_page_shows_points_cameras_and_both_paths(world):
+    scene: Scene = load(ViewOptions(source=world))
+    server = serve(scene, port=0)
+    try:
+        page = urllib.request.urlopen(f"http://127.0.0.1:{server.get_port()}", timeout=10).read()
+        assert b"<html" in page
+        nodes = server.scene._handle_from_node_name
+        assert {"/points", "/camera", "/path", "/requested"} <= set(nodes)
+        points = server.scene._handle_from_node_name["/points"].points
+        assert len(points) == 58  # the surest 60 % of the 96 pixels of the first frame
+    finally:
+        server.stop()
+
+
+def test_what_cannot_be_shown_is_said(tmp_path, world):
+    with pytest.raises(ValueError, match="neither a dataset"):
+        load(ViewOptions(source=tmp_path))
+    (world / "images" / "frame_00000.png").unlink()
+    with pytest.raises(ValueError, match=re.escape("holds 2 frames of 3")):
+        load(ViewOptions(source=world))
