@@ -1,7 +1,7 @@
 """The backend: frames in, depth, cameras and confidence of every frame out, with nothing but the footage itself.
 
 OpenCV axes, poses camera-to-world, first pose identity, units of the scene (up to one scale factor per clip).
-Axis legend: f frames, h height, w width.
+Axis legend: f frames, h height, w width; a height and b width of another size.
 """
 
 import cv2
@@ -58,7 +58,7 @@ class SfmBackend:
 
     def _depth(
         self, scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], size: tuple[int, int], report: "_Progress"
-    ) -> tuple[Float32[np.ndarray, "f h w"], Float32[np.ndarray, "f h w"]]:
+    ) -> tuple[Float32[np.ndarray, "f a b"], Float32[np.ndarray, "f a b"]]:
         rectifier = Rectifier(scene)
         scale = min(1.0, self.config.depth_long_side / max(scene.width, scene.height))
         search_size = (max(16, round(scene.width * scale)), max(16, round(scene.height * scale)))

@@ -1,6 +1,7 @@
 """Depth of every pixel of every frame: coarse search over planes, a finer search around it, then agreement of frames.
 
-Everything here runs on ideal pinhole pictures at a reduced size. Axis legend: f frames, h height, w width.
+Everything here runs on ideal pinhole pictures at a reduced size. Axis legend: f frames, h height, w width; a height and
+b width of another size.
 """
 
 from collections.abc import Callable
@@ -197,7 +198,7 @@ def _relative(level: Level, frame: int, sources: list[int]) -> Float[Tensor, "s 
     return level.pose_w2c[sources] @ torch.linalg.inv(level.pose_w2c[frame])
 
 
-def _enlarge(depth: Float[Tensor, "h w"], size: tuple[int, ...]) -> Float[Tensor, "h w"]:
+def _enlarge(depth: Float[Tensor, "h w"], size: tuple[int, ...]) -> Float[Tensor, "a b"]:
     inverse = 1 / depth.clamp_min(1e-6)
     larger = F.interpolate(inverse[None, None], size, mode="bilinear", align_corners=False)[0, 0]
     return 1 / larger

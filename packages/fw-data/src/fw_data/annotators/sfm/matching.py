@@ -1,6 +1,6 @@
 """Which key frames to match, their matches, and the two-view geometry that the matches agree on.
 
-Image positions are (x, y) in pixels with pixel centres at + 0.5. Axis legend: k key frames, m matches.
+Image positions are (x, y) in pixels with pixel centres at + 0.5. Axis legend: k key frames, m matches, i inliers.
 """
 
 from collections.abc import Callable
@@ -102,7 +102,7 @@ def match_pair(first: Features, second: Features) -> Int64[np.ndarray, "m 2"]:
 
 def verify_pair(
     first: Features, second: Features, indices: Int64[np.ndarray, "m 2"], seed: int
-) -> tuple[Int64[np.ndarray, "m 2"], float] | None:
+) -> tuple[Int64[np.ndarray, "i 2"], float] | None:
     """The matches that fit one fundamental matrix, and how many of them a homography fits; None when too few do."""
     if len(indices) < MIN_INLIERS:
         return None
