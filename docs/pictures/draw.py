@@ -161,7 +161,7 @@ def packages() -> str:
     d.box(864, 74, 120, 62, "fw generate,\nWorldPipeline", "frozen", "small")
     d.line((924, 136), (924, 160))
     d.box(864, 162, 120, 46, "world: video,\ndepth, cameras", size="small")
-    d.box(536, 162, 310, 46, "a Wan backbone (safetensors), or\na released .pth turned by fw convert", size="small")
+    d.box(536, 162, 310, 46, "a Wan model after fw-train init, or\na released .pth after fw convert", size="small")
     d.line((621, 162), (621, 138))
     d.box(206, 162, 310, 46, "fw-data validate, inspect, stats, compare", "frozen", "small")
     d.line((456, 162), (456, 138))
