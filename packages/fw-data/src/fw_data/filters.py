@@ -27,7 +27,7 @@ class FilterConfig:
     """Standard deviation of luma (0-255) inside frames, below which a clip shows nothing."""
     min_motion_px: float = 0.4
     """Optical flow (pixels at 160 px long side) between frames a fifth of the clip apart, below which it is still."""
-    min_sharpness: float = 0.004
+    min_sharpness: float = 0.008
     """Sharpness (see picture_scores.sharpness) below which a clip is out of focus or smeared."""
     max_overlay: float = 0.03
     """Share of the picture under captions and logos (see picture_scores.overlay_fraction) above which it is covered."""

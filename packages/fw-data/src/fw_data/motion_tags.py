@@ -82,7 +82,8 @@ def _circles(path: np.ndarray, limits: TagLimits) -> bool:
     across = np.diff(path[:, :2], axis=0)
     steps = np.linalg.norm(across, axis=1)
     moving = across[steps > 0.2 * np.median(steps)] if steps.any() else across[:0]
-    if len(moving) < 8 or np.ptp(path[:, :2], axis=0).min() < 0.3 * np.ptp(path, axis=0).max():
+    extent = np.ptp(path, axis=0)
+    if len(moving) < 8 or extent[:2].min() < max(limits.shift, 0.3 * extent.max()):
         return False
     heading = np.unwrap(np.arctan2(moving[:, 1], moving[:, 0]))
-    return abs(np.degrees(heading[-1] - heading[0])) > limits.circling_deg
+    return bool(abs(np.degrees(heading[-1] - heading[0])) > limits.circling_deg)

@@ -50,7 +50,7 @@ class AnnotateOptions:
     min_motion: float = 0.4
     """Filter: optical flow, in pixels at 160 px long side, between frames a fifth of the clip apart, below which the
     camera stands still. 0 switches it off."""
-    min_sharpness: float = 0.004
+    min_sharpness: float = 0.008
     """Filter: variance of the Laplacian over the variance of luma, below which a clip is blurred. 0 switches it off."""
     max_overlay: float = 0.03
     """Filter: share of the picture under captions or logos above which a clip is covered. 0 switches it off."""

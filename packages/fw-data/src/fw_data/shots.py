@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, Int64, UInt8
 
 from fw_data.transitions import Transition, TransitionFinder
 
@@ -92,14 +92,14 @@ class ShotCutter:
             start = max(start, resume)
 
 
-def choose_frames(times_s: np.ndarray, fps: float | None) -> np.ndarray:
+def choose_frames(times_s: Float64[np.ndarray, " n"], fps: float | int | None) -> Int64[np.ndarray, " m"]:
     """Which frames of a shot are kept, as indices: all of them (None), or those nearest to a steady beat.
 
     The beat starts at the first frame; no frame is taken twice, so a rate above that of the video keeps every frame.
     """
     if fps is None or len(times_s) < 2:
         return np.arange(len(times_s))
-    beats = np.arange(times_s[0], times_s[-1] + 0.5 / fps, 1 / fps)
+    beats = np.arange(times_s[0], times_s[-1] + 1e-6, 1 / fps)
     after = np.clip(np.searchsorted(times_s, beats), 1, len(times_s) - 1)
     nearest = np.where(beats - times_s[after - 1] <= times_s[after] - beats, after - 1, after)
     return np.unique(nearest)

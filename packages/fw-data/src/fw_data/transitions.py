@@ -6,6 +6,9 @@ this way unless it is so small that both ends still look alike. So a frame count
 - the ends do not look alike (dissolve), or
 - the ends look alike, but one has clearly less contrast (fade to or from a plain colour), or one is plain already.
 
+Frames that lead into a black stretch by growing steadily darker belong to it as well. A dissolve between two pictures
+that move much meanwhile is missed.
+
 Axis legend: h height, w width, n pixels of the small picture.
 """
 
@@ -15,7 +18,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 TransitionKind = Literal["blend", "black"]
 
@@ -34,6 +37,8 @@ _FADED = 0.25
 """Change of log contrast between the ends from which a blend is a fade."""
 _BLACK, _PLAIN = 4.0, 1.0
 """Mean luma below which a picture is black; standard deviation below which it is plain (0 to 255)."""
+_SUDDEN = 25.0
+"""Change of luma between two frames that is a cut to black, not the end of a fade."""
 _JOIN_S = 0.15
 """Stretches closer together than this are one."""
 
@@ -59,12 +64,13 @@ class Transition:
 
 @dataclass(kw_only=True)
 class TransitionFinder:
-    """Takes the frames of a video one by one. Memory: two bits per frame and a second of small pictures."""
+    """Takes the frames of a video one by one. Memory: some bytes per frame and a second of small pictures."""
 
     fps: float
     """Nominal frame rate."""
     _black: list[bool] = field(default_factory=list)
     _blended: list[bool] = field(default_factory=list)
+    _luma: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._halves = sorted({min(_LONGEST, max(2, round(s * self.fps))) for s in _HALF_WIDTHS_S})
@@ -78,6 +84,7 @@ class TransitionFinder:
         self._recent.append(small)
         self._black.append(bool(small.mean() < _BLACK or small.std() < _PLAIN))
         self._blended.append(False)
+        self._luma.append(float(small.mean()))
         last = len(self._black) - 1
         for half in self._halves:
             if len(self._recent) > 2 * half and blends(
@@ -92,6 +99,8 @@ class TransitionFinder:
         black, blended = np.array(self._black, bool), np.array(self._blended, bool)
         if black.all():
             return []
+        luma = np.asarray(self._luma, np.float32)
+        blended |= _darkening(luma, black) | _darkening(luma[::-1], black[::-1])[::-1]
         unusable = black | blended
         edges = np.flatnonzero(np.diff(np.concatenate([[False], unusable, [False]]).astype(np.int8)))
         spans: list[list[int]] = []
@@ -111,6 +120,20 @@ class TransitionFinder:
         ]
 
 
+def _darkening(luma: Float32[np.ndarray, " f"], black: Bool[np.ndarray, " f"]) -> Bool[np.ndarray, " f"]:
+    """The frames before each black stretch that grow steadily darker towards it."""
+    found = np.zeros_like(black)
+    for first in np.flatnonzero(black & ~np.concatenate([[True], black[:-1]])):
+        frame = int(first)
+        while frame > 0 and not black[frame - 1]:
+            step, average = luma[frame - 1] - luma[frame], (luma[frame] - luma[first]) / max(first - frame, 1)
+            if step <= 0.3 * average or step > max(4 * average, _SUDDEN) or step < 0.1:
+                break
+            frame -= 1
+        found[frame:first] = True
+    return found
+
+
 def blends(
     before: Float32[np.ndarray, " n"], middle: Float32[np.ndarray, " n"], after: Float32[np.ndarray, " n"]
 ) -> bool:
@@ -127,7 +150,7 @@ def blends(
     alike = float(np.corrcoef(before, after)[0, 1])
     if alike < _UNLIKE:
         return True
-    return alike > 0.9 and abs(np.log((contrast[1] + 0.5) / (contrast[0] + 0.5))) > _FADED
+    return alike > 0.9 and bool(abs(np.log((contrast[1] + 0.5) / (contrast[0] + 0.5))) > _FADED)
 
 
 def _small(thumbnail_bgr: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " n"]:
