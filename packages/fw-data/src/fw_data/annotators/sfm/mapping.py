@@ -22,13 +22,13 @@ MIN_PAIR_MATCHES = 15
 
 
 def map_keyframes(
-    features: list[Features], pairs: list[PairMatches], *, focal_px: float, seed: int, threads: int
+    features: list[Features], pairs: list[PairMatches], *, focal_px: float, seed: int, threads: int, first: int = 0
 ) -> pycolmap.Reconstruction | None:
     """A reconstruction of as many key frames as possible (image id = index + 1); None when no pair can start one.
 
     Incremental mapping (Schoenberger & Frahm, CVPR 2016): from one pair with parallax, frame by frame, the frames that
     see most of the scene first, adjusting nearby frames each time and everything whenever it has grown by a fifth. The
-    focal length stays as given.
+    focal length stays as given. `first` pairs of the ranking are passed over at the start.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR)  # its loaders report every step
     width, height = features[0].size
@@ -39,7 +39,7 @@ def map_keyframes(
     mapper.begin_reconstruction(pycolmap.Reconstruction())
     options = _mapper_options(seed, threads)
     triangulation = pycolmap.IncrementalTriangulatorOptions(random_seed=seed, min_angle=MIN_ANGLE_DEG)
-    if not _start(mapper, first_pairs, options, triangulation, threads):
+    if not _start(mapper, first_pairs[first:], options, triangulation, threads):
         mapper.end_reconstruction(discard=True)
         return None
     adjusted_at = 2
@@ -120,7 +120,7 @@ def _start(
 
     COLMAP's own search refuses cameras that move straight ahead, and takes parallax at its word.
     """
-    for pair in sorted(first_pairs, key=lambda pair: -pair.off_plane)[:MAX_FIRST_PAIRS]:
+    for pair in first_pairs[:MAX_FIRST_PAIRS]:
         mapper.register_initial_image_pair(options, pair.first, pair.second, pair.pose)
         for image in (pair.first, pair.second):
             mapper.triangulate_image(triangulation, image)
@@ -160,7 +160,7 @@ def _adjustment_options(threads: int, *, iterations: int) -> pycolmap.BundleAdju
 def _matches(
     camera: pycolmap.Camera, features: list[Features], pairs: list[PairMatches], seed: int
 ) -> tuple[pycolmap.DatabaseCache, list[_FirstPair]]:
-    """The matches in COLMAP's own form, in memory, and the pairs to start from; misfits are left out."""
+    """The matches in COLMAP's own form, in memory, and the pairs to start from, best first; misfits are left out."""
     first_pairs = []
     cache = pycolmap.DatabaseCache()
     cache.add_camera(camera)
@@ -202,7 +202,7 @@ def _matches(
                 )
             )
     cache.correspondence_graph.finalize()
-    return cache, first_pairs
+    return cache, sorted(first_pairs, key=lambda pair: -pair.off_plane)
 
 
 def _positions(features: Features) -> np.ndarray:

@@ -28,6 +28,9 @@ from fw_data.annotators.sfm.workers import map_parallel
 Report = Callable[[str, float], None]
 
 MIN_MAPPED = 0.4
+STARTS = ((1.0, 0), (1.0, 1), (0.75, 0), (1.35, 0), (1.8, 0))
+"""Factor on the guessed focal length, and rank of the first pair."""
+MIN_STARTS = 2
 NEAR_GUESS = 0.2
 """Of the focal length, as a logarithm: a start that ends further away was in the wrong valley."""
 
@@ -121,27 +124,31 @@ def _is_continuous(motion: Motion) -> bool:
 def _map(
     features: list[Features], pairs: list[PairMatches], keyframes: list[int], motion: Motion, config: SfmConfig
 ) -> SparseScene:
-    """The best model of the key frames over a few starting focal lengths.
+    """The best model of the key frames over a few starts (first pair, focal length).
 
     The focal length stands still while the model grows and is set free at the end: a free one runs away in the first,
-    weakest views. The first start that poses all key frames and whose focal length then stays near is taken; otherwise
-    the one with most frames, and of those the one with the smallest residuals.
+    weakest views. Two first pairs are always tried, as one may have fallen for a moving thing or for the other of the
+    two motions that explain a plane; further focal lengths only when no start poses all key frames with a focal length
+    that then stays near. The smallest residuals for the part of the frames that is posed win.
     """
     guess = guess_focal_px(features, pairs, config.seed)
     long_side = max(features[0].size)
-    found: list[tuple[float, float, SparseScene]] = []
-    for factor in (1.0, 0.75, 1.35, 1.8):
+    found: list[tuple[float, SparseScene]] = []
+    settled = False
+    for turn, (factor, first) in enumerate(STARTS):
+        if settled and turn >= MIN_STARTS:
+            break
         start = guess * factor
-        model = map_keyframes(features, pairs, focal_px=start, seed=config.seed, threads=config.threads)
+        model = map_keyframes(features, pairs, focal_px=start, seed=config.seed, threads=config.threads, first=first)
         if model is None:
             continue
         scene = scene_from_model(model, keyframes, len(motion.corners))
         scene = adjust(drop_outliers(scene, max_error_px=6.0, min_views=2), loss_px=1.0, threads=config.threads)
-        if not FOCAL_RANGE[0] * long_side < scene.focal_px < FOCAL_RANGE[1] * long_side:
+        plausible = FOCAL_RANGE[0] * long_side < scene.focal_px < FOCAL_RANGE[1] * long_side
+        if not plausible or scene.posed.sum() < MIN_MAPPED * len(keyframes):
             continue
-        found.append((-float(scene.posed.sum()), robust_cost(scene), scene))
-        if scene.posed.sum() == len(keyframes) and abs(np.log(scene.focal_px / start)) < NEAR_GUESS:
-            break
-    if not found or max(-item[0] for item in found) < MIN_MAPPED * len(keyframes):
+        found.append((robust_cost(scene) * len(keyframes) / float(scene.posed.sum()), scene))
+        settled |= bool(scene.posed.sum() == len(keyframes) and abs(np.log(scene.focal_px / start)) < NEAR_GUESS)
+    if not found:
         raise refusals.nothing_mapped(pairs, motion)
-    return min(found, key=lambda item: item[:2])[2]
+    return min(found, key=lambda item: item[0])[1]
