@@ -184,6 +184,11 @@ def test_closing_stops_between_steps(pipe, image, path, monkeypatch):
         ({"steps": 0}, "at least one step"),
         ({"scene_scale": 0.0}, "scene_scale"),
         ({"scene_scale": float("nan")}, "scene_scale"),
+        ({"sampler": "ddim"}, "'ddim'; choose one of"),
+        ({"shift": float("nan")}, "Wan uses 3 or 5"),
+        ({"guidance": float("inf")}, "1 turns it off"),
+        ({"easycache": -0.1}, r"0\.02 to 0\.2"),
+        ({"end_image": np.zeros((8, 8, 3), dtype=np.uint8)}, "cannot be shown a last frame"),
     ],
 )
 def test_bad_requests_are_refused_before_any_work(pipe, image, path, changes, hint):
@@ -238,6 +243,8 @@ def test_incomplete_folders_say_what_is_missing(pipe, tmp_path):
         WorldPipeline.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does not exist"):
         WorldPipeline.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="preset 'micro', but 'tiny' was asked for"):
+        WorldPipeline.from_pretrained(pipe.save(tmp_path / "whole"), preset="tiny")
     with pytest.raises(ValueError, match="7 of width 12"):
         WorldPipeline(pipe.world, BlockDCT(), HashTextEncoder())
 
@@ -259,7 +266,7 @@ def test_two_experts_share_the_noise_levels(config, make_world, image, path, tmp
     np.testing.assert_array_equal(_run(again, image, "x", path, steps=5, guidance=1.0).video, a.video)
     alone = WorldPipeline(low, BlockDCT(), text, sampling=SAMPLING)
     with pytest.raises(ValueError, match="both experts"):
-        list(alone.generate(image, "x", path))
+        alone.generate(image, "x", path)
 
 
 def test_released_rays_for_released_weights(config, make_world, path):
@@ -284,3 +291,37 @@ def test_first_frame_conditions():
     torch.testing.assert_close(masked[:, 4:, :1], dct.encode(picture + 0.1))
     with pytest.raises(ValueError, match="0, 16 or 20"):
         first_frame_condition(dct, picture, 9, 7)
+
+
+def test_a_last_frame_beside_the_first():
+    """Mask channel k of a latent frame stands for its k-th frame: the last one is the fourth of its group."""
+    dct = BlockDCT()
+    g = torch.Generator().manual_seed(0)
+    first, last = (torch.rand(1, 3, 1, 16, 24, generator=g) * 2 - 1 for _ in range(2))
+    y: Any = first_frame_condition(dct, first, 9, 20, last=last)
+    assert y.shape == (1, 20, 3, 2, 3)
+    per_frame = torch.tensor([1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1.0])  # the first frame four times, then the other eight
+    torch.testing.assert_close(y[0, :4, :, 0, 0].T.flatten(), per_frame)
+    assert torch.equal(y[:, :4], y[:, :4, :, :1, :1].expand(1, 4, 3, 2, 3))
+    clip = torch.cat([first, torch.zeros(1, 3, 7, 16, 24), last], dim=2)
+    torch.testing.assert_close(y[:, 4:], dct.encode(clip))
+    for channels, frames in ((16, 9), (0, 9), (20, 1)):
+        with pytest.raises(ValueError, match="mask channels"):
+            first_frame_condition(dct, first, frames, channels, last=last)
+
+
+def test_an_end_image_for_models_that_take_one(config, make_world, image, path):
+    masked = dataclasses.replace(config, video=dataclasses.replace(config.video, in_dim=36))
+    text = HashTextEncoder(text_len=7, text_dim=12)
+    pipe = WorldPipeline(make_world(masked), BlockDCT(), text, sampling=SAMPLING)
+    free, held = (
+        _run(pipe, image, "x", path, steps=1, guidance=1.0, end_image=end) for end in (None, image.rotate(180))
+    )
+    assert (free.settings["end_image"], held.settings["end_image"]) == (False, True)
+    assert not np.array_equal(free.video, held.video)
+
+
+def test_reused_steps_are_reported(pipe, image, path):
+    world = _run(pipe, image, "x", path, steps=8, guidance=1.0, easycache=5.0)
+    assert world.settings["easycache"] == 5.0
+    assert world.settings["reused_steps"] == 5  # two to begin with and the last one are computed

@@ -80,21 +80,34 @@ def check_video_shape(frames: int, height: int, width: int) -> None:
 
 
 def first_frame_condition(
-    autoencoder: VideoAutoencoder, first: Float[Tensor, "b 3 1 H W"], frames: int, channels: int
+    autoencoder: VideoAutoencoder,
+    first: Float[Tensor, "b 3 1 H W"],
+    frames: int,
+    channels: int,
+    *,
+    last: Float[Tensor, "b 3 1 H W"] | None = None,
 ) -> Float[Tensor, "b k f h w"] | None:
-    """The channels ``y`` that stand beside the noise and show the model the first frame.
+    """The channels ``y`` that stand beside the noise and show the model the first frame, and the last if it is given.
 
     Args:
         autoencoder: of the model's latents.
         first: the picture in [-1, 1].
         frames: length of the clip, 4 n + 1.
         channels: ``config.video.y_dim``. 0: None. 16 (Wan2.1-Fun camera control): latent of the picture alone, then
-            zeros. 20 (Wan2.1 image-to-video): 4 mask channels (1 in the first latent frame), then the latents of the
-            picture followed by grey frames.
+            zeros. 20 (Wan image-to-video): 4 mask channels, then the latents of the picture followed by grey frames.
+            A mask channel stands for one of the four frames of a latent frame, the first frame for all four of its
+            own; it is 1 where the frame is given.
+        last: the clip's last frame in [-1, 1]; only with 20 channels.
 
     Raises:
-        ValueError: another number of channels, or a shape that the autoencoder can't take.
+        ValueError: another number of channels, a last frame that the model cannot be shown, or a shape that the
+            autoencoder can't take.
     """
+    if last is not None and (channels != autoencoder.latent_channels + 4 or frames == 1):
+        raise ValueError(
+            f"A last frame needs a model with mask channels (20 condition channels, this one has {channels}) and a "
+            f"clip of more than one frame (this one has {frames}); leave it out."
+        )
     if channels == 0:
         return None
     later = latent_frames(frames) - 1
@@ -102,10 +115,12 @@ def first_frame_condition(
         latent = autoencoder.encode(first)
         return torch.cat([latent, latent.new_zeros(*latent.shape[:2], later, *latent.shape[3:])], dim=2)
     if channels == autoencoder.latent_channels + 4:
-        grey = first.new_zeros(*first.shape[:2], frames - 1, *first.shape[3:])
-        latent = autoencoder.encode(torch.cat([first, grey], dim=2))
+        grey = first.new_zeros(*first.shape[:2], frames - (1 if last is None else 2), *first.shape[3:])
+        latent = autoencoder.encode(torch.cat([first, grey] if last is None else [first, grey, last], dim=2))
         mask = latent.new_zeros(latent.shape[0], 4, *latent.shape[2:])
         mask[:, :, 0] = 1
+        if last is not None:
+            mask[:, 3, -1] = 1
         return torch.cat([mask, latent], dim=1)
     raise ValueError(f"A first-frame condition has 0, 16 or 20 channels, the model asks for {channels}.")
 

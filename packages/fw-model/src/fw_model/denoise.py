@@ -4,6 +4,7 @@ Axes: b batch, c channels, f latent frames, y x latent rows and columns.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fw_model.condition import Conditioning
+from fw_model.easycache import EasyCache, Velocities
 from fw_model.flow import TRAIN_STEPS, FlowSchedule, guide
 from fw_model.geometry.branch import GeometryOutput
 from fw_model.samplers import make_sampler
@@ -30,6 +32,8 @@ class DenoiseStep:
     """Latents at the next noise level; clean after the last step."""
     geometry: GeometryOutput | None
     """Depth, points and poses, from the conditional pass of the last step; None before."""
+    reused_steps: int
+    """Steps so far whose velocity was taken over from an earlier one (EasyCache) and not computed."""
 
 
 def denoise(
@@ -41,6 +45,8 @@ def denoise(
     sampler: str = "euler",
     guidance: float = 5.0,
     couple: bool = True,
+    easycache: float | None = None,
+    at_hand: Callable[[FantasyWorld], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[DenoiseStep]:
     """Walk the schedule; one report after each step, so that the caller may stop between steps.
 
@@ -52,35 +58,52 @@ def denoise(
         sampler: a name that ``make_sampler`` knows.
         guidance: ``v = v_neg + guidance (v_pos - v_neg)``; at 1 the unconditional pass is left out.
         couple: let the branches see each other.
+        easycache: threshold of step reuse, see ``EasyCache``; None computes every step.
+        at_hand: holds an expert on the device while its steps last; entered once per expert.
 
     Raises:
         ValueError: an unknown sampler, or a timestep that no expert is for.
         FloatingPointError: the network gave numbers that are not finite.
     """
     stepper = make_sampler(sampler, schedule)
+    cache = None if easycache is None else EasyCache(easycache, schedule.steps)
     latents = noise
     current: FantasyWorld | None = None
     condition: Conditioning | None = None
     negative: Conditioning | None = None
-    for index, timestep in enumerate(schedule.timesteps):
-        expert = choose_expert(experts, float(timestep))
-        if expert is not current or condition is None:
-            current, (condition, negative) = expert, prompted(expert)
-        last = index == schedule.steps - 1
-        with torch.no_grad():
-            t = timestep.expand(latents.shape[0]).to(latents.device)
-            out = expert(latents, t, condition=condition, predict_geometry=last, couple=couple)
-            velocity = out.velocity
-            if negative is not None and guidance != 1:
-                other = expert(latents, t, condition=negative, predict_geometry=False, couple=couple)
-                velocity = guide(velocity, other.velocity, guidance)
-            latents = stepper.step(latents, velocity, index)
-        if last and not bool(latents.isfinite().all()):
-            raise FloatingPointError(
-                f"Sampling ended in numbers that are not finite ({latents.dtype}, guidance {guidance}). "
-                "Load the model in float32 or bfloat16, or lower the guidance."
-            )
-        yield DenoiseStep(index=index + 1, latents=latents, geometry=out.geometry)
+    with ExitStack() as held:
+        for index, timestep in enumerate(schedule.timesteps):
+            expert = choose_expert(experts, float(timestep))
+            if expert is not current or condition is None:
+                condition = negative = None
+                held.close()
+                held.enter_context(at_hand(expert))
+                current, (condition, negative) = expert, prompted(expert)
+                if cache is not None:
+                    cache.forget()
+            geometry: GeometryOutput | None = None
+            with torch.no_grad():
+                velocities = None if cache is None else cache.recall(latents, index)
+                if velocities is None:
+                    t = timestep.expand(latents.shape[0]).to(latents.device)
+                    last = index == schedule.steps - 1
+                    out = expert(latents, t, condition=condition, predict_geometry=last, couple=couple)
+                    other = None
+                    if negative is not None and guidance != 1:
+                        other = expert(latents, t, condition=negative, predict_geometry=False, couple=couple).velocity
+                    velocities, geometry = Velocities(out.velocity, other), out.geometry
+                    if cache is not None:
+                        cache.store(latents, velocities)
+                positive, away = velocities
+                velocity = positive if away is None else guide(positive, away, guidance)
+                latents = stepper.step(latents, velocity, index)
+            if index == schedule.steps - 1 and not bool(latents.isfinite().all()):
+                raise FloatingPointError(
+                    f"Sampling ended in numbers that are not finite ({latents.dtype}, guidance {guidance}). "
+                    "Load the model in float32 or bfloat16, or lower the guidance."
+                )
+            reused = 0 if cache is None else cache.reused
+            yield DenoiseStep(index=index + 1, latents=latents, geometry=geometry, reused_steps=reused)
 
 
 def choose_expert(experts: Sequence[FantasyWorld], timestep: float) -> FantasyWorld:

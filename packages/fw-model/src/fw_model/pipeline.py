@@ -11,6 +11,7 @@ names autoencoder, text encoder, picture encoder and the default sampling.
 Axes: b batch, F frames, H W pixels, c channels, f latent frames, y x latent rows and columns.
 """
 
+import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -26,16 +27,21 @@ from torch import Tensor
 from fw_geometry.camera import Trajectory
 from fw_geometry.pose import decode_pose, se3_inverse
 from fw_geometry.rays import plucker_rays, plucker_rays_double_scaled
+from fw_model.attention import Backend, check_backend
 from fw_model.autoencoder import VideoAutoencoder, first_frame_condition, latent_shape
 from fw_model.companions import HIGH_NOISE, Sampling, load_companions, save_companions
 from fw_model.condition import Conditioning
 from fw_model.convert.sources import local_folder
-from fw_model.denoise import DenoiseStep, denoise
+from fw_model.denoise import DenoiseStep, choose_expert, denoise
+from fw_model.easycache import check_threshold
 from fw_model.flow import FlowSchedule, counter_noise
 from fw_model.geometry.branch import GeometryOutput
 from fw_model.image_encoder import ClipImageEncoder
 from fw_model.inputs import Fit, check_clip, prepare_image, prepare_trajectory
+from fw_model.offload import Offload, check_offload
+from fw_model.placement import Placement
 from fw_model.result import Progress, World
+from fw_model.samplers import make_sampler
 from fw_model.text import TextEncoder
 from fw_model.world import FantasyWorld
 
@@ -53,6 +59,9 @@ class WorldPipeline:
         high_noise: the other expert of a two-expert model.
         sampling: defaults of ``generate``.
         free_encoders: drop text and picture encoder from memory once a sample's inputs are encoded.
+        offload: what is on the device only while it is used: "none", "model" (each large part) or "block" (the
+            transformer's blocks one at a time too). Results do not depend on it.
+        device: where to compute; by default where the model is.
     """
 
     def __init__(
@@ -65,6 +74,8 @@ class WorldPipeline:
         high_noise: FantasyWorld | None = None,
         sampling: Sampling | None = None,
         free_encoders: bool = False,
+        offload: Offload = "none",
+        device: str | torch.device | None = None,
     ) -> None:
         video = world.config.video
         if video.clip_dim is not None and image_encoder is None:
@@ -80,6 +91,8 @@ class WorldPipeline:
         self.autoencoder, self.text_encoder, self.image_encoder = autoencoder, text_encoder, image_encoder
         self.sampling = sampling or Sampling.for_text_dim(video.text_dim)
         self.free_encoders = free_encoders
+        self.placement = Placement(offload, device or next(world.parameters()).device)
+        self.to(self.placement.device)
 
     @property
     def frames(self) -> int:
@@ -98,14 +111,16 @@ class WorldPipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.world.parameters()).device
+        """Where everything is computed."""
+        return self.placement.device
 
     def to(self, device: str | torch.device) -> "WorldPipeline":
-        """Move everything."""
+        """Compute on another device; with offloading the weights stay in host memory until they are used."""
+        old = self.placement
+        self.placement = Placement(old.offload, device, ahead=old.ahead)
         for part in (self.world, self.high_noise, self.autoencoder, self.text_encoder, self.image_encoder):
             if part is not None:
-                part.to(device)
+                part.to(self.placement.home)
         return self
 
     @classmethod
@@ -115,26 +130,51 @@ class WorldPipeline:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
+        preset: str | None = None,
         free_encoders: bool = False,
+        offload: Offload = "none",
+        attention: Backend = "auto",
+        compile_blocks: bool = False,
     ) -> "WorldPipeline":
         """Load a pipeline folder or hub id.
 
+        Args:
+            source: the folder, or "owner/name" to download.
+            device: where to compute.
+            dtype: precision of the transformer; None keeps the file's.
+            preset: refuse a checkpoint of any other preset.
+            free_encoders: see the class.
+            offload: see the class.
+            attention: kernel of every attention; "auto" chooses by device and dtype.
+            compile_blocks: ``torch.compile`` every block; the first step is slow. Needs a C++ compiler on the CPU.
+
         Raises:
-            ValueError: not a pipeline folder, or a part it names is missing; says which.
+            ValueError: not a pipeline folder, another preset, a part it names is missing, or an option that is not
+                known or not available here; says which.
         """
+        check_offload(offload)
+        check_backend(attention)
         folder = local_folder(source)
         parts = load_companions(folder)
-        world = FantasyWorld.from_pretrained(folder, device=device, dtype=dtype)
+        home = device if offload == "none" else "cpu"
+        world = FantasyWorld.from_pretrained(folder, device=home, dtype=dtype, preset=preset)
         other = folder / HIGH_NOISE
+        high = FantasyWorld.from_pretrained(other, device=home, dtype=dtype) if other.is_dir() else None
+        for expert in [world] if high is None else [world, high]:
+            expert.set_attention_backend(attention)
+            if compile_blocks:
+                expert.compile_blocks()
         return cls(
             world,
             parts.autoencoder,
             parts.text_encoder,
             image_encoder=parts.image_encoder,
-            high_noise=FantasyWorld.from_pretrained(other, device=device, dtype=dtype) if other.is_dir() else None,
+            high_noise=high,
             sampling=parts.sampling,
             free_encoders=free_encoders,
-        ).to(device)
+            offload=offload,
+            device=device,
+        )
 
     def save(self, folder: str | Path) -> Path:
         """Write weights, autoencoder and pipeline.json; ``from_pretrained`` loads the folder."""
@@ -162,6 +202,8 @@ class WorldPipeline:
         sampler: str | None = None,
         scene_scale: float = 1.0,
         fit: Fit = "crop",
+        end_image: Image.Image | np.ndarray | Path | str | None = None,
+        easycache: float | None = None,
         couple: bool = True,
     ) -> Generator[Progress, None, None]:
         """Make a world. Inputs are checked at once; the work is done as the reports are taken.
@@ -186,6 +228,10 @@ class WorldPipeline:
             scene_scale: length, in the path's unit, of one scene unit (the mean distance of what the first frame
                 shows). Results are in the path's unit again.
             fit: "crop" or "stretch" for a picture of another aspect.
+            end_image: the last frame, for models with mask channels and no CLIP (Wan2.2).
+            easycache: threshold of step reuse (0.02 to 0.2; see ``EasyCache``): steps whose velocity is predicted to
+                change little are not computed. ``settings["reused_steps"]`` of the world says how many. None: every
+                step is computed.
             couple: False leaves the branches independent (for ablations).
 
         Returns:
@@ -201,8 +247,11 @@ class WorldPipeline:
         schedule = FlowSchedule(
             steps=defaults.steps if steps is None else steps, shift=defaults.shift if shift is None else float(shift)
         )
+        guidance = float(defaults.guidance if guidance is None else guidance)
+        self._check_settings(schedule, sampler or defaults.sampler, guidance, easycache, end_image is not None)
         job = _Job(
             image=prepare_image(image, height, width, fit),
+            end_image=None if end_image is None else prepare_image(end_image, height, width, fit),
             prompt=prompt,
             negative_prompt=defaults.negative_prompt if negative_prompt is None else negative_prompt,
             path=prepare_trajectory(
@@ -210,13 +259,35 @@ class WorldPipeline:
             ),
             schedule=schedule,
             sampler=sampler or defaults.sampler,
-            guidance=float(defaults.guidance if guidance is None else guidance),
+            guidance=guidance,
             seed=seed,
             scene_scale=float(scene_scale),
             couple=couple,
+            easycache=easycache,
             fps=defaults.fps,
         )
         return self._run(job)
+
+    def _check_settings(
+        self, schedule: FlowSchedule, sampler: str, guidance: float, easycache: float | None, end_image: bool
+    ) -> None:
+        """What could be wrong besides picture, path and sizes."""
+        make_sampler(sampler, schedule)
+        for timestep in schedule.timesteps:
+            choose_expert(self._experts(), float(timestep))
+        if not math.isfinite(guidance):
+            raise ValueError(f"guidance must be a finite number (Wan uses 5; 1 turns it off), got {guidance}.")
+        if easycache is not None:
+            check_threshold(easycache)
+        video = self.world.config.video
+        if end_image and (video.y_dim != video.out_dim + 4 or video.clip_dim is not None):
+            raise ValueError(
+                f"Model {self.world.config.name!r} cannot be shown a last frame (Wan2.2 models can); "
+                "leave end_image out, or generate with a wan22 checkpoint."
+            )
+
+    def _experts(self) -> list[FantasyWorld]:
+        return [self.world] if self.high_noise is None else [self.world, self.high_noise]
 
     def _run(self, job: "_Job") -> Generator[Progress, None, None]:
         start = time.monotonic()
@@ -226,16 +297,17 @@ class WorldPipeline:
         channels = self.world.config.video.out_dim
         shape = latent_shape(channels, len(job.path), job.path.height, job.path.width)
         noise = counter_noise(job.seed, 0, 0, shape, device=self.device)[None]
-        experts = [self.world] if self.high_noise is None else [self.world, self.high_noise]
         began = time.monotonic()
         loop = denoise(
-            experts,
+            self._experts(),
             lambda expert: self._conditions(expert, inputs),
             noise,
             job.schedule,
             sampler=job.sampler,
             guidance=job.guidance,
             couple=job.couple,
+            easycache=job.easycache,
+            at_hand=self.placement.expert,
         )
         state: DenoiseStep | None = None
         total = job.schedule.steps
@@ -246,7 +318,7 @@ class WorldPipeline:
         assert state is not None, "a schedule has at least one step"
         assert state.geometry is not None, "the last step reads the geometry"
         yield Progress(stage="decode", step=0, steps=1, seconds=time.monotonic() - start)
-        world = self._finish(job, state.latents, state.geometry)
+        world = self._finish(job, state, state.geometry)
         yield Progress(stage="decode", step=1, steps=1, seconds=time.monotonic() - start, eta_seconds=0.0, world=world)
 
     @torch.no_grad()
@@ -254,15 +326,19 @@ class WorldPipeline:
         config = self.world.config
         image = job.image.to(self.device)[None]
         prompts = [job.prompt, *([job.negative_prompt] if job.guidance != 1 else [])]
-        text = self.text_encoder.encode(prompts).to(self.device)
+        with self.placement.encoder(self.text_encoder):
+            text = self.text_encoder.encode(prompts).to(self.device)
         clip = None
         if config.video.clip_dim is not None and self.image_encoder is not None:
-            clip = self.image_encoder.encode(image).to(self.device)
+            with self.placement.encoder(self.image_encoder):
+                clip = self.image_encoder.encode(image).to(self.device)
         if self.free_encoders:
             self.text_encoder.free()
             if self.image_encoder is not None:
                 self.image_encoder.free()
-        y = first_frame_condition(self.autoencoder, image[:, :, None], len(job.path), config.video.y_dim)
+        last = None if job.end_image is None else job.end_image.to(self.device)[None, :, None]
+        with self.placement.part("autoencoder", self.autoencoder):
+            y = first_frame_condition(self.autoencoder, image[:, :, None], len(job.path), config.video.y_dim, last=last)
         return _Inputs(text=text, clip=clip, y=y, plucker=self._rays(job.path))
 
     @torch.no_grad()
@@ -286,8 +362,9 @@ class WorldPipeline:
         return plucker.float().to(self.device)[None]
 
     @torch.no_grad()
-    def _finish(self, job: "_Job", latents: Tensor, geometry: GeometryOutput) -> World:
-        video = self.autoencoder.decode(latents)[0].float().clamp(-1, 1)
+    def _finish(self, job: "_Job", state: DenoiseStep, geometry: GeometryOutput) -> World:
+        with self.placement.part("autoencoder", self.autoencoder):
+            video = self.autoencoder.decode(state.latents)[0].float().clamp(-1, 1)
         frames = rearrange(((video + 1) * 127.5).round().to(torch.uint8), "c f h w -> f h w c")
         scale = job.scene_scale
         return World(
@@ -310,6 +387,9 @@ class WorldPipeline:
                 "guidance": job.guidance,
                 "scene_scale": scale,
                 "couple": job.couple,
+                "end_image": job.end_image is not None,
+                "easycache": job.easycache,
+                "reused_steps": state.reused_steps,
             },
         )
 
@@ -319,6 +399,7 @@ class _Job:
     """A checked request."""
 
     image: Tensor
+    end_image: Tensor | None
     prompt: str
     negative_prompt: str
     path: Trajectory
@@ -328,6 +409,7 @@ class _Job:
     seed: int
     scene_scale: float
     couple: bool
+    easycache: float | None
     fps: float
 
 

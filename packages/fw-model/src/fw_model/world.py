@@ -5,6 +5,7 @@ l = f h w video tokens, F = 4 (f - 1) + 1 output frames, H = 8 y and W = 8 x out
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from fw_model.geometry.branch import GeometryBranch, GeometryOutput, join_featur
 from fw_model.geometry.dpt import DPTHead
 from fw_model.initialise import initialise
 from fw_model.irg import CouplingStep, IRGBlock, build_video_block
+from fw_model.offload import BlockStream, Mover
 from fw_model.rope import VideoRope
-from fw_model.wan.block import VideoStep, WanBlock
+from fw_model.wan.block import Context, ContextKV, VideoStep, WanBlock
 from fw_model.wan.shell import WanShell, unpatchify
 
 
@@ -51,6 +53,7 @@ class FantasyWorld(nn.Module):
         super().__init__()
         self.config = config
         self.checkpointing = False
+        self._stream: BlockStream | None = None
         device = torch.get_default_device()
         with torch.device("meta"):
             self.video = WanShell(config.video, rounding=config.compat.timestep_rounding)
@@ -140,7 +143,7 @@ class FantasyWorld(nn.Module):
             grid = self._grid(latents, timestep, condition)
             video, _, step = self._start(latents, timestep, condition, grid)
             for i, block in enumerate(self.pcb):
-                video = block(video, step, condition.block(i))
+                video = self._run(block, video, step, condition.block(i))
         tokens = condition.pose_tokens if poses is None else self.geometry.tokens.from_poses(poses.to(video.dtype))
         geometry = self.geometry.enter(video, grid[0], tokens)
         steps = self.geometry.steps(self._rounded(timestep), *grid)
@@ -181,7 +184,7 @@ class FantasyWorld(nn.Module):
         if adapter is not None and control is None and plucker is not None:
             control = pack_plucker(plucker)
         return Conditioning(
-            context=tuple(b.cross_attn.project(embedded) for b in self.video_blocks()) if cache else embedded,
+            context=tuple(self._project(b, embedded) for b in (*self.pcb, *self.irg)) if cache else embedded,
             y=_cast(y, dtype),
             camera=None if plucker is None or self.pose_encoder is None else self.pose_encoder(plucker.to(dtype)),
             control=None if control is None or adapter is None else adapter(control.to(dtype)),
@@ -270,6 +273,20 @@ class FantasyWorld(nn.Module):
         for block in [*self.pcb, *self.irg]:
             block.compile(**options)
 
+    def stream_blocks(self, mover: Mover | None, *, ahead: int = 1) -> None:
+        """Bring every block to the mover's device while it runs, `ahead` others on their way; None: they stay put.
+
+        For inference only. What stands around the blocks (`surroundings`) has to be there already.
+        """
+        if self._stream is not None:
+            self._stream.clear()
+        self._stream = None if mover is None else BlockStream(mover, [*self.pcb, *self.irg], ahead=ahead)
+
+    def surroundings(self) -> list[nn.Module]:
+        """Everything but the blocks: embeddings, heads, pose encoder, rotary tables."""
+        parts = (self.video, self.geometry, self.pose_encoder, self.video_rope, self.coupling_rope)
+        return [part for part in parts if part is not None]
+
     def _condition(
         self,
         condition: Conditioning | None,
@@ -318,7 +335,21 @@ class FantasyWorld(nn.Module):
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-        return block(*args, **kwargs)
+        with self._at_hand(block):
+            return block(*args, **kwargs)
+
+    def _project(self, block: nn.Module, context: Context) -> ContextKV:
+        with self._at_hand(block):
+            video = block.video if isinstance(block, IRGBlock) else block
+            assert isinstance(video, WanBlock)
+            return video.cross_attn.project(context)
+
+    def _at_hand(self, block: nn.Module) -> AbstractContextManager[None]:
+        if self._stream is None:
+            return nullcontext()
+        if torch.is_grad_enabled():
+            raise ValueError("The blocks are streamed, which is for inference: use torch.no_grad(), or offload='none'.")
+        return self._stream.using(block)
 
 
 def _cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
