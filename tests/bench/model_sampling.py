@@ -1,0 +1,108 @@
+"""Step reuse, compiled blocks and offloading with the tiny preset.
+
+Its weights are random, so what is measured is the mechanics (steps skipped, time saved, memory not used), not what
+step reuse does to a trained model's pictures.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from tests.bench.model_table import Row, paired
+
+from fw_geometry import make_trajectory
+from fw_model.autoencoder import BlockDCT
+from fw_model.config import tiny
+from fw_model.pipeline import Sampling, WorldPipeline
+from fw_model.text import HashTextEncoder
+from fw_model.world import FantasyWorld
+
+FRAMES, HEIGHT, WIDTH, STEPS = 9, 64, 96, 20
+
+
+def measure(pairs: int, *, compiled: bool = True) -> list[Row]:
+    """All rows of this part."""
+    world = _alive(FantasyWorld(tiny()).eval())
+    rows = [*_easycache(world, pairs), *_offload(world)]
+    return [*rows, _compiled(world, pairs)] if compiled else rows
+
+
+def _alive(world: FantasyWorld) -> FantasyWorld:
+    """Move heads, gates and adapters off zero, so that the velocity is not."""
+    g = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in world.parameters():
+            spread = 0.2 if parameter.ndim < 2 else 0.5 * parameter[0].numel() ** -0.5
+            parameter.add_(torch.randn(parameter.shape, generator=g) * spread)
+    return world
+
+
+def _pipe(world: FantasyWorld, **options: Any) -> WorldPipeline:
+    return WorldPipeline(world, BlockDCT(), HashTextEncoder(), sampling=Sampling(steps=STEPS), **options)
+
+
+def _generate(pipe: WorldPipeline, **options: Any) -> Any:
+    path = make_trajectory("dolly", FRAMES, width=WIDTH, height=HEIGHT)
+    picture = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    *_, last = pipe.generate(picture, "a red room", path, **options)
+    return last.world
+
+
+def _easycache(world: FantasyWorld, pairs: int) -> list[Row]:
+    pipe, rows = _pipe(world), []
+    exact = _generate(pipe)
+    for threshold in (0.02, 0.05, 0.1):
+        fast = _generate(pipe, easycache=threshold)
+        reused = fast.settings["reused_steps"]
+        ours, theirs = paired(
+            lambda t=threshold: _generate(pipe, easycache=t), lambda: _generate(pipe), pairs=max(1, pairs // 2)
+        )
+        error = float(np.abs(fast.video.astype(float) - exact.video).mean())
+        depth = float(np.abs(fast.depth / exact.depth - 1).mean())
+        rows.append(
+            Row(
+                name=f"EasyCache at {threshold}, tiny, {STEPS} steps: generation against every step computed",
+                value=theirs.cpu_s / ours.cpu_s,
+                unit="x",
+                details=f"{reused} of {STEPS} steps reused; video differs by {error:.2f} of 255, depth by {depth:.2%}; "
+                "random weights: mechanics only",
+            )
+        )
+    return rows
+
+
+def _offload(world: FantasyWorld) -> list[Row]:
+    total = sum(t.numel() * t.element_size() for t in (*world.parameters(), *world.buffers()))
+    exact, rows = _generate(_pipe(world), steps=2), []
+    for offload in ("model", "block"):
+        pipe = _pipe(world, offload=offload)
+        made = _generate(pipe, steps=2)
+        same = all(np.array_equal(getattr(made, key), getattr(exact, key)) for key in ("video", "depth", "points"))
+        rows.append(
+            Row(
+                name=f"offload={offload!r}, tiny: most bytes resident over the transformer's",
+                value=pipe.placement.mover.peak_bytes / total,
+                unit="of 1",
+                details=f"result bit-identical: {same}; {len(pipe.placement.mover.log)} moves in 2 guided steps",
+            )
+        )
+    return rows
+
+
+def _compiled(world: FantasyWorld, pairs: int) -> Row:
+    exact, pipe = _generate(_pipe(world), steps=2), _pipe(world)
+    other = _alive(FantasyWorld(tiny()).eval())
+    other.compile_blocks()
+    fast = _pipe(other)
+    start = time.perf_counter()
+    made = _generate(fast, steps=2)
+    first = time.perf_counter() - start
+    ours, theirs = paired(lambda: _generate(fast, steps=2), lambda: _generate(pipe, steps=2), pairs=pairs)
+    return Row(
+        name="compiled blocks, tiny, 2 steps: generation against plain blocks",
+        value=theirs.cpu_s / ours.cpu_s,
+        unit="x",
+        details=f"first call {first:.0f} s with compiling; depth differs by "
+        f"{float(np.abs(made.depth / exact.depth - 1).max()):.1e}",
+    )
