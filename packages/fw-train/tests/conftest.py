@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from fw_data.clipfiles import Cameras, pack_clip
 from fw_data.manifest import write_manifest
+from fw_data.sampler import Draw
 from fw_data.schema import ClipRecord
 from fw_data.shards import ShardWriter
 from fw_model.config import CameraConfig, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
 from fw_model.flow import counter_noise
 from fw_train.config import Cadence, OptimConfig, TrainConfig
-from fw_train.sampler import Draw
 
 
 class Regression:

@@ -20,12 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fw_data.sampler import Draw
 from fw_model.flow import counter_noise
 from fw_train.checkpoint import CheckpointStore
 from fw_train.config import Cadence, OptimConfig, TrainConfig
 from fw_train.loop import run
 from fw_train.parallel import Context
-from fw_train.sampler import Draw
 
 STEPS = 20
 

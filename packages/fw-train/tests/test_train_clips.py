@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from fw_data.dataset import ClipDataset
+from fw_data.fit import fit_window
 from fw_data.schema import ClipRecord
 from fw_geometry import Trajectory
-from fw_train.clips import SampleSource, fit_window, open_dataset, split_clips
+from fw_train.clips import SampleSource, open_dataset, split_clips
 from fw_train.config import ClipConfig, ConfigError
 from fw_train.parts import Encoded
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fw_data.sampler import Draw
 from fw_train.checkpoint import CheckpointError, CheckpointStore, read
 from fw_train.config import TrainConfig
 from fw_train.journal import read_log
 from fw_train.loop import Result, Task, Trainer, TrainingDivergedError, run
 from fw_train.optim import AdamW, Average, learning_rate
 from fw_train.parallel import Context
-from fw_train.sampler import Draw
 
 TaskMaker = Callable[..., Any]
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from fw_data.dataset import ClipDataset
+from fw_data.sampler import Draw
 from fw_model.config import WorldConfig
 from fw_model.world import FantasyWorld
 from fw_train.clips import split_clips
 from fw_train.config import LossConfig, Stage, TrainConfig
 from fw_train.parts import Parts, load_parts
 from fw_train.resolve import from_mapping
-from fw_train.sampler import Draw
 from fw_train.stages import TRAINED, Batch, choose_parameters
 from fw_train.task import WorldTask
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fw_data.sampler import Sampler
 from fw_model.autoencoder import WanVAE
 from fw_model.checkpoint import load_world
 from fw_model.config import WorldConfig
@@ -18,7 +19,6 @@ from fw_train.config import ClipConfig, ConfigError, DropoutConfig, TrainConfig
 from fw_train.parallel import Context
 from fw_train.parts import load_parts
 from fw_train.runs import prepare, train
-from fw_train.sampler import Sampler
 from fw_train.start import InitOptions, init
 
 D, PATCH, IMAGE = 16, 14, 224

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from fw_data import depth_codec
 from fw_data.clipfiles import Cameras, Clip, unpack_cameras
@@ -23,6 +23,7 @@ from fw_data.manifest import MANIFEST_NAME, parse_manifest, read_manifest
 from fw_data.media.stored import decode_video
 from fw_data.schema import ClipRecord
 from fw_data.storage import LocalStorage, open_storage
+from fw_geometry.camera import Trajectory
 
 _WHOLE = 1 << 18
 """Blobs up to this size are read whole; of longer ones only the wanted frames."""
@@ -37,6 +38,12 @@ class StoredGeometry(NamedTuple):
     """Trust in the depth, in [0, 1]."""
     cameras: Cameras
     """One entry per frame."""
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The cameras as a path of the stored frames; its unit is that of the record."""
+        _, height, width = self.depth_m.shape
+        return Trajectory(pose_c2w=self.cameras.pose_c2w, K=self.cameras.K, width=width, height=height)
 
 
 class ClipDataset:
@@ -110,6 +117,11 @@ class ClipDataset:
         record = self.record(clip)
         return self._geometry(record, _pick(record, frames))
 
+    def video(self, clip: int | str, frames: slice | None = None) -> UInt8[np.ndarray, "f h w 3"]:
+        """The pictures as `load` gives them, and nothing else."""
+        record = self.record(clip)
+        return decode_video(self.read(record.id, "mp4"), record.num_frames, _pick(record, frames))
+
     def load(self, clip: int | str, frames: slice | None = None) -> Clip:
         """A clip, or the frames of it that a slice with a positive step picks.
 
@@ -120,7 +132,7 @@ class ClipDataset:
         depth_m, confidence, cameras = self._geometry(record, wanted)
         return Clip(
             id=record.id,
-            video=decode_video(self.read(record.id, "mp4"), record.num_frames, wanted),
+            video=self.video(record.id, frames),
             depth_m=depth_m,
             confidence=confidence,
             K=cameras.K,

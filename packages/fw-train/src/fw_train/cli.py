@@ -14,6 +14,7 @@ usage: fw-train COMMAND ...
   fw-train base   CONFIG [--data DATASET --out RUN ...]    train the small video prior of the tiny preset
   fw-train stage1 CONFIG [--data DATASET --init BASE ...]  train the geometry branch on the frozen video model
   fw-train stage2 CONFIG [--data DATASET --init STAGE1 ...]  train camera control and the coupling of both branches
+  fw-train encode STAGE CONFIG [...]                       run the frozen encoders once, for the run of these words
   fw-train resume RUN [--steps N ...]                      go on with a run that was stopped or killed
   fw-train export RUN [DIR]                                write the newest checkpoint's weights to RUN/export or DIR
 
@@ -45,12 +46,14 @@ def _dispatch(words: list[str]) -> int:
         print(USAGE, end="")
         return 0 if words else 2
     command, rest = words[0], words[1:]
-    if command in ("resume", "export") and rest[:1] and rest[0] in ("-h", "--help"):
+    if command in ("encode", "resume", "export") and rest[:1] and rest[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
     for stage in STAGES:
         if command == stage:
             return _stage(stage, rest)
+    if command == "encode":
+        return _encode(rest)
     if command == "resume":
         return _resume(rest)
     if command == "export":
@@ -59,23 +62,38 @@ def _dispatch(words: list[str]) -> int:
         return _init(rest)
     import difflib
 
-    nearest = difflib.get_close_matches(command, [*STAGES, "resume", "export", "init"], n=1)
+    nearest = difflib.get_close_matches(command, [*STAGES, "encode", "resume", "export", "init"], n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see `fw-train --help`"
     raise ConfigError(f"there is no command {command!r}; {hint}")
 
 
 def _stage(stage: Stage, words: list[str]) -> int:
+    config = _configured(stage, words, prog=f"fw-train {stage} CONFIG")
+    from fw_train.runs import train
+
+    return _report(train(config))
+
+
+def _encode(words: list[str]) -> int:
+    stage: Stage | None = next((name for name in STAGES if words[:1] == [name]), None)
+    if stage is None:
+        raise ConfigError(f"usage: fw-train encode STAGE CONFIG ..., where STAGE is one of {', '.join(STAGES)}")
+    config = _configured(stage, words[1:], prog=f"fw-train encode {stage} CONFIG")
+    from fw_train.encode import encode
+
+    for line in encode(config):
+        print(line, flush=True)
+    return 0
+
+
+def _configured(stage: Stage, words: list[str], *, prog: str) -> TrainConfig:
     from fw_train.resolve import load, override
 
-    prog = f"fw-train {stage} CONFIG"
     if words and words[0] in ("-h", "--help"):
         override(TrainConfig(stage=stage), ["--help"], prog=prog)
     if not words or words[0].startswith("-"):
         raise ConfigError(f"{prog}: CONFIG comes first, a recipe name (tiny) or a TOML file")
-    config = override(load(words[0], stage), words[1:], prog=prog).check()
-    from fw_train.runs import train
-
-    return _report(train(config))
+    return override(load(words[0], stage), words[1:], prog=prog).check()
 
 
 def _resume(words: list[str]) -> int:

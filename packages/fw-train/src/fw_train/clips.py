@@ -11,20 +11,18 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from fw_data.dataset import ClipDataset
+from fw_data.fit import fit_labels, fit_video
 from fw_data.schema import ClipRecord
-from fw_geometry import Trajectory
 from fw_train.config import ClipConfig, ConfigError
-from fw_train.parts import Encoded
+from fw_train.encoded import EncodedClips
+from fw_train.parts import Encoded, first_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +126,17 @@ class SampleSource:
         dataset: where clips come from.
         config: window size and masking.
         encode: video [1, 3, F, H, W] in [-1, 1] to the model's terms, each [1, ...].
+        encoded: what `fw-train encode` kept of them; a window that is there is not decoded and not encoded.
     """
 
-    def __init__(self, dataset: ClipDataset, config: ClipConfig, encode: Callable[[Tensor], Encoded]) -> None:
-        self.dataset, self.config, self.encode = dataset, config, encode
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        config: ClipConfig,
+        encode: Callable[[Tensor], Encoded],
+        encoded: EncodedClips | None = None,
+    ) -> None:
+        self.dataset, self.config, self.encode, self.encoded = dataset, config, encode, encoded
         self._kept: OrderedDict[tuple[str, int], Sample] = OrderedDict()
         self._bytes = 0
 
@@ -141,7 +146,7 @@ class SampleSource:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        sample = self._prepare(self.dataset.load(clip_id, frames=slice(start, start + self.config.frames)))
+        sample = self._prepare(clip_id, start)
         self._kept[key] = sample
         self._bytes += sample.nbytes()
         while self._bytes > self.config.cache_gb * 2**30 and self._kept:
@@ -149,57 +154,24 @@ class SampleSource:
         return sample
 
     @torch.no_grad()
-    def _prepare(self, clip: Any) -> Sample:
+    def _prepare(self, clip_id: str, start: int) -> Sample:
         height, width = self.config.height, self.config.width
-        video, depth, confidence, cameras = fit_window(
-            clip.video, clip.depth_m, clip.confidence, _trajectory(clip), height, width
-        )
-        encoded = self.encode(rearrange(video, "F c H W -> 1 c F H W"))
+        window = slice(start, start + self.config.frames)
+        stored = self.dataset.geometry(clip_id, window)
+        depth, confidence, cameras = fit_labels(stored.depth_m, stored.confidence, stored.trajectory, height, width)
+        encoded = self.encoded.read(self.dataset.record(clip_id), start) if self.encoded else None
+        if encoded is None:
+            video = fit_video(self.dataset.video(clip_id, window), height, width)
+            encoded = first_of(self.encode(rearrange(video, "F c H W -> 1 c F H W")))
         return Sample(
-            latents=encoded.latents[0],
-            condition=None if encoded.condition is None else encoded.condition[0],
-            image_tokens=None if encoded.image_tokens is None else encoded.image_tokens[0],
+            latents=encoded.latents,
+            condition=encoded.condition,
+            image_tokens=encoded.image_tokens,
             depth=torch.where(confidence >= self.config.min_confidence, depth, 0.0),
             confidence=confidence,
             K=torch.from_numpy(cameras.K).float(),
             pose_c2w=torch.from_numpy(cameras.relative_to_first().pose_c2w).float(),
         )
-
-
-def fit_window(
-    video: UInt8[np.ndarray, "F h w 3"],
-    depth: Float[np.ndarray, "F h w"],
-    confidence: Float[np.ndarray, "F h w"],
-    cameras: Trajectory,
-    height: int,
-    width: int,
-) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F H W"], Float[Tensor, "F H W"], Trajectory]:
-    """Resize to cover height x width, crop the middle; colours smoothly and in [-1, 1], labels by nearest pixel.
-
-    The cameras follow: K is that of the returned pixels.
-    """
-    source_height, source_width = depth.shape[1:]
-    scale = max(height / source_height, width / source_width)
-    tall, wide = max(height, round(source_height * scale)), max(width, round(source_width * scale))
-    top, left = (tall - height) // 2, (wide - width) // 2
-    crop = (..., slice(top, top + height), slice(left, left + width))
-    colour = rearrange(torch.from_numpy(video).float() / 127.5 - 1, "F h w c -> F c h w")
-    labels = torch.stack([torch.from_numpy(depth), torch.from_numpy(confidence)], dim=1).float()
-    if (tall, wide) != (source_height, source_width):
-        colour = functional.interpolate(colour, (tall, wide), mode="bilinear", antialias=True).clamp(-1, 1)
-        labels = functional.interpolate(labels, (tall, wide), mode="nearest-exact")
-    labels = labels[crop].contiguous()
-    return (
-        colour[crop].contiguous(),
-        labels[:, 0],
-        labels[:, 1],
-        cameras.resized(wide, tall).cropped(left, top, width, height),
-    )
-
-
-def _trajectory(clip: Any) -> Trajectory:
-    height, width = clip.depth_m.shape[1:]
-    return Trajectory(pose_c2w=clip.pose_c2w, K=clip.K, width=width, height=height, units=clip.units)
 
 
 def _unusable(record: ClipRecord, config: ClipConfig) -> str:

@@ -13,6 +13,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fw_data.dataset import ClipDataset
 from fw_data.schema import ClipRecord
 from fw_train.config import ClipConfig
-from fw_train.parts import Encoded
+from fw_train.parts import Encoded, Encoders
 
 FOLDER = "encoded"
 PREPROCESSING = 1
 """Goes up whenever fw_data.fit, or what is encoded of a window, gives other values for the same clip."""
 Key = Mapping[str, str | int]
 _PIECE = 1 << 20
+_OUTCOMES = {
+    "found": "from the cache",
+    "missing": "not in the cache and computed",
+    "stale": "made from another video and computed anew",
+    "torn": "torn in the cache and computed anew",
+}
 
 
 class Store:
@@ -45,7 +53,7 @@ class Store:
         self.key, self.kind, self.root = dict(key), kind, root
         self.folder = root / f"{kind}-{key_hash(key)}"
         self.counts: Counter[str] = Counter()
-        """found, missing, stale (made from another video) and torn (does not read)."""
+        """Reads by outcome: found, missing, stale (made from another video), torn (does not read)."""
 
     def exists(self) -> bool:
         """Whether anything was encoded with this key."""
@@ -167,6 +175,55 @@ class EncodedTexts:
         words = int((embedding != 0).any(dim=1).nonzero().max()) + 1 if embedding.any() else 0
         name = _caption_name(caption)
         return self.store.write(name, {"embedding": embedding[:words].cpu()}, made_from=name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encodings:
+    """Both caches of a run."""
+
+    clips: EncodedClips
+    """Windows."""
+    texts: EncodedTexts
+    """Captions."""
+
+    def lines(self) -> list[str]:
+        """What to tell before a run: what is used, and what is not and why."""
+        told = []
+        for what, store in (("latents", self.clips.store), ("captions", self.texts.store)):
+            if store.exists():
+                told.append(f"{what}: taken from {store.folder.relative_to(store.root.parent)} where they are there")
+                continue
+            others = (", ".join(names) for names in store.others())
+            told += [f"{what}: an encoding for other settings ({names} differ) is not used" for names in others]
+        if told and not self.clips.store.exists():
+            told.append("latents: computed in the run; `fw-train encode` with the words of this run does it once")
+        return told
+
+    def summary(self) -> list[str]:
+        """What a run took from the caches, and what it had to compute, for its end."""
+        rows = []
+        for what, store in (("latents", self.clips.store), ("captions", self.texts.store)):
+            if store.exists():
+                counts = ", ".join(
+                    f"{store.counts[kind]} {words}" for kind, words in _OUTCOMES.items() if store.counts[kind]
+                )
+                rows.append(f"{what}: {counts or 'none read'}")
+        return rows
+
+
+def encodings(dataset: ClipDataset, config: ClipConfig, encoders: Encoders, *, make: bool = False) -> Encodings | None:
+    """The caches that fit a run; None where nothing was ever encoded, unless they are to be made now."""
+    root = dataset.path / FOLDER
+    if not root.is_dir() and not make:
+        return None
+    hashes = {"autoencoder": part_fingerprint(encoders.autoencoder)}
+    if encoders.image_encoder is not None and encoders.tokens:
+        hashes["image encoder"] = part_fingerprint(encoders.image_encoder)
+    text = {"text encoder": part_fingerprint(encoders.text_encoder)}
+    return Encodings(
+        clips=EncodedClips(Store(root, "video", video_key(config, hashes, encoders.condition_channels))),
+        texts=EncodedTexts(Store(root, "text", text), encoders.text_encoder.text_len),
+    )
 
 
 def video_key(config: ClipConfig, encoders: Mapping[str, str], condition_channels: int) -> dict[str, str | int]:

@@ -16,12 +16,12 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from fw_data.sampler import Draw, Sampler
 from fw_train.checkpoint import CheckpointError, Snapshot, read
 from fw_train.config import TrainConfig
 from fw_train.journal import Journal
 from fw_train.optim import AdamW, Average, learning_rate
 from fw_train.parallel import Context
-from fw_train.sampler import Draw, Sampler
 from fw_train.stop import Stop
 
 

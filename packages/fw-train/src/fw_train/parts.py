@@ -45,6 +45,39 @@ class Encoded(NamedTuple):
     """CLIP tokens of the first frame; None if the model reads none."""
 
 
+def first_of(batch: Encoded) -> Encoded:
+    """The first video of a batch, without the batch axis."""
+    return Encoded(batch.latents[0], *(None if value is None else value[0] for value in batch[1:]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """The frozen companions of a model, and what it wants of them."""
+
+    autoencoder: VideoAutoencoder
+    text_encoder: TextEncoder
+    image_encoder: ClipImageEncoder | None
+    condition_channels: int
+    """Channels of the model's `y`; 0: it takes none."""
+    tokens: bool
+    """Whether the model reads CLIP tokens."""
+
+    def encode(self, video: Float[Tensor, "b 3 F H W"]) -> Encoded:
+        """A video in [-1, 1] as latents, first-frame condition and picture tokens."""
+        first = video[:, :, :1]
+        condition = first_frame_condition(self.autoencoder, first, video.shape[2], self.condition_channels)
+        tokens = None
+        if self.tokens and self.image_encoder is not None:
+            tokens = self.image_encoder.encode(first[:, :, 0])
+        return Encoded(self.autoencoder.encode(video), condition, tokens)
+
+    def to(self, device: torch.device) -> None:
+        """Where to compute."""
+        for part in (self.autoencoder, self.text_encoder, self.image_encoder):
+            if part is not None:
+                part.to(device)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """A model and its frozen companions."""
@@ -59,14 +92,21 @@ class Parts:
     history: list[dict[str, Any]] = field(default_factory=list)
     """One entry per training so far: stage, steps, hash of its configuration; empty for weights from elsewhere."""
 
+    @property
+    def encoders(self) -> Encoders:
+        """The companions alone."""
+        video = self.world.config.video
+        return Encoders(
+            autoencoder=self.autoencoder,
+            text_encoder=self.text_encoder,
+            image_encoder=self.image_encoder,
+            condition_channels=video.y_dim,
+            tokens=video.clip_dim is not None,
+        )
+
     def encode(self, video: Float[Tensor, "b 3 F H W"]) -> Encoded:
         """A video in [-1, 1] as latents, first-frame condition and picture tokens."""
-        first = video[:, :, :1]
-        condition = first_frame_condition(self.autoencoder, first, video.shape[2], self.world.config.video.y_dim)
-        tokens = None
-        if self.world.config.video.clip_dim is not None and self.image_encoder is not None:
-            tokens = self.image_encoder.encode(first[:, :, 0])
-        return Encoded(self.autoencoder.encode(video), condition, tokens)
+        return self.encoders.encode(video)
 
 
 def world_config(model: str) -> WorldConfig:

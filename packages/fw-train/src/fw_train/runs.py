@@ -111,6 +111,8 @@ def _run(config: TrainConfig, *, quiet: bool) -> Outcome:
         out.mkdir(parents=True, exist_ok=True)
         (out / CONFIG).write_text(json.dumps(config.to_json(), indent=1) + "\n", encoding="utf-8")
     result = run(config, task, ctx, out=out, quiet=quiet)
+    for line in task.encodings.summary() if task.encodings else []:
+        say(line)
     if result.status == "interrupted":
         say(f"stopped at step {result.step}; go on with: fw-train resume {out}")
         return Outcome(result, None)
@@ -139,7 +141,8 @@ def prepare(config: TrainConfig, ctx: Context) -> tuple[WorldTask, Sequence[str]
     parts = load_parts(config)
     table = choose_parameters(parts.world, config.stage, unfreeze_geometry=config.unfreeze_geometry)
     task = WorldTask(config, parts, dataset, split, ctx.device)
-    return task, [f"{config.stage} on {ctx.device}, {ctx.world} process(es)", *table, *split.describe()]
+    cache = task.encodings.lines() if task.encodings else []
+    return task, [f"{config.stage} on {ctx.device}, {ctx.world} process(es)", *table, *split.describe(), *cache]
 
 
 def _final_weights(result: Result) -> dict[str, Tensor]:

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from fw_data.dataset import ClipDataset
+from fw_data.sampler import Draw, window_start
 from fw_data.schema import ClipRecord
 from fw_geometry import plucker_rays, plucker_rays_double_scaled
 from fw_model.flow import TimestepSampler, counter_noise, counter_uniform
 from fw_model.scene import geometry_targets
 from fw_train.clips import Sample, SampleSource, Split
 from fw_train.config import TrainConfig
+from fw_train.encoded import encodings
 from fw_train.parts import Encoded, Parts, fingerprint
-from fw_train.sampler import Draw, window_start
 from fw_train.stages import LOSSES, Batch
 
 _VALIDATION_SEED = 20_240_229
@@ -41,12 +42,12 @@ class WorldTask:
     ) -> None:
         self.config, self.parts, self.split, self.device = config, parts, split, device
         self.world = parts.world.to(device)
-        parts.autoencoder.to(device)
-        parts.text_encoder.to(device)
-        if parts.image_encoder is not None:
-            parts.image_encoder.to(device)
+        parts.encoders.to(device)
         self.world.set_checkpointing(config.compute.activation_checkpointing)
-        self.samples = SampleSource(dataset, config.clip, self._encode)
+        self.encodings = encodings(dataset, config.clip, parts.encoders)
+        self.samples = SampleSource(
+            dataset, config.clip, self._encode, self.encodings.clips if self.encodings else None
+        )
         self._texts: dict[str, Tensor] = {}
         noise = config.noise
         self._times = TimestepSampler(scheme=noise.scheme, shift=noise.shift, weighting=noise.weighting)
@@ -190,7 +191,9 @@ class WorldTask:
 
     def _text(self, caption: str) -> Tensor:
         if caption not in self._texts:
-            self._texts[caption] = self.parts.text_encoder.encode([caption])[0].to(self.device)
+            stored = self.encodings.texts.read(caption) if self.encodings else None
+            embedding = self.parts.text_encoder.encode([caption])[0] if stored is None else stored
+            self._texts[caption] = embedding.to(self.device)
         return self._texts[caption]
 
 
