@@ -97,7 +97,9 @@ def unit_name(units: str) -> str:
 
 
 def _header(draw: ImageDraw.ImageDraw, record: ClipRecord) -> None:
-    first = f"{record.source}  [{record.start_frame}:{record.start_frame + record.num_frames}]   grade {record.grade}"
+    end = record.start_frame + (record.source_frames or record.num_frames)
+    tags = "   " + ", ".join(record.motion_tags) if record.motion_tags else ""
+    first = f"{record.source}  [{record.start_frame}:{end}]   grade {record.grade}{tags}"
     scores = record.scores
     second = (
         f"{record.num_frames} frames, {record.width}x{record.height}, {record.fps:.4g} fps, {record.backend}"

@@ -1,6 +1,7 @@
 """Which pixels move by themselves: where the optical flow is not what depth and cameras make of a scene at rest.
 
-No trained weights: flow by OpenCV's DIS on thumbnails, compared both ways so that what is covered up does not count.
+No trained weights: the other frame is brought to the first one as a scene at rest would be, and what flow is left
+(OpenCV's DIS, on thumbnails) is motion. Flow is compared both ways, so most of what is covered up does not count.
 Axis legend: f frames, h height, w width; OpenCV axes, camera-to-world, pixel centres at (i + 0.5, j + 0.5).
 """
 
@@ -28,7 +29,7 @@ def dynamic_fraction(frames: UInt8[np.ndarray, "f h w 3"], geometry: ClipGeometr
     count = len(frames)
     if count < 2:
         return 0.0
-    gap = max(1, min(4, (count - 1) // 8))
+    gap = max(1, min(2, (count - 1) // 8))
     moving = compared = 0
     for first in np.unique(np.linspace(0, count - 1 - gap, min(_PAIRS, count - gap)).round().astype(int)):
         mask, known = dynamic_mask(frames, geometry, int(first), int(first) + gap)
@@ -47,16 +48,18 @@ def dynamic_mask(
     confidence = cv2.resize(geometry.confidence[first], size, interpolation=cv2.INTER_NEAREST_EXACT)
     scale = np.array([width / frames.shape[2], height / frames.shape[1]])
     rigid = _rigid_flow(depth, geometry, first, second, scale)
-    flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    there = flow_of.calc(before, after, np.zeros((height, width, 2), np.float32))
-    back = flow_of.calc(after, before, np.zeros((height, width, 2), np.float32))
     columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    target = np.stack([columns, rows], -1) + there
-    returned = cv2.remap(back, target[..., 0], target[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    target = np.stack([columns, rows], -1) + np.nan_to_num(rigid).astype(np.float32)
     inside = (target >= 0).all(-1) & (target[..., 0] <= width - 1) & (target[..., 1] <= height - 1)
+    expected = cv2.remap(after, target[..., 0], target[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    there = flow_of.calc(before, expected, np.zeros((height, width, 2), np.float32))
+    back = flow_of.calc(expected, before, np.zeros((height, width, 2), np.float32))
+    place = np.stack([columns, rows], -1) + there
+    returned = cv2.remap(back, place[..., 0], place[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     agree = np.linalg.norm(there + returned, axis=-1) < 1.0
     known = (depth > 0) & (confidence >= _CONFIDENT) & inside & agree & np.isfinite(rigid).all(-1)
-    off = np.linalg.norm(there - np.nan_to_num(rigid), axis=-1)
+    off = np.linalg.norm(there, axis=-1)
     limit = np.maximum(_LEAST_PX, _SHARE * np.linalg.norm(np.nan_to_num(rigid), axis=-1))
     mask = cv2.morphologyEx((known & (off > limit)).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     return mask.astype(bool), known

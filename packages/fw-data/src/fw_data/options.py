@@ -24,8 +24,18 @@ class AnnotateOptions:
     """Folder of the videos; subfolders count."""
     out: Positional[OutDir]
     """Folder of the dataset; made if missing."""
-    geometry: Literal["sfm", "oracle"] = "sfm"
-    """sfm: structure from motion, from the video alone. oracle: truth files (synthetic video, tests)."""
+    geometry: Literal["sfm", "dust3r", "oracle", "auto"] = "sfm"
+    """sfm: structure from motion, from the video alone. dust3r: point maps of frame pairs by a network whose weights
+    you bring. oracle: truth files (synthetic video, tests). auto: dust3r if its weights are on this machine, otherwise
+    sfm; it says which and why, and downloads nothing."""
+    dust3r_weights: str | None = None
+    """dust3r, auto: a .safetensors file, a folder with one, or a hub id such as
+    naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt (weights under CC BY-NC-SA 4.0: no commercial use)."""
+    depth_weights: str | None = None
+    """dust3r, auto: depth of every pixel from Depth Anything V2: small (Apache-2.0), base or large (CC BY-NC 4.0),
+    metric-indoor-small and the like, or a .safetensors file or folder. Without it, depth is that of the point maps."""
+    device: str = "auto"
+    """dust3r: cpu, cuda or auto, a GPU if there is one."""
     truth: Path | None = None
     """oracle: folder that mirrors RAW_DIR with NAME.npz for each NAME.mp4, as `fw-data toy` writes it."""
     oracle_noise: float = 0.0
@@ -93,7 +103,11 @@ class ValidateOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectOptions:
-    """Write contact sheets (RGB, depth, confidence, camera path from above) and an index.html that shows them."""
+    """Write contact sheets (RGB, depth, confidence, camera path from above) and a page, index.html.
+
+    The page has a table of every clip with filters, also of those left out and why, and for each shown clip its sheet
+    and a 3D view of points and cameras. It needs nothing from elsewhere.
+    """
 
     dataset: Positional[DatasetDir]
     """Folder that `fw-data annotate` wrote."""

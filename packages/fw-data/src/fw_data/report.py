@@ -1,10 +1,19 @@
-"""The `inspect` command: contact sheets as PNG files and one page, index.html, that holds everything it shows."""
+"""The `inspect` command: contact sheets as PNG files and one page, index.html, that holds everything it shows.
+
+The page needs nothing from elsewhere: pictures, points and scripts are inside it.
+"""
 
 import base64
 import html
 import io
+import json
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
+from string import Template
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +24,25 @@ from fw_data.stats import dataset_stats
 from fw_data.workdir import CARD_NAME, REFUSALS_NAME
 
 _FIGURES = ("clips", "frames", "seconds", "megabytes", "sources")
+_LISTED_SCORES = ("reprojection_error", "coverage", "motion_px", "sharpness", "dynamic_fraction")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownClip:
+    """A clip that the page shows."""
+
+    record: ClipRecord
+    """Its row."""
+    sheet: bytes
+    """Contact sheet, PNG."""
+    view: dict[str, Any]
+    """Points and cameras, see point_view."""
 
 
 def run(options: InspectOptions) -> int:
     """Write the sheets and the page; returns the exit code."""
     from fw_data.contact_sheet import contact_sheet
+    from fw_data.point_view import point_view
     from fw_data.progress import stdout_console
 
     if options.clips < 1:
@@ -30,83 +53,142 @@ def run(options: InspectOptions) -> int:
     out.mkdir(parents=True, exist_ok=True)
     last = max(len(dataset) - 1, 0)
     chosen = np.unique(np.linspace(0, last, min(options.clips, len(dataset))).round().astype(int))
-    sheets: list[tuple[ClipRecord, bytes]] = []
+    shown: list[ShownClip] = []
     for index in chosen:
-        record = dataset.records[index]
+        record, clip = dataset.records[index], dataset.load(int(index))
         picture = io.BytesIO()
-        contact_sheet(dataset.load(int(index)), record).save(picture, "PNG")
+        contact_sheet(clip, record).save(picture, "PNG")
         (out / f"{record.id}.png").write_bytes(picture.getvalue())
-        sheets.append((record, picture.getvalue()))
-    (out / "index.html").write_text(page(dataset, sheets), encoding="utf-8")
-    console.print(f"{len(sheets)} of {len(dataset)} clips shown in {out / 'index.html'}", highlight=False)
+        shown.append(ShownClip(record=record, sheet=picture.getvalue(), view=point_view(clip)))
+    (out / "index.html").write_text(page(dataset, shown), encoding="utf-8")
+    console.print(f"{len(shown)} of {len(dataset)} clips shown in {out / 'index.html'}", highlight=False)
     return 0
 
 
-def page(dataset: ClipDataset, sheets: list[tuple[ClipRecord, bytes]]) -> str:
-    """The page as text; pictures are inside it, nothing is loaded from elsewhere."""
+def page(dataset: ClipDataset, shown: list[ShownClip]) -> str:
+    """The page as text."""
     card = DatasetCard.model_validate_json((dataset.path / CARD_NAME).read_bytes())
+    refusals = _refusals(dataset.path / REFUSALS_NAME)
     figures = dataset_stats(dataset.records)
     tiles = "".join(
         f"<div><b>{_number(figures[name])}</b><span>{name}</span></div>"
         for name in _FIGURES
         if isinstance(figures[name], int | float)
     )
-    grades = ", ".join(f"{count} {letter}" for letter, count in card.grades.items()) or "none"
-    clips = "".join(_clip(record, picture) for record, picture in sheets)
-    conventions = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in card.conventions.items())
     scores = "".join(
         f"<tr><td>{_text(name)}</td>"
-        + "".join(f"<td>{value[key]:.4g}</td>" for key in ("min", "median", "max"))
-        + f"<td class=note>{_text(card.scores.get(name, ''))}</td></tr>"
+        + "".join(f"<td class=number>{value[key]:.4g}</td>" for key in ("min", "median", "max"))
+        + f"<td class=soft>{_text(card.scores.get(name, ''))}</td></tr>"
         for name, value in figures.items()
         if isinstance(value, dict) and "median" in value
     )
-    return _PAGE.format(
-        title=_text(dataset.path.name),
+    codes = Counter(f"{refusal.status}: {refusal.code}" for refusal in refusals)
+    left_out = ", ".join(f"{count} {name}" for name, count in sorted(codes.items()))
+    data = {"rows": rows(dataset.records, refusals), "clouds": {clip.record.id: clip.view for clip in shown}}
+    return Template(_asset("page.html")).substitute(
+        title=_text(dataset.path.resolve().name),
+        style=_asset("page.css"),
+        script=_asset("page.js"),
+        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         tiles=tiles,
-        grades=_text(grades),
+        grades=_text(", ".join(f"{count} {letter}" for letter, count in card.grades.items()) or "none"),
         backend=_text(f"{card.config.get('backend')} {card.config.get('backend_version')}"),
-        shown=len(sheets),
+        shown=len(shown),
         total=len(dataset),
-        clips=clips or "<p>The dataset holds no clips.</p>",
+        codes=_text(f"Left out: {left_out}." if left_out else "Nothing was left out."),
+        clips="".join(_clip(clip) for clip in shown) or "<p>The dataset holds no clips.</p>",
         scores=scores,
-        refusals=_refusals(dataset.path / REFUSALS_NAME),
-        conventions=conventions,
+        limits=_grades(card),
+        conventions="".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in card.conventions.items()),
     )
 
 
-def _clip(record: ClipRecord, picture: bytes) -> str:
-    data = base64.b64encode(picture).decode()
-    notes = "".join(f"<p class=note>{_text(note)}</p>" for note in record.notes)
-    caption = f"<p>{_text(record.caption)}</p>" if record.caption else ""
+def rows(records: Iterable[ClipRecord], refusals: Iterable[Refusal]) -> list[dict[str, Any]]:
+    """The lines of the table: every clip of the dataset and everything that was left out."""
+    lines = []
+    for record in records:
+        end = record.start_frame + (record.source_frames or record.num_frames)
+        lines.append(
+            {
+                **{name: record.scores[name] for name in _LISTED_SCORES if name in record.scores},
+                "id": record.id,
+                "status": "kept",
+                "grade": record.grade,
+                "source": record.source,
+                "start": record.start_frame,
+                "span": f"{record.start_frame}:{end}",
+                "tags": record.motion_tags,
+                "caption": record.caption,
+                "code": "",
+                "why": "; ".join([*record.grade_reasons, *record.notes]),
+            }
+        )
+    for refusal in refusals:
+        whole = refusal.start_frame is None or refusal.num_frames is None
+        start, length = refusal.start_frame or 0, refusal.num_frames or 0
+        lines.append(
+            {
+                **{name: refusal.scores[name] for name in _LISTED_SCORES if name in refusal.scores},
+                "id": refusal.clip_id or "",
+                "status": refusal.status,
+                "grade": "",
+                "source": refusal.source,
+                "start": start,
+                "span": "all" if whole else f"{start}:{start + length}",
+                "tags": [],
+                "caption": "",
+                "code": refusal.code,
+                "why": f"{refusal.code}: {refusal.reason}",
+            }
+        )
+    return lines
+
+
+def _clip(clip: ShownClip) -> str:
+    record = clip.record
+    end = record.start_frame + (record.source_frames or record.num_frames)
+    picture = base64.b64encode(clip.sheet).decode()
     alt = _text(f"Contact sheet of {record.source}, frames {record.start_frame} and following")
+    chips = "".join(f"<span class=chip>{_text(tag)}</span>" for tag in record.motion_tags)
+    texts = [f"<p>{_text(record.caption)}</p>"] if record.caption else []
+    texts += [f"<p class=soft>{_text(note)}</p>" for note in (*record.grade_reasons, *record.notes)]
+    figures = "".join(
+        f"<tr><td>{_text(name)}</td><td class=number>{value:.4g}</td></tr>" for name, value in record.scores.items()
+    )
     return (
-        f"<figure id='{record.id}'><img src='data:image/png;base64,{data}' alt='{alt}' loading='lazy'>"
-        f"<figcaption>{caption}{notes}<code>{record.id}</code></figcaption></figure>"
+        f"<article id='{record.id}'><h3><span class='grade {record.grade}'>{record.grade}</span>"
+        f"{_text(record.source)} [{record.start_frame}:{end}]<span>{chips}</span></h3>"
+        f"<img src='data:image/png;base64,{picture}' alt='{alt}' loading='lazy'>"
+        f"<div class=below><div class=stage data-clip='{record.id}'><canvas role='img' "
+        f"aria-label='Points and camera path in 3D'></canvas><div><span></span>"
+        f"<input type='range' min='0' value='0' aria-label='frame'></div></div>"
+        f"<div class=figures>{''.join(texts)}<table>{figures}</table><code>{record.id}</code></div></div></article>"
     )
 
 
-def _refusals(path: Path) -> str:
+def _grades(card: DatasetCard) -> str:
+    lines = []
+    for letter, meaning in card.grade_meanings.items():
+        limits = card.grade_limits.get(letter, {})
+        texts = [
+            f"{name} {'' if least is None else f'from {least:g}'}{'' if most is None else f' to {most:g}'}"
+            for name, (least, most) in limits.items()
+        ]
+        asks = ", ".join(" ".join(text.split()) for text in texts) or "nothing"
+        lines.append(
+            f"<tr><td><span class='grade {_text(letter)}'>{_text(letter)}</span></td><td>{_text(meaning)}</td>"
+            f"<td class=soft>{_text(asks)}</td></tr>"
+        )
+    return "".join(lines)
+
+
+def _refusals(path: Path) -> list[Refusal]:
     lines = path.read_text().splitlines() if path.is_file() else []
-    refusals = [Refusal.model_validate_json(line) for line in lines]
-    if not refusals:
-        return "<p>Nothing was left out.</p>"
-    counts = Counter(f"{refusal.status}: {refusal.code}" for refusal in refusals)
-    summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    rows = "".join(
-        f"<tr><td>{refusal.status}</td><td>{_text(refusal.source)}</td><td>{_span(refusal)}</td>"
-        f"<td>{_text(refusal.code)}</td><td class=note>{_text(refusal.reason)}</td></tr>"
-        for refusal in refusals[:200]
-    )
-    more = f"<p>{len(refusals) - 200} more are in {REFUSALS_NAME}.</p>" if len(refusals) > 200 else ""
-    head = "<tr><th>outcome</th><th>video</th><th>frames</th><th>code</th><th>reason</th></tr>"
-    return f"<p>{_text(summary)}</p><table>{head}{rows}</table>{more}"
+    return [Refusal.model_validate_json(line) for line in lines]
 
 
-def _span(refusal: Refusal) -> str:
-    if refusal.start_frame is None or refusal.num_frames is None:
-        return "all"
-    return f"{refusal.start_frame}:{refusal.start_frame + refusal.num_frames}"
+def _asset(name: str) -> str:
+    return (files("fw_data") / "inspect_page" / name).read_text(encoding="utf-8")
 
 
 def _number(value: object) -> str:
@@ -115,36 +197,3 @@ def _number(value: object) -> str:
 
 def _text(value: str) -> str:
     return html.escape(value, quote=True)
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}: a look at the dataset</title>
-<style>
-:root {{ color-scheme: light dark; --ink: #1c1c1e; --soft: #62626a; --paper: #fff; --line: #dcdce0; --tile: #f5f5f7; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --ink: #ececf0; --soft: #a4a4ae; --paper: #161618; --line: #38383e; --tile: #222226; }}
-}}
-body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
-  max-width: 1720px; padding: 1.5rem; }}
-h1 {{ font-size: 1.6rem; margin: 0 0 .5rem; }} h2 {{ font-size: 1.2rem; margin: 2rem 0 .5rem; }}
-.tiles {{ display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }}
-.tiles div {{ background: var(--tile); border: 1px solid var(--line); border-radius: 8px; padding: .5rem 1rem; }}
-.tiles b {{ display: block; font-size: 1.3rem; }} .tiles span, .note, code {{ color: var(--soft); }}
-figure {{ margin: 0 0 1.5rem; }} img {{ max-width: 100%; height: auto; border: 1px solid var(--line); }}
-figcaption p {{ margin: .2rem 0; }} code {{ font-size: .8rem; }}
-.wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .9rem; }}
-th, td {{ text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; }}
-dt {{ font-weight: 600; }} dd {{ margin: 0 0 .5rem; color: var(--soft); }}
-</style></head><body>
-<h1>{title}</h1>
-<p>Geometry: {backend}. Grades: {grades}. {shown} of {total} clips are shown.</p>
-<div class="tiles">{tiles}</div>
-<h2>Clips</h2>{clips}
-<h2>Scores</h2><div class="wide"><table><tr><th>score</th><th>min</th><th>median</th><th>max</th><th>meaning</th></tr>
-{scores}</table></div>
-<h2>Left out</h2><div class="wide">{refusals}</div>
-<h2>Conventions</h2><dl>{conventions}</dl>
-</body></html>
-"""

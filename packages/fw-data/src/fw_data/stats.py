@@ -44,6 +44,7 @@ def dataset_stats(records: list[ClipRecord]) -> dict[str, int | float | dict[str
         "megabytes": round(sum(m.size for record in records for m in record.members.values()) / 1e6, 3),
         "sources": len({record.source for record in records}),
         "grades": _count([record.grade for record in records]),
+        "motion_tags": _count([tag for record in records for tag in record.motion_tags]),
         "sizes": _count([f"{record.height}x{record.width}" for record in records]),
         "backends": _count([f"{record.backend} {record.backend_version}" for record in records]),
         "units": _count([record.units for record in records]),
