@@ -221,4 +221,42 @@ def test_a_world_in_every_format(tmp_path, world):
     assert summary["path_length"]["requested"] == pytest.approx(2 * summary["path_length"]["recovered"])
     image = np.asarray(Image.open(tmp_path / "out" / "images" / "frame_00002.png"))
     np.testing.assert_array_equal(image, world.video[2])
-    assert len(export_world(world, tmp_path / "bare", drop_percent=100, images=False)) == len(written) - F - 1
+    pictures = [path for path in written if "gaussians" in path.parts or path.parent.name == "images"]
+    bare = export_world(world, tmp_path / "bare", drop_percent=100, images=False)
+    assert len(bare) == len(written) - len(pictures) - 1  # no pictures, and no GLB of an empty cloud
+
+
+def test_a_folder_to_start_gaussians_from(tmp_path, world):
+    """As COLMAP's own reader sees it: every image is there, pinhole cameras, points in the colours of their pixels."""
+    export_world(world, tmp_path, drop_percent=0)
+    model = pycolmap.Reconstruction(str(tmp_path / "gaussians" / "sparse" / "0"))
+    assert {camera.model.name for camera in model.cameras.values()} == {"PINHOLE"}
+    assert len(model.points3D) == F * (H // 2) * (W // 2)
+    image = min(model.images.values(), key=lambda image: image.name)
+    frame = np.asarray(Image.open(tmp_path / "gaussians" / "images" / image.name))
+    assert frame.shape == (H, W, 3)
+    assert len(list((tmp_path / "gaussians" / "images").iterdir())) == len(model.images) == F
+    seen = 0
+    for _, point in sorted(model.points3D.items())[: H // 2 * W // 2]:  # the points of the first frame
+        pixel = image.project_point(point.xyz)
+        assert pixel is not None
+        column, row = np.floor(pixel).astype(int)
+        seen += int(np.array_equal(frame[row, column], point.color))
+    assert seen == H // 2 * W // 2
+
+
+def test_camera_files_by_their_own_rules(tmp_path, world):
+    """Read with json alone: nerfstudio holds OpenGL axes, the released layout OpenCV ones."""
+    written = write_cameras(tmp_path, world.trajectory)
+    assert tmp_path / "transforms.json" in written
+    nerf = json.loads((tmp_path / "transforms.json").read_text())
+    assert len(nerf["frames"]) == F
+    for i, frame in enumerate(nerf["frames"]):
+        pose = np.array(frame["transform_matrix"]) @ np.diag([1.0, -1, -1, 1])
+        np.testing.assert_allclose(pose, world.trajectory.pose_c2w[i], atol=1e-9)
+        assert frame["file_path"] == f"images/frame_{i:05d}.png"
+        focal = frame.get("fl_x", nerf.get("fl_x"))
+        assert focal == pytest.approx(world.trajectory.K[i, 0, 0])
+    released = json.loads((tmp_path / "cameras.json").read_text())
+    np.testing.assert_allclose(released["cameras_interp"], world.trajectory.pose_c2w, atol=1e-9)
+    assert released["focal_length"] == pytest.approx(world.trajectory.K[0, 0, 0])

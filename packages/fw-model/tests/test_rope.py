@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fw_model.rope import PlaneRope, VideoRope, plane_positions, rotate_halves, rotate_pairs
+from fw_model.rope import PlaneRope, VideoRope, plane_positions, rotate_halves, rotate_pairs, rotate_pairs_real
 
 
 def wan_complex(x, grid, width):
@@ -26,6 +26,24 @@ def test_video_rope_is_wans(width):
     x = torch.randn(2, 21 * 12, 2, width, generator=torch.Generator().manual_seed(0))
     ours = rotate_pairs(x, VideoRope(width)(*grid))
     assert (ours - wan_complex(x, grid, width)).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_complex_and_real_rotation_are_one(dtype):
+    """The fast path and its plain twin, in value and gradient."""
+    rotation = VideoRope(24)(2, 2, 3)
+    x = torch.randn(2, 12, 3, 24, generator=torch.Generator().manual_seed(1)).to(dtype)
+    weight = torch.randn(2, 12, 3, 24, generator=torch.Generator().manual_seed(2))
+    results = []
+    for rotate in (rotate_pairs, rotate_pairs_real):
+        leaf = x.clone().requires_grad_()
+        out = rotate(leaf, rotation)
+        (out.float() * weight).sum().backward()
+        assert leaf.grad is not None
+        results.append((out.detach(), leaf.grad))
+    for fast, plain in zip(*results, strict=True):
+        assert fast.dtype == plain.dtype == dtype
+        torch.testing.assert_close(fast, plain)
 
 
 def test_far_positions_stay_exact():

@@ -1,6 +1,7 @@
 """The dual-branch model as a whole: the branches' independence, batches, stage 1, conditioning, memory options."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 
@@ -277,6 +278,7 @@ def test_conditions_of_another_size_are_named(micro, world, make_inputs):
 
 _COMPILED = """
 import dataclasses
+import sys
 import torch
 from fw_model.config import VideoConfig, tiny
 from fw_model.wan.layers import RMSNorm
@@ -293,7 +295,7 @@ with torch.no_grad():
     for parameter in world.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=g))
     plain = world(latents, timestep, context=context)
-    world.compile_blocks(backend="eager", fullgraph=True)
+    world.compile_blocks(backend=sys.argv[1], fullgraph=True)
     fast = world(latents, timestep, context=context)
 counters = torch._dynamo.utils.counters
 assert counters["stats"]["unique_graphs"] == 2, counters  # one for all PCB blocks, one for all IRG blocks
@@ -303,11 +305,14 @@ print(float((plain.geometry.depth - fast.geometry.depth).abs().max() / plain.geo
 
 
 @pytest.mark.slow
-def test_compiled_blocks_give_the_same():
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_compiled_blocks_give_the_same(backend):
     """In a process of its own, where no type checker wraps the functions: whole graphs, equal to rounding."""
-    out = subprocess.run([sys.executable, "-c", _COMPILED], capture_output=True, text=True, check=False)
+    if backend == "inductor" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        pytest.skip("torch.compile needs a C++ compiler on the CPU, and there is none on the PATH")
+    out = subprocess.run([sys.executable, "-c", _COMPILED, backend], capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr[-2000:]
-    assert all(float(line) < 2e-6 for line in out.stdout.split())
+    assert all(float(line) < 5e-6 for line in out.stdout.split())
 
 
 @torch.no_grad()

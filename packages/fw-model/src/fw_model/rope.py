@@ -101,7 +101,19 @@ def plane_positions(rows: int, columns: int, specials: int, device: torch.device
 
 
 def rotate_pairs(x: Float[Tensor, "b l h d"], rotation: Rotation) -> Float[Tensor, "b l h d"]:
-    """Rotate adjacent channel pairs (2k, 2k+1) as complex numbers, in float32."""
+    """Rotate adjacent channel pairs (2k, 2k+1) as complex numbers, in float32.
+
+    One pass over memory; the compiler, which has no complex numbers, is given the same in real ones.
+    """
+    if torch.compiler.is_compiling():
+        return rotate_pairs_real(x, rotation)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    turned = pairs * torch.complex(rotation.cos, rotation.sin)[:, None]
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+
+
+def rotate_pairs_real(x: Float[Tensor, "b l h d"], rotation: Rotation) -> Float[Tensor, "b l h d"]:
+    """`rotate_pairs` in real numbers."""
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = rotation.cos[:, None], rotation.sin[:, None]
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)

@@ -1,6 +1,7 @@
 """A whole world as one folder."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def export_world(
     - ``points.ply``, ``points.glb``: coloured clouds; PLY keeps OpenCV axes, GLB has y up.
     - ``cameras.json``, ``transforms.json``, ``colmap/sparse/0``: the recovered cameras; ``requested_cameras.json``.
     - ``images/frame_00000.png`` ...: the frames that nerfstudio and COLMAP files refer to.
+    - ``gaussians/images``, ``gaussians/sparse/0``: frames, cameras and points as trainers of 3D Gaussians take them.
     - ``world.json``: settings and figures.
 
     Args:
@@ -36,7 +38,7 @@ def export_world(
         folder: made if missing; files of the same names are replaced.
         drop_percent: share of the least sure pixels left out of the clouds.
         stride: every ``stride``-th row and column goes into the clouds.
-        images: write the frames as PNG too.
+        images: write the frames as PNG too, and the folder for 3D Gaussians.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +59,10 @@ def export_world(
     written += write_cameras(folder, world.trajectory, cloud=thinned)
     written += _write_requested(folder, world.requested)
     if images:
-        written += _write_images(folder / "images", world.video)
+        frames = _write_images(folder / "images", world.video)
+        written += frames
+        model = [path for path in written if path.parent == folder / "colmap" / "sparse" / "0"]
+        written += _write_gaussian_start(folder / "gaussians", frames, model)
     written.append(folder / "world.json")
     written[-1].write_text(json.dumps(_summary(world, len(cloud.points)), indent=1) + "\n", encoding="utf-8")
     return written
@@ -92,6 +97,17 @@ def _write_images(folder: Path, video: np.ndarray) -> list[Path]:
     for i, frame in enumerate(video):
         written.append(folder / f"frame_{i:05d}.png")
         Image.fromarray(frame).save(written[-1])
+    return written
+
+
+def _write_gaussian_start(folder: Path, frames: list[Path], model: list[Path]) -> list[Path]:
+    """The source folder of a 3D Gaussian splatting trainer: undistorted frames and a COLMAP model with points."""
+    written = []
+    for files, place in ((frames, folder / "images"), (model, folder / "sparse" / "0")):
+        place.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            written.append(place / file.name)
+            shutil.copyfile(file, written[-1])
     return written
 
 

@@ -133,7 +133,7 @@ class WanBlock(nn.Module):
 
 
 def _add(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    return (x + update * gate[:, None]).to(x.dtype)
+    return torch.addcmul(x, update, gate[:, None]).to(x.dtype)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

@@ -19,9 +19,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """Normalise in float32."""
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return wide.to(x.dtype) * self.weight.to(x.dtype)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        unit = x * torch.rsqrt(length.square() / x.shape[-1] + self.eps)
+        return unit.to(x.dtype) * self.weight.to(x.dtype)
 
 
 class TimeEmbedding(nn.Module):
@@ -63,7 +63,7 @@ def modulate(
     x: Float[Tensor, "b l d"], shift: Float[Tensor, "b d"], scale: Float[Tensor, "b d"]
 ) -> Float[Tensor, "b l d"]:
     """x (1 + scale) + shift, per sample."""
-    return x * (1 + scale[:, None]) + shift[:, None]
+    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
 
 
 def _float32(layers: nn.Sequential, x: Tensor) -> Tensor:
