@@ -1,7 +1,7 @@
 # A fresh machine needs python3 and make only: uv is found, or installed privately under .tools.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types contracts lock lock-check unit coverage format clean
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-model format clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
@@ -54,5 +54,10 @@ unit: env ## pytest, all of it, a process per core
 coverage: env ## pytest with line and branch coverage
 	@$(RUN) pytest --cov --cov-report=term
 
+bench: bench-model ## every bench; figures go into bench/
+
+bench-model: env ## the model against diffusers, side by side (idle machine, 15 GB of memory; BENCH="--blocks 4 --pairs 2" for less)
+	@OMP_NUM_THREADS=$(shell nproc) $(RUN) python -m tests.bench.model --out bench $(BENCH)
+
 clean: ## remove what the commands above made
-	rm -rf .venv .tools uv.lock demo .pytest_cache .ruff_cache .hypothesis htmlcov .coverage
+	rm -rf .venv .tools uv.lock demo bench .pytest_cache .ruff_cache .hypothesis htmlcov .coverage
