@@ -73,6 +73,13 @@ def test_wrong_use_is_exit_2_and_one_line(tmp_path, capsys, arguments, message):
     assert "Traceback" not in said
 
 
+def test_encode_points_to_where_it_is(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["encode", "DATASET"])
+    assert caught.value.code == 2
+    assert "fw-train encode STAGE CONFIG" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["nonsense"], [], ["annotate"], ["annotate", "a", "b", "--no-such"]])
 def test_what_cannot_be_parsed_is_exit_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:

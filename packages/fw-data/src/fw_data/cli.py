@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="`fw-data COMMAND --help` tells all about one command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    if arguments[:1] == ["encode"]:  # it needs the model, which this package does not know
+        parser.error("precomputing latents and embeddings is `fw-train encode STAGE CONFIG --data DATASET ...`")
     parser.add_argument("command", choices=list(_COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
     command = parser.parse_args(arguments[:1]).command
 

@@ -131,8 +131,8 @@ class VideoFrames:
 
     def read(self, start: int, count: int, placement: Placement) -> UInt8[np.ndarray, "f h w 3"]:
         """Decoded from the beginning of the file: what counts frames exactly in any container."""
-        options = {"start_frame": start, "start_pts": None, "num_frames": count}
-        return read_clip(self.path, self.info, LIMITS, placement, **options)[0]
+        index = np.arange(start, start + count, dtype=np.int64)
+        return read_clip(self.path, self.info, LIMITS, placement, frame_index=index, start_pts=None)[0]
 
     def sha256(self) -> str:
         """Of the file."""
