@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fw_app import cli, demo, doctor
 from fw_app.generate import parse_size, resolve_trajectory
@@ -134,3 +135,26 @@ def test_convert_says_what_the_file_was(capsys: pytest.CaptureFixture[str], tmp_
     assert "strange.pth was not converted" in capsys.readouterr().err
     assert cli.main(["convert", str(tmp_path / "absent.pth"), str(tmp_path / "out")]) == 2
     assert "no file" in capsys.readouterr().err
+
+
+def test_generate_hands_its_options_to_the_pipeline(tmp_path, capsys):
+    from fw_model.autoencoder import BlockDCT
+    from fw_model.config import tiny
+    from fw_model.pipeline import WorldPipeline
+    from fw_model.text import HashTextEncoder
+    from fw_model.world import FantasyWorld
+
+    WorldPipeline(FantasyWorld(tiny(), seed=0), BlockDCT(), HashTextEncoder()).save(tmp_path / "checkpoint")
+    Image.fromarray(np.full((40, 50, 3), 128, np.uint8)).save(tmp_path / "grey.png")
+    words = ["generate", str(tmp_path / "grey.png"), "--checkpoint", str(tmp_path / "checkpoint")]
+    words += ["--out", str(tmp_path / "world"), "--trajectory", "dolly", "--frames", "5", "--size", "16x32"]
+    words += ["--steps", "4", "--sampler", "unipc", "--scene-scale", "3", "--easycache", "0.2"]
+    words += ["--dtype", "bfloat16", "--offload", "block", "--device", "cpu", "--prompt", "a grey room"]
+    assert cli.main(words) == 0
+    assert "world of 5 frames written" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "world" / "world.json").read_text())
+    settings = summary["settings"]
+    assert (settings["steps"], settings["sampler"], settings["scene_scale"]) == (4, "unipc", 3.0)
+    assert "reused_steps" in settings
+    assert cli.main([*words, "--end-image", str(tmp_path / "grey.png")]) == 2
+    assert "last frame" in capsys.readouterr().err

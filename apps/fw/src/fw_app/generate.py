@@ -7,7 +7,7 @@ or a nerfstudio transforms.json. The result folder holds the video, the depth vi
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -24,8 +24,8 @@ class GenerateOptions:
 
     image: tyro.conf.Positional[Path]
     """The first frame: any picture that Pillow reads. It is resized and centre-cropped to the clip's size."""
-    checkpoint: Path
-    """A folder written by fw-train (its export/), or by WorldPipeline.save."""
+    checkpoint: str
+    """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one."""
     out: Path
     """The folder the world is written to."""
     trajectory: str = "orbit"
@@ -47,8 +47,21 @@ class GenerateOptions:
     """Classifier-free guidance on the text; 1 turns it off. Left out, the checkpoint's default."""
     seed: int = 0
     """Seed of the noise: the same seed gives the same world on every device."""
+    end_image: Path | None = None
+    """The last frame, for models that take one (Wan2.2)."""
+    scene_scale: float = 1.0
+    """Mean distance of what the image shows, in the unit of the cameras of a file; presets are in that distance."""
+    sampler: Literal["euler", "unipc"] | None = None
+    """Left out, the checkpoint's default."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of the transformer. Left out, that of the checkpoint's file."""
+    offload: Literal["none", "model", "block"] = "none"
+    """What lies on the device only while it is used: nothing, each large part, or each transformer block."""
+    easycache: float | None = None
+    """Reuse steps that would change little, up to this accumulated relative change (for example 0.05): faster, and
+    slightly different."""
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -127,10 +140,19 @@ def main(argv: list[str]) -> int:
 
 def generate(options: GenerateOptions) -> "World":
     """Make the world that `options` describe, write it to `options.out`, print progress, and return it."""
+    import torch
+
     from fw_model.export import export_world
     from fw_model.pipeline import WorldPipeline
 
-    pipeline = WorldPipeline.from_pretrained(options.checkpoint, device=choose_device(options.device))
+    folder = Path(options.checkpoint)
+    pipeline = WorldPipeline.from_pretrained(
+        folder if folder.exists() else options.checkpoint,
+        device=choose_device(options.device),
+        dtype=None if options.dtype is None else getattr(torch, options.dtype),
+        offload=options.offload,
+        free_encoders=True,
+    )
     height, width = parse_size(options.size) if options.size else (pipeline.height, pipeline.width)
     trajectory = resolve_trajectory(
         options.trajectory,
@@ -148,6 +170,10 @@ def generate(options: GenerateOptions) -> "World":
         steps=options.steps,
         guidance=options.guidance,
         seed=options.seed,
+        end_image=options.end_image,
+        scene_scale=options.scene_scale,
+        sampler=options.sampler,
+        easycache=options.easycache,
     )
     world = _show(reports)
     written = export_world(world, options.out)
