@@ -154,6 +154,16 @@ def test_refusals_of_matches() -> None:
     assert flat.value.code == "no-parallax"
 
 
+def test_depth_that_nothing_confirms_is_refused() -> None:
+    confidence = np.zeros((2, 10, 10), np.float32)
+    confidence[:, :2] = 0.5
+    refusals.check_depth(confidence)
+    confidence[0, 0, 0] = 0
+    with pytest.raises(AnnotationRefused, match=r"Only 20 % of the pixels") as refusal:
+        refusals.check_depth(confidence)
+    assert refusal.value.code == "depth-not-confirmed"
+
+
 def test_frames_without_a_pose_are_named() -> None:
     posed = np.array([True, True, False, False, True])
     with pytest.raises(AnnotationRefused, match=r"first one missing is frame 2 .*last one 3") as refusal:

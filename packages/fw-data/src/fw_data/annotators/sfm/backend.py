@@ -54,6 +54,7 @@ class SfmBackend:
             result = reconstruct(small, gray, self.config, report)
             depth, confidence = self._depth(result.scene, gray, (height, width), report)
         report("depth", 1.0)
+        refusals.check_depth(confidence)
         return _clip_geometry(result, depth, confidence)
 
     def _depth(
@@ -127,7 +128,7 @@ def _clip_geometry(
             "parallax_deg": _median(scene.triangulation_angle_deg()),
             "points_per_frame": float(observations.mean()),
             "match_inlier_fraction": result.match_inlier_fraction,
-            "depth_confirmed": float((confidence > 0.3).mean()),
+            "depth_confirmed": float((confidence > refusals.SURE).mean()),
             "rolling_shutter": float(max(scene.readout, key=abs)),
             "radial_distortion": scene.radial,
         },

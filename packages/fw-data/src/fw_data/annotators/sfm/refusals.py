@@ -4,7 +4,7 @@ Axis legend: f frames.
 """
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 
 from fw_data.annotators.base import AnnotationRefused
 from fw_data.annotators.sfm.keyframes import Motion
@@ -18,6 +18,9 @@ MAX_FLAT = 0.88
 MIN_FOLLOWED = 0.2
 MIN_MOTION = 0.004
 """Of the image diagonal."""
+SURE = 0.3
+MIN_SURE = 0.2
+"""Share of the pixels whose depth is at least SURE: wrong cameras leave 0.1 to 0.18, right ones 0.5 and more."""
 
 
 def check_shape(frames: int, height: int, width: int) -> None:
@@ -102,6 +105,18 @@ def check_parallax(scene: SparseScene, min_angle_deg: float) -> None:
     median = float(np.median(angle)) if len(angle) else 0.0
     if median < min_angle_deg:
         raise no_parallax(f"half of the scene points are seen under less than {median:.2f} degrees of parallax")
+
+
+def check_depth(confidence: Float32[np.ndarray, "f h w"]) -> None:
+    """Refuse clips whose frames do not agree about depth: their cameras are wrong, or most of the picture moves."""
+    share = float((confidence > SURE).mean())
+    if share < MIN_SURE:
+        raise AnnotationRefused(
+            "depth-not-confirmed",
+            f"Only {100 * share:.0f} % of the pixels have a depth that other frames confirm: the cameras that were "
+            "found are probably wrong. The clip may mostly show moving things, or too little detail. Use a steadier "
+            "shot of a still scene.",
+        )
 
 
 def check_posed(posed: Bool[np.ndarray, " f"], min_fraction: float) -> None:
