@@ -1,6 +1,7 @@
 """The whole backend: with a predictor that gives exact point maps it recovers the truth; wrong input is refused."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,8 +118,8 @@ def check_truth(scene: ExactScene, backend: GeometryBackend, *, whole: bool, tol
     assert (geometry.pose_confidence > 0.9).all()
 
 
-def config(**changes: object) -> Dust3rBackendConfig:
-    settings: dict = {"long_side": LONG_SIDE, "graph": "logwin", "reach": 3, "window": 40, "overlap": 6}
+def config(**changes: Any) -> Dust3rBackendConfig:
+    settings: dict[str, Any] = {"long_side": LONG_SIDE, "graph": "logwin", "reach": 3, "window": 40, "overlap": 6}
     return Dust3rBackendConfig(**(settings | changes))
 
 
@@ -161,6 +162,40 @@ def test_scenes_that_do_not_agree_are_refused() -> None:
     assert refused.value.code == "pairs-disagree"
     with pytest.raises(AnnotationRefused, match="one frame"):
         Dust3rBackend(scene, config()).annotate(frames_of(scene)[:1])
+
+
+class Blank:
+    """A predictor of one fixed point map, with trouble on request."""
+
+    name = "blank"
+
+    def __init__(self, points: float, confidence: float) -> None:
+        self.points, self.confidence = points, confidence
+
+    def predict(
+        self, pictures: np.ndarray, pairs: Sequence[tuple[int, int]], on_done: Callable[[float], None]
+    ) -> Iterator[PairPointmaps]:
+        size = pictures.shape[1:3]
+        cloud, trust = np.full((*size, 3), self.points, np.float32), np.full(size, self.confidence, np.float32)
+        for i, j in pairs:
+            yield PairPointmaps(
+                first=i,
+                second=j,
+                first_points=cloud,
+                second_points=cloud,
+                first_confidence=trust,
+                second_confidence=trust,
+            )
+        on_done(1.0)
+
+
+@pytest.mark.parametrize(
+    ("points", "confidence"), [(1.0, 3.0), (0.0, 3.0), (-2.0, 3.0), (np.nan, 3.0), (np.inf, np.inf), (1.0, 1.0)]
+)
+def test_maps_that_say_nothing_are_refused(points: float, confidence: float) -> None:
+    frames = np.zeros((4, HEIGHT, WIDTH, 3), np.uint8)
+    with pytest.raises(AnnotationRefused, match=r"trusts none|do not agree|No scene"):
+        Dust3rBackend(Blank(points, confidence), config()).annotate(frames)
 
 
 def test_the_network_runs_behind_the_backend() -> None:

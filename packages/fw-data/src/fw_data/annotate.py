@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from fw_data.backends import OracleSpec, SfmSpec
-from fw_data.config import AnnotateConfig, BackendSpec
+from fw_data.choice import choose
+from fw_data.config import AnnotateConfig
 from fw_data.engine.local import LocalEngine
 from fw_data.filters import FilterConfig
 from fw_data.options import AnnotateOptions
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def run(options: AnnotateOptions) -> int:
     """Annotate; returns the exit code."""
-    spec = _backend_spec(options)
+    spec, said = choose(options)
     config = AnnotateConfig(
         size=options.size,
         max_frames=options.frames,
@@ -45,6 +45,8 @@ def run(options: AnnotateOptions) -> int:
     if options.shard_mb < 1:
         raise ValueError("--shard-mb must be 1 or more")
     console = stdout_console()
+    for sentence in said:
+        console.print(sentence, highlight=False)
     with _termination_as_interrupt(), _engine(options) as engine:
         try:
             summary = annotate(
@@ -85,23 +87,11 @@ def _engine(options: AnnotateOptions) -> "LocalEngine | RayEngine":
         )
     if options.ray_address is not None or options.cpus_per_worker != 1 or options.gpus_per_worker:
         raise ValueError("--ray-address, --cpus-per-worker and --gpus-per-worker belong to --engine ray")
-    default_workers = 1 if options.geometry == "sfm" else os.cpu_count() or 1
+    default_workers = os.cpu_count() or 1 if options.geometry == "oracle" else 1
     workers = default_workers if options.workers is None else options.workers
     if workers < 0:
         raise ValueError("--workers must be 0 or more")
     return LocalEngine(workers=workers)
-
-
-def _backend_spec(options: AnnotateOptions) -> BackendSpec:
-    if options.geometry == "oracle":
-        if options.truth is None:
-            raise ValueError("--geometry oracle needs --truth, the folder of the .npz files")
-        if not options.truth.is_dir():
-            raise ValueError(f"--truth {options.truth} is not a folder")
-        return OracleSpec(truth=options.truth.resolve(), depth_noise=options.oracle_noise)
-    if options.truth is not None or options.oracle_noise:
-        raise ValueError("--truth and --oracle-noise belong to --geometry oracle")
-    return SfmSpec()
 
 
 @contextmanager

@@ -84,6 +84,71 @@ class SfmSpec:
         return _sfm()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dust3rSpec:
+    """Point maps of frame pairs and a global alignment; with a depth network, its depth at the scene's scale."""
+
+    weights: Path
+    """The pair network, as safetensors."""
+    depth_weights: Path | None = None
+    """The depth network, as safetensors; None takes the depth of the point maps."""
+    depth_release: str = "small"
+    """Which released depth network it is."""
+    device: str = "auto"
+    """auto: a GPU if there is one."""
+    name: str = "dust3r"
+
+    @property
+    def version(self) -> str:
+        """Of the backend."""
+        from fw_data.annotators.dust3r.backend import Dust3rBackend
+
+        return Dust3rBackend.version
+
+    def settings(self) -> dict[str, str | int | float | bool | None]:
+        """The configuration of the backend, flat, and which weights these are; not where they lie."""
+        from fw_data.annotators.checkpoints import fingerprint
+        from fw_data.annotators.dust3r.backend import Dust3rBackendConfig
+
+        flat: dict[str, str | int | float | bool | None] = {
+            "weights": fingerprint(self.weights),
+            "depth_weights": fingerprint(self.depth_weights) if self.depth_weights else None,
+            "depth_release": self.depth_release if self.depth_weights else None,
+        }
+        for name, value in asdict(Dust3rBackendConfig()).items():
+            inner = {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+            flat |= {key: _plain(part) for key, part in inner.items()}
+        return flat
+
+    def score_meanings(self) -> dict[str, str]:
+        """Those of Dust3rBackend."""
+        from fw_data.annotators.dust3r.backend import SCORE_MEANINGS
+
+        return SCORE_MEANINGS
+
+    def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:  # noqa: ARG002 - one for all clips
+        """The one backend of this process; its networks load once."""
+        return _dust3r(self)
+
+
+@cache
+def _dust3r(spec: Dust3rSpec) -> GeometryBackend:
+    import torch
+
+    from fw_data.annotators.depth.depth_anything import load_depth_anything
+    from fw_data.annotators.dust3r.backend import Dust3rBackend
+    from fw_data.annotators.dust3r.predictor import NetworkPredictor
+    from fw_data.annotators.dust3r.weights import load_dust3r
+
+    device = spec.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    depth = None
+    if spec.depth_weights is not None:
+        depth = load_depth_anything(spec.depth_weights, release=spec.depth_release, device=device)
+    return Dust3rBackend(NetworkPredictor(load_dust3r(spec.weights, device=device)), depth=depth)
+
+
 @cache
 def _sfm() -> GeometryBackend:
     from fw_data.annotators.sfm import SfmBackend, SfmConfig

@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from fw_data.annotators.base import AnnotationRefused, ClipGeometry, ProgressCallback
 from fw_data.annotators.depth.alignment import align_disparity
 from fw_data.annotators.depth.depth_anything import Resolution
-from fw_data.annotators.dust3r.alignment import AlignmentConfig, SceneAlignment
+from fw_data.annotators.dust3r.alignment import AlignmentConfig, AlignmentFailed, SceneAlignment
 from fw_data.annotators.dust3r.pairs import Graph, Window, pair_graph, windows
 from fw_data.annotators.dust3r.predictor import DisparityPredictor, PairPredictor
 from fw_data.annotators.dust3r.scene import Scene, WindowMaps, join
@@ -142,7 +142,10 @@ class Dust3rBackend:
             for pointmaps in self.predictor.predict(pictures[window.start : window.stop], pairs, done):
                 part.add(pointmaps)
             maps.append(part)
-            found.append(part.align(config.alignment))
+            try:
+                found.append(part.align(config.alignment))
+            except AlignmentFailed as error:
+                raise AnnotationRefused("pairs-disagree", f"No scene came out of the frame pairs: {error}.") from error
         report("alignment", 0.5)
         return join(cut, maps, found, height, width)
 
@@ -175,8 +178,8 @@ def _check(scene: Scene, width: int) -> None:
         raise AnnotationRefused(
             "pairs-disagree",
             f"The frame pairs do not agree on one scene ({100 * scene.accepted:.0f} % of them do; typical errors are "
-            f"{100 * scene.across_px / width:.1f} % of the picture and {100 * scene.along:.0f} % of the depth). Much of "
-            "the picture may move by itself, or the clip holds a cut. Use footage of a mostly still scene.",
+            f"{100 * scene.across_px / width:.1f} % of the picture and {100 * scene.along:.0f} % of the depth). Much "
+            "of the picture may move by itself, or the clip holds a cut. Use footage of a mostly still scene.",
         )
 
 

@@ -18,6 +18,8 @@ DEPTH_MAPS = 4
 """Maps of each frame that are kept at full size for its dense depth: those of the pairs nearest in time."""
 NO_CONFIDENCE = 1.01
 """Network confidence below which a point has no weight."""
+FARTHEST = 1e6
+"""Points farther away than this, in the unit of their pair, are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +68,17 @@ class WindowMaps:
             )
         sides = ((maps.first_points, maps.first_confidence), (maps.second_points, maps.second_confidence))
         for side, (points, confidence) in enumerate(sides):
-            self._points[side].append(points.reshape(-1, 3)[self.chosen].astype(np.float64))
-            self._weights[side].append(_weight(confidence.reshape(-1)[self.chosen], points.reshape(-1, 3)[self.chosen]))
+            cloud, trust = points.reshape(-1, 3)[self.chosen].astype(np.float64), confidence.reshape(-1)[self.chosen]
+            trust = trust.astype(np.float64)
+            sound = np.isfinite(cloud).all(-1) & (np.abs(cloud).max(-1) < FARTHEST) & np.isfinite(trust)
+            self._points[side].append(np.where(sound[:, None], cloud, 0))
+            self._weights[side].append(
+                np.where(sound & (trust > NO_CONFIDENCE), np.log(np.where(sound, np.maximum(trust, 1), 1)), 0.0)
+            )
         if index in self._kept:
-            self._dense[index] = (maps.first_points[..., 2].astype(np.float32), maps.first_confidence)
+            z = maps.first_points[..., 2]
+            sound = np.isfinite(z) & (z < FARTHEST) & np.isfinite(maps.first_confidence)
+            self._dense[index] = (np.where(sound, z, 0), np.where(sound, maps.first_confidence, 1))
 
     def align(self, config: AlignmentConfig) -> SceneAlignment:
         """The cameras of this window."""
@@ -173,11 +182,6 @@ def _onto(
     turn = nearest_rotations((pose[before, :3, :3] @ scene.pose_c2w[local, :3, :3].swapaxes(1, 2)).sum(0))
     shift = np.median(pose[before, :3, 3] - scale * scene.pose_c2w[local, :3, 3] @ turn.T, axis=0)
     return scale, turn, shift
-
-
-def _weight(confidence: np.ndarray, points: np.ndarray) -> Float64[np.ndarray, " p"]:
-    sound = np.isfinite(points).all(-1) & (confidence > NO_CONFIDENCE)
-    return np.where(sound, np.log(np.maximum(confidence, 1)), 0).astype(np.float64)
 
 
 def _nearest_pairs(pairs: Int64[np.ndarray, "e 2"], frames: int) -> set[int]:

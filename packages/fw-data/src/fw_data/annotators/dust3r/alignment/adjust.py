@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.linalg import cho_factor, cho_solve
 
-from fw_data.annotators.dust3r.alignment.clouds import PairClouds
+from fw_data.annotators.dust3r.alignment.clouds import AlignmentFailed, PairClouds
 from fw_data.annotators.dust3r.alignment.motions import Projection, cross_matrices, projection_rows, rigid_step
 from fw_data.annotators.dust3r.alignment.residuals import Residuals, measure
 from fw_data.annotators.dust3r.alignment.start import State
 
-_DAMPING = 1e-9
+_DAMPING = (1e-9, 1e-6, 1e-3, 1.0)  # the first one that leaves the equations solvable
 
 
 def adjust(
@@ -54,11 +54,22 @@ class _Equations:
             self._add_along(frame, columns)
 
     def solve(self) -> Float64[np.ndarray, " n"]:
-        """The step, with the first camera held; a little damping fixes the scale of the scene and lost frames."""
+        """The step, with the first camera held; a little damping fixes the scale of the scene and lost frames.
+
+        Raises:
+            AlignmentFailed: the equations stay singular: nothing in the point maps holds the cameras.
+        """
         inner = self.hessian[6:, 6:]
         diagonal = np.arange(len(inner))
-        inner[diagonal, diagonal] += _DAMPING * (inner[diagonal, diagonal] + inner[diagonal, diagonal].mean())
-        return np.concatenate([np.zeros(6), -cho_solve(cho_factor(inner), self.gradient[6:])])
+        size = inner[diagonal, diagonal]
+        for damping in _DAMPING:
+            damped = inner.copy()
+            damped[diagonal, diagonal] += damping * (size + size.mean())
+            try:
+                return np.concatenate([np.zeros(6), -cho_solve(cho_factor(damped), self.gradient[6:])])
+            except np.linalg.LinAlgError:
+                continue
+        raise AlignmentFailed("the point maps do not hold the cameras: they may be constant, or contradict each other")
 
     def _add_first_across(self) -> None:
         """Where a first frame's points fall depends on the focal length alone."""

@@ -11,6 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 
+class AlignmentFailed(ValueError):  # noqa: N818 - an answer about the data, not a fault of the program
+    """The point maps do not determine one scene."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlignmentConfig:
     """How the alignment is done."""
@@ -57,6 +61,10 @@ class PairClouds:
             raise ValueError("no pairs to align")
         if self.pairs.min() < 0 or self.pairs.max() >= self.frames or (self.pairs[:, 0] == self.pairs[:, 1]).any():
             raise ValueError(f"pairs must name two different frames below {self.frames}")
+        if not all(
+            np.isfinite(part).all() for part in (self.first, self.second, self.first_weight, self.second_weight)
+        ):
+            raise ValueError("points or weights are not finite; give such points the place 0 and the weight 0")
         missing = sorted(set(range(self.frames)) - set(self.pairs[:, 0].tolist()))
         if missing:
             raise ValueError(

@@ -12,6 +12,7 @@ def align(clouds: PairClouds, config: AlignmentConfig | None = None) -> SceneAli
     """One scene from the point maps of many pairs.
 
     Raises:
+        AlignmentFailed: the point maps do not determine one scene.
         ValueError: the pairs do not connect all frames.
     """
     config = config or AlignmentConfig()
