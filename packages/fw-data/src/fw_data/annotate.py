@@ -60,6 +60,7 @@ def run(options: AnnotateOptions) -> int:
                     stop_after=options.stop_after,
                     score_only=options.score_only,
                     retry_failed=options.retry_failed,
+                    follow_links=options.follow_links,
                     retry_quarantined=options.retry_quarantined,
                 ),
                 shard_bytes=options.shard_mb << 20,

@@ -83,6 +83,8 @@ class AnnotateOptions:
     """survey: find shots and clips, then stop. filters: also measure and filter every clip, without geometry."""
     score_only: bool = False
     """Measure every clip into OUT_DIR/scores.parquet; nothing is filtered and no geometry is paid for."""
+    follow_links: bool = False
+    """Read videos also through links that lead out of RAW_DIR; without it they are refused."""
     retry_failed: bool = False
     """Try again what an earlier run refused or failed on, except clips that failed twice."""
     retry_quarantined: bool = False

@@ -39,6 +39,8 @@ class RunMode:
     """Try again what was refused or failed."""
     retry_quarantined: bool = False
     """Try again also what failed twice."""
+    follow_links: bool = False
+    """Read videos also through links that lead out of the raw folder."""
 
 
 def annotate(
@@ -76,7 +78,9 @@ def annotate(
         summary = RunSummary(videos=len(videos))
         retry = mode.retry_failed or mode.retry_quarantined
         with summary.timed("survey"):
-            surveys, seconds = survey_all(raw, videos, work, config, config_hash, engine, reporter, retry)
+            surveys, seconds = survey_all(
+                raw, videos, work, config, config_hash, engine, reporter, retry, mode.follow_links
+            )
         summary.seconds["survey"] = seconds
         plans, refusals = merge(surveys)
         summary.planned = len(plans)

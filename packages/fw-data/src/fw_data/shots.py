@@ -77,8 +77,10 @@ class ShotCutter:
             trim = round(self.trim_s * self.fps)
             first = start + (trim if start > 0 else 0)
             last = end - (trim if end < self.frames else 0)
-            if last > first:
-                shots.append(Window(start=first, end=last))
+            if last <= first:  # nothing is left of it, but it is to be accounted for
+                first = (start + end) // 2
+                last = first + 1
+            shots.append(Window(start=first, end=last))
         return shots
 
     def _between(self) -> Iterator[tuple[int, int]]:

@@ -22,6 +22,7 @@ from fw_data.media.probe import MediaLimits, VideoInfo, probe
 from fw_data.schema import Refusal
 from fw_data.shots import THUMBNAIL_LONG_SIDE, ShotCutter, Window, choose_frames, windows
 
+OUTSIDE = "link-outside"
 _NAMESPACE = uuid.UUID("6f1b0d52-5f0e-4b3a-9a35-0d8f6a3c7e11")
 
 
@@ -87,17 +88,32 @@ class Survey(BaseModel):
     """Time that it took."""
 
 
-def survey(path: Path, source: str, *, limits: MediaLimits, config: SurveyConfig, config_hash: str) -> Survey:
-    """Look through one video. A video that cannot be used gives a survey with a refusal and no clips."""
+def survey(
+    path: Path,
+    source: str,
+    *,
+    limits: MediaLimits,
+    config: SurveyConfig,
+    config_hash: str,
+    inside: Path | None = None,
+) -> Survey:
+    """Look through one video. A video that cannot be used gives a survey with a refusal and no clips.
+
+    With `inside`, a link that leads out of that folder is not followed.
+    """
     began = time.perf_counter()
     stat = path.stat()
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     clips: list[ClipPlan] = []
     refusals: list[Refusal] = []
+    sha256 = ""
     try:
+        _check_inside(path, inside)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         info = probe(path, limits)
         clips, refusals = _cut(path, source, info, sha256, limits, config, config_hash)
+    except PermissionError as error:
+        refusals = [_refusal(DataError("unreadable", f"{path.name} may not be read: {error.strerror}"), source)]
     except DataError as error:
         refusals = [_refusal(error, source)]
     return Survey(
@@ -146,6 +162,8 @@ def _cut(
             cutter.add(small, gap=frame.gap)
     except av.FFmpegError as error:
         raise DataError("unreadable", f"{path.name} stops being readable: {error.strerror}") from error
+    if not cutter.frames:
+        raise DataError("no-frames", f"{path.name} holds no undamaged frame")
     caption, notes = read_caption(path)
     if gaps or cutter.frames < 0.95 * info.declared_frames:
         declared = f" of {info.declared_frames} declared" if info.declared_frames else ""
@@ -198,9 +216,16 @@ def _cut(
     return clips, refusals
 
 
+def _check_inside(path: Path, folder: Path | None) -> None:
+    if folder is not None and folder.resolve() not in path.resolve().parents:
+        raise DataError(OUTSIDE, f"{path.name} is a link to {path.resolve()}, outside {folder}")
+
+
 def _refusal(error: DataError, source: str) -> Refusal:
     hints = {
         "unreadable": "check the file with another player; re-encode or remove it",
+        OUTSIDE: "give --follow-links if you trust it, or copy the video",
+        "no-decoder": "re-encode it, for instance to H.264",
         "too-large": "scale it down first",
         "too-long": "split it first",
     }

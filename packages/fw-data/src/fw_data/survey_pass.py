@@ -7,7 +7,7 @@ from fw_data.duplicates import find_duplicates
 from fw_data.engine import Engine
 from fw_data.progress import Reporter
 from fw_data.schema import Refusal
-from fw_data.survey import ClipPlan, Survey, read_caption
+from fw_data.survey import OUTSIDE, ClipPlan, Survey, read_caption
 from fw_data.tasks import SurveyTask
 from fw_data.workdir import WorkDir
 
@@ -21,6 +21,7 @@ def survey_all(
     engine: Engine,
     reporter: Reporter,
     retry_failed: bool,
+    follow_links: bool,
 ) -> tuple[list[Survey], float]:
     """The survey of every video, in order, and the work time of this run; an unchanged video is not looked at again."""
     seconds = 0.0
@@ -31,11 +32,12 @@ def survey_all(
         current = known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
         if current and known is not None:
             again = retry_failed and any(refusal.status != "filtered" for refusal in known.refusals)
+            again |= follow_links and any(refusal.code == OUTSIDE for refusal in known.refusals)
             caption = read_caption(raw / source)[0]
             if not again and all(plan.caption == caption for plan in known.clips):
                 surveys[source] = known
     todo = [source for source in videos if source not in surveys]
-    task = SurveyTask(raw=raw.resolve(), config=config, config_hash=config_hash)
+    task = SurveyTask(raw=raw.resolve(), config=config, config_hash=config_hash, follow_links=follow_links)
     with reporter.phase("looking through videos", len(videos), done=len(surveys)) as phase:
         for done in engine.run(task, todo, phase.working):
             result = done.value

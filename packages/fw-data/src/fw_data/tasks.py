@@ -39,6 +39,8 @@ class SurveyTask:
     """Sizes, lengths and limits."""
     config_hash: str
     """Fingerprint of config and backend; part of the clip ids."""
+    follow_links: bool = False
+    """Whether a link may lead out of `raw`."""
 
     def __call__(self, job: str, progress: JobProgress) -> Survey:  # noqa: ARG002 - one short step
         """The survey of one video."""
@@ -48,6 +50,7 @@ class SurveyTask:
             limits=self.config.limits,
             config=self.config.survey,
             config_hash=self.config_hash,
+            inside=None if self.follow_links else self.raw,
         )
 
 

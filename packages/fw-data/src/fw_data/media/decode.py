@@ -15,7 +15,7 @@ from jaxtyping import Int64, UInt8
 
 from fw_data.errors import DataError
 from fw_data.media.colour import ColourConverter
-from fw_data.media.probe import MediaLimits, VideoInfo, video_stream
+from fw_data.media.probe import MediaLimits, VideoInfo, open_video, video_stream
 from fw_data.media.resize import Placement
 
 _THREADED_PIXELS = 640 * 360
@@ -46,7 +46,7 @@ def read_frames(
     """
     index, errors, gap = 0, 0, False
     last_pts, time_s = None, -1 / info.fps
-    with av.open(path, "r") as container:
+    with open_video(path) as container:
         stream = video_stream(container, path)
         threads = 2 if info.coded_width * info.coded_height > _THREADED_PIXELS else 1
         stream.codec_context.thread_count = threads
@@ -61,7 +61,7 @@ def read_frames(
                 if packet.size == 0 and packet.pts is not None:
                     continue  # "the last picture again", as Theora writes it; decoding it would end the stream
                 pictures = packet.decode()
-            except av.FFmpegError:
+            except (av.FFmpegError, IndexError):  # IndexError: PyAV, where damage makes a stream appear on the way
                 errors += 1
                 gap = True
                 if errors > limits.max_decode_errors:

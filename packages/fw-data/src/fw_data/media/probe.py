@@ -70,9 +70,11 @@ def find_videos(folder: Path) -> list[Path]:
 def probe(path: Path, limits: MediaLimits) -> VideoInfo:
     """Open a video and decode its first frame; raises DataError when it is unreadable or beyond the limits."""
     try:
-        with av.open(path, "r") as container:
+        with open_video(path) as container:
             stream = video_stream(container, path)
             context = stream.codec_context
+            if context is None:  # FFmpeg knows the container, not what is in it
+                raise DataError("no-decoder", f"{path.name} is encoded in a way that this FFmpeg cannot decode")
             _check_pixels(path, context.width, context.height, limits)
             picture = next(container.decode(stream), None)
             if picture is None:
@@ -88,6 +90,8 @@ def probe(path: Path, limits: MediaLimits) -> VideoInfo:
             codec = context.name
     except (av.FFmpegError, OSError) as error:
         raise DataError("unreadable", f"{path.name} is not a video that FFmpeg can read: {error.strerror}") from error
+    except IndexError as error:  # PyAV, where damage makes a stream appear on the way
+        raise DataError("unreadable", f"{path.name} changes its streams on the way: it is damaged") from error
     _check_pixels(path, picture.width, picture.height, limits)
     if duration_s > limits.max_duration_s:
         raise DataError("too-long", f"{path.name} lasts {duration_s:.0f} s; the limit is {limits.max_duration_s:.0f} s")
@@ -112,6 +116,11 @@ def probe(path: Path, limits: MediaLimits) -> VideoInfo:
         declared_frames=declared,
         codec=codec,
     )
+
+
+def open_video(path: Path) -> InputContainer:
+    """The file as FFmpeg sees it; titles and tags may hold any bytes."""
+    return av.open(path, "r", metadata_errors="replace")
 
 
 def video_stream(container: InputContainer, path: Path) -> av.VideoStream:
