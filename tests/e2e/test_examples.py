@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import trimesh
 from PIL import Image
 
+from fw_data import ClipDataset
 from fw_geometry import formats
 from fw_model.config import Compat
 from fw_model.world import FantasyWorld
@@ -24,6 +26,7 @@ FILES = {
     },
     "02_checkpoints.py": {"broken.safetensors", "converted", "model.pth", "started", "wan.safetensors"},
     "03_training_step.py": {"losses.json"},
+    "04_dataset.py": {"again", "dataset", "nerfstudio", "raw", "truth"},
 }  # fmt: skip
 
 
@@ -90,3 +93,18 @@ def test_training_steps_by_hand(tmp_path: Path) -> None:
     assert first["total"] == pytest.approx(first["depth"] + first["points"] + 3 * first["camera"], rel=1e-5)
     assert second["total"] == pytest.approx(second["flow"] + second["geometry"], rel=1e-5)
     assert "got a gradient" in said
+
+
+@pytest.mark.slow
+def test_a_dataset_from_videos_and_back(tmp_path: Path) -> None:
+    name = "04_dataset.py"
+    said = run(name, tmp_path, "demo")
+    demo = tmp_path / "demo"
+    assert {path.name for path in demo.iterdir()} == FILES[name]
+    before, after = ClipDataset(demo / "dataset"), ClipDataset(demo / "again")
+    assert [record.grade for record in before.records] == [record.grade for record in after.records] == ["A", "A"]
+    found = re.search(r"is ([\d.]+) away from the last camera, where the depth map says ([\d.]+)", said)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(float(found[2]), rel=0.01)
+    assert "'step': 3" in said
+    assert "CC0-1.0" in (demo / "dataset" / "README.md").read_text()
