@@ -1,7 +1,7 @@
 # A fresh machine needs python3 and make only: uv is found, or installed privately under .tools.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-model format clean
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model format clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
@@ -54,10 +54,13 @@ unit: env ## pytest, all of it, a process per core
 coverage: env ## pytest with line and branch coverage
 	@$(RUN) pytest --cov --cov-report=term
 
-bench: bench-model ## every bench; figures go into bench/
+bench: bench-data bench-model ## every bench; figures go into bench/
+
+bench-data: env ## reading against npz folders and webdataset, annotate by stage, the depth codec
+	@$(RUN) python -m tests.bench.data --out bench
 
 bench-model: env ## the model against diffusers, side by side (idle machine, 15 GB of memory; BENCH="--blocks 4 --pairs 2" for less)
-	@OMP_NUM_THREADS=$(shell nproc) $(RUN) python -m tests.bench.model --out bench $(BENCH)
+	@OMP_NUM_THREADS=$(shell nproc) OMP_WAIT_POLICY=PASSIVE $(RUN) python -m tests.bench.model --out bench $(BENCH)
 
 clean: ## remove what the commands above made
 	rm -rf .venv .tools uv.lock demo bench .pytest_cache .ruff_cache .hypothesis htmlcov .coverage
