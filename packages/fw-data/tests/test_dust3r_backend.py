@@ -89,14 +89,16 @@ def frames_of(scene: ExactScene) -> np.ndarray:
 class ExactDisparity:
     """A depth network that knows the truth up to a scale and a shift per frame."""
 
-    def __init__(self, scene: ExactScene) -> None:
-        self.scene = scene
+    def __init__(self, scene: ExactScene, *, metric: bool = False) -> None:
+        self.scene, self.metric = scene, metric
 
     def disparity(self, frames: np.ndarray, *, resolution: Resolution, on_done: Callable[[float], None]) -> np.ndarray:
         assert resolution == "native"
         K = np.array([[FOCAL_PX, 0, WIDTH / 2], [0, FOCAL_PX, HEIGHT / 2], [0, 0, 1]])
         depth = np.stack([self.scene.depth(int(f[0, 0, 0]), K, HEIGHT, WIDTH) for f in frames])
         on_done(1.0)
+        if self.metric:
+            return (1 / depth).astype(np.float32)
         wave = np.sin(np.arange(len(frames)) / 3)[:, None, None]
         return ((1 / depth - 0.02 * (1 + 0.1 * wave)) * (30 + wave)).astype(np.float32)
 
@@ -145,6 +147,17 @@ def test_a_depth_network_gives_every_pixel() -> None:
     backend = Dust3rBackend(scene, config(), ExactDisparity(scene))
     check_truth(scene, backend, whole=True)
     assert backend.annotate(frames_of(scene)).scores["disparity_residual"] < 0.01
+
+
+def test_a_metric_depth_network_gives_the_size_of_the_scene() -> None:
+    scene = ExactScene(7)
+    geometry = Dust3rBackend(scene, config(), ExactDisparity(scene, metric=True)).annotate(frames_of(scene))
+    assert geometry.units == "metric"
+    found = ate(geometry.pose_c2w, scene.pose)
+    assert found.alignment.scale == pytest.approx(1, rel=0.005)
+    K = np.array([[FOCAL_PX, 0, WIDTH / 2], [0, FOCAL_PX, HEIGHT / 2], [0, 0, 1]])
+    assert np.median(np.abs(geometry.depth_m[3] / scene.depth(3, K, HEIGHT, WIDTH) - 1)) < 0.005
+    assert Dust3rBackend(scene, config()).annotate(frames_of(scene)).units == "scene"
 
 
 def test_wrong_pairs_are_left_out_and_counted() -> None:

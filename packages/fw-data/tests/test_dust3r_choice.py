@@ -1,5 +1,7 @@
 """`--geometry`: which backend a run takes, what it says about weights and licences, and which orders make no sense."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from fw_data.annotators.checkpoints import WeightsMissing, fingerprint
 from fw_data.annotators.dust3r.network import Dust3rConfig, Dust3rNetwork
 from fw_data.backends import Dust3rSpec, SfmSpec
 from fw_data.choice import choose
+from fw_data.cli import main
 from fw_data.config import AnnotateConfig
 from fw_data.options import AnnotateOptions
 
@@ -103,3 +106,16 @@ def test_the_spec_makes_a_backend_that_runs(weights: Path) -> None:
     assert set(spec.score_meanings()) >= {"pairs_accepted", "along"}
     with pytest.raises(AnnotationRefused):
         backend.annotate(np.zeros((2, 64, 64, 3), np.uint8))
+
+
+def test_the_command_says_what_it_uses_and_why_a_clip_was_refused(
+    weights: Path, tmp_path: Path, make_video: Callable[..., Path], scene: Callable[..., dict], capsys
+) -> None:
+    make_video(tmp_path / "raw" / "a.mp4", scene(6)["video"])
+    words = ["annotate", str(tmp_path / "raw"), str(tmp_path / "out"), "--geometry", "auto", "--workers", "0"]
+    words += ["--min-motion", "0", "--dust3r-weights", str(weights), "--device", "cpu"]
+    assert main(words) == 1  # random weights see no scene, so no clip is left
+    said = capsys.readouterr().out
+    assert "geometry: dust3r (--dust3r-weights are given) with tiny.safetensors" in said
+    refusals = [json.loads(line) for line in (tmp_path / "out" / "refusals.jsonl").read_text().splitlines()]
+    assert [(refusal["stage"], refusal["code"]) for refusal in refusals] == [("geometry", "pairs-disagree")]

@@ -91,7 +91,10 @@ def input_size(height: int, width: int, resolution: Resolution, patch: int = 14)
 
 
 class DepthAnything:
-    """A loaded network."""
+    """A loaded network.
+
+    `metric` tells whether its disparity is 1 / metres.
+    """
 
     def __init__(
         self, model: "DepthAnythingForDepthEstimation", sizes: DepthAnythingSizes, *, metric: bool, device: str

@@ -1,6 +1,7 @@
 """The `dust3r` backend: pairs of frames to point maps, these to one scene, and its depth for every pixel of the clip.
 
-OpenCV axes, poses camera-to-world, first pose identity, units of the scene (up to one scale factor per clip).
+OpenCV axes, poses camera-to-world, first pose identity; units of the scene (up to one scale factor per clip), or metres
+with a metric depth network.
 Axis legend: f frames, h height, w width.
 """
 
@@ -33,6 +34,8 @@ MIN_ACCEPTED = 0.3
 """Part of the pairs that must agree on one scene."""
 MAX_ACROSS, MAX_ALONG = 0.02, 0.25
 """Typical errors beyond which they agree in name only: across in parts of the picture's width, along of the depth."""
+SURE = 0.3
+"""Confidence from which points say how large the scene is."""
 FAR = 50.0
 """Depth of the network is cut at this many median depths of the scene."""
 
@@ -105,10 +108,16 @@ class Dust3rBackend:
             "along": scene.along,
             "path_over_depth": float(np.linalg.norm(np.diff(scene.pose_c2w[:, :3, 3], axis=0), axis=1).sum() / typical),
         }
+        pose, units = scene.pose_c2w.copy(), "scene"
         if self.depth is not None:
             disparity = self.depth.disparity(
                 frames, resolution=self.config.depth_resolution, on_done=lambda part: report("depth", 0.9 * part)
             )
+            if self.depth.metric:
+                sure = known & (confidence > SURE) if (confidence > SURE).any() else known
+                size = float(np.median(1 / (disparity[sure] * depth[sure])))
+                depth, typical, units = depth * np.float32(size), typical * size, "metric"
+                pose[:, :3, 3] *= size
             depth, confidence, scores["disparity_residual"] = _dense(disparity, depth, confidence, FAR * typical)
         report("depth", 1.0)
         K = np.repeat(np.eye(3)[None], count, axis=0)
@@ -120,9 +129,9 @@ class Dust3rBackend:
             depth_m=depth,
             confidence=np.where(depth > 0, confidence, np.float32(0)),
             K=K,
-            pose_c2w=scene.pose_c2w,
+            pose_c2w=pose,
             pose_confidence=scene.frame_confidence.astype(np.float32),
-            units="scene",
+            units=units,
             scores=scores,
         )
 

@@ -58,6 +58,9 @@ class PairPredictor(Protocol):
 class DisparityPredictor(Protocol):
     """What sees disparity in single frames; see depth.depth_anything.DepthAnything."""
 
+    metric: bool
+    """Whether its disparity is 1 / metres, so that it also tells the size of the scene."""
+
     def disparity(
         self, frames: UInt8[np.ndarray, "f h w 3"], *, resolution: Resolution, on_done: Callable[[float], None]
     ) -> Float32[np.ndarray, "f h w"]:

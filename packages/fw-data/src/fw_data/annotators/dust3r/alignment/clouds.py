@@ -90,7 +90,7 @@ class SceneAlignment:
     depth_spread: Float64[np.ndarray, "f p"]
     """Typical relative disagreement of the pairs about it."""
     frame_confidence: Float64[np.ndarray, " f"]
-    """Trust in each camera, in [0, 1]: the part of its pairs that agree, and how closely."""
+    """Trust in each camera, in [0, 1]: the part of its pairs that agree with the rest."""
     across_px: float
     """Typical error of the points across the line of sight, in pixels of the point maps."""
     along: float
