@@ -22,6 +22,8 @@ def make(
     wrong: int = 0,
     focal_px: np.ndarray | None = None,
     hole: bool = False,
+    travel: float = 0.1,
+    turning: float = 0.05,
 ) -> tuple[PairClouds, np.ndarray, np.ndarray, np.ndarray]:
     """Clouds, true poses, true depth (f, p), and which pairs are wrong (given a motion of their own)."""
     rng = np.random.default_rng(seed)
@@ -29,8 +31,8 @@ def make(
     columns, rows = np.meshgrid(np.arange(WIDTH) + 0.5 - WIDTH / 2, np.arange(HEIGHT) + 0.5 - HEIGHT / 2)
     offsets = np.stack([columns, rows], axis=-1).reshape(-1, 2)
     pose = np.repeat(np.eye(4)[None], frames, 0)
-    pose[:, :3, :3] = Rotation.from_rotvec(np.cumsum(rng.normal(0, 0.05, (frames, 3)), 0)).as_matrix()
-    pose[:, :3, 3] = np.cumsum(rng.normal(0, 0.1, (frames, 3)), 0)
+    pose[:, :3, :3] = Rotation.from_rotvec(np.cumsum(rng.normal(0, turning, (frames, 3)), 0)).as_matrix()
+    pose[:, :3, 3] = np.cumsum(rng.normal(0, travel, (frames, 3)), 0)
     waves = rng.normal(size=(frames, 4))
     u, v = offsets.T / WIDTH
     depth = 2 + 0.5 * np.sin(3 * (waves[:, :1] + u)) + 0.4 * np.cos(5 * (waves[:, 1:2] + v)) + 0.3 * waves[:, 2:3] * u
@@ -118,6 +120,35 @@ def test_a_zoom_is_followed_with_one_focal_length_per_frame() -> None:
     shared = align(clouds)
     assert np.ptp(shared.focal_px) == 0
     assert ate(found.pose_c2w, pose).rmse < ate(shared.pose_c2w, pose).rmse
+
+
+@pytest.mark.parametrize(("travel", "turning"), [(0.0, 0.05), (0.1, 0.0), (0.0, 0.0)])
+def test_cameras_that_only_turn_only_travel_or_stand_still(travel: float, turning: float) -> None:
+    clouds, pose, depth, _ = make(
+        6, pair_graph(6, "swin", 2), seed=8, noise=0.01, across=0.001, travel=travel, turning=turning
+    )
+    found = align(clouds)
+    scale = np.median(depth / found.depth)
+    relative = np.linalg.inv(pose[0]) @ pose
+    np.testing.assert_allclose(found.pose_c2w[:, :3, :3], relative[:, :3, :3], atol=1e-3)
+    np.testing.assert_allclose(scale * found.pose_c2w[:, :3, 3], relative[:, :3, 3], atol=5e-3)
+    assert found.accepted.all()
+    assert np.median(np.abs(scale * found.depth / depth - 1)) < 0.01
+
+
+def test_something_that_moves_by_itself_does_not_drag_the_cameras() -> None:
+    clouds, pose, _, _ = make(8, pair_graph(8, "swin", 3), seed=9, noise=0.01, across=0.001)
+    moving = np.abs(clouds.offsets_px[:, 0] + 8) < 4  # a quarter of the picture
+    place = np.cumsum(np.random.default_rng(9).normal(0, 0.15, (8, 3)), axis=0)
+    shift = place[clouds.pairs[:, 1]] - place[clouds.pairs[:, 0]]
+    second = clouds.second.copy()
+    second[:, moving] += np.median(second[..., 2], axis=1)[:, None, None] / 2 * shift[:, None]
+    parts = {name: getattr(clouds, name) for name in ("first", "first_weight", "second_weight", "offsets_px")}
+    found = align(PairClouds(pairs=clouds.pairs, frames=8, second=second, **parts))
+    still = align(clouds)
+    assert ate(found.pose_c2w, pose).rmse < max(2 * ate(still.pose_c2w, pose).rmse, 0.002)
+    assert rpe(found.pose_c2w, pose).rot_deg < 0.05
+    assert found.accepted.all()
 
 
 def test_points_are_thinned_to_the_limit() -> None:
