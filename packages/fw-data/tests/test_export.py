@@ -263,6 +263,20 @@ def test_tum_gaps_cut_and_depth_pairs_by_time(scene, tmp_path):
     np.testing.assert_allclose(first.pose_c2w, content["pose_c2w"][:6], atol=1e-6)
 
 
+def test_a_tum_path_with_a_video(scene, tmp_path, make_video):
+    content = scene(9)
+    make_video(tmp_path / "src/seq/film.mp4", content["video"], fps=20)
+    q = Rotation.from_matrix(content["pose_c2w"][:, :3, :3]).as_quat()
+    rows = [" ".join(map(repr, [i / 20, *content["pose_c2w"][i, :3, 3].tolist(), *q[i].tolist()])) for i in range(9)]
+    (tmp_path / "src/seq/groundtruth.txt").write_text("\n".join(rows))
+    dataset = bring_in(tmp_path / "src", tmp_path / "out", "tum", "--intrinsics", "57.6", "57.6", "32", "24")
+    assert sound(tmp_path / "out")
+    clip = dataset.load(0)
+    assert (clip.fps, dataset.records[0].has_depth) == (20, False)
+    np.testing.assert_allclose(clip.pose_c2w, content["pose_c2w"], atol=1e-6)
+    assert np.abs(clip.video.astype(int) - content["video"]).mean() < 8
+
+
 def test_what_cannot_be_imported_is_listed(scene, tmp_path, shared_dataset, capsys):
     src = tmp_path / "src"
     for name, change in {

@@ -201,6 +201,14 @@ def test_worker_processes_change_nothing_but_the_clock(shared_dataset):
     del theirs
 
 
+def test_clips_without_depth_are_left_out_unless_they_will_do(shared_dataset):
+    records = ClipDataset(shared_dataset[0]).records
+    mixed = [records[0], records[1].model_copy(update={"has_depth": False})]
+    assert TABLE.assign(mixed).unusable == {"no depth": 1}
+    assert sum(map(len, TABLE.assign(mixed, need_depth=False).clips)) == 2
+    assert TABLE.assign(mixed).describe(TABLE)[-1] == "clips left out: 1 (no depth)"
+
+
 def test_what_cannot_be_loaded_says_why(shared_dataset):
     dataset = ClipDataset(shared_dataset[0])
     large = BucketTable(buckets=(Bucket(frames=5, height=480, width=640),))

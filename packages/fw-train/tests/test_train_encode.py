@@ -20,8 +20,8 @@ from fw_train.cli import main
 from fw_train.clips import SampleSource, split_clips
 from fw_train.config import TrainConfig
 from fw_train.encode import encode, wanted
-from fw_train.encoded import Store, encodings, part_fingerprint
-from fw_train.parts import Encoders, load_parts
+from fw_train.encoded import EncodedClips, Store, encodings, part_fingerprint
+from fw_train.parts import Encoded, Encoders, load_parts
 from fw_train.resolve import from_mapping
 from fw_train.runs import train
 
@@ -205,3 +205,36 @@ def test_a_store_reads_nothing_of_another_origin(tmp_path: Path) -> None:
     assert found["x@0"].tolist() == [0, 1, 2]
     assert store.counts == {"missing": 1, "stale": 1, "found": 1}
     assert Store(tmp_path, "video", {"a": 2}).others() == [["a"]]
+
+
+def test_windows_keep_what_there_is_of_them(dataset: Path, tmp_path: Path) -> None:
+    """Models read different things: tokens without a condition here, of two windows in one file."""
+    record = ClipDataset(dataset).records[0]
+    clips = EncodedClips(Store(tmp_path, "video", {"a": 1}))
+    windows = {s: Encoded(torch.randn(4, 2, 3, 5), None, torch.randn(7, 6).bfloat16()) for s in (0, 12)}
+    clips.write(record, windows)
+    assert clips.has(record) == {0, 12}
+    for start, window in windows.items():
+        found = clips.read(record, start)
+        assert found is not None
+        assert found.condition is None
+        assert found.image_tokens is not None
+        assert window.image_tokens is not None
+        assert torch.equal(found.latents, window.latents)
+        assert torch.equal(found.image_tokens, window.image_tokens)
+        assert found.image_tokens.dtype == torch.bfloat16
+    assert clips.read(record, 4) is None
+
+
+def test_encoders_that_load_late_are_known_by_their_files(tmp_path: Path) -> None:
+    class Late:
+        source, dtype = tmp_path, torch.float32
+
+        def spec(self) -> dict[str, str]:
+            return {"kind": "late", "source": str(tmp_path)}
+
+    (tmp_path / "model.safetensors").write_bytes(b"weights" * 1000)
+    first = part_fingerprint(Late())
+    assert part_fingerprint(Late()) == first
+    (tmp_path / "model.safetensors").write_bytes(b"weights" * 999 + b"weighed")
+    assert part_fingerprint(Late()) != first

@@ -127,7 +127,8 @@ class VideoFrames:
         self.path = path
         self.info: VideoInfo = probe(path, LIMITS)
         self.height, self.width = self.info.height, self.info.width
-        self.count = sum(1 for _ in read_frames(path, self.info, LIMITS))
+        self.time_s = np.array([frame.time_s for frame in read_frames(path, self.info, LIMITS)], np.float64)
+        self.count = len(self.time_s)
 
     def read(self, start: int, count: int, placement: Placement) -> UInt8[np.ndarray, "f h w 3"]:
         """Decoded from the beginning of the file: what counts frames exactly in any container."""

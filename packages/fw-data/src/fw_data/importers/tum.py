@@ -1,5 +1,6 @@
 """TUM RGB-D sequences: every folder with groundtruth.txt, rgb.txt and, if there, depth.txt.
 
+In place of rgb.txt there may be one video, whose own time stamps are on the clock of groundtruth.txt then.
 A frame's pose is interpolated at its time stamp between neighbours at most 0.1 s apart; frames outside the path end a
 stretch. Its depth is the map nearest in time, at most 0.02 s off, 5000 a metre. K comes from calibration.txt ("fx fy cx
 cy", one line or one per frame, with the centre of the first pixel at 0.5) or from the command line.
@@ -12,7 +13,17 @@ import numpy as np
 
 from fw_data.errors import DataError
 from fw_data.exporters.tum import DEPTH_PER_UNIT
-from fw_data.importers.base import DepthReader, ImageFrames, ImportSettings, Scene, check_size, read_depth_file
+from fw_data.importers.base import (
+    DepthReader,
+    Frames,
+    ImageFrames,
+    ImportSettings,
+    Scene,
+    VideoFrames,
+    check_size,
+    read_depth_file,
+)
+from fw_data.media.probe import VIDEO_SUFFIXES
 from fw_geometry.camera import Trajectory
 from fw_geometry.formats import read_tum
 from fw_geometry.rigid import interpolate_rigid
@@ -29,8 +40,7 @@ def find(root: Path) -> list[Path]:
 
 def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:  # noqa: ARG001 - a folder stands for itself
     """The scene of one sequence."""
-    time_s, pictures = _read_list(path / "rgb.txt")
-    frames = ImageFrames(pictures)
+    time_s, frames = _pictures(path)
     truth = read_tum(path / "groundtruth.txt")
     posed = _covered(time_s, truth.time_s)
     if not posed.any():
@@ -53,6 +63,15 @@ def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:  # no
         notes=[] if posed.all() else [f"{(~posed).sum()} of {len(posed)} pictures have no pose"],
         posed=[(start, end) for start, end in pairwise(edges) if posed[start]],
     )
+
+
+def _pictures(path: Path) -> tuple[np.ndarray, Frames]:
+    videos = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
+    if len(videos) == 1 and not (path / "rgb.txt").is_file():
+        video = VideoFrames(videos[0])
+        return video.time_s, video
+    time_s, files = _read_list(path / "rgb.txt")
+    return time_s, ImageFrames(files)
 
 
 def _covered(time_s: np.ndarray, pose_s: np.ndarray) -> np.ndarray:
