@@ -5,6 +5,7 @@ step reuse does to a trained model's pictures.
 """
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ from fw_model.world import FantasyWorld
 FRAMES, HEIGHT, WIDTH, STEPS = 9, 64, 96, 20
 
 
-def measure(pairs: int, *, compiled: bool = True) -> list[Row]:
+def measure(pairs: int) -> Iterator[Row]:
     """All rows of this part."""
     world = _alive(FantasyWorld(tiny()).eval())
-    rows = [*_easycache(world, pairs), *_offload(world)]
-    return [*rows, _compiled(world, pairs)] if compiled else rows
+    yield from _easycache(world, pairs)
+    yield from _offload(world)
+    yield _compiled(world, pairs)
 
 
 def _alive(world: FantasyWorld) -> FantasyWorld:
@@ -49,8 +51,8 @@ def _generate(pipe: WorldPipeline, **options: Any) -> Any:
     return last.world
 
 
-def _easycache(world: FantasyWorld, pairs: int) -> list[Row]:
-    pipe, rows = _pipe(world), []
+def _easycache(world: FantasyWorld, pairs: int) -> Iterator[Row]:
+    pipe = _pipe(world)
     exact = _generate(pipe)
     for threshold in (0.02, 0.05, 0.1):
         fast = _generate(pipe, easycache=threshold)
@@ -60,34 +62,28 @@ def _easycache(world: FantasyWorld, pairs: int) -> list[Row]:
         )
         error = float(np.abs(fast.video.astype(float) - exact.video).mean())
         depth = float(np.abs(fast.depth / exact.depth - 1).mean())
-        rows.append(
-            Row(
-                name=f"EasyCache at {threshold}, tiny, {STEPS} steps: generation against every step computed",
-                value=theirs.cpu_s / ours.cpu_s,
-                unit="x",
-                details=f"{reused} of {STEPS} steps reused; video differs by {error:.2f} of 255, depth by {depth:.2%}; "
-                "random weights: mechanics only",
-            )
+        yield Row(
+            name=f"EasyCache at {threshold}, tiny, {STEPS} steps: generation against every step computed",
+            value=theirs.cpu_s / ours.cpu_s,
+            unit="x",
+            details=f"{reused} of {STEPS} steps reused; video differs by {error:.2f} of 255, depth by {depth:.2%}; "
+            "random weights: mechanics only",
         )
-    return rows
 
 
-def _offload(world: FantasyWorld) -> list[Row]:
+def _offload(world: FantasyWorld) -> Iterator[Row]:
     total = sum(t.numel() * t.element_size() for t in (*world.parameters(), *world.buffers()))
-    exact, rows = _generate(_pipe(world), steps=2), []
+    exact = _generate(_pipe(world), steps=2)
     for offload in ("model", "block"):
         pipe = _pipe(world, offload=offload)
         made = _generate(pipe, steps=2)
         same = all(np.array_equal(getattr(made, key), getattr(exact, key)) for key in ("video", "depth", "points"))
-        rows.append(
-            Row(
-                name=f"offload={offload!r}, tiny: most bytes resident over the transformer's",
-                value=pipe.placement.mover.peak_bytes / total,
-                unit="of 1",
-                details=f"result bit-identical: {same}; {len(pipe.placement.mover.log)} moves in 2 guided steps",
-            )
+        yield Row(
+            name=f"offload={offload!r}, tiny: most bytes resident over the transformer's",
+            value=pipe.placement.mover.peak_bytes / total,
+            unit="of 1",
+            details=f"result bit-identical: {same}; {len(pipe.placement.mover.log)} moves in 2 guided steps",
         )
-    return rows
 
 
 def _compiled(world: FantasyWorld, pairs: int) -> Row:

@@ -294,13 +294,16 @@ context = torch.randn(2, 7, 12, generator=g)
 with torch.no_grad():
     for parameter in world.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=g))
-    plain = world(latents, timestep, context=context)
+    both = sys.argv[1] == "eager"  # C++ for the video stream alone takes long enough
+    options = {"context": context, "couple": both, "predict_geometry": both}
+    plain = world(latents, timestep, **options)
     world.compile_blocks(backend=sys.argv[1], fullgraph=True)
-    fast = world(latents, timestep, context=context)
+    fast = world(latents, timestep, **options)
 counters = torch._dynamo.utils.counters
 assert counters["stats"]["unique_graphs"] == 2, counters  # one for all PCB blocks, one for all IRG blocks
 print(float((plain.velocity - fast.velocity).abs().max() / plain.velocity.abs().max()))
-print(float((plain.geometry.depth - fast.geometry.depth).abs().max() / plain.geometry.depth.abs().max()))
+if both:
+    print(float((plain.geometry.depth - fast.geometry.depth).abs().max() / plain.geometry.depth.abs().max()))
 """
 
 

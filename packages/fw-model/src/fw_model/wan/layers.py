@@ -40,7 +40,8 @@ class TimeEmbedding(nn.Module):
         wave = sinusoid(timestep, self.freq_dim)
         if self.round_sinusoid:
             wave = wave.to(torch.bfloat16).float()
-        with torch.autocast(wave.device.type, enabled=False):
+        device = "cpu" if wave.is_meta else wave.device.type  # on meta, where FLOPs are counted, is no autocast
+        with torch.autocast(device, enabled=False):
             embedding = _float32(self.embed, wave)
             modulation = _float32(self.project, embedding)
         return embedding, modulation.unflatten(-1, (self.rows, -1))
