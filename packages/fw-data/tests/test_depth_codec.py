@@ -81,3 +81,19 @@ def test_torn_and_foreign_blobs_say_so():
             with pytest.raises(DataError) as caught:
                 depth_codec.decode(data)
             assert caught.value.code == code
+
+
+def test_every_half_float_is_widened_exactly():
+    """All finite float16 numbers from 0 up, zero and subnormal ones among them, at a scale that is not 1."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    depth = np.zeros((1, 16, 1984), np.float32)
+    depth[0] = halves.reshape(16, -1)
+    depth[0, 0, 0] = 0
+    known = depth[depth > 0]
+    depth *= np.float32(8.0) / np.float32(2.0 ** np.round(np.log2(np.median(known))))  # the stored scale is then 8
+    blob = depth_codec.encode_depth(depth)
+    assert depth_codec.read_header(blob).scale == 8
+    again = depth_codec.decode(blob)
+    stored = (depth.astype(np.float64) / 8).astype(np.float16)
+    np.testing.assert_array_equal(again, stored.astype(np.float32) * np.float32(8))
+    assert (stored[stored > 0] < 6e-5).any()  # subnormal
