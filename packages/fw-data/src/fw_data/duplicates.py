@@ -89,8 +89,10 @@ def find_duplicates(clips: Sequence[Hashed], max_bits: int, kept: Iterable[str] 
         clip = clips[index]
         if not clip.hashes:
             continue
-        keys = _parts(clip.hashes[len(clip.hashes) // 2], max_bits + 1)
-        near = [] if clip.id in safe else sorted({other for key in keys for other in buckets[key]})
+        middle = _middle(clip)
+        keys = _parts(middle, max_bits + 1)
+        candidates = set() if clip.id in safe else {other for key in keys for other in buckets[key]}
+        near = sorted(other for other in candidates if (middle ^ _middle(clips[other])).bit_count() <= max_bits)
         distances = ((other, _distance(clip, clips[other])) for other in near)
         match = next((pair for pair in distances if pair[1] <= max_bits), None)
         if match:
@@ -99,6 +101,10 @@ def find_duplicates(clips: Sequence[Hashed], max_bits: int, kept: Iterable[str] 
         for key in keys:
             buckets[key].append(index)
     return sorted(found, key=lambda duplicate: duplicate.index)
+
+
+def _middle(clip: Hashed) -> int:
+    return clip.hashes[len(clip.hashes) // 2]
 
 
 def _distance(one: Hashed, two: Hashed) -> int:

@@ -109,6 +109,9 @@ class TransitionFinder:
                 spans[-1][1] = end
             else:
                 spans.append([start, end])
+        for span in spans:  # what is left at the ends of the video is too short to be anything
+            span[0] = 0 if span[0] <= _JOIN_S * self.fps else span[0]
+            span[1] = len(black) if len(black) - span[1] <= _JOIN_S * self.fps else span[1]
         return [
             Transition(
                 start=start,
