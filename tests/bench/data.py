@@ -142,7 +142,7 @@ def loader_rows(dataset: ClipDataset, pairs: int) -> list[Row]:
     times = paired(mine, theirs, pairs=pairs)
     rate = len(dataset) / times[0].wall_s
     note = f"ours {rate:.2f} clips/s of {bucket} in random order, webdataset {found} sequential; the same decoders"
-    return [ratio_row("ready samples: webdataset / our loader", times, target=">= 0.9", note=note)]
+    return [ratio_row("ready samples: webdataset / our loader", times, target=">= 0.8", note=note)]
 
 
 def codec_rows(clip: Clip, pairs: int) -> list[Row]:
