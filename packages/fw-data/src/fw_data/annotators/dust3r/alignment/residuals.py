@@ -16,7 +16,7 @@ from fw_data.annotators.dust3r.alignment.clouds import PairClouds
 from fw_data.annotators.dust3r.alignment.motions import masked_median
 from fw_data.annotators.dust3r.alignment.start import State
 
-KERNEL_WIDTH = 3.0
+KERNEL_WIDTH = 4.0
 """Errors this many spreads large count a quarter."""
 MIN_ACROSS_PX, MIN_ALONG = 1e-4, 1e-6
 """Spreads never fall below these: rounding of the maps."""
