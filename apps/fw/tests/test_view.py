@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import viser
 from PIL import Image
 
 from fw_app.view import Scene, ViewOptions, load, serve
@@ -55,8 +56,9 @@ def test_the_page_shows_points_cameras_and_both_paths(world):
         assert b"<html" in page
         nodes = server.scene._handle_from_node_name
         assert {"/points", "/camera", "/path", "/requested"} <= set(nodes)
-        points = server.scene._handle_from_node_name["/points"].points
-        assert len(points) == 58  # the surest 60 % of the 96 pixels of the first frame
+        cloud = nodes["/points"]
+        assert isinstance(cloud, viser.PointCloudHandle)
+        assert len(cloud.points) == 58  # the surest 60 % of the 96 pixels of the first frame
     finally:
         server.stop()
 

@@ -315,7 +315,9 @@ def test_compiled_blocks_give_the_same(backend):
         pytest.skip("torch.compile needs a C++ compiler on the CPU, and there is none on the PATH")
     out = subprocess.run([sys.executable, "-c", _COMPILED, backend], capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr[-2000:]
-    assert all(float(line) < 5e-6 for line in out.stdout.split())
+    velocity, *depth = (float(line) for line in out.stdout.split())
+    assert velocity < 5e-6
+    assert all(value < 3e-5 for value in depth)  # the head ends in an exponential
 
 
 @torch.no_grad()
