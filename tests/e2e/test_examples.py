@@ -21,8 +21,8 @@ from fw_model.world import FantasyWorld
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FILES = {
     "01_generate_world.py": {
-        "cameras.json", "colmap", "depth", "depth.mp4", "gaussians", "geometry.npz", "images", "points.glb", "points.ply",
-        "requested_cameras.json", "transforms.json", "video.mp4", "world.json",
+        "cameras.json", "colmap", "depth", "depth.mp4", "gaussians", "geometry.npz", "images", "points.glb",
+        "points.ply", "requested_cameras.json", "transforms.json", "video.mp4", "world.json",
     },
     "02_checkpoints.py": {"broken.safetensors", "converted", "model.pth", "started", "wan.safetensors"},
     "03_training_step.py": {"losses.json"},
