@@ -29,7 +29,7 @@ class DemoOptions:
     """The folder everything is written to."""
     clips: int = 5
     """Toy videos to render and annotate."""
-    base_steps: int = 120
+    base_steps: int = 100
     """Steps of the small video prior, which is then frozen."""
     stage1_steps: int = 40
     """Steps of stage 1 (geometry branch)."""

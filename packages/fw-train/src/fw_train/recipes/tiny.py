@@ -31,4 +31,4 @@ def tiny(stage: Stage) -> TrainConfig:
         return replace(shared, steps=200, batch=4, optim=optim, every=Cadence(log=10, validate=50, checkpoint=50))
     if stage == "stage1":
         return replace(shared, steps=60, batch=4, optim=OptimConfig(lr=1e-3, warmup=10, schedule="cosine"))
-    return replace(shared, steps=60, batch=4, optim=OptimConfig(lr=2e-3, warmup=10, schedule="cosine"))
+    return replace(shared, steps=60, batch=4, optim=OptimConfig(lr=1e-3, warmup=10, schedule="cosine"))
