@@ -1,13 +1,14 @@
 """The local engine: spawned worker processes, each holding one job, so that a crash costs that job alone.
 
-A pool of the standard library would fail every waiting job when one worker dies; here the dead worker's job is reported
-as failed, a new worker starts, and the rest goes on.
+A pool of the standard library would fail every waiting job when one worker dies; here the dead worker's job gets one
+more try and is then reported as failed, a new worker starts, and the rest goes on.
 """
 
 import multiprocessing
 import os
 import signal
 import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -54,7 +55,8 @@ class LocalEngine:
             yield from _run_here(task, jobs, on_progress)
             return
         threads = max(1, (os.cpu_count() or 1) // self.workers)
-        todo = iter(range(len(jobs)))
+        todo = deque(range(len(jobs)))
+        died: set[int] = set()
         ended = 0
         finished = False
         try:
@@ -72,6 +74,10 @@ class LocalEngine:
                     except (EOFError, ConnectionResetError):
                         worker.process.join()
                         self._pool.remove(worker)
+                        if worker.job not in died:  # one more try: it may have been killed for another's memory
+                            died.add(worker.job)
+                            todo.appendleft(worker.job)
+                            continue
                         kind, content = "error", [_obituary(worker.process.exitcode)]
                     if kind == "progress":
                         on_progress(job, *content)
@@ -85,12 +91,11 @@ class LocalEngine:
             if not finished:
                 self.close()
 
-    def _feed(self, task: Task[J, R], jobs: Sequence[J], todo: Iterator[int], threads: int) -> None:
+    def _feed(self, task: Task[J, R], jobs: Sequence[J], todo: deque[int], threads: int) -> None:
         """Give every free worker a job, and start workers while there are jobs for them."""
         free = [worker for worker in self._pool if worker.job is None]
         for _ in range(self.workers - (len(self._pool) - len(free))):
-            job = next(todo, None)
-            if job is None:
+            if not todo:
                 return
             if free:
                 worker = free.pop()
@@ -100,8 +105,8 @@ class LocalEngine:
             if worker.task is not task:
                 worker.pipe.send(("task", task))
                 worker.task = task
-            worker.job = job
-            worker.pipe.send(("job", jobs[job]))
+            worker.job = todo.popleft()
+            worker.pipe.send(("job", jobs[worker.job]))
 
 
 def _run_here(
