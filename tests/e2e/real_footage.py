@@ -92,7 +92,7 @@ def measure(work: Path) -> Figures:
     raw.mkdir(parents=True)
     (raw / "redkitchen.mp4").symlink_to(DATA / "raw" / "redkitchen.mp4")
     begun = time.monotonic()
-    code = run(AnnotateOptions(raw=raw, out=work / "dataset"))
+    code = run(AnnotateOptions(raw=raw, out=work / "dataset", follow_links=True))
     seconds = time.monotonic() - begun
     assert code == 0, "redkitchen.mp4 was not annotated"
     clip = ClipDataset(work / "dataset").load(0)
@@ -175,7 +175,7 @@ def annotate_others(work: Path) -> Path:
     raw.mkdir(parents=True)
     for name in OTHERS:
         (raw / name).symlink_to(DATA / "raw" / name)
-    run(AnnotateOptions(raw=raw, out=work / "dataset"))
+    run(AnnotateOptions(raw=raw, out=work / "dataset", follow_links=True))
     return work / "dataset"
 
 

@@ -9,7 +9,7 @@ import pytest
 import viser
 from PIL import Image
 
-from fw_app.view import Scene, ViewOptions, load, serve
+from fw_app.viewer import Scene, load, serve
 from fw_geometry import make_trajectory
 
 
@@ -40,7 +40,7 @@ def world(tmp_path: Path) -> Path:
 
 
 def test_a_world_is_read_and_ranked(world):
-    scene = load(ViewOptions(source=world))
+    scene = load(world)
     assert scene.video.shape == (3, 8, 12, 3)
     assert scene.video[2].max() == 80
     assert scene.requested is not None
@@ -49,7 +49,7 @@ def test_a_world_is_read_and_ranked(world):
 
 
 def test_the_page_shows_points_cameras_and_both_paths(world):
-    scene: Scene = load(ViewOptions(source=world))
+    scene: Scene = load(world)
     server = serve(scene, port=0)
     try:
         page = urllib.request.urlopen(f"http://127.0.0.1:{server.get_port()}", timeout=10).read()
@@ -65,7 +65,7 @@ def test_the_page_shows_points_cameras_and_both_paths(world):
 
 def test_what_cannot_be_shown_is_said(tmp_path, world):
     with pytest.raises(ValueError, match="neither a dataset"):
-        load(ViewOptions(source=tmp_path))
+        load(tmp_path)
     (world / "images" / "frame_00000.png").unlink()
     with pytest.raises(ValueError, match=re.escape("holds 2 frames of 3")):
-        load(ViewOptions(source=world))
+        load(world)

@@ -5,10 +5,11 @@ the device and the copies put in their place; to release it the originals are pu
 is ever copied back, so the homes must not be written to while their module is in use.
 
 A ``Mover`` keeps the books: which modules are resident, the bytes they take, the most that were resident at a time,
-and every move. They count the same on any device, and a CPU "device" gets real copies, so the bookkeeping and its
+and the latest moves. They count the same on any device, and a CPU "device" gets real copies, so the bookkeeping and its
 results can be tested anywhere.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, get_args
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 Offload = Literal["none", "model", "block"]
+LOG_LENGTH = 10_000
+"""Moves that a mover remembers, the latest ones."""
 
 
 def check_offload(offload: str) -> None:
@@ -45,7 +48,7 @@ class Mover:
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
-        self.log: list[Move] = []
+        self.log: deque[Move] = deque(maxlen=LOG_LENGTH)
         self.resident_bytes = 0
         self.peak_bytes = 0
         self._resident: dict[nn.Module, _Stay] = {}

@@ -4,7 +4,7 @@ Conventions: OpenCV axes (x right, y down, z forward); poses camera-to-world; pi
 at (i + 0.5, j + 0.5); depth is z-depth, 0 = no depth. Axis legend: f frames, h height, w width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -83,3 +83,23 @@ class GeometryBackend(Protocol):
     ) -> ClipGeometry:
         """Geometry of each frame (sRGB, uint8); raises AnnotationRefused when the clip cannot be annotated."""
         ...
+
+
+class StageProgress:
+    """Turns (stage, part of the stage) into (stage, part of the whole), for backends that work in stages.
+
+    Args:
+        starts: where each stage starts, as a part of the whole work, in order.
+        callback: who wants to know; None for nobody.
+    """
+
+    def __init__(self, starts: Mapping[str, float], callback: ProgressCallback | None) -> None:
+        self._names, self._starts, self._callback = list(starts), [*starts.values(), 1.0], callback
+
+    def __call__(self, stage: str, part: float) -> None:
+        """Report a part (0 to 1) of a stage."""
+        if self._callback is None:
+            return
+        index = self._names.index(stage)
+        start, end = self._starts[index : index + 2]
+        self._callback(stage, start + part * (end - start))

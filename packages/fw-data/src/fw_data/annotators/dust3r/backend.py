@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from fw_data.annotators.base import AnnotationRefused, ClipGeometry, ProgressCallback
+from fw_data.annotators.base import AnnotationRefused, ClipGeometry, ProgressCallback, StageProgress
 from fw_data.annotators.depth.alignment import align_disparity
 from fw_data.annotators.depth.depth_anything import Resolution
 from fw_data.annotators.dust3r.alignment import AlignmentConfig, AlignmentFailed, SceneAlignment
@@ -96,7 +96,7 @@ class Dust3rBackend:
                 "too-few-frames", "The clip has one frame; pairs need at least 2. Give a longer clip."
             )
         placement = picture_placement(height, width, self.config.long_side)
-        report = _Progress(progress)
+        report = StageProgress(STAGES, progress)
         scene = self._scene(np.stack([placement.rgb(frame) for frame in frames]), report)
         _check(scene, placement.width)
         depth, confidence = _at_frame_size(scene, placement, height, width)
@@ -135,7 +135,7 @@ class Dust3rBackend:
             scores=scores,
         )
 
-    def _scene(self, pictures: UInt8[np.ndarray, "f a b 3"], report: "_Progress") -> Scene:
+    def _scene(self, pictures: UInt8[np.ndarray, "f a b 3"], report: StageProgress) -> Scene:
         height, width = pictures.shape[1:3]
         config = self.config
         cut = list(windows(len(pictures), config.window, config.overlap))
@@ -190,20 +190,6 @@ def _check(scene: Scene, width: int) -> None:
             f"{100 * scene.across_px / width:.1f} % of the picture and {100 * scene.along:.0f} % of the depth). Much "
             "of the picture may move by itself, or the clip holds a cut. Use footage of a mostly still scene.",
         )
-
-
-class _Progress:
-    """Turns (stage, part of the stage) into (stage, part of the whole)."""
-
-    def __init__(self, callback: ProgressCallback | None) -> None:
-        self._callback = callback
-
-    def __call__(self, stage: str, part: float) -> None:
-        if self._callback is None:
-            return
-        starts = [*STAGES.values(), 1.0]
-        index = list(STAGES).index(stage)
-        self._callback(stage, starts[index] + part * (starts[index + 1] - starts[index]))
 
 
 def _at_frame_size(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Float64, UInt8
 
-from fw_data.annotators.base import ClipGeometry, ProgressCallback
+from fw_data.annotators.base import ClipGeometry, ProgressCallback, StageProgress
 from fw_data.annotators.sfm import refusals
 from fw_data.annotators.sfm.config import SfmConfig
 from fw_data.annotators.sfm.dense import dense_depth
@@ -47,7 +47,7 @@ class SfmBackend:
         """Geometry of each frame (sRGB, uint8); raises AnnotationRefused with a reason where there is none."""
         count, height, width = frames.shape[:3]
         refusals.check_shape(count, height, width)
-        report = _Progress(progress)
+        report = StageProgress(STAGES, progress)
         with single_threaded_operations():
             small = _reduce(frames, self.config.long_side)
             gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small])
@@ -58,7 +58,7 @@ class SfmBackend:
         return _clip_geometry(result, depth, confidence)
 
     def _depth(
-        self, scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], size: tuple[int, int], report: "_Progress"
+        self, scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], size: tuple[int, int], report: StageProgress
     ) -> tuple[Float32[np.ndarray, "f a b"], Float32[np.ndarray, "f a b"]]:
         rectifier = Rectifier(scene)
         scale = min(1.0, self.config.depth_long_side / max(scene.width, scene.height))
@@ -78,20 +78,6 @@ class SfmBackend:
 
         map_parallel(finish, list(range(len(gray))), self.config.threads)
         return depth, confidence
-
-
-class _Progress:
-    """Turns (stage, part of the stage) into (stage, part of the whole)."""
-
-    def __init__(self, callback: ProgressCallback | None) -> None:
-        self._callback = callback
-
-    def __call__(self, stage: str, part: float) -> None:
-        if self._callback is None:
-            return
-        starts = [*STAGES.values(), 1.0]
-        index = list(STAGES).index(stage)
-        self._callback(stage, starts[index] + part * (starts[index + 1] - starts[index]))
 
 
 def _reduce(frames: UInt8[np.ndarray, "f h w 3"], long_side: int) -> UInt8[np.ndarray, "f a b 3"]:

