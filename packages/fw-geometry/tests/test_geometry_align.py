@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from fw_geometry import Sim3, fit_scale, fit_scale_shift_disparity, umeyama
+from fw_geometry import Sim3, align_poses, fit_scale, fit_scale_shift_disparity, make_trajectory, umeyama
 
 
 def random_sim3(rng: np.random.Generator) -> Sim3:
@@ -63,6 +63,35 @@ def test_umeyama_on_a_line_fits_the_line():
     src = np.linspace(0, 1, 9)[:, None] * np.array([0.0, 0.0, 1.0])
     dst = src @ Rotation.from_euler("x", 1.0).as_matrix().T * 2 + 1
     np.testing.assert_allclose(umeyama(src, dst).apply(src), dst, atol=1e-12)
+
+
+def test_align_poses_agrees_with_umeyama_and_knows_the_turn_of_a_straight_path(random_poses):
+    gt = random_poses(12)
+    sim3 = random_sim3(np.random.default_rng(3))
+    for path in (gt, make_trajectory("dolly", 9, width=8, height=8).pose_c2w):
+        fit = align_poses(sim3.inverse().apply_poses(path), path)
+        assert fit.scale == pytest.approx(sim3.scale)
+        np.testing.assert_allclose(fit.R, sim3.R, atol=1e-9)
+        np.testing.assert_allclose(fit.t, sim3.t, atol=1e-9)
+    noisy = gt.copy()
+    noisy[:, :3, 3] += np.random.default_rng(0).normal(size=(12, 3))
+    fit = align_poses(noisy, gt)
+    np.testing.assert_allclose(fit.R, np.eye(3), atol=1e-12)
+    a, b = (p[:, :3, 3] - p[:, :3, 3].mean(0) for p in (noisy, gt))
+    assert fit.scale == pytest.approx(np.linalg.lstsq(a.reshape(-1, 1), b.ravel())[0][0])
+    assert align_poses(noisy, gt, with_scale=False).scale == 1
+
+
+def test_align_poses_refuses():
+    forward, still = (make_trajectory(name, 5, width=8, height=8).pose_c2w for name in ("dolly", "still"))
+    backward = forward.copy()
+    backward[:, :3, 3] *= -1
+    with pytest.raises(ValueError, match="stands still"):
+        align_poses(still, forward)
+    with pytest.raises(ValueError, match="same way"):
+        align_poses(backward, forward)
+    with pytest.raises(ValueError, match="same frames"):
+        align_poses(forward[:0], forward[:0])
 
 
 def test_sim3_moves_poses_as_rigid_cameras(random_poses):

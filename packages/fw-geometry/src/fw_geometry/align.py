@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fw_geometry.rigid import compose_poses
+from fw_geometry.rigid import compose_poses, nearest_rotations
 
 _TUKEY = 4.685  # 95 % efficiency on normal noise
 _SIGMA_OF_MAD = 1.4826
@@ -81,6 +81,41 @@ def umeyama(
             raise ValueError("umeyama: the source points are all in one place; use with_scale=False")
         scale = float((singular * flip).sum() / variance)
     return Sim3(scale=scale, R=rotation, t=mean_dst - scale * rotation @ mean_src)
+
+
+def align_poses(
+    pred_c2w: Float[np.ndarray, "f 4 4"], gt_c2w: Float[np.ndarray, "f 4 4"], with_scale: bool = True
+) -> Sim3:
+    """The similarity from one camera path to another, with the rotation taken from where the cameras look.
+
+    `umeyama` on the centres leaves the turn about a straight path open; here R is the least-squares rotation of the
+    camera directions (the nearest rotation to the sum of R_gt R_pred^T), and scale and shift are the least-squares fit
+    of the centres given R. On paths that agree exactly both give the same answer.
+
+    Args:
+        pred_c2w: source poses.
+        gt_c2w: target poses, frame by frame.
+        with_scale: fit the scale too; False keeps 1.
+
+    Raises:
+        ValueError: different lengths, no frames, or a scale that cannot be told (a path that stands still) or is not
+            positive (the paths run in opposite directions).
+    """
+    if len(pred_c2w) != len(gt_c2w) or len(gt_c2w) == 0:
+        raise ValueError(f"align_poses: {len(pred_c2w)} and {len(gt_c2w)} poses; give one each for the same frames")
+    turns = gt_c2w[:, :3, :3] @ np.swapaxes(pred_c2w[:, :3, :3], -1, -2)
+    rotation = nearest_rotations(turns.sum(axis=0))
+    src, dst = pred_c2w[:, :3, 3] @ rotation.T, gt_c2w[:, :3, 3]
+    a, b = src - src.mean(axis=0), dst - dst.mean(axis=0)
+    scale = 1.0
+    if with_scale:
+        spread = float((a**2).sum())
+        if spread <= (1e-9 * max(1.0, float(np.abs(src).max()))) ** 2:
+            raise ValueError("align_poses: the source path stands still, so no scale can be told; use with_scale=False")
+        scale = float((a * b).sum()) / spread
+        if not scale > 0:
+            raise ValueError(f"align_poses: the best scale is {scale:.3g}: the paths do not run the same way")
+    return Sim3(scale=scale, R=rotation, t=dst.mean(axis=0) - scale * src.mean(axis=0))
 
 
 def fit_scale(
