@@ -82,7 +82,7 @@ def test_shards_are_webdataset_samples_and_the_manifest_plain_parquet(shared_dat
             samples.setdefault(key, {})[suffix] = content.read()
     assert names == [f"{key}.{suffix}" for key in table["id"].to_pylist() for suffix in samples[key]]
     for key, files in samples.items():
-        assert list(files) == ["mp4", "depth.zst", "conf.zst", "cameras.npz", "json"]
+        assert list(files) == ["mp4", "depth.zst", "conf.zst", "mask.zst", "cameras.npz", "json"]
         record = ClipRecord.model_validate_json(files["json"])
         assert record.id == key
         assert (record.shard, record.members) == ("", {})

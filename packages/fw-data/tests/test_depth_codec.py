@@ -45,6 +45,11 @@ def test_depth_beyond_the_range_becomes_invalid():
     assert (got.ravel()[1:] == 1).all()
 
 
+def test_labels_come_back_exactly():
+    labels = np.arange(2 * 11 * 12, dtype=np.uint32).astype(np.uint8).reshape(2, 11, 12)
+    np.testing.assert_array_equal(depth_codec.decode(depth_codec.encode_labels(labels)), labels)
+
+
 def test_all_invalid_depth():
     assert not depth_codec.decode(depth_codec.encode_depth(np.zeros((2, 3, 4), np.float32))).any()
 

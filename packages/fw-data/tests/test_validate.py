@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fw_data import ClipDataset
+from fw_data import ClipDataset, depth_codec
 from fw_data.clipfiles import Cameras, Clip, pack_cameras, pack_clip
 from fw_data.manifest import write_manifest
 from fw_data.options import ValidateOptions
@@ -38,8 +38,15 @@ def _rewrite(path: Path, change) -> None:
         for clip, cameras, record in clips:
             clip, cameras, record = change(clip, cameras, record)
             bare = record.model_copy(update={"shard": "", "members": {}})
+            labels = None if clip.moving is None else clip.moving.astype(np.uint8)
             files = pack_clip(
-                bare, video=clip.video, depth_m=clip.depth_m, confidence=clip.confidence, cameras=cameras, crf=14
+                bare,
+                video=clip.video,
+                depth_m=clip.depth_m,
+                confidence=clip.confidence,
+                cameras=cameras,
+                crf=14,
+                labels=labels if record.has_masks else None,
             )
             records.append(
                 record.model_copy(update={"members": writer.add(record.id, files), "shard": "shards/000000.tar"})
@@ -136,6 +143,16 @@ def test_a_wrong_focal_length_is_found_by_reprojection(dataset):
 def test_content_that_makes_no_sense(dataset, change, code):
     _rewrite(dataset, change)
     assert code in _codes(dataset)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"), [(lambda labels: labels + np.uint8(4), "masks"), (lambda labels: labels[:, :8], "shape")]
+)
+def test_masks_that_make_no_sense(dataset, change, code, monkeypatch):
+    encode = depth_codec.encode_labels
+    monkeypatch.setattr(depth_codec, "encode_labels", lambda labels: encode(change(labels)))
+    _rewrite(dataset, lambda *all_: all_)
+    assert _codes(dataset) == {code}
 
 
 def test_a_row_that_is_not_the_record_in_the_shard(dataset):

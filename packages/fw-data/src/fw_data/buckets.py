@@ -121,12 +121,17 @@ class BucketTable:
 
         return min(near, key=rank)
 
-    def assign(self, records: Sequence[ClipRecord], *, need_depth: bool = True) -> Assignment:
-        """Sort clips into buckets; those without depth are left out unless it is not needed."""
+    def assign(self, records: Sequence[ClipRecord], *, need_depth: bool = True, need_masks: bool = False) -> Assignment:
+        """Sort clips into buckets; those without depth, or without masks, are left out where they are needed."""
         clips: list[list[ClipRecord]] = [[] for _ in self.buckets]
         unusable: Counter[str] = Counter()
         for record in records:
-            found = "no depth" if need_depth and not record.has_depth else self.place(record)
+            if need_depth and not record.has_depth:
+                found = "no depth"
+            elif need_masks and not record.has_masks:
+                found = "no masks"
+            else:
+                found = self.place(record)
             if isinstance(found, str):
                 unusable[found] += 1
             else:

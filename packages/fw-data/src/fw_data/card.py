@@ -160,10 +160,11 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
 
 _FILES = """\
 - `manifest.parquet`: one row per clip; `dataset.json`: settings, conventions, checksums of the shards.
-- `shards/*.tar`: per clip `.mp4`, `.depth.zst`, `.conf.zst`, `.cameras.npz`, `.json`; WebDataset tools read them.
+- `shards/*.tar`: per clip `.mp4`, `.depth.zst`, `.conf.zst`, `.mask.zst`, `.cameras.npz`, `.json`; WebDataset tools
+  read them.
 - `refusals.jsonl`: what was left out, and why. `fw-data schema` prints the schema of all of these.
 
 ```python
 from fw_data import ClipDataset
-clip = ClipDataset(".").load(0)  # clip.video, clip.depth_m, clip.K, clip.pose_c2w, clip.points_world
+clip = ClipDataset(".").load(0)  # clip.video, clip.depth_m, clip.K, clip.pose_c2w, clip.points_world, clip.sky
 ```"""

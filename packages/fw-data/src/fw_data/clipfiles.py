@@ -1,4 +1,4 @@
-"""A clip in memory, and its five files: the one place that packs and unpacks the members of a shard.
+"""A clip in memory, and its files: the one place that packs and unpacks the members of a shard.
 
 Axis legend: f frames, h height, w width, 3 = RGB or xyz. Conventions: see fw_data.schema.CONVENTIONS.
 """
@@ -14,8 +14,10 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from fw_data import depth_codec
 from fw_data.errors import DataError
 from fw_data.media.stored import encode_video
-from fw_data.schema import ClipRecord
+from fw_data.schema import MASK_SUFFIX, ClipRecord
 
+MOVING, SKY = 1, 2
+"""Bits of mask.zst."""
 CAMERA_KEYS = ("K", "pose_c2w", "pose_confidence", "frame_index", "time_s")
 
 
@@ -66,6 +68,10 @@ class Clip:
     """Unit of depth and translation."""
     frame_index: Int64[np.ndarray, " f"] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Index of each frame among the decoded frames of the source."""
+    moving: Bool[np.ndarray, "f h w"] | None = None
+    """What moves by itself; None where the dataset has no masks."""
+    sky: Bool[np.ndarray, "f h w"] | None = None
+    """What looks like open sky; None where the dataset has no masks."""
 
     def __len__(self) -> int:
         return len(self.video)
@@ -95,8 +101,14 @@ def pack_clip(
     confidence: Float32[np.ndarray, "f h w"],
     cameras: Cameras,
     crf: int,
+    labels: UInt8[np.ndarray, "f h w"] | None = None,
 ) -> dict[str, bytes]:
-    """The files of a clip, by suffix (record.suffixes; without `has_depth` neither depth nor confidence)."""
+    """The files of a clip, by suffix (record.suffixes; without `has_depth` neither depth nor confidence).
+
+    `labels` (bits MOVING and SKY) go with `has_masks`; ValueError when there is only one of the two.
+    """
+    if record.has_masks != (labels is not None):
+        raise ValueError(f"clip {record.id}: has_masks is {record.has_masks}, labels are {type(labels).__name__}")
     files = {
         "mp4": encode_video(video, record.fps, crf),
         "cameras.npz": pack_cameras(cameras),
@@ -105,6 +117,8 @@ def pack_clip(
     if record.has_depth:
         files["depth.zst"] = depth_codec.encode_depth(depth_m)
         files["conf.zst"] = depth_codec.encode_confidence(confidence)
+    if labels is not None:
+        files[MASK_SUFFIX] = depth_codec.encode_labels(labels)
     return files
 
 

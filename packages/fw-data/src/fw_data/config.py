@@ -15,7 +15,7 @@ from fw_data.media.resize import Placement, parse_size
 from fw_data.schema import FORMAT_VERSION
 from fw_data.survey import ClipPlan, SurveyConfig
 
-PIPELINE_VERSION = 2
+PIPELINE_VERSION = 3
 """Goes up whenever the pipeline itself gives another result for the same settings."""
 
 

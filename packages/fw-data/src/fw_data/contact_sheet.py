@@ -1,4 +1,4 @@
-"""One picture that shows a whole clip: RGB, depth and confidence of some frames, and the camera path from above.
+"""One picture that shows a whole clip: RGB, depth, confidence and masks of some frames, and the camera path from above.
 
 Axis legend: f frames, h height, w width, 3 = RGB. The plan view looks down the y axis of the first camera: x to the
 right, z (where the first camera looks) upwards.
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from fw_data.clipfiles import Clip
@@ -19,9 +19,11 @@ _THUMBNAIL = 208
 _LABELS = 104
 _HEADER = 62
 _GAP = 6
+_Picture = Callable[[int], np.ndarray]
 _Pixel = Callable[[np.ndarray], np.ndarray]
 _INK, _PAPER, _FAINT = (28, 28, 30), (255, 255, 255), (112, 112, 118)
 _NIGHT, _LIGHT, _ACCENT = (38, 40, 48), (236, 236, 240), (255, 112, 67)
+_SKY = (79, 163, 255)
 
 
 def contact_sheet(clip: Clip, record: ClipRecord) -> Image.Image:
@@ -30,15 +32,9 @@ def contact_sheet(clip: Clip, record: ClipRecord) -> Image.Image:
     shown = np.unique(np.linspace(0, frames - 1, COLUMNS).round().astype(int))
     scale = _THUMBNAIL / max(height, width)
     cell = (max(1, round(width * scale)), max(1, round(height * scale)))
-    plan_side = 3 * cell[1] + 2 * _GAP
-    plan_side = max(plan_side, 260)
-    total_width = _LABELS + COLUMNS * (cell[0] + _GAP) + plan_side + 2 * _GAP
-    sheet = Image.new("RGB", (total_width, _HEADER + plan_side + 30), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    _header(draw, record)
     near, far = depth_range(clip.depth_m)
     ramp = np.linspace(0, 1, 88, dtype=np.float32)[None]
-    rows = (
+    rows: list[tuple[str, str, _Picture, np.ndarray | None]] = [
         ("RGB", "", lambda frame: clip.video[frame], None),
         (
             "Depth",
@@ -52,7 +48,22 @@ def contact_sheet(clip: Clip, record: ClipRecord) -> Image.Image:
             lambda frame: colour_confidence(clip.confidence[frame]),
             colour_confidence(ramp),
         ),
-    )
+    ]
+    moving, sky = clip.moving, clip.sky
+    if moving is not None and sky is not None:
+        rows.append(
+            (
+                "Masks",
+                "moving: orange\nsky: blue",
+                lambda frame: colour_masks(clip.video[frame], moving[frame], sky[frame]),
+                None,
+            )
+        )
+    plan_side = max(len(rows) * (cell[1] + _GAP) - _GAP, 260)
+    total_width = _LABELS + COLUMNS * (cell[0] + _GAP) + plan_side + 2 * _GAP
+    sheet = Image.new("RGB", (total_width, _HEADER + plan_side + 30), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    _header(draw, record)
     for row, (name, note, picture_of, legend) in enumerate(rows):
         top = _HEADER + row * (cell[1] + _GAP)
         draw.text((_GAP, top), name, fill=_INK, font=_font(15))
@@ -63,7 +74,7 @@ def contact_sheet(clip: Clip, record: ClipRecord) -> Image.Image:
             _paste(sheet, picture_of(frame), cell, (_LABELS + column * (cell[0] + _GAP), top))
     for column, frame in enumerate(shown):
         left = _LABELS + column * (cell[0] + _GAP)
-        draw.text((left, _HEADER + 3 * (cell[1] + _GAP)), f"frame {frame}", fill=_FAINT, font=_font(12))
+        draw.text((left, _HEADER + len(rows) * (cell[1] + _GAP)), f"frame {frame}", fill=_FAINT, font=_font(12))
     _plan(sheet, clip, (total_width - plan_side - _GAP, _HEADER), plan_side)
     return sheet
 
@@ -80,6 +91,15 @@ def colour_confidence(confidence: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarra
     """Confidence in colours, from 0 (dark violet) to 1 (yellow)."""
     levels = (np.clip(confidence, 0, 1) * 255).round().astype(np.uint8)
     return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[..., ::-1])
+
+
+def colour_masks(
+    frame: UInt8[np.ndarray, "h w 3"], moving: Bool[np.ndarray, "h w"], sky: Bool[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A frame in dim grey, with what moves in orange and the sky in blue."""
+    dim = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) // 2)[..., None].repeat(3, -1)
+    dim[sky], dim[moving] = _SKY, _ACCENT
+    return dim
 
 
 def depth_range(depth_m: Float32[np.ndarray, "f h w"]) -> tuple[float, float]:

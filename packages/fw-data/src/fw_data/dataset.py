@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from fw_data import depth_codec
-from fw_data.clipfiles import Cameras, Clip, unpack_cameras
+from fw_data.clipfiles import MOVING, SKY, Cameras, Clip, unpack_cameras
 from fw_data.errors import DataError
 from fw_data.manifest import MANIFEST_NAME, parse_manifest, read_manifest
 from fw_data.media.stored import decode_video
-from fw_data.schema import ClipRecord
+from fw_data.schema import MASK_SUFFIX, ClipRecord
 from fw_data.storage import LocalStorage, open_storage
 from fw_geometry.camera import Trajectory
 
@@ -44,6 +44,15 @@ class StoredGeometry(NamedTuple):
         """The cameras as a path of the stored frames; its unit is that of the record."""
         _, height, width = self.depth_m.shape
         return Trajectory(pose_c2w=self.cameras.pose_c2w, K=self.cameras.K, width=width, height=height)
+
+
+class StoredMasks(NamedTuple):
+    """What some frames show that is no scene at rest."""
+
+    moving: Bool[np.ndarray, "f h w"]
+    """Moves by itself."""
+    sky: Bool[np.ndarray, "f h w"]
+    """Looks like open sky."""
 
 
 class ClipDataset:
@@ -122,14 +131,20 @@ class ClipDataset:
         record = self.record(clip)
         return decode_video(self.read(record.id, "mp4"), record.num_frames, _pick(record, frames))
 
-    def load(self, clip: int | str, frames: slice | None = None) -> Clip:
-        """A clip, or the frames of it that a slice with a positive step picks.
+    def masks(self, clip: int | str, frames: slice | None = None) -> StoredMasks | None:
+        """What moves and what is sky, as `load` gives it; None where the clip has no masks."""
+        record = self.record(clip)
+        return self._masks(record, _pick(record, frames))
+
+    def load(self, clip: int | str, frames: slice | None = None, *, masks: bool = True) -> Clip:
+        """A clip, or the frames of it that a slice with a positive step picks; `masks` False leaves those out.
 
         Raises DataError when the files are torn or the slice picks no frame.
         """
         record = self.record(clip)
         wanted = _pick(record, frames)
         depth_m, confidence, cameras = self._geometry(record, wanted)
+        moving, sky = (self._masks(record, wanted) if masks else None) or (None, None)
         return Clip(
             id=record.id,
             video=self.video(record.id, frames),
@@ -142,6 +157,8 @@ class ClipDataset:
             fps=record.fps / wanted.step,
             units=record.units,
             frame_index=cameras.frame_index,
+            moving=moving,
+            sky=sky,
         )
 
     def _geometry(self, record: ClipRecord, wanted: range) -> StoredGeometry:
@@ -150,6 +167,12 @@ class ClipDataset:
             nothing = np.zeros((len(wanted), record.height, record.width), np.float32)
             return StoredGeometry(nothing, nothing.copy(), cameras)
         return StoredGeometry(self._blob(record, "depth.zst", wanted), self._blob(record, "conf.zst", wanted), cameras)
+
+    def _masks(self, record: ClipRecord, wanted: range) -> StoredMasks | None:
+        if not record.has_masks:
+            return None
+        labels = self._blob(record, MASK_SUFFIX, wanted).astype(np.uint8)
+        return StoredMasks((labels & MOVING) > 0, (labels & SKY) > 0)
 
     def _blob(self, record: ClipRecord, suffix: str, frames: range) -> Float32[np.ndarray, "f h w"]:
         small = suffix not in record.members or record.members[suffix].size <= _WHOLE

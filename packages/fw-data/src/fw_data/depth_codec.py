@@ -1,4 +1,4 @@
-"""The blob of a depth or confidence clip: every frame compressed apart, so that a window of frames decodes alone.
+"""The blob of a depth, confidence or label clip: each frame compressed apart, so that a window of frames decodes alone.
 
 Layout (little endian): header | frames + 1 offsets (uint64, from the start of the payload) | payload.
 Header, 32 bytes: magic "FWDB", version, kind (0 = uint8, 1 = float16), frames, height, width, scale (float64).
@@ -29,7 +29,7 @@ class BlobHeader:
     """What the first bytes of a blob say."""
 
     kind: int
-    """KIND_UINT8 (confidence) or KIND_FLOAT16 (depth)."""
+    """KIND_UINT8 (confidence, labels) or KIND_FLOAT16 (depth)."""
     frames: int
     """Number of frames."""
     height: int
@@ -60,6 +60,11 @@ def encode_depth(depth_m: Float32[np.ndarray, "f h w"]) -> bytes:
 def encode_confidence(confidence: Float32[np.ndarray, "f h w"]) -> bytes:
     """Pack confidence in [0, 1] as 8 bits (error <= 1/510)."""
     return _encode(np.round(confidence.astype(np.float64) * 255.0).astype(np.uint8), KIND_UINT8, 1.0 / 255.0)
+
+
+def encode_labels(labels: UInt8[np.ndarray, "f h w"]) -> bytes:
+    """Pack 8-bit labels; `decode` gives them back exactly, as float32."""
+    return _encode(labels, KIND_UINT8, 1.0)
 
 
 def decode(blob: bytes, frames: Sequence[int] | range | None = None) -> Float32[np.ndarray, "f h w"]:

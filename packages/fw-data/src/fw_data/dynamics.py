@@ -1,4 +1,5 @@
-"""Which pixels move by themselves: where the optical flow is not what depth and cameras make of a scene at rest.
+"""Which pixels move by themselves, where the optical flow is not what depth and cameras make of a scene at rest; and
+which are sky.
 
 No trained weights: the other frame is brought to the first one as a scene at rest would be, and what flow is left
 (OpenCV's DIS, on thumbnails) is motion. Flow is compared both ways, so most of what is covered up does not count.
@@ -10,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from fw_data.annotators.base import ClipGeometry
-from fw_data.picture_scores import gray_thumbnail
+from fw_data.clipfiles import MOVING, SKY
+from fw_data.picture_scores import SKY_LONG_SIDE, colour_thumbnail, gray_thumbnail, sky_mask
 
 _LONG_SIDE = 160
 _PAIRS = 8
@@ -29,12 +31,30 @@ def dynamic_fraction(frames: UInt8[np.ndarray, "f h w 3"], geometry: ClipGeometr
     count = len(frames)
     if count < 2:
         return 0.0
-    gap = max(1, min(2, (count - 1) // 8))
+    gap = _gap(count)
     moving = compared = 0
     for first in np.unique(np.linspace(0, count - 1 - gap, min(_PAIRS, count - gap)).round().astype(int)):
         mask, known = dynamic_mask(frames, geometry, int(first), int(first) + gap)
         moving, compared = moving + int(mask.sum()), compared + int(known.sum())
     return moving / compared if compared else 0.0
+
+
+def pixel_labels(frames: UInt8[np.ndarray, "f h w 3"], geometry: ClipGeometry) -> UInt8[np.ndarray, "f h w"]:
+    """The bits MOVING and SKY of every pixel, found at 160 px long side and enlarged without smoothing.
+
+    A pixel moves when it does so against the frame before and the frame after (one or two frames away), or against the
+    one of them in which it can be followed. What has no trusted depth, or can be followed in neither, is not marked.
+    Sky is what looks like it (see `picture_scores.sky_mask`) and has no trusted depth: a white ceiling that was
+    measured is none.
+    """
+    count, height, width, _ = frames.shape
+    labels = np.empty((count, height, width), np.uint8)
+    for index, frame in enumerate(frames):
+        moving = _moves(frames, geometry, index).astype(np.uint8) * np.uint8(MOVING)
+        trusted = (geometry.depth_m[index] > 0) & (geometry.confidence[index] >= _CONFIDENT)
+        sky = _enlarged(sky_mask(colour_thumbnail(frame, SKY_LONG_SIDE)), height, width) * np.uint8(SKY)
+        labels[index] = _enlarged(moving, height, width) | np.where(trusted, np.uint8(0), sky)
+    return labels
 
 
 def dynamic_mask(
@@ -63,6 +83,27 @@ def dynamic_mask(
     limit = np.maximum(_LEAST_PX, _SHARE * np.linalg.norm(np.nan_to_num(rigid), axis=-1))
     mask = cv2.morphologyEx((known & (off > limit)).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     return mask.astype(bool), known
+
+
+def _moves(frames: UInt8[np.ndarray, "f h w 3"], geometry: ClipGeometry, index: int) -> Bool[np.ndarray, "h2 w2"]:
+    """What moves in the thumbnail of a frame, against the frames before and after it."""
+    gap = _gap(len(frames))
+    found = [
+        dynamic_mask(frames, geometry, index, other) for other in (index - gap, index + gap) if 0 <= other < len(frames)
+    ]
+    if not found:
+        return np.zeros(gray_thumbnail(frames[index], _LONG_SIDE).shape, bool)
+    followed = np.any([known for _, known in found], axis=0)
+    return followed & np.all([mask | ~known for mask, known in found], axis=0)
+
+
+def _gap(count: int) -> int:
+    """How far apart frames of a clip are compared."""
+    return max(1, min(2, (count - 1) // 8))
+
+
+def _enlarged(mask: UInt8[np.ndarray, "h2 w2"], height: int, width: int) -> UInt8[np.ndarray, "h w"]:
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _rigid_flow(depth: np.ndarray, geometry: ClipGeometry, first: int, second: int, scale: np.ndarray) -> np.ndarray:

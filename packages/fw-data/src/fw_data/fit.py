@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -66,8 +66,18 @@ def fit_labels(
 ) -> tuple[Float[Tensor, "F H W"], Float[Tensor, "F H W"], Trajectory]:
     """Depth, confidence and cameras of `fit_window`."""
     tall, wide, top, left = cover(depth.shape[1], depth.shape[2], height, width)
-    labels = torch.stack([torch.from_numpy(depth), torch.from_numpy(confidence)], dim=1).float()
-    if (tall, wide) != depth.shape[1:]:
-        labels = functional.interpolate(labels, (tall, wide), mode="nearest-exact")
-    labels = labels[..., top : top + height, left : left + width].contiguous()
+    labels = _nearest(torch.stack([torch.from_numpy(depth), torch.from_numpy(confidence)], dim=1), height, width)
     return labels[:, 0], labels[:, 1], cameras.resized(wide, tall).cropped(left, top, width, height)
+
+
+def fit_mask(mask: Bool[np.ndarray, "F h w"], height: int, width: int) -> Bool[Tensor, "F H W"]:
+    """A mask, pixel for pixel like the labels of `fit_window`."""
+    return _nearest(torch.from_numpy(mask)[:, None], height, width)[:, 0] > 0
+
+
+def _nearest(labels: Tensor, height: int, width: int) -> Float[Tensor, "F c H W"]:
+    tall, wide, top, left = cover(labels.shape[2], labels.shape[3], height, width)
+    labels = labels.float()
+    if (tall, wide) != labels.shape[2:]:
+        labels = functional.interpolate(labels, (tall, wide), mode="nearest-exact")
+    return labels[..., top : top + height, left : left + width].contiguous()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,7 +23,7 @@ from fw_data.buckets import BucketTable
 from fw_data.clipfiles import Clip
 from fw_data.dataset import ClipDataset
 from fw_data.errors import DataError
-from fw_data.fit import fit_window
+from fw_data.fit import fit_mask, fit_window
 from fw_data.sampler import BucketSampler, Draw, window_start
 from fw_data.schema import ClipRecord
 from fw_geometry.camera import Trajectory
@@ -53,6 +53,10 @@ class ClipBatch:
     """Camera-to-world, relative to the first frame of the window."""
     captions: tuple[str, ...]
     """May be empty."""
+    moving: Bool[Tensor, "b F H W"] | None = None
+    """What moves by itself; None unless the loader was asked for masks."""
+    sky: Bool[Tensor, "b F H W"] | None = None
+    """What looks like open sky; None unless the loader was asked for masks."""
 
 
 class LoaderState(TypedDict):
@@ -76,6 +80,7 @@ class ClipLoader:
         workers: processes that load ahead; 0 loads in this one.
         random_start: longer clips: take the window at a random start, a multiple of 4; else the middle one.
         need_depth: leave out clips that have cameras only.
+        masks: give `moving` and `sky`; leaves out clips that have none.
 
     Raises:
         DataError: no clip fits a bucket; the message counts the reasons.
@@ -93,8 +98,9 @@ class ClipLoader:
         workers: int = 0,
         random_start: bool = True,
         need_depth: bool = True,
+        masks: bool = False,
     ) -> None:
-        self.assignment = table.assign(dataset.records, need_depth=need_depth)
+        self.assignment = table.assign(dataset.records, need_depth=need_depth, need_masks=masks)
         if not any(self.assignment.clips):
             reasons = "; ".join(f"{count} clips: {why}" for why, count in self.assignment.unusable.items())
             raise DataError("no-bucket", f"no clip of {dataset.location} fits a bucket ({reasons or 'it is empty'})")
@@ -105,7 +111,7 @@ class ClipLoader:
                 raise ValueError(f"bucket {bucket}: batch {bucket.batch} cannot be cut into {world} equal parts")
         counts = [len(clips) for clips in self.assignment.clips]
         self.sampler = BucketSampler(counts, [bucket.batch for bucket in table.buckets], seed)
-        self._steps = _Steps(dataset, table, self.assignment.clips, self.sampler, rank, world, random_start)
+        self._steps = _Steps(dataset, table, self.assignment.clips, self.sampler, rank, world, random_start, masks)
         self._workers, self._next = workers, 0
 
     def __iter__(self) -> Iterator[ClipBatch]:
@@ -167,10 +173,12 @@ class _Steps(Dataset[ClipBatch]):
         rank: int,
         world: int,
         random_start: bool,
+        masks: bool,
     ) -> None:
         self._dataset, self._table, self._sampler = dataset, table, sampler
         self._clips = [[record.id for record in group] for group in clips]
         self._rank, self._world, self._random_start = rank, world, random_start
+        self._masks = masks
 
     def __getitem__(self, step: int) -> ClipBatch:
         bucket_index, draws = self._sampler.step(step, self._rank, self._world)
@@ -178,7 +186,7 @@ class _Steps(Dataset[ClipBatch]):
         ids = [self._clips[bucket_index][draw.clip] for draw in draws]
         starts = [self._start(clip_id, draw.epoch, bucket.frames) for clip_id, draw in zip(ids, draws, strict=True)]
         clips = [
-            self._dataset.load(clip_id, slice(start, start + bucket.frames))
+            self._dataset.load(clip_id, slice(start, start + bucket.frames), masks=self._masks)
             for clip_id, start in zip(ids, starts, strict=True)
         ]
         fitted = [
@@ -186,6 +194,11 @@ class _Steps(Dataset[ClipBatch]):
             for clip in clips
         ]
         video, depth, confidence, cameras = zip(*fitted, strict=True)
+        masks = {
+            name: torch.stack([fit_mask(getattr(clip, name), bucket.height, bucket.width) for clip in clips])
+            for name in ("moving", "sky")
+            if self._masks
+        }
         return ClipBatch(
             step=step,
             ids=tuple(ids),
@@ -197,6 +210,7 @@ class _Steps(Dataset[ClipBatch]):
             K=torch.stack([torch.from_numpy(path.K).float() for path in cameras]),
             pose_c2w=torch.stack([torch.from_numpy(path.relative_to_first().pose_c2w).float() for path in cameras]),
             captions=tuple(clip.caption for clip in clips),
+            **masks,
         )
 
     def _start(self, clip_id: str, epoch: int, frames: int) -> int:

@@ -41,9 +41,10 @@ MANIFEST_SCHEMA = pa.schema(
         ("source_frames", pa.int64()),
         ("motion_tags", pa.list_(pa.string())),
         ("grade_reasons", pa.list_(pa.string())),
+        ("has_masks", pa.bool_()),
     ]
 )
-_LATER = {"has_depth": True, "source_frames": 0, "motion_tags": [], "grade_reasons": []}
+_LATER = {"has_depth": True, "source_frames": 0, "motion_tags": [], "grade_reasons": [], "has_masks": False}
 """Columns that manifests of earlier versions lack, and what they then mean."""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fw_data.schema import MEMBER_SUFFIXES, ClipRecord
+from fw_data.schema import ClipRecord
 from fw_data.shards import ShardWriter, describe
 from fw_data.workdir import ClosedShard, WorkDir
 
@@ -70,8 +70,8 @@ class Packer:
 def _read_staged(path: Path, clip_id: str) -> dict[str, bytes]:
     files = {}
     with tarfile.open(fileobj=io.BytesIO(path.read_bytes()), mode="r:") as tar:
-        for suffix in MEMBER_SUFFIXES:
-            content = tar.extractfile(f"{clip_id}.{suffix}")
+        for info in tar:
+            content = tar.extractfile(info)
             assert content is not None
-            files[suffix] = content.read()
+            files[info.name.removeprefix(f"{clip_id}.")] = content.read()
     return files

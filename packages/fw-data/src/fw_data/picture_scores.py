@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-_SHARP_SIDE, _OVERLAY_SIDE, _SKY_SIDE = 256, 320, 160
+_SHARP_SIDE, _OVERLAY_SIDE = 256, 320
+SKY_LONG_SIDE = 160
+"""What `sky_mask` is made for."""
 _LEAST_SIDE = 160
 """Long side from which overlays can be told from large soft shapes."""
 _FRAMES = 17
@@ -71,7 +73,7 @@ def sky_fraction(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
 
     White walls and ceilings that reach the upper rim count as sky; dusk, night and stormy skies do not.
     """
-    return float(np.mean([sky_mask(_thumbnail(frame, _SKY_SIDE)).mean() for frame in some_frames(frames, 5)]))
+    return float(np.mean([sky_mask(colour_thumbnail(frame, SKY_LONG_SIDE)).mean() for frame in some_frames(frames, 5)]))
 
 
 def sky_mask(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
@@ -93,10 +95,11 @@ def sky_mask(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
 
 def gray_thumbnail(frame: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "h2 w2"]:
     """Luma of a frame, shrunk (never enlarged) to a long side."""
-    return cv2.cvtColor(_thumbnail(frame, long_side), cv2.COLOR_RGB2GRAY)
+    return cv2.cvtColor(colour_thumbnail(frame, long_side), cv2.COLOR_RGB2GRAY)
 
 
-def _thumbnail(frame: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+def colour_thumbnail(frame: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """A frame, shrunk (never enlarged) to a long side."""
     scale = long_side / max(frame.shape[:2])
     if scale >= 1:
         return frame

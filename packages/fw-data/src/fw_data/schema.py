@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT_NAME = "fw-dataset"
 FORMAT_VERSION = 1
-MEMBER_SUFFIXES = ("mp4", "depth.zst", "conf.zst", "cameras.npz", "json")
+MEMBER_SUFFIXES = ("mp4", "depth.zst", "conf.zst", "mask.zst", "cameras.npz", "json")
 DEPTH_SUFFIXES = ("depth.zst", "conf.zst")
 """The members that a clip with `has_depth` False lacks."""
+MASK_SUFFIX = "mask.zst"
+"""The member that a clip with `has_masks` False lacks."""
 Grade = Literal["A", "B", "C", "D"]
 Status = Literal["filtered", "refused", "failed"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -58,13 +60,15 @@ class ClipRecord(_Record):
     motion_tags: list[str] = Field(default_factory=list, description="what the camera does, e.g. dolly-in, pan-left")
     notes: list[str] = Field(default_factory=list, description="what a user should know, e.g. a truncated source")
     has_depth: bool = Field(default=True, description="false: cameras only, neither depth.zst nor conf.zst")
+    has_masks: bool = Field(default=False, description="true: mask.zst says which pixels move by themselves or are sky")
     shard: str = Field(default="", description="path of the tar, relative to the dataset; empty inside the tar itself")
     members: dict[str, Member] = Field(default_factory=dict, description="by suffix: mp4, depth.zst, ...")
 
     @property
     def suffixes(self) -> tuple[str, ...]:
         """The files that this clip must have."""
-        return tuple(name for name in MEMBER_SUFFIXES if self.has_depth or name not in DEPTH_SUFFIXES)
+        absent = (() if self.has_depth else DEPTH_SUFFIXES) + (() if self.has_masks else (MASK_SUFFIX,))
+        return tuple(name for name in MEMBER_SUFFIXES if name not in absent)
 
 
 class Refusal(_Record):
@@ -120,6 +124,7 @@ CONVENTIONS = {
     "K": "3x3 in pixels of the stored frames; pixel (column i, row j) has its centre at (i + 0.5, j + 0.5).",
     "depth": "z-depth (not distance along the ray), 0 = invalid; same height, width and frame count as the video.",
     "confidence": "trust in each depth pixel, 0 to 1 (8 bit).",
+    "masks": "mask.zst, where the clip has one: 8 bits per pixel, bit 0 (1) moves by itself, bit 1 (2) sky.",
     "units": "scene: depth and translation share one unknown scale per clip; metric: metres.",
     "points": "not stored: K, pose_c2w and depth give them (fw_data.Clip.points_world).",
     "time": "cameras.npz frame_index and time_s give, for each stored frame, its place in the source.",

@@ -49,6 +49,7 @@ def dataset_stats(records: list[ClipRecord]) -> dict[str, int | float | dict[str
         "backends": _count([f"{record.backend} {record.backend_version}" for record in records]),
         "units": _count([record.units for record in records]),
         "with_caption": sum(bool(record.caption) for record in records),
+        "with_masks": sum(record.has_masks for record in records),
         "with_notes": sum(bool(record.notes) for record in records),
     }
     spread = {"num_frames": [record.num_frames for record in records], "fps": [record.fps for record in records]}

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from fw_data.annotators.base import AnnotationRefused
 from fw_data.clipfiles import Cameras, pack_clip
 from fw_data.config import AnnotateConfig, BackendSpec
-from fw_data.dynamics import dynamic_fraction
+from fw_data.dynamics import dynamic_fraction, pixel_labels
 from fw_data.engine import JobProgress
 from fw_data.errors import DataError
 from fw_data.filters import reject, score
@@ -150,6 +150,8 @@ class AnnotateTask:
         scores |= geometry.scores | score_geometry(geometry, times)
         scores["dynamic_fraction"] = dynamic_fraction(frames, geometry)
         letter, reasons = grade_with_reasons(scores)
+        watch.start("masks")
+        labels = pixel_labels(frames, geometry)
         watch.start("store")
         duration_s = times[-1] - times[0]
         record = ClipRecord(
@@ -175,6 +177,7 @@ class AnnotateTask:
             grade_reasons=reasons,
             motion_tags=motion_tags(geometry.pose_c2w, median_depth(geometry)),
             notes=plan.notes,
+            has_masks=True,
         )
         cameras = Cameras(
             K=geometry.K,
@@ -190,6 +193,7 @@ class AnnotateTask:
             confidence=geometry.confidence,
             cameras=cameras,
             crf=config.crf,
+            labels=labels,
         )
         with ShardWriter(job.staged) as writer:
             writer.add(plan.id, files)

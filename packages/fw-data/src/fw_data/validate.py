@@ -14,11 +14,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from fw_data import depth_codec
-from fw_data.clipfiles import Cameras, unpack_cameras
+from fw_data.clipfiles import MOVING, SKY, Cameras, unpack_cameras
 from fw_data.dataset import ClipDataset
 from fw_data.errors import DataError
 from fw_data.options import ValidateOptions
-from fw_data.schema import ClipRecord, DatasetCard
+from fw_data.schema import MASK_SUFFIX, ClipRecord, DatasetCard
 from fw_data.shards import describe, read_member, scan
 from fw_data.workdir import CARD_NAME
 
@@ -162,7 +162,10 @@ def _clip_problems(dataset: ClipDataset, record: ClipRecord, content: bool) -> I
         return
     depth_m = depth_codec.decode(files["depth.zst"])
     confidence = depth_codec.decode(files["conf.zst"])
-    for name, got in (("mp4", video.shape[:3]), ("depth.zst", depth_m.shape), ("conf.zst", confidence.shape)):
+    shapes = {"mp4": video.shape[:3], "depth.zst": depth_m.shape, "conf.zst": confidence.shape}
+    labels = depth_codec.decode(files[MASK_SUFFIX]) if record.has_masks else None
+    shapes |= {} if labels is None else {MASK_SUFFIX: labels.shape}
+    for name, got in shapes.items():
         if got != shape:
             yield Problem(where=where, code="shape", what=f"{name} is {got}, the manifest says {shape}")
             return
@@ -170,6 +173,10 @@ def _clip_problems(dataset: ClipDataset, record: ClipRecord, content: bool) -> I
         yield Problem(where=where, code="depth", what="depth is negative, not finite, or nowhere valid")
     if confidence.max() > 1 + 1e-6:
         yield Problem(where=where, code="confidence", what=f"confidence reaches {confidence.max()}")
+    if labels is not None and labels.max() > (MOVING | SKY):
+        yield Problem(
+            where=where, code="masks", what=f"{MASK_SUFFIX} holds label {labels.max():g}, which means nothing"
+        )
     bad_cameras = list(_camera_problems(record, cameras))
     yield from bad_cameras
     if not bad_cameras:
