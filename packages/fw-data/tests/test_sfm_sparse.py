@@ -13,6 +13,7 @@ from fw_data.annotators.sfm.features import Features
 from fw_data.annotators.sfm.focal import guess_focal_px
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching import PairMatches, verify_pair
+from fw_data.annotators.sfm.reversal import likelier_of_both, reverse
 from fw_data.annotators.sfm.rolling_shutter import estimate_readout, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.views import choose_sources, depth_limits
@@ -95,6 +96,26 @@ def test_bundle_adjustment_recovers_a_perturbed_scene() -> None:
 
 def test_a_fixed_focal_length_stays() -> None:
     assert adjust(perturbed(make_scene()), refine_focal=False, threads=1).focal_px == pytest.approx(1.08 * FOCAL)
+
+
+def test_a_reversed_scene_looks_alike_from_afar_and_twice_is_the_same_scene() -> None:
+    truth = make_scene()
+    far = replace(truth, focal_px=1000 * FOCAL, pose_w2c=truth.pose_w2c + 0.0)
+    far.pose_w2c[:, 2, 3] += 4000.0
+    seen, twin = (scene.project(scene.obs_frame, scene.points[scene.obs_point])[0] for scene in (far, reverse(far)))
+    assert np.abs(seen - twin).max() < 0.5  # of thousands of pixels
+    back = reverse(reverse(truth))
+    np.testing.assert_allclose(*(s.project(s.obs_frame, s.points[s.obs_point])[0] for s in (back, truth)), atol=1e-8)
+    assert centre_error(reverse(truth), truth) > 0.1 > 1e-9 > centre_error(back, truth)
+
+
+def test_a_reversed_start_is_found_out_and_a_right_one_stays() -> None:
+    truth = make_scene(noise_px=0.2)
+    right = adjust(perturbed(truth), loss_px=1.0, max_iterations=100, threads=1)
+    wrong = adjust(reverse(right), loss_px=1.0, max_iterations=100, threads=1)
+    assert centre_error(wrong, truth) > 0.05  # more steps do not lead out of it
+    assert centre_error(likelier_of_both(wrong, threads=1), truth) < 0.01
+    assert likelier_of_both(right, threads=1) is right
 
 
 def test_outliers_are_dropped_and_nothing_else() -> None:

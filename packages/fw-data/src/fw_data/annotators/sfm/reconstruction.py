@@ -22,6 +22,7 @@ from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching import PairMatches, match_keyframes
 from fw_data.annotators.sfm.refinement import refine_observations
 from fw_data.annotators.sfm.resection import pose_remaining_frames
+from fw_data.annotators.sfm.reversal import likelier_of_both
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.workers import map_parallel
 
@@ -129,7 +130,7 @@ def _map(
     The focal length stands still while the model grows and is set free at the end: a free one runs away in the first,
     weakest views. Two first pairs are always tried, as one may have fallen for a moving thing or for the other of the
     two motions that explain a plane; further focal lengths only when no start poses all key frames with a focal length
-    that then stays near. The smallest residuals for the part of the frames that is posed win.
+    that then stays near. The smallest residuals for the part of the frames that is posed win, over the reverse too.
     """
     guess = guess_focal_px(features, pairs, config.seed)
     long_side = max(features[0].size)
@@ -151,4 +152,4 @@ def _map(
         settled |= bool(scene.posed.sum() == len(keyframes) and abs(np.log(scene.focal_px / start)) < NEAR_GUESS)
     if not found:
         raise refusals.nothing_mapped(pairs, motion)
-    return min(found, key=lambda item: item[0])[1]
+    return likelier_of_both(min(found, key=lambda item: item[0])[1], config.threads)

@@ -1,0 +1,44 @@
+"""The other scene that shallow footage allows: near and far exchanged, turns and moves mirrored.
+
+Seen from far away, a relief and its inside-out twin look the same under cameras that turn the other way (the Necker
+reversal; under parallel projection the two are exactly alike). A reconstruction that grew from the wrong one stays
+there, since every step between them fits worse. So both are tried, and the smaller residuals win.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from fw_data.annotators.sfm.bundle import adjust
+from fw_data.annotators.sfm.calibration import robust_cost
+from fw_data.annotators.sfm.scene import SparseScene
+
+WIDE_LOSS_PX = 8.0
+"""The twin starts far from where it ends; with a narrow loss it would give up most of its observations."""
+LOSS_PX = 1.0
+
+
+def reverse(scene: SparseScene) -> SparseScene:
+    """The scene mirrored in depth about the median point, seen from the middle one of the posed cameras.
+
+    With M = diag(1, 1, -1) in that camera's frame, points become c + M (p - c) and turns M R M; every camera keeps the
+    place of c in its picture. Twice gives the scene back.
+    """
+    posed = np.flatnonzero(scene.posed)
+    anchor = scene.pose_w2c[posed[len(posed) // 2]]
+    mirror = np.diag([1.0, 1.0, -1.0])
+    points = scene.points @ anchor[:3, :3].T + anchor[:3, 3]
+    centre = np.median(points, axis=0)
+    relative = scene.pose_w2c[posed] @ np.linalg.inv(anchor)
+    turned = mirror @ relative[:, :3, :3] @ mirror
+    pose = scene.pose_w2c.copy()
+    pose[posed, :3, :3] = turned
+    pose[posed, :3, 3] = relative[:, :3, :3] @ centre + relative[:, :3, 3] - turned @ centre
+    return replace(scene, pose_w2c=pose, points=(points - centre) @ mirror + centre)
+
+
+def likelier_of_both(scene: SparseScene, threads: int) -> SparseScene:
+    """The adjusted scene, or its reverse when that leaves smaller residuals."""
+    twin = adjust(reverse(scene), loss_px=WIDE_LOSS_PX, refine_focal=False, max_iterations=100, threads=threads)
+    twin = adjust(twin, loss_px=LOSS_PX, max_iterations=100, threads=threads)
+    return twin if robust_cost(twin) < robust_cost(scene) else scene
