@@ -39,7 +39,7 @@ def backbone(blocks: int, dtype: torch.dtype, *, control: bool = False) -> Fanta
         if world.parameter_group(name) != "video":
             continue
         repeats = math.ceil(parameter.numel() / _POOL)
-        value = pool.roll(7919 * place).repeat(repeats)[: parameter.numel()].view(parameter.shape)
+        value = pool.roll(7919 * place).repeat(repeats)[: parameter.numel()].clone().view(parameter.shape)  # no spare
         scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
         owner, _, leaf = name.rpartition(".")
         kept = value.mul_(scale).add_(1.0 if "norm" in name and leaf == "weight" else 0.0)

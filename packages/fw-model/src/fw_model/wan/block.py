@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fw_model.attention import Attending, attention
 from fw_model.camera_adapter import CameraAdapter
 from fw_model.rope import Rotation, rotate_pairs
-from fw_model.wan.layers import RMSNorm, layer_norm, modulate
+from fw_model.wan.layers import RMSNorm, TanhGELU, layer_norm, modulate
 
 
 class ContextKV(NamedTuple):
@@ -103,7 +103,7 @@ class WanBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim, eps=eps)
         self.cross_attn = CrossAttention(dim, heads, eps, image)
         self.camera_adapter = None if camera_dim is None else CameraAdapter(dim, camera_dim)
-        self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(ffn_dim, dim))
+        self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), TanhGELU(), nn.Linear(ffn_dim, dim))
 
     def attend(
         self, x: Float[Tensor, "b l d"], step: VideoStep, context: Context | ContextKV

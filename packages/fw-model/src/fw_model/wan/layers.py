@@ -24,6 +24,16 @@ class RMSNorm(nn.Module):
         return unit.to(x.dtype) * self.weight.to(x.dtype)
 
 
+class TanhGELU(nn.Module):
+    """GELU by its tanh approximation; without gradients it overwrites its input, the widest tensor of a block."""
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """Apply to every element."""
+        if torch.is_grad_enabled():
+            return F.gelu(x, approximate="tanh")
+        return torch.ops.aten.gelu_(x, approximate="tanh")
+
+
 class TimeEmbedding(nn.Module):
     """Sinusoid -> MLP -> (embedding, one row of `rows` modulation vectors per sample), all in float32."""
 
