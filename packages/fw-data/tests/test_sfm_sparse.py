@@ -105,7 +105,8 @@ def test_a_reversed_scene_looks_alike_from_afar_and_twice_is_the_same_scene() ->
     seen, twin = (scene.project(scene.obs_frame, scene.points[scene.obs_point])[0] for scene in (far, reverse(far)))
     assert np.abs(seen - twin).max() < 0.5  # of thousands of pixels
     back = reverse(reverse(truth))
-    np.testing.assert_allclose(*(s.project(s.obs_frame, s.points[s.obs_point])[0] for s in (back, truth)), atol=1e-8)
+    seen, again = (scene.project(scene.obs_frame, scene.points[scene.obs_point])[0] for scene in (truth, back))
+    np.testing.assert_allclose(seen, again, atol=1e-8)
     assert centre_error(reverse(truth), truth) > 0.1 > 1e-9 > centre_error(back, truth)
 
 
