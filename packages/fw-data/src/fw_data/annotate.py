@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 def run(options: AnnotateOptions) -> int:
     """Annotate; returns the exit code."""
     spec, said = choose(options)
+    if options.cuts == "transnetv2":
+        from fw_data.transnetv2 import find_weights
+
+        find_weights()
     config = AnnotateConfig(
         size=options.size,
         max_frames=options.frames,
@@ -31,6 +35,7 @@ def run(options: AnnotateOptions) -> int:
         crf=options.crf,
         fps=options.fps,
         trim_s=options.trim,
+        cuts=options.cuts,
         duplicate_bits=options.duplicate_bits,
         filters=FilterConfig(
             min_brightness=options.min_brightness,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Protocol, runtime_checkable
 
 from fw_data.annotators.base import GeometryBackend
+from fw_data.cuts import CutMethod
 from fw_data.filters import FilterConfig
 from fw_data.media.probe import MediaLimits
 from fw_data.media.resize import Placement, parse_size
@@ -62,6 +63,8 @@ class AnnotateConfig:
     """Frames per second that are kept; None keeps every frame."""
     trim_s: float = 0.08
     """Taken off each end of a shot where a cut or transition was found, in seconds."""
+    cuts: CutMethod = "adaptive"
+    """What finds hard cuts: adaptive (PySceneDetect) or transnetv2 (a network)."""
     duplicate_bits: int = 6
     """Clips of which no frame differs in more bits of its 64-bit hash look the same; -1 keeps them all."""
     filters: FilterConfig = field(default_factory=FilterConfig)
@@ -87,7 +90,13 @@ class AnnotateConfig:
     @property
     def survey(self) -> SurveyConfig:
         """What decides where a video is cut."""
-        return SurveyConfig(max_frames=self.max_frames, min_frames=self.min_frames, fps=self.fps, trim_s=self.trim_s)
+        return SurveyConfig(
+            max_frames=self.max_frames,
+            min_frames=self.min_frames,
+            fps=self.fps,
+            trim_s=self.trim_s,
+            cuts=self.cuts,
+        )
 
     def flat(self, backend: BackendSpec) -> dict[str, str | int | float | bool | None]:
         """All settings as one flat table, for the dataset card."""

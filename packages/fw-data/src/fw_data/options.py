@@ -51,6 +51,9 @@ class AnnotateOptions:
     """Frames per second to keep, chosen by their time stamps; no frame is made up or taken twice. Default: all."""
     trim: float = 0.08
     """Seconds taken off a shot at each end where a cut, fade, black stretch or damage was found."""
+    cuts: Literal["adaptive", "transnetv2"] = "adaptive"
+    """What finds hard cuts. adaptive: PySceneDetect. transnetv2: a network that also finds cuts between shots of the
+    same colours and is slower; needs the extra `transnetv2`. Fades are found with either."""
     crf: int = 14
     """H.264 quality of the stored video: 0 lossless, 18 good, 28 poor."""
     min_brightness: float = 16.0

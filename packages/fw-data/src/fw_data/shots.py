@@ -1,4 +1,4 @@
-"""Where a video is cut: hard cuts by PySceneDetect, fades and black stretches, breaks at damaged data; then the frames
+"""Where a video is cut: hard cuts, fades and black stretches, breaks at damaged data; then the frames
 of each shot that are kept, and windows of at most N of them.
 
 Frame spans are half open, [start, end).
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
+from fw_data.cuts import CutDetector, CutMethod, make_detector
 from fw_data.transitions import Transition, TransitionFinder
 
 THUMBNAIL_LONG_SIDE = 256
@@ -39,39 +40,39 @@ class ShotCutter:
     """Cuts closer together than this are one cut."""
     trim_s: float = 0.0
     """Taken off each end of a shot where a cut, a fade, black or damage was found, not at the ends of the video."""
+    cuts: CutMethod = "adaptive"
+    """What finds hard cuts."""
     starts: list[int] = field(default_factory=lambda: [0])
     """First frame of each shot so far."""
     frames: int = 0
     """Frames seen so far."""
 
     def __post_init__(self) -> None:
-        from scenedetect import AdaptiveDetector, FrameTimecode
-
-        self._timecode = FrameTimecode
-        self._new_detector = lambda: AdaptiveDetector(min_scene_len=self.min_frames)
         self._detector = self._new_detector()
         self._transitions = TransitionFinder(fps=self.fps)
 
     def add(self, thumbnail_bgr: UInt8[np.ndarray, "h w 3"], *, gap: bool = False) -> None:
         """The next frame; `gap` says that frames are missing before it."""
         if gap and self.frames:
-            self._start_at(self.frames)
+            self._start_at(*self._detector.finish(), self.frames)
             self._detector = self._new_detector()
-        for cut in self._detector.process_frame(self._timecode(self.frames, self.fps), thumbnail_bgr):
-            self._start_at(cut.frame_num)
+        self._start_at(*self._detector.add(thumbnail_bgr))
         self._transitions.add(thumbnail_bgr, gap=gap)
         self.frames += 1
 
-    def _start_at(self, frame: int) -> None:
-        if self.starts[-1] < frame:
-            self.starts.append(frame)
+    def _new_detector(self) -> CutDetector:
+        return make_detector(self.cuts, first=self.frames, fps=self.fps, min_frames=self.min_frames)
+
+    def _start_at(self, *frames: int) -> None:
+        self.starts += [frame for frame in frames if self.starts[-1] < frame]
 
     def transitions(self) -> list[Transition]:
         """Fades, dissolves and black stretches among the frames seen so far."""
         return self._transitions.transitions()
 
     def shots(self) -> list[Window]:
-        """The shots of the frames seen so far: what lies between transitions and cuts, trimmed."""
+        """The shots, after the last frame: what lies between transitions and cuts, trimmed."""
+        self._start_at(*self._detector.finish())
         shots: list[Window] = []
         for start, end in self._between():
             trim = round(self.trim_s * self.fps)

@@ -14,6 +14,7 @@ import av
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from fw_data.cuts import CutMethod
 from fw_data.duplicates import clip_hashes, difference_hash
 from fw_data.errors import DataError
 from fw_data.media.colour import ColourConverter
@@ -70,6 +71,8 @@ class SurveyConfig:
     """Frames per second that are kept; None keeps every frame."""
     trim_s: float = 0.0
     """Taken off each end of a shot where a cut or transition was found."""
+    cuts: CutMethod = "adaptive"
+    """What finds hard cuts."""
 
 
 class Survey(BaseModel):
@@ -146,7 +149,7 @@ def read_caption(path: Path) -> tuple[str, list[str]]:
 def _cut(
     path: Path, source: str, info: VideoInfo, sha256: str, limits: MediaLimits, config: SurveyConfig, config_hash: str
 ) -> tuple[list[ClipPlan], list[Refusal]]:
-    cutter = ShotCutter(fps=info.fps, min_frames=config.min_frames, trim_s=config.trim_s)
+    cutter = ShotCutter(fps=info.fps, min_frames=config.min_frames, trim_s=config.trim_s, cuts=config.cuts)
     convert = ColourConverter()
     stamps: list[int | None] = []
     times = array("d")
