@@ -120,6 +120,7 @@ def test_the_network_is_the_published_one():
     np.testing.assert_allclose(np.log(got / (1 - got)), expected, atol=2e-3)
 
 
+@pytest.mark.slow
 @needs_weights
 def test_the_real_network_finds_a_cut_where_the_picture_changes():
     cutter = ShotCutter(fps=24.0, min_frames=5, cuts="transnetv2")

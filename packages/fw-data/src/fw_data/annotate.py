@@ -15,6 +15,7 @@ from fw_data.engine.local import LocalEngine
 from fw_data.filters import FilterConfig
 from fw_data.options import AnnotateOptions
 from fw_data.pipeline import RunMode, annotate
+from fw_data.plugins import load_function
 from fw_data.progress import print_summary, reporter_for, stdout_console
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def run(options: AnnotateOptions) -> int:
         from fw_data.transnetv2 import find_weights
 
         find_weights()
+    if options.captioner:
+        load_function(options.captioner, "--captioner")
     config = AnnotateConfig(
         size=options.size,
         max_frames=options.frames,
@@ -36,6 +39,7 @@ def run(options: AnnotateOptions) -> int:
         fps=options.fps,
         trim_s=options.trim,
         cuts=options.cuts,
+        captioner=options.captioner,
         duplicate_bits=options.duplicate_bits,
         filters=FilterConfig(
             min_brightness=options.min_brightness,

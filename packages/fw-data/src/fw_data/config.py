@@ -65,6 +65,8 @@ class AnnotateConfig:
     """Taken off each end of a shot where a cut or transition was found, in seconds."""
     cuts: CutMethod = "adaptive"
     """What finds hard cuts: adaptive (PySceneDetect) or transnetv2 (a network)."""
+    captioner: str = ""
+    """MODULE:FUNCTION that captions clips without a text file; see fw_data.plugins.caption."""
     duplicate_bits: int = 6
     """Clips of which no frame differs in more bits of its 64-bit hash look the same; -1 keeps them all."""
     filters: FilterConfig = field(default_factory=FilterConfig)

@@ -54,6 +54,9 @@ class AnnotateOptions:
     cuts: Literal["adaptive", "transnetv2"] = "adaptive"
     """What finds hard cuts. adaptive: PySceneDetect. transnetv2: a network that also finds cuts between shots of the
     same colours and is slower; needs the extra `transnetv2`. Fades are found with either."""
+    captioner: str = ""
+    """MODULE:FUNCTION of yours that captions clips whose video has no NAME.txt: it takes 8 frames of a clip, uint8
+    (f, h, w, 3) RGB, and returns a str. It runs in the workers. Default: captions from text files alone."""
     crf: int = 14
     """H.264 quality of the stored video: 0 lossless, 18 good, 28 poor."""
     min_brightness: float = 16.0

@@ -158,6 +158,8 @@ def _annotate_all(
                 word = "measured"
             else:
                 summary.new_clips += 1
+            for note in outcome.notes if outcome else []:
+                reporter.say(f"{label(plan)}: {note}")
             seconds.update(outcome.seconds if outcome else {})
             if word != "measured":
                 packer.end(plan.id, kept=refusal is None)

@@ -49,7 +49,7 @@ class ClipRecord(_Record):
     fps: float = Field(gt=0, description="mean frame rate; cameras.npz has the time stamp of every frame")
     width: int = Field(gt=0, description="of every stored frame, depth and confidence")
     height: int = Field(gt=0, description="of every stored frame, depth and confidence")
-    caption: str = Field(default="", description="from the text file beside the video; may be empty")
+    caption: str = Field(default="", description="from the text file beside the video, or a captioner; may be empty")
     units: Literal["scene", "metric"] = Field(description="of depth and translation; scene = up to one scale per clip")
     backend: str = Field(description="geometry backend")
     backend_version: str

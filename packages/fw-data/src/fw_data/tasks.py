@@ -21,6 +21,7 @@ from fw_data.grade import grade_with_reasons, median_depth, score_geometry
 from fw_data.media.decode import read_clip
 from fw_data.media.resize import place
 from fw_data.motion_tags import motion_tags
+from fw_data.plugins import caption
 from fw_data.schema import ClipRecord, Refusal, Status
 from fw_data.shards import ShardWriter
 from fw_data.survey import ClipPlan, Survey, survey
@@ -76,6 +77,8 @@ class ClipOutcome:
     """Scores of a clip that is not to be annotated; None = kept, and the staged file is in place."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time by stage."""
+    notes: list[str] = field(default_factory=list)
+    """What went wrong without costing the clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,7 @@ class AnnotateTask:
         """The outcome of one clip; a kept one is committed to `job.staged` when this returns."""
         plan, watch, scores = job.plan, _Stopwatch(), dict[str, float]()
         refusal = measured = None
+        notes: list[str] = []
         try:
             frames, times = self._read(plan)
             watch.start("filters")
@@ -109,14 +113,15 @@ class AnnotateTask:
             if rejection and not self.score_only:
                 refusal = _refusal(plan, "filtered", "filters", rejection.code, rejection.reason)
             elif measured is None:
-                self._annotate(job, frames, times, scores, progress, watch)
+                notes = self._annotate(job, frames, times, scores, progress, watch)
         except AnnotationRefused as error:
             refusal = _refusal(plan, "refused", "geometry", error.code, str(error))
         except DataError as error:
             refusal = _refusal(plan, "refused", watch.stage, error.code, str(error))
         if refusal:
             refusal = refusal.model_copy(update={"scores": _finite(scores)})
-        return ClipOutcome(clip_id=plan.id, refusal=refusal, measured=measured, seconds=watch.finish())
+        seconds = watch.finish()
+        return ClipOutcome(clip_id=plan.id, refusal=refusal, measured=measured, seconds=seconds, notes=notes)
 
     def _read(self, plan: ClipPlan) -> tuple[UInt8[np.ndarray, "f h w 3"], list[float]]:
         placement = place(plan.info.height, plan.info.width, self.config.size)
@@ -137,8 +142,8 @@ class AnnotateTask:
         scores: dict[str, float],
         progress: JobProgress,
         watch: "_Stopwatch",
-    ) -> None:
-        """The costly part: geometry, grade, and the staged file."""
+    ) -> list[str]:
+        """The costly part: geometry, grade, and the staged file; returns notes about this run."""
         plan, config = job.plan, self.config
         placement = place(plan.info.height, plan.info.width, config.size)
         watch.start("geometry")
@@ -152,6 +157,10 @@ class AnnotateTask:
         letter, reasons = grade_with_reasons(scores)
         watch.start("masks")
         labels = pixel_labels(frames, geometry)
+        text, notes = plan.caption, list[str]()
+        if config.captioner and not text:
+            watch.start("caption")
+            text, notes = caption(config.captioner, frames)
         watch.start("store")
         duration_s = times[-1] - times[0]
         record = ClipRecord(
@@ -167,7 +176,7 @@ class AnnotateTask:
             fps=round((len(times) - 1) / duration_s if duration_s > 0 else plan.info.fps, FRAME_RATE_DIGITS),
             width=placement.width,
             height=placement.height,
-            caption=plan.caption,
+            caption=text,
             units=geometry.units,
             backend=backend.name,
             backend_version=backend.version,
@@ -176,7 +185,7 @@ class AnnotateTask:
             grade=letter,
             grade_reasons=reasons,
             motion_tags=motion_tags(geometry.pose_c2w, median_depth(geometry)),
-            notes=plan.notes,
+            notes=[*plan.notes, *notes],
             has_masks=True,
         )
         cameras = Cameras(
@@ -197,6 +206,7 @@ class AnnotateTask:
         )
         with ShardWriter(job.staged) as writer:
             writer.add(plan.id, files)
+        return notes
 
 
 class _Stopwatch:
