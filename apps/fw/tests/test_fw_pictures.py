@@ -6,9 +6,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from fw_app.pictures import png_data_uri, render_cloud, strip
-from fw_app.report import figure, html_table
+from fw_app.pictures import render_cloud
 from fw_geometry import make_trajectory
+from fw_train.page import figure, html_table, png_data_uri, strip
 
 
 def test_a_strip_takes_first_and_last() -> None:

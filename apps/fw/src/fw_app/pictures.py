@@ -1,22 +1,12 @@
-"""Pictures of worlds for the report: strips of frames, a point cloud and the camera path in it seen from outside.
+"""Pictures of worlds for the report: a point cloud and the camera path in it, seen from outside.
 
-Axis legend: f frames, h height, w width, n points, c colour channels. Pictures are uint8 RGB arrays.
+Axis legend: h height, w width, n points. Pictures are uint8 RGB arrays.
 """
-
-import base64
-import io
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from fw_geometry import Trajectory
-
-
-def strip(frames: UInt8[np.ndarray, "f h w 3"], count: int, scale: int = 1) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """`count` frames at even distances side by side, each pixel repeated `scale` times."""
-    chosen = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
-    return np.concatenate(list(chosen.repeat(scale, axis=1).repeat(scale, axis=2)), axis=1)
 
 
 def render_cloud(
@@ -67,13 +57,6 @@ def render_cloud(
         for dv in (-1, 0, 1):
             picture[v[seen] + dv, u[seen] + du] = (215, 38, 61)
     return picture
-
-
-def png_data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
-    """A picture as a data: address that an HTML page can hold in itself."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _look_at(

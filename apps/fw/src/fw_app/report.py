@@ -5,55 +5,21 @@ Every number on the page is computed here, from the files of the demo folder.
 
 import html
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
-from fw_app.pictures import png_data_uri, render_cloud, strip
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #3b6fd4; }
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { margin-top: 2.4rem; font-size: 1.25rem; }
-p.note { opacity: .75; max-width: 75ch; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-code { background: var(--soft); padding: .1rem .3rem; border-radius: 3px; font-size: .88em; white-space: pre-wrap; }
-figure { margin: 1rem 0; } figure img { width: 100%; image-rendering: auto; border-radius: 4px; display: block; }
-figcaption { font-size: .88rem; opacity: .8; margin-top: .3rem; }
-.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 1.2rem; }
-svg { max-width: 100%; height: auto; }
-"""
+from fw_app.pictures import render_cloud
+from fw_train.page import figure, html_page, html_table, strip
 
 
 def write_demo_report(folder: Path) -> Path:
     """Write FOLDER/report.html from a finished demo and return its path."""
     sections = [_head(), _world(folder), _annotation(folder), _training(folder), _steps(folder)]
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>fantasy-world demo</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
-    )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(html_page("fantasy-world demo", sections), encoding="utf-8")
     return path
-
-
-def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain table; every cell is escaped."""
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def figure(picture: UInt8[np.ndarray, "h w 3"], caption: str) -> str:
-    """A picture with its caption; the caption is also the alternative text."""
-    text = html.escape(caption)
-    return f'<figure><img src="{png_data_uri(picture)}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
 def _head() -> str:

@@ -82,7 +82,7 @@ def split_clips(records: Sequence[ClipRecord], config: ClipConfig) -> Split:
     Raises:
         ConfigError: no clip can be used, or only one; the message counts the reasons.
     """
-    reasons = {record.id: _unusable(record, config) for record in records}
+    reasons = {record.id: why_unusable(record, config) for record in records}
     usable = [record for record in records if not reasons[record.id]]
     unusable = Counter(reason for reason in reasons.values() if reason)
     if len(usable) < 2:
@@ -174,8 +174,8 @@ class SampleSource:
         )
 
 
-def _unusable(record: ClipRecord, config: ClipConfig) -> str:
-    """Why a clip cannot give a sample, or nothing."""
+def why_unusable(record: ClipRecord, config: ClipConfig) -> str:
+    """Why a clip cannot give a sample of the size that `config` asks for; empty if it can."""
     if record.num_frames < config.frames:
         return f"shorter than clip.frames = {config.frames}"
     if record.height < config.height or record.width < config.width:

@@ -52,10 +52,12 @@ def loss_curves(run: Path, *, detail: bool = False) -> list[Series]:
     ]
 
 
-def svg_chart(series: Sequence[Series], *, title: str, width: int = 420, height: int = 240) -> str:
+def svg_chart(
+    series: Sequence[Series], *, title: str, width: int = 420, height: int = 240, x_label: str = "step"
+) -> str:
     """A line chart as an inline <svg>: no script, no outside files, readable on light and dark pages.
 
-    Values that are not finite are left out of their line.
+    `x_label` says what `Series.steps` counts. Values that are not finite are left out of their line.
     """
     lines = {
         one.name: [(float(x), y) for x, y in zip(one.steps, one.values, strict=True) if isfinite(y)] for one in series
@@ -78,7 +80,7 @@ def svg_chart(series: Sequence[Series], *, title: str, width: int = 420, height:
         f'<text x="{frame.left}" y="16" font-size="13" font-weight="600">{html.escape(title)}</text>',
         *(_grid_line(frame, y) for y in _ticks(min(ys), max(ys))),
         f'<text x="{frame.left}" y="{frame.bottom + 14}">{min(xs):g}</text>',
-        f'<text x="{frame.right}" y="{frame.bottom + 14}" text-anchor="end">step {max(xs):g}</text>',
+        f'<text x="{frame.right}" y="{frame.bottom + 14}" text-anchor="end">{html.escape(x_label)} {max(xs):g}</text>',
     ]
     for index, (name, points) in enumerate(lines.items()):
         colour = COLOURS[index % len(COLOURS)]

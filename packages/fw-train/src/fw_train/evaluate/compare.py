@@ -1,0 +1,121 @@
+"""Evaluations side by side: differences to the first, clip by clip, with bootstrap intervals over the pairs.
+
+Only evaluations that measured the same clips in the same way can be compared; how the worlds were made may differ,
+that is what a comparison is about.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fw_train.config import ConfigError
+from fw_train.evaluate.evaluation import Evaluation, Plain
+from fw_train.evaluate.measures import MEASURES
+from fw_train.evaluate.statistics import Summary, summarize
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Difference(_Record):
+    """One measure of two evaluations, over the clips that have it in both."""
+
+    measure: str
+    first: Summary = Field(description="the first evaluation, over the shared clips")
+    other: Summary = Field(description="the other one, over the same clips")
+    difference: Summary = Field(description="other minus first, clip by clip")
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, or "no difference shown" when the interval of the mean difference holds 0."""
+        better = MEASURES[self.measure].better
+        interval = self.difference.mean_interval
+        if interval is None or interval[0] <= 0 <= interval[1] or better == "neither":
+            return "no difference shown"
+        return "better" if (self.difference.mean < 0) == (better == "lower") else "worse"
+
+
+class Comparison(_Record):
+    """Some evaluations against the first one."""
+
+    names: list[str]
+    made: list[dict[str, Plain]]
+    clips: int
+    others: list[list[Difference]] = Field(description="for each evaluation after the first, one entry per measure")
+
+
+def compare(runs: Sequence[Evaluation]) -> Comparison:
+    """Compare evaluations with the first one.
+
+    Raises:
+        ConfigError: fewer than two, or they measured other clips, other annotations, or in another way.
+    """
+    if len(runs) < 2:
+        raise ConfigError("compare takes two or more folders that `fw-train evaluate` wrote")
+    first = runs[0]
+    for run in runs[1:]:
+        check_comparable(run.measured, {clip.id: clip.content for clip in run.clips}, first, name=run.name)
+    return Comparison(
+        names=[run.name for run in runs],
+        made=[run.made for run in runs],
+        clips=len(first.clips),
+        others=[_differences(first, run) for run in runs[1:]],
+    )
+
+
+def check_comparable(
+    measured: Mapping[str, Plain], contents: Mapping[str, str], earlier: Evaluation, *, name: str = "this evaluation"
+) -> None:
+    """Refuse to compare numbers that do not mean the same.
+
+    Args:
+        measured: how the one was measured.
+        contents: its clips: id -> checksum of their annotation.
+        earlier: the other one.
+        name: of the one, for the message.
+
+    Raises:
+        ConfigError: other settings of measuring, other clips, or clips annotated anew.
+    """
+    changed = sorted(k for k in measured.keys() | earlier.measured.keys() if measured.get(k) != earlier.measured.get(k))
+    if changed:
+        values = "; ".join(f"{k}: {earlier.measured.get(k)} and {measured.get(k)}" for k in changed)
+        raise ConfigError(f"{earlier.name} and {name} were measured in different ways ({values}); measure both alike")
+    theirs = {clip.id: clip.content for clip in earlier.clips}
+    if theirs.keys() != contents.keys():
+        only = sorted(theirs.keys() ^ contents.keys())
+        raise ConfigError(
+            f"{earlier.name} and {name} measured different clips: {len(theirs)} and {len(contents)}, {len(only)} in "
+            f"one of them only ({', '.join(only[:3])}{', ...' if len(only) > 3 else ''}); evaluate both on the same "
+            "--data, --split and --clips"
+        )
+    anew = sorted(clip for clip, content in contents.items() if theirs[clip] != content)
+    if anew:
+        raise ConfigError(
+            f"{len(anew)} clips were annotated anew between {earlier.name} and {name} (the first is {anew[0]}); "
+            "evaluate both on the same dataset"
+        )
+
+
+def _differences(first: Evaluation, other: Evaluation) -> list[Difference]:
+    theirs = {clip.id: clip for clip in other.clips}
+    found = []
+    for name in MEASURES:
+        pairs = [
+            (a, b, clip.group)
+            for clip in first.clips
+            if (a := clip.scores.get(name)) is not None and (b := theirs[clip.id].scores.get(name)) is not None
+        ]
+        if not pairs:
+            continue
+        groups = [group for _, _, group in pairs]
+        found.append(
+            Difference(
+                measure=name,
+                first=summarize([a for a, _, _ in pairs], groups),
+                other=summarize([b for _, b, _ in pairs], groups),
+                difference=summarize([b - a for a, b, _ in pairs], groups),
+            )
+        )
+    return found

@@ -1,0 +1,57 @@
+"""How alike two pictures are: PSNR and SSIM per frame, in float64.
+
+Axis legend: F frames, H W pixels; uint8 RGB.
+"""
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+MOST_DB = 100.0
+"""PSNR of identical frames, whose true value is infinite."""
+_WINDOW, _SIGMA = 11, 1.5
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+
+def psnr(pred: UInt8[np.ndarray, "F H W 3"], truth: UInt8[np.ndarray, "F H W 3"]) -> Float[np.ndarray, "F"]:
+    """Peak signal-to-noise ratio of every frame in dB over all three channels, peak 255, at most `MOST_DB`."""
+    error = np.stack([((p.astype(np.float64) - t) ** 2).mean() for p, t in zip(pred, truth, strict=True)])
+    floor = 255**2 / 10 ** (MOST_DB / 10)
+    return 10 * np.log10(255**2 / np.maximum(error, floor))
+
+
+def ssim(pred: UInt8[np.ndarray, "F H W 3"], truth: UInt8[np.ndarray, "F H W 3"]) -> Float[np.ndarray, "F"]:
+    """Structural similarity of every frame (Wang et al. 2004), mean over pixels and colour channels.
+
+    Gaussian window of 11 x 11 pixels with sigma 1.5, K1 = 0.01, K2 = 0.03, population variances, borders where the
+    window would leave the picture left out.
+
+    Raises:
+        ValueError: pictures smaller than the window.
+    """
+    if min(pred.shape[1:3]) < _WINDOW:
+        raise ValueError(f"SSIM needs pictures of at least {_WINDOW} x {_WINDOW} pixels, got {pred.shape[1:3]}")
+    return np.array([_ssim(p, t) for p, t in zip(pred, truth, strict=True)])
+
+
+def _ssim(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) -> float:
+    x, y = (rearrange(torch.from_numpy(picture).double(), "h w c -> c 1 h w") for picture in (pred, truth))
+    mean_x, mean_y = _blurred(x), _blurred(y)
+    var_x = _blurred(x * x) - mean_x**2
+    var_y = _blurred(y * y) - mean_y**2
+    covariance = _blurred(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
+    structure = (2 * covariance + _C2) / (var_x + var_y + _C2)
+    return float((luminance * structure).mean())
+
+
+def _blurred(x: Float[Tensor, "c 1 H W"]) -> Float[Tensor, "c 1 h w"]:
+    """The Gaussian window's weighted mean, where it lies inside the picture."""
+    offsets = torch.arange(_WINDOW, dtype=x.dtype) - _WINDOW // 2
+    weights = torch.exp(-0.5 * (offsets / _SIGMA) ** 2)
+    weights = weights / weights.sum()
+    rows = functional.conv2d(x, weights.reshape(1, 1, -1, 1))
+    return functional.conv2d(rows, weights.reshape(1, 1, 1, -1))

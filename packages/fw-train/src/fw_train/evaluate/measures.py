@@ -1,0 +1,166 @@
+"""The measures by name: what each one is, its unit and which way is better. Reports and comparisons read this table."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One measure of a clip."""
+
+    label: str
+    """As tables show it."""
+    unit: str
+    """Of the number; empty for shares and ratios."""
+    better: Literal["lower", "higher", "neither"]
+    """Which way is better; "neither" for numbers that only explain others."""
+    meaning: str
+    """In one sentence."""
+    ranked: bool = False
+    """Whether it takes part in the order of best and worst clips."""
+
+
+@dataclass(kw_only=True)
+class ClipScores:
+    """What was measured on one clip."""
+
+    scores: dict[str, float | None] = field(default_factory=dict)
+    """By name; None where the measure is not defined for this clip (a note says why)."""
+    curves: dict[str, list[tuple[int, float | None]]] = field(default_factory=dict)
+    """By name: (frame number, or frames between the two views for consistency) and value."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the numbers should know."""
+
+
+MEASURES: dict[str, Measure] = {
+    "video/psnr": Measure(
+        label="PSNR",
+        unit="dB",
+        better="higher",
+        meaning="peak signal-to-noise ratio against the real frames, mean over frames 1 and on (frame 0 is the input)",
+        ranked=True,
+    ),
+    "video/ssim": Measure(
+        label="SSIM",
+        unit="",
+        better="higher",
+        meaning="structural similarity to the real frames (11 x 11 Gaussian window), mean over frames 1 and on",
+    ),
+    "video/lpips": Measure(
+        label="LPIPS",
+        unit="",
+        better="lower",
+        meaning="perceptual distance to the real frames (AlexNet, version 0.1), mean over frames 1 and on",
+    ),
+    "depth/abs_rel": Measure(
+        label="AbsRel, scale",
+        unit="",
+        better="lower",
+        meaning="mean relative depth error over pixels with trusted depth, after one scale for the whole clip",
+        ranked=True,
+    ),
+    "depth/delta1": Measure(
+        label="delta < 1.25, scale",
+        unit="",
+        better="higher",
+        meaning="share of those pixels whose depth is within a factor of 1.25, after one scale for the whole clip",
+    ),
+    "depth/abs_rel_affine": Measure(
+        label="AbsRel, scale and shift",
+        unit="",
+        better="lower",
+        meaning="the same after one scale and one shift in disparity (1 / depth) for the whole clip",
+    ),
+    "depth/delta1_affine": Measure(
+        label="delta < 1.25, scale and shift",
+        unit="",
+        better="higher",
+        meaning="the same after one scale and one shift in disparity (1 / depth) for the whole clip",
+    ),
+    "pose/ate": Measure(
+        label="ATE",
+        unit="scene units",
+        better="lower",
+        meaning="root mean square distance of the camera centres from the true ones after Sim(3) alignment (Umeyama)",
+    ),
+    "pose/rpe_trans": Measure(
+        label="RPE, translation",
+        unit="scene units",
+        better="lower",
+        meaning="root mean square drift of the motion from frame to frame, after Sim(3) alignment",
+    ),
+    "pose/rpe_rot": Measure(
+        label="RPE, rotation",
+        unit="deg",
+        better="lower",
+        meaning="root mean square drift of the turn from frame to frame",
+    ),
+    "points/chamfer": Measure(
+        label="Chamfer",
+        unit="scene units",
+        better="lower",
+        meaning="symmetric Chamfer distance of the point map to the true points, after the Sim(3) of the cameras",
+        ranked=True,
+    ),
+    "follow/rotation": Measure(
+        label="camera following, rotation",
+        unit="deg",
+        better="lower",
+        meaning="mean angle between requested and recovered camera (the model's own cameras), relative to frame 0",
+        ranked=True,
+    ),
+    "follow/direction": Measure(
+        label="camera following, direction",
+        unit="deg",
+        better="lower",
+        meaning="mean angle between the requested and the recovered direction of travel from frame 0",
+    ),
+    "follow_sfm/rotation": Measure(
+        label="camera following by SfM, rotation",
+        unit="deg",
+        better="lower",
+        meaning="mean angle between the requested camera and the one found in the generated video",
+    ),
+    "follow_sfm/direction": Measure(
+        label="camera following by SfM, direction",
+        unit="deg",
+        better="lower",
+        meaning="mean angle between the requested direction of travel and the one found in the generated video",
+    ),
+    "consistency/depth": Measure(
+        label="reprojection, depth",
+        unit="",
+        better="lower",
+        meaning="median relative disagreement of the depth of two frames after reprojection, visible pixels only",
+    ),
+    "consistency/depth_ratio": Measure(
+        label="reprojection, depth / no motion",
+        unit="",
+        better="lower",
+        meaning="the same over what it would be if the camera had not moved; below 1 the cameras explain the change",
+    ),
+    "consistency/photometric": Measure(
+        label="reprojection, colour",
+        unit="",
+        better="lower",
+        meaning="mean absolute colour difference (0 to 1) of a frame and another one warped into it, visible pixels",
+    ),
+    "consistency/photometric_ratio": Measure(
+        label="reprojection, colour / no motion",
+        unit="",
+        better="lower",
+        meaning="the same over the difference of the two frames as they are; below 1 the geometry explains the change",
+    ),
+    "consistency/visible": Measure(
+        label="reprojection, share visible",
+        unit="",
+        better="neither",
+        meaning="share of the pixels that could be compared: inside the other frame, not hidden, not at a depth edge",
+    ),
+}
+
+
+def finite(value: float | None) -> float | None:
+    """A number that JSON can hold, or None."""
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,144 @@
+"""`fw-train evaluate` from end to end: check everything, generate what is missing, measure, write, compare."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from fw_train.clips import open_dataset
+from fw_train.config import ConfigError
+from fw_train.evaluate.checkpoint import Checkpoint, Say
+from fw_train.evaluate.compare import check_comparable, compare
+from fw_train.evaluate.evaluation import FILE, Evaluation, MeasuredClip, Plain, read_evaluation, summarize_clips
+from fw_train.evaluate.generation import finish, noise_seed, write_world
+from fw_train.evaluate.measure import measure
+from fw_train.evaluate.options import CompareOptions, EvaluateOptions, Recover
+from fw_train.evaluate.page import write_comparison, write_page
+from fw_train.evaluate.perceptual import Lpips
+from fw_train.evaluate.tables import comparison_tables, summary_table
+from fw_train.evaluate.tasks import Task, existing_worlds, worlds_to_generate
+
+COMPARISON = "comparison.json"
+
+
+def evaluate(options: EvaluateOptions, say: Say = print) -> Path:
+    """Run an evaluation; returns its page.
+
+    Raises:
+        ConfigError: options, checkpoint, dataset, existing worlds or --against cannot be used; nothing was generated.
+    """
+    _check(options)
+    dataset = open_dataset(options.data)
+    lpips = Lpips(options.lpips_weights) if options.lpips_weights else None
+    task = existing_worlds(options, dataset) if options.worlds else worlds_to_generate(options, dataset, say)
+    measured = _settings(options, task)
+    earlier = [read_evaluation(folder) for folder in options.against]
+    for run in earlier:
+        check_comparable(measured, {clip: task.content(clip) for clip in task.clips}, run)
+    if task.checkpoint is not None:
+        _generate(options, task, task.checkpoint, say)
+    clips = []
+    for number, clip_id in enumerate(task.clips, start=1):
+        clips.append(_measured(task, clip_id, lpips, options.recover))
+        say(f"[{number}/{len(task.clips)}] {clip_id}: measured")
+    evaluation = Evaluation(
+        name=options.out.resolve().name,
+        dataset=dataset.location,
+        measured=measured,
+        made=task.made,
+        left_out=task.left_out,
+        clips=clips,
+        summary=summarize_clips(clips),
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / FILE).write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    page = write_page(options.out, evaluation, task.pair, options.show)
+    console = Console(highlight=False)
+    console.print(summary_table(evaluation))
+    if earlier:
+        _show_comparison([*earlier, evaluation], None, console)
+    say(f"result: {page}")
+    return page
+
+
+def compare_runs(options: CompareOptions) -> None:
+    """Read evaluations, compare them with the first and print (and write) the result.
+
+    Raises:
+        ConfigError: see `fw_train.evaluate.compare.compare`.
+    """
+    _show_comparison([read_evaluation(folder) for folder in options.runs], options.out, Console(highlight=False))
+
+
+def _show_comparison(runs: Sequence[Evaluation], out: Path | None, console: Console) -> None:
+    comparison = compare(runs)
+    for table in comparison_tables(comparison):
+        console.print(table)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / COMPARISON).write_text(comparison.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        console.print(f"result: {write_comparison(out, comparison, runs)}", soft_wrap=True)
+
+
+def _check(options: EvaluateOptions) -> None:
+    if (options.checkpoint is None) == (options.worlds is None):
+        raise ConfigError("give a CHECKPOINT to generate worlds with, or --worlds FOLDER to measure existing ones")
+    if options.show < 0:
+        raise ConfigError(f"--show is {options.show}; give 0 or more")
+    if not 0 <= options.min_confidence <= 1:
+        raise ConfigError(f"--min-confidence is {options.min_confidence}; give a number from 0 to 1")
+
+
+def _settings(options: EvaluateOptions, task: Task) -> dict[str, Plain]:
+    """What decides about the numbers besides worlds and clips."""
+    weights = hashlib.sha256(options.lpips_weights.read_bytes()).hexdigest()[:16] if options.lpips_weights else None
+    frames, height, width = task.shape
+    return {
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "min_confidence": options.min_confidence,
+        "recover": options.recover,
+        "lpips_weights": weights,
+    }
+
+
+def _generate(options: EvaluateOptions, task: Task, checkpoint: Checkpoint, say: Say) -> None:
+    missing = task.missing()
+    if len(missing) < len(task.clips):
+        say(f"worlds: {len(task.clips) - len(missing)} are there already, {len(missing)} to generate")
+    for clip in missing:
+        task.truth(clip)  # what is wrong with a clip is found before any time is spent on another one
+    pipeline = checkpoint.pipeline(options.device, options.dtype) if missing else None
+    for number, clip in enumerate(missing, start=1):
+        assert pipeline is not None
+        truth = task.truth(clip)
+        reports = pipeline.generate(
+            truth.video[0],
+            truth.record.caption,
+            truth.trajectory,
+            steps=options.steps,
+            guidance=options.guidance,
+            seed=noise_seed(options.seed, clip),
+        )
+        world = finish(reports, f"[{number}/{len(missing)}] {clip}", say)
+        write_world(world, task.worlds / clip, task.origin(clip))
+
+
+def _measured(task: Task, clip_id: str, lpips: Lpips | None, recover: Recover) -> MeasuredClip:
+    world, truth = task.pair(clip_id)
+    try:
+        result = measure(world, truth, lpips=lpips, recover=recover)
+    except ValueError as error:
+        raise ConfigError(f"{task.worlds / clip_id}: {error}") from None
+    record = truth.record
+    return MeasuredClip(
+        id=record.id,
+        source=record.source,
+        group=record.source_sha256,
+        content=task.content(clip_id),
+        caption=record.caption,
+        **asdict(result),
+    )

@@ -1,0 +1,93 @@
+"""Means and medians with bootstrap intervals, over clips that may come from the same video.
+
+Clips of one video are not independent, so the bootstrap draws whole videos (groups) with replacement. With one group
+only, or one value, there is no interval.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+class Summary(BaseModel):
+    """One measure over the clips that have it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: float
+    """Mean over clips."""
+    mean_interval: tuple[float, float] | None
+    """95 % bootstrap interval of the mean."""
+    median: float
+    """Median over clips."""
+    median_interval: tuple[float, float] | None
+    """95 % bootstrap interval of the median."""
+    count: int
+    """Clips that have a value."""
+    groups: int
+    """Source videos they come from."""
+
+
+def summarize(
+    values: Sequence[float] | Float[np.ndarray, "n"],
+    groups: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Summary:
+    """Mean and median with percentile bootstrap intervals (Efron 1979), drawing groups with replacement.
+
+    Args:
+        values: one per clip, finite.
+        groups: which video each clip comes from; all different gives the plain bootstrap.
+        resamples: bootstrap draws.
+        seed: of the draws: the same values always give the same interval.
+
+    Raises:
+        ValueError: no values, values that are not finite, or another number of groups.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if len(x) == 0 or len(x) != len(groups) or not np.isfinite(x).all():
+        raise ValueError(f"summarize: {len(x)} values and {len(groups)} groups; give finite values, one group each")
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    mean_interval = median_interval = None
+    if len(names) > 1:
+        means, medians = _resampled(x, index, len(names), resamples, seed)
+        mean_interval, median_interval = _middle(means), _middle(medians)
+    return Summary(
+        mean=float(x.mean()),
+        mean_interval=mean_interval,
+        median=float(np.median(x)),
+        median_interval=median_interval,
+        count=len(x),
+        groups=len(names),
+    )
+
+
+def _middle(draws: Float[np.ndarray, "r"]) -> tuple[float, float]:
+    """The bounds that leave out an equal share of the draws on both sides."""
+    low, high = np.percentile(draws, (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)))
+    return float(low), float(high)
+
+
+def _resampled(
+    x: Float[np.ndarray, "n"], index: np.ndarray, groups: int, resamples: int, seed: int
+) -> tuple[Float[np.ndarray, "r"], Float[np.ndarray, "r"]]:
+    """Mean and median of every draw of `groups` groups; a group drawn k times counts k times."""
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, groups, (resamples, groups))
+    times = np.zeros((resamples, groups), np.int64)
+    np.add.at(times, (np.arange(resamples)[:, None], draws), 1)
+    weights = times[:, index]
+    means = (weights * x).sum(axis=1) / weights.sum(axis=1)
+    order = np.argsort(x)
+    ordered, running = x[order], np.cumsum(weights[:, order], axis=1)
+    total = running[:, -1:]
+    lower = (running >= np.ceil(total / 2)).argmax(axis=1)
+    upper = (running >= np.floor(total / 2) + 1).argmax(axis=1)
+    return means, (ordered[lower] + ordered[upper]) / 2

@@ -1,0 +1,85 @@
+"""The numbers as text: cells that the terminal's tables and the HTML pages share."""
+
+from rich import box
+from rich.table import Table
+
+from fw_train.evaluate.compare import Comparison, Difference
+from fw_train.evaluate.evaluation import Evaluation
+from fw_train.evaluate.measures import MEASURES
+
+HEADINGS = ("measure", "", "mean", "95 % interval", "median", "95 % interval", "clips")
+DIFFERENCE_HEADINGS = ("measure", "", "first", "other", "difference", "95 % interval", "clips", "")
+_ARROWS = {"lower": "↓", "higher": "↑", "neither": ""}
+"""Which way is better."""
+
+
+def summary_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """One row of `HEADINGS` per measure."""
+    return [
+        (
+            label(name),
+            _ARROWS[MEASURES[name].better],
+            number(one.mean),
+            interval(one.mean_interval),
+            number(one.median),
+            interval(one.median_interval),
+            str(one.count),
+        )
+        for name, one in evaluation.summary.items()
+    ]
+
+
+def difference_rows(differences: list[Difference]) -> list[tuple[str, ...]]:
+    """One row of `DIFFERENCE_HEADINGS` per measure."""
+    return [
+        (
+            label(row.measure),
+            _ARROWS[MEASURES[row.measure].better],
+            number(row.first.mean),
+            number(row.other.mean),
+            f"{row.difference.mean:+.4g}",
+            interval(row.difference.mean_interval),
+            str(row.difference.count),
+            row.verdict,
+        )
+        for row in differences
+    ]
+
+
+def summary_table(evaluation: Evaluation) -> Table:
+    """The summary for a terminal."""
+    return _table(f"{evaluation.name}: {len(evaluation.clips)} clips", HEADINGS, summary_rows(evaluation))
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """A comparison for a terminal: one table for each evaluation after the first."""
+    first, *others = comparison.names
+    return [
+        _table(f"{name} against {first}: {comparison.clips} clips", DIFFERENCE_HEADINGS, difference_rows(rows))
+        for name, rows in zip(others, comparison.others, strict=True)
+    ]
+
+
+def label(name: str) -> str:
+    """A measure with its unit."""
+    measure = MEASURES[name]
+    return f"{measure.label} ({measure.unit})" if measure.unit else measure.label
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; a dash for none."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    """low to high; a dash for none."""
+    return "-" if bounds is None else f"{bounds[0]:.4g} to {bounds[1]:.4g}"
+
+
+def _table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(title=title, box=box.SIMPLE, caption="↓ lower is better, ↑ higher is better")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,161 @@
+"""What an evaluation measures: which clips, against which worlds, and what is wrong with either, found beforehand."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fw_data.dataset import ClipDataset
+from fw_model.inputs import check_clip
+from fw_model.result import World
+from fw_train.config import ClipConfig, ConfigError
+from fw_train.evaluate.checkpoint import Checkpoint, Say, open_checkpoint, parse_size
+from fw_train.evaluate.evaluation import Plain
+from fw_train.evaluate.generation import is_made
+from fw_train.evaluate.options import EvaluateOptions
+from fw_train.evaluate.truth import TruthClip, choose_clips, load_truth
+from fw_train.evaluate.worlds import check_same_path, common_shape, find_worlds, in_scene_units, read_world
+
+WORLDS = "worlds"
+_CONTENT = ("mp4", "depth.zst", "conf.zst", "cameras.npz")
+_OF_GENERATION = ("split", "clips", "held_out", "frames", "size", "steps", "guidance", "seed", "dtype")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Clips and the worlds that belong to them."""
+
+    dataset: ClipDataset
+    """Where the clips are."""
+    clips: Sequence[str]
+    """Their ids in order."""
+    worlds: Path
+    """Folder with one world per clip."""
+    shape: tuple[int, int, int]
+    """Frames, height, width of every world."""
+    min_confidence: float
+    """Of annotated depth that is trusted."""
+    made: dict[str, Plain]
+    """How the worlds were made."""
+    left_out: dict[str, int]
+    """Reason -> clips that cannot be measured."""
+    checkpoint: Checkpoint | None
+    """What missing worlds are generated with; None when all exist."""
+
+    def truth(self, clip_id: str) -> TruthClip:
+        """A clip at the worlds' size."""
+        frames, height, width = self.shape
+        return load_truth(
+            self.dataset, clip_id, frames=frames, height=height, width=width, min_confidence=self.min_confidence
+        )
+
+    def pair(self, clip_id: str) -> tuple[World, TruthClip]:
+        """A world and its clip, both in scene units."""
+        return in_scene_units(read_world(self.worlds / clip_id)), self.truth(clip_id)
+
+    def content(self, clip_id: str) -> str:
+        """Checksum of everything that is measured against."""
+        members = self.dataset.record(clip_id).members
+        parts = "".join(members[name].sha256 for name in _CONTENT if name in members)
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+    def origin(self, clip_id: str) -> dict[str, Plain]:
+        """Everything that a generated world depends on."""
+        return {**self.made, "clip": clip_id, "content": self.content(clip_id)}
+
+    def missing(self) -> list[str]:
+        """Clips whose world is not there yet; ConfigError when one of other settings is in its place."""
+        return [clip for clip in self.clips if not is_made(self.worlds / clip, self.origin(clip))]
+
+
+def existing_worlds(options: EvaluateOptions, dataset: ClipDataset) -> Task:
+    """Worlds that were generated before.
+
+    Raises:
+        ConfigError: options that only generation has, or worlds that are torn, of different sizes, of another camera
+            path, or of no clip of the dataset.
+    """
+    assert options.worlds is not None
+    defaults = EvaluateOptions(data=options.data, out=options.out)
+    idle = [name for name in _OF_GENERATION if getattr(options, name) != getattr(defaults, name)]
+    if idle:
+        flags = ", ".join("--" + name.replace("_", "-") for name in idle)
+        raise ConfigError(f"{flags} say what to generate; with --worlds every world of the folder is measured as it is")
+    names = find_worlds(options.worlds)
+    known = {record.id for record in dataset.records}
+    strangers = [name for name in names if name not in known]
+    if strangers:
+        raise ConfigError(
+            f"{options.worlds} holds worlds that belong to no clip of {dataset.location}: {', '.join(strangers[:3])}"
+            f"{', ...' if len(strangers) > 3 else ''}; a world's folder is named by its clip's id"
+        )
+    task = Task(
+        dataset=dataset,
+        clips=names,
+        worlds=options.worlds,
+        shape=common_shape(options.worlds, names),
+        min_confidence=options.min_confidence,
+        made={"worlds": str(options.worlds)},
+        left_out={},
+        checkpoint=None,
+    )
+    for name in names:
+        check_same_path(options.worlds / name, read_world(options.worlds / name), task.truth(name))
+    return task
+
+
+def worlds_to_generate(options: EvaluateOptions, dataset: ClipDataset, say: Say) -> Task:
+    """What a checkpoint shall generate.
+
+    Raises:
+        ConfigError: the checkpoint, the clips or the size will not do, or worlds of other settings are in the way.
+    """
+    assert options.checkpoint is not None
+    checkpoint = open_checkpoint(options.checkpoint)
+    sampling = checkpoint.sampling
+    height, width = parse_size(options.size, (sampling.height, sampling.width))
+    frames = sampling.frames if options.frames is None else options.frames
+    try:
+        check_clip(frames, height, width)
+    except ValueError as error:
+        raise ConfigError(f"--frames, --size: {error}") from None
+    config = ClipConfig(frames=frames, height=height, width=width)
+    if options.held_out is not None and not 0 < options.held_out < 1:
+        raise ConfigError(f"--held-out is {options.held_out}; give a share between 0 and 1")
+    training = checkpoint.training or replace(config, held_out=options.held_out or config.held_out)
+    if checkpoint.training is not None and options.held_out not in (None, training.held_out):
+        raise ConfigError(
+            f"--held-out is {options.held_out}, but the run that made {checkpoint.folder} held out "
+            f"{training.held_out}; leave it out"
+        )
+    choice = choose_clips(dataset.records, config, subset=options.split, count=options.clips, training=training)
+    for line in choice.describe():
+        say(line)
+    if options.split == "held-out" and checkpoint.training is None:
+        say(f"no run around {checkpoint.folder}: taking a share of {training.held_out} as held out")
+    made: dict[str, Plain] = {
+        "model": checkpoint.model,
+        "stage": checkpoint.stage,
+        "weights": checkpoint.fingerprint,
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "steps": sampling.steps if options.steps is None else options.steps,
+        "guidance": sampling.guidance if options.guidance is None else options.guidance,
+        "shift": sampling.shift,
+        "sampler": sampling.sampler,
+        "seed": options.seed,
+        "dtype": options.dtype,
+    }
+    task = Task(
+        dataset=dataset,
+        clips=[record.id for record in choice.records],
+        worlds=options.out / WORLDS,
+        shape=(frames, height, width),
+        min_confidence=options.min_confidence,
+        made=made,
+        left_out=choice.unusable,
+        checkpoint=checkpoint,
+    )
+    task.missing()
+    return task

@@ -1,0 +1,135 @@
+"""Worlds on disk: the folders that `fw generate` and `fw-train evaluate` write, read back.
+
+Axis legend: F frames, H W pixels.
+"""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fw_geometry import Trajectory, camera_error
+from fw_model.result import World
+from fw_train.config import ConfigError
+from fw_train.evaluate.truth import TruthClip
+
+ARRAYS = "geometry.npz"
+SUMMARY = "world.json"
+_OTHER_PATH_DEG = (1.0, 5.0)
+"""A world is of another path when its requested one is off by more: rotation, direction of travel."""
+
+
+def find_worlds(folder: Path) -> list[str]:
+    """The names of the folders in `folder` that hold a world, sorted.
+
+    Raises:
+        ConfigError: no such folder, or no world in it.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--worlds {folder} is no folder")
+    names = sorted(path.parent.name for path in folder.glob(f"*/{ARRAYS}") if not path.parent.name.startswith("."))
+    if not names:
+        one = " (it is one world itself: give the folder above it)" if (folder / ARRAYS).is_file() else ""
+        raise ConfigError(f"--worlds {folder} holds no folder with a {ARRAYS}{one}; name each by its clip's id")
+    return names
+
+
+def read_world(folder: Path) -> World:
+    """A world from its folder.
+
+    Raises:
+        ConfigError: files are missing, unreadable, or of different lengths or sizes.
+    """
+    try:
+        with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
+            geometry = {name: arrays[name] for name in arrays.files}
+        about = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        frames = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((folder / "images").glob("*.png"))]
+        depth = geometry["depth"]
+        height, width = depth.shape[1:]
+        paths = {
+            kind: Trajectory(
+                pose_c2w=geometry[f"{kind}pose_c2w"],
+                K=geometry[f"{kind}K"],
+                width=width,
+                height=height,
+                units=about["units"],
+            )
+            for kind in ("", "requested_")
+        }
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{folder} is no whole world ({error}); generate it again") from None
+    shapes = {frame.shape for frame in frames}
+    if len(frames) != len(depth) or shapes != {(height, width, 3)}:
+        raise ConfigError(
+            f"{folder}: {len(frames)} pictures in images/ of sizes {sorted(shapes)}, but depth of {depth.shape}; "
+            "generate it again"
+        )
+    if {len(path) for path in paths.values()} != {len(depth)} or geometry["points"].shape != (*depth.shape, 3):
+        raise ConfigError(f"{folder}: depth, points and cameras are not of the same frames; generate it again")
+    return World(
+        video=np.stack(frames),
+        depth=depth,
+        depth_confidence=geometry["depth_confidence"].astype(np.float32),
+        points=geometry["points"],
+        points_confidence=geometry["points_confidence"].astype(np.float32),
+        trajectory=paths[""],
+        requested=paths["requested_"],
+        fps=about["fps"],
+        settings=about["settings"],
+    )
+
+
+def common_shape(folder: Path, names: Sequence[str]) -> tuple[int, int, int]:
+    """Frames, height and width of worlds, read from their headers; ConfigError when they differ."""
+    shapes: dict[tuple[int, ...], str] = {}
+    for name in names:
+        try:
+            about = json.loads((folder / name / SUMMARY).read_text(encoding="utf-8"))
+            shape = (int(about["frames"]), int(about["height"]), int(about["width"]))
+        except (OSError, KeyError, ValueError) as error:
+            raise ConfigError(f"{folder / name / SUMMARY} does not read ({error}); generate the world again") from None
+        shapes.setdefault(shape, name)
+    if len(shapes) > 1:
+        (first, one), (second, other) = list(shapes.items())[:2]
+        raise ConfigError(
+            f"{folder} holds worlds of different frames or size: {one} is {_text(first)}, {other} is {_text(second)}; "
+            "measure them in separate folders"
+        )
+    frames, height, width = next(iter(shapes))
+    return frames, height, width
+
+
+def in_scene_units(world: World) -> World:
+    """The same world with lengths divided by the `scene_scale` it was generated with."""
+    scale = float(world.settings.get("scene_scale", 1.0))
+    return replace(
+        world,
+        depth=world.depth / np.float32(scale),
+        points=world.points / np.float32(scale),
+        trajectory=world.trajectory.scaled(1 / scale),
+        requested=world.requested.scaled(1 / scale),
+    )
+
+
+def check_same_path(folder: Path, world: World, truth: TruthClip) -> None:
+    """ConfigError when a world was asked to follow another camera path than that of its clip."""
+    if len(world.requested) < 2:
+        return
+    error = camera_error(world.requested.pose_c2w, truth.trajectory.pose_c2w)
+    rotation, direction = _OTHER_PATH_DEG
+    if error.rotation_deg > rotation or error.translation_deg > direction:
+        raise ConfigError(
+            f"{folder} was generated for another camera path than that of clip {truth.record.id} (rotation off by "
+            f"{error.rotation_deg:.1f} deg, direction by {error.translation_deg:.1f} deg), so it cannot be compared "
+            "with it frame by frame; generate it for the clip's cameras, or name its folder by the right clip"
+        )
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    frames, height, width = shape
+    return f"{frames} frames of {height}x{width}"
