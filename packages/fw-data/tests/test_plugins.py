@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fw_data import ClipDataset
@@ -81,5 +82,98 @@ def test_a_captioner_that_fails_costs_the_caption_and_says_so(order, modules, tm
 )
 def test_a_captioner_that_is_not_there_is_said_before_anything_is_done(order, modules, tmp_path, capsys, name, why):
     assert order("--captioner", name) == 2
+    assert why in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+BACKEND = '''
+import os
+
+import numpy as np
+from fw_data.annotators.base import AnnotationRefused, ClipGeometry
+
+
+class Wall:
+    """A wall two units away, before a camera that slides along it."""
+
+    name = "wall"
+    version = "7"
+    settings = {"distance": 2.0, "weights": None}
+    score_meanings = {"bricks": "how many there are"}
+
+    def __init__(self):
+        self.made_in = os.getpid()
+
+    def annotate(self, frames, *, progress=None):
+        count, height, width, _ = frames.shape
+        if frames.mean() > 250:
+            raise AnnotationRefused("too-white", "There is no wall in it.")
+        if progress:
+            progress("bricks", 1.0)
+        pose_c2w = np.eye(4)[None].repeat(count, 0)
+        pose_c2w[:, 0, 3] = 0.05 * np.arange(count)
+        K = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
+        return ClipGeometry(
+            depth_m=np.full((count, height, width), 2, np.float32),
+            confidence=np.ones((count, height, width), np.float32),
+            K=K[None].repeat(count, 0),
+            pose_c2w=pose_c2w,
+            pose_confidence=np.ones(count, np.float32),
+            scores={"bricks": float(count)},
+        )
+
+
+class Nameless:
+    version = "1"
+
+    def annotate(self, frames, *, progress=None): ...
+
+
+class Idle:
+    name, version = "idle", "1"
+'''
+
+
+@pytest.fixture
+def backend(modules) -> Path:
+    (modules / "their_geometry.py").write_text(BACKEND)
+    return modules
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_backend_from_elsewhere_annotates(order, backend, tmp_path, workers, capsys):
+    assert order("--workers", workers, geometry=("their_geometry:Wall",)) == 0
+    assert "geometry: wall 7 from their_geometry:Wall, not part of fw-data" in " ".join(capsys.readouterr().out.split())
+    dataset = ClipDataset(tmp_path / "out")
+    assert {(record.backend, record.backend_version) for record in dataset.records} == {("wall", "7")}
+    assert dataset.records[0].scores["bricks"] == 13
+    clip = dataset.load(0)
+    assert (clip.depth_m == 2).all()
+    np.testing.assert_allclose(clip.pose_c2w[:, 0, 3], 0.05 * np.arange(13))
+    card = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert card["config"]["wall.path"] == "their_geometry:Wall"
+    assert (card["config"]["wall.distance"], card["config"]["wall.weights"]) == (2.0, None)
+    assert card["scores"]["bricks"] == "how many there are"
+    assert main(["validate", str(tmp_path / "out")]) == 0
+
+
+def test_its_settings_are_part_of_the_fingerprint(order, backend, capsys):
+    assert order("--workers", "0", geometry=("their_geometry:Wall",)) == 0
+    (backend / "our_geometry.py").write_text("from their_geometry import Wall\nclass Wall(Wall):\n    version = '8'\n")
+    assert order("--workers", "0", geometry=("our_geometry:Wall",)) == 2
+    assert "backend_version: 7 then, 8 now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("colmap", "give sfm, dust3r, oracle, auto or MODULE:CLASS"),
+        ("no_such_module:Wall", "no_such_module cannot be imported"),
+        ("their_geometry:Nameless", "the class needs a str attribute 'name'"),
+        ("their_geometry:Idle", "the class needs a method annotate"),
+    ],
+)
+def test_a_backend_that_is_none_is_said_before_anything_is_done(order, backend, tmp_path, capsys, name, why):
+    assert order(geometry=(name,)) == 2
     assert why in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

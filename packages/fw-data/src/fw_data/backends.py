@@ -1,16 +1,19 @@
 """Geometry backends as `--geometry` names them: small descriptions that travel to worker processes.
 
-A new backend is one more class here; the pipeline knows only config.BackendSpec.
+A new backend is one more class here, or a class of somebody else behind PluginSpec; the pipeline knows only
+config.BackendSpec.
 """
 
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from fw_data.annotators.base import GeometryBackend
 from fw_data.annotators.oracle import VERSION as ORACLE_VERSION
 from fw_data.annotators.oracle import OracleBackend
 from fw_data.media.resize import Placement
+from fw_data.plugins import load_function
 from fw_data.survey import ClipPlan
 
 _SFM_SCORES = {
@@ -129,6 +132,59 @@ class Dust3rSpec:
     def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:  # noqa: ARG002 - one for all clips
         """The one backend of this process; its networks load once."""
         return _dust3r(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginSpec:
+    """A backend of somebody else: a GeometryBackend class that takes no arguments, named as MODULE:CLASS.
+
+    The class itself says its `name` and `version`; it may have `settings` (name -> value: whatever else changes its
+    output, such as which weights) and `score_meanings` (score -> meaning), both as class attributes. It is made once in
+    every process, on the first clip.
+    """
+
+    path: str
+    """MODULE:CLASS."""
+
+    def __post_init__(self) -> None:
+        found = _plugin_class(self.path)
+        for attribute in ("name", "version"):
+            if not isinstance(getattr(found, attribute, None), str):
+                raise ValueError(f"--geometry {self.path}: the class needs a str attribute {attribute!r}")
+        if not callable(getattr(found, "annotate", None)):
+            raise ValueError(f"--geometry {self.path}: the class needs a method annotate(frames, *, progress)")
+
+    @property
+    def name(self) -> str:
+        """As the class says."""
+        return _plugin_class(self.path).name
+
+    @property
+    def version(self) -> str:
+        """As the class says."""
+        return _plugin_class(self.path).version
+
+    def settings(self) -> dict[str, str | int | float | bool | None]:
+        """What the class says, and where it is found."""
+        said = getattr(_plugin_class(self.path), "settings", {})
+        return {"path": self.path} | {str(name): _plain(value) for name, value in said.items()}
+
+    def score_meanings(self) -> dict[str, str]:
+        """What the class says."""
+        return dict(getattr(_plugin_class(self.path), "score_meanings", {}))
+
+    def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:  # noqa: ARG002 - one for all clips
+        """The one backend of this process."""
+        return _plugin(self.path)
+
+
+def _plugin_class(path: str) -> Any:
+    return load_function(path, "--geometry")
+
+
+@cache
+def _plugin(path: str) -> GeometryBackend:
+    return _plugin_class(path)()
 
 
 @cache

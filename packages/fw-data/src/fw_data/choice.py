@@ -1,13 +1,13 @@
 """Which geometry backend a run uses, and the sentences that say so: backend, weights, their licence.
 
-`auto` takes the best backend that has weights on this machine and never downloads any. A further pair predictor (for
-instance of Depth Anything 3 or MapAnything, whose small weights are Apache-2.0) becomes one more BackendSpec here.
+`auto` takes the best backend that has weights on this machine and never downloads any. MODULE:CLASS is a backend from
+elsewhere, for instance on top of Depth Anything 3 or MapAnything (docs/data-preparation.md shows one).
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
-from fw_data.backends import Dust3rSpec, OracleSpec, SfmSpec
+from fw_data.backends import Dust3rSpec, OracleSpec, PluginSpec, SfmSpec
 from fw_data.config import BackendSpec
 from fw_data.options import AnnotateOptions
 
@@ -41,7 +41,12 @@ def choose(options: AnnotateOptions) -> Choice:
     if options.geometry == "auto":
         return _best(options)
     _check_none(options, "dust3r_weights", "depth_weights", belong_to="dust3r or auto")
-    return Choice(SfmSpec(), ())
+    if options.geometry == "sfm":
+        return Choice(SfmSpec(), ())
+    if ":" not in options.geometry:
+        raise ValueError(f"--geometry {options.geometry}: give sfm, dust3r, oracle, auto or MODULE:CLASS")
+    spec = PluginSpec(path=options.geometry)
+    return Choice(spec, (f"geometry: {spec.name} {spec.version} from {spec.path}, not part of fw-data",))
 
 
 def _best(options: AnnotateOptions) -> Choice:

@@ -24,10 +24,11 @@ class AnnotateOptions:
     """Folder of the videos; subfolders count."""
     out: Positional[OutDir]
     """Folder of the dataset; made if missing."""
-    geometry: Literal["sfm", "dust3r", "oracle", "auto"] = "sfm"
+    geometry: Annotated[str, arg(metavar="{sfm,dust3r,oracle,auto,MODULE:CLASS}")] = "sfm"
     """sfm: structure from motion, from the video alone. dust3r: point maps of frame pairs by a network whose weights
     you bring. oracle: truth files (synthetic video, tests). auto: dust3r if its weights are on this machine, otherwise
-    sfm; it says which and why, and downloads nothing."""
+    sfm; it says which and why, and downloads nothing. MODULE:CLASS: a backend of yours that can be imported, a class
+    like fw_data.annotators.base.GeometryBackend."""
     dust3r_weights: str | None = None
     """dust3r, auto: a .safetensors file, a folder with one, or a hub id such as
     naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt (weights under CC BY-NC-SA 4.0: no commercial use)."""
