@@ -42,17 +42,17 @@ def refusals(out: Path) -> dict[str, str]:
     return {row["source"]: f"{row['code']}: {row['reason']}" for row in rows}
 
 
-@pytest.mark.parametrize("kind", ["nerfstudio", "colmap", "colmap-text", "tum", "realestate10k"])
+@pytest.mark.parametrize("kind", ["nerfstudio", "colmap", "colmap-text", "tum", "realestate10k", "legacy"])
 def test_round_trip(shared_dataset, tmp_path, kind, capsys):
     before = ClipDataset(shared_dataset[0])
     kind, _, text = kind.partition("-")
     out = export(shared_dataset[0], tmp_path / "out", kind, *(["--text"] if text else []))
     assert "2 of 2 clips" in capsys.readouterr().out
-    after = bring_in(out, tmp_path / "back", kind, *(["--units", "metric"] if kind in ("colmap",) else []))
+    after = bring_in(out, tmp_path / "back", kind, *(["--units", "metric"] if kind in ("colmap", "legacy") else []))
     assert sound(tmp_path / "back")
     assert len(after) == 2
-    captions = {"nerfstudio", "realestate10k"}
-    timed = {"tum", "realestate10k"}
+    captions = {"nerfstudio", "realestate10k", "legacy"}
+    timed = {"tum", "realestate10k", "legacy"}
     for record in before.records:
         clip = before.load(record.id)
         (found,) = [r for r in after.records if record.id in r.source]
@@ -315,6 +315,41 @@ def test_what_cannot_be_imported_is_listed(scene, tmp_path, shared_dataset, caps
         assert main(["import", *map(str, arguments), "--format", "nerfstudio"]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_legacy_list_is_read_with_care(shared_dataset, tmp_path, capsys):
+    src = export(shared_dataset[0], tmp_path / "src", "legacy")
+    rows = json.loads((src / "metadata.json").read_text())
+    shutil.copy(src / rows[0]["video"], src / "videos" / "flat.mp4")
+    shutil.copy(src / rows[0]["video"], src / "videos" / "wrong.mp4")
+    np.save(src / "depths" / "wrong.npy", np.zeros((13, 4, 4), np.float32))
+    flat = {"video": "videos/flat.mp4", "camera_params": rows[0]["camera_params"]}
+    rows += [flat, rows[0] | {"video": "videos/wrong.mp4", "depth": "depths/wrong.npy"}]
+    rows += [rows[0] | {"video": "videos/gone.mp4"}, flat | {"video": "videos/none.mp4", "camera_params": "../x.txt"}]
+    shutil.copy(src / rows[0]["video"], src / "videos" / "none.mp4")
+    rows[0]["prompt"] = "two\n lines"
+    (src / "metadata.json").write_text(json.dumps(rows))
+    dataset = bring_in(src, tmp_path / "out", "legacy", "--depth-unit", "0.01")
+    assert sound(tmp_path / "out")
+    found = {record.source: record for record in dataset.records}
+    assert set(found) == {rows[0]["video"], rows[1]["video"], "videos/flat.mp4"}
+    assert not found["videos/flat.mp4"].has_depth
+    assert (found[rows[0]["video"]].caption, found[rows[0]["video"]].units) == ("two lines", "scene")
+    stored = np.load(src / rows[0]["depth"])
+    np.testing.assert_allclose(dataset.load(found[rows[0]["video"]].id).depth_m, stored / 100, rtol=2**-11)
+    told = refusals(tmp_path / "out")
+    assert "wrong.npy has shape (13, 4, 4)" in told["videos/wrong.mp4"]
+    assert "gone.mp4 is missing" in told["videos/gone.mp4"]
+    assert "../x.txt leads out of the folder" in told["videos/none.mp4"]
+    for content, message in [
+        ("{", "is no list of videos"),
+        (json.dumps([{"video": "a.mp4"}]), "camera_params"),
+        (json.dumps([flat | {"video": "../a.mp4"}]), "leads out of the folder"),
+        (json.dumps([flat, flat]), "lists videos/flat.mp4 twice"),
+    ]:
+        (src / "metadata.json").write_text(content)
+        assert main(["import", str(src), str(tmp_path / "x"), "--format", "legacy"]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_same_import_gives_the_same_bytes(shared_dataset, tmp_path):

@@ -170,8 +170,8 @@ class ImportOptions:
     """Folder of the scenes; subfolders count."""
     out: Positional[OutDir]
     """New folder to write."""
-    format: Literal["realestate10k", "nerfstudio", "colmap", "tum"]
-    """What SRC holds."""
+    format: Literal["realestate10k", "nerfstudio", "colmap", "tum", "legacy"]
+    """What SRC holds. legacy: metadata.json with depth arrays, of the earlier 1.3B reproduction."""
     size: str = "auto"
     """Stored size, as for `fw-data annotate`."""
     frames: int = 81
@@ -185,7 +185,8 @@ class ImportOptions:
     intrinsics: tuple[float, float, float, float] | None = None
     """tum: fx fy cx cy in pixels, the centre of the first pixel at 0.5. Default: calibration.txt in each sequence."""
     depth_unit: float | None = None
-    """Units of the cameras per stored depth unit. Default: 0.001 for nerfstudio, 1 for colmap, 1/5000 for tum."""
+    """Units of the cameras per stored depth unit. Default: 0.001 for nerfstudio, 1 for colmap and legacy, 1/5000 for
+    tum."""
 
 
 @dataclass(frozen=True, kw_only=True)

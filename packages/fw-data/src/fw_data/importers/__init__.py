@@ -9,5 +9,6 @@ FORMATS = {
     "nerfstudio": "fw_data.importers.nerfstudio",
     "colmap": "fw_data.importers.colmap",
     "tum": "fw_data.importers.tum",
+    "legacy": "fw_data.importers.legacy",
 }
 """Name on the command line -> module."""
