@@ -1,5 +1,6 @@
 """The `fw-train` command. Nothing heavy is imported before a command needs it."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -14,17 +15,24 @@ usage: fw-train COMMAND ...
   fw-train base   CONFIG [--data DATASET --out RUN ...]    train the small video prior of the tiny preset
   fw-train stage1 CONFIG [--data DATASET --init BASE ...]  train the geometry branch on the frozen video model
   fw-train stage2 CONFIG [--data DATASET --init STAGE1 ...]  train camera control and the coupling of both branches
+  fw-train plan STAGE CONFIG [...]                         tell parameters, FLOPs, memory and time of a run beforehand
   fw-train encode STAGE CONFIG [...]                       run the frozen encoders once, for the run of these words
   fw-train resume RUN [--steps N ...]                      go on with a run that was stopped or killed
   fw-train export RUN [DIR]                                write the newest checkpoint's weights to RUN/export or DIR
+  fw-train evaluate CHECKPOINT --data DATASET --out OUT    generate worlds for held-out clips and measure them
+  fw-train compare OUT OUT ...                             put evaluations of the same clips side by side
+  fw-train worldscore WORLDSCORE_DATASET --out OUT [...]   generate WorldScore's static subset in its own layout
 
-CONFIG is a recipe name (tiny) or a TOML file; flags override it: command line > file > recipe > default.
-`fw-train stage1 tiny --help` lists every flag with the value it would have. FW_DEBUG=1 shows
-tracebacks.
+CONFIG is a recipe name (tiny, paper, one-gpu-24gb, one-gpu-80gb, 8-gpu) or a TOML file; flags override it: command
+line > file > recipe > default. `fw-train stage1 tiny --help` lists every flag with the value it would have. FW_DEBUG=1
+shows tracebacks.
 
 Exit codes: 0 done, 1 failure, 2 wrong usage or input, 3 diverged (loss not finite), 130 or 143 stopped by a signal
 after saving.
 """
+
+EVALUATION = ("evaluate", "compare", "worldscore")
+"""Commands of fw_train.evaluate."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,6 +60,8 @@ def _dispatch(words: list[str]) -> int:
     for stage in STAGES:
         if command == stage:
             return _stage(stage, rest)
+    if command == "plan":
+        return _plan(rest)
     if command == "encode":
         return _encode(rest)
     if command == "resume":
@@ -60,24 +70,26 @@ def _dispatch(words: list[str]) -> int:
         return _export(rest)
     if command == "init":
         return _init(rest)
+    if command in EVALUATION:
+        return _evaluation(command, rest)
     import difflib
 
-    nearest = difflib.get_close_matches(command, [*STAGES, "encode", "resume", "export", "init"], n=1)
+    nearest = difflib.get_close_matches(
+        command, [*STAGES, "plan", "encode", "resume", "export", "init", *EVALUATION], n=1
+    )
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see `fw-train --help`"
     raise ConfigError(f"there is no command {command!r}; {hint}")
 
 
 def _stage(stage: Stage, words: list[str]) -> int:
     config = _configured(stage, words, prog=f"fw-train {stage} CONFIG")
-    from fw_train.runs import train
+    from fw_train.launch import launch
 
-    return _report(train(config))
+    return _report(launch(config, [stage, *words]))
 
 
 def _encode(words: list[str]) -> int:
-    stage: Stage | None = next((name for name in STAGES if words[:1] == [name]), None)
-    if stage is None:
-        raise ConfigError(f"usage: fw-train encode STAGE CONFIG ..., where STAGE is one of {', '.join(STAGES)}")
+    stage = _stage_of("encode", words)
     config = _configured(stage, words[1:], prog=f"fw-train encode {stage} CONFIG")
     from fw_train.encode import encode
 
@@ -86,23 +98,58 @@ def _encode(words: list[str]) -> int:
     return 0
 
 
+def _plan(words: list[str]) -> int:
+    import tyro
+
+    from fw_train.plan_options import PlanOptions
+    from fw_train.resolve import load
+
+    if words[:1] in (["-h"], ["--help"]):
+        tyro.cli(
+            PlanOptions, default=PlanOptions(run=TrainConfig()), args=["--help"], prog="fw-train plan STAGE CONFIG"
+        )
+    stage = _stage_of("plan", words)
+    prog = f"fw-train plan {stage} CONFIG"
+    run = load(_source(words[1:], prog), stage)
+    options = tyro.cli(PlanOptions, default=PlanOptions(run=run), args=words[2:], prog=prog, description=None)
+    from fw_train.plan_report import show
+
+    show(options)
+    return 0
+
+
 def _configured(stage: Stage, words: list[str], *, prog: str) -> TrainConfig:
     from fw_train.resolve import load, override
 
     if words and words[0] in ("-h", "--help"):
         override(TrainConfig(stage=stage), ["--help"], prog=prog)
+    return override(load(_source(words, prog), stage), words[1:], prog=prog).check()
+
+
+def _stage_of(command: str, words: list[str]) -> Stage:
+    for stage in STAGES:
+        if words[:1] == [stage]:
+            return stage
+    raise ConfigError(f"usage: fw-train {command} STAGE CONFIG ..., where STAGE is one of {', '.join(STAGES)}")
+
+
+def _source(words: list[str], prog: str) -> str:
     if not words or words[0].startswith("-"):
         raise ConfigError(f"{prog}: CONFIG comes first, a recipe name (tiny) or a TOML file")
-    return override(load(words[0], stage), words[1:], prog=prog).check()
+    return words[0]
 
 
 def _resume(words: list[str]) -> int:
     from fw_train.resolve import override
 
     run = _folder("resume RUN", words)
-    from fw_train.runs import resume
+    from fw_train.launch import launch
+    from fw_train.runs import read_config, resume
 
-    return _report(resume(run, lambda config: override(config, words[1:], prog="fw-train resume RUN")))
+    config = override(read_config(run), words[1:], prog="fw-train resume RUN").check()
+    if config.launcher != "local":
+        return _report(launch(dataclasses.replace(config, go_on=True), ["resume", *words]))
+    return _report(resume(run, lambda _before: config))
 
 
 def _export(words: list[str]) -> int:
@@ -123,6 +170,30 @@ def _init(words: list[str]) -> int:
     for line in init(tyro.cli(InitOptions, args=words, prog="fw-train init")):
         print(line)
     return 0
+
+
+def _evaluation(command: str, words: list[str]) -> int:
+    import tyro
+
+    from fw_train.evaluate import options
+
+    prog = f"fw-train {command}"
+    if command == "evaluate":
+        chosen = tyro.cli(options.EvaluateOptions, args=words, prog=prog)
+        from fw_train.evaluate.run import evaluate
+
+        evaluate(chosen)
+        return 0
+    if command == "compare":
+        runs = tyro.cli(options.CompareOptions, args=words, prog=prog)
+        from fw_train.evaluate.run import compare_runs
+
+        compare_runs(runs)
+        return 0
+    pictures = tyro.cli(options.WorldScoreOptions, args=words, prog=prog)
+    from fw_train.evaluate.worldscore import run
+
+    return run(pictures)
 
 
 def _folder(usage: str, words: list[str]) -> Path:

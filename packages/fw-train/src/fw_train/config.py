@@ -15,6 +15,8 @@ from tyro.conf import Suppress
 
 Stage = Literal["base", "stage1", "stage2"]
 STAGES: tuple[Stage, ...] = ("base", "stage1", "stage2")
+LAUNCH = ("launcher", "workers", "restarts", "go_on", "wandb")
+"""Keys that say how a run is started and watched, not what it is."""
 
 
 class ConfigError(ValueError):
@@ -41,6 +43,8 @@ class ClipConfig:
     """At most so many held-out clips are measured each time."""
     min_confidence: float = 0.1
     """Depth below this annotation confidence (0 to 1) is masked out of the geometry losses."""
+    mask_moving: bool = False
+    """Also mask out what moves by itself, and the sky; leaves out clips that have no such masks."""
     scale_by_first_frame: bool = False
     """Unit of length of a scene: mean distance of the points of all frames (the paper), or of the first frame alone."""
     cache_gb: float = 2.0
@@ -65,6 +69,18 @@ class OptimConfig:
     """After the warm-up: constant, or a cosine to a tenth of the peak at the last step."""
     ema: float = 0.0
     """Decay of the running average of the trained weights, which is then what gets exported; 0 keeps none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Stage 2: adapt the frozen video blocks by trained matrices of low rank; the export adds them into the weights."""
+
+    rank: int = 0
+    """Rank of the update of every adapted layer; 0 adapts none."""
+    alpha: float = 16.0
+    """An update counts alpha / rank times."""
+    targets: tuple[Literal["self_attn", "cross_attn", "ffn"], ...] = ("self_attn", "cross_attn", "ffn")
+    """Parts of a video block whose linear layers are adapted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +127,14 @@ class DropoutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """Defaults of generation that the export names; they change nothing in training."""
+    """Defaults of generation, for samples during a run and for its export; they change nothing in training."""
 
     steps: int = 50
     """Denoising steps."""
     guidance: float = 5.0
     """Guidance on the text; 1 is none, and twice as fast."""
+    clips: int = 2
+    """Held-out clips that are generated at each of `every.sample`'s steps, always the same ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +149,8 @@ class Cadence:
     """Steps between two checkpoints (also at the last step and on SIGTERM or SIGINT)."""
     keep: int = 2
     """Checkpoints kept; older ones are deleted once a newer one is whole."""
+    sample: int = 0
+    """Steps between pictures of worlds generated for held-out clips (also at the last step); 0 draws none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +160,14 @@ class ComputeConfig:
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto (a GPU if there is one)."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the network under autocast; weights, optimizer and losses stay fp32."""
-    activation_checkpointing: bool = False
-    """Recompute every transformer block in the backward pass: less memory, about a third more time."""
+    """bf16 runs the network under autocast; trained weights, optimizer and losses stay fp32."""
+    frozen_dtype: Literal["fp32", "bf16"] = "fp32"
+    """bf16 holds the matrices that do not train in half the memory; needs precision bf16. Exports keep them exact."""
+    shard: Literal["none", "full"] = "none"
+    """Several processes: none keeps the whole network in each; full cuts weights, gradients and optimizer over them."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """full recomputes every transformer block in the backward pass: least memory, about a third more time; selective
+    keeps the results of attention and recomputes the rest."""
     threads: int = 0
     """CPU threads of torch; 0 leaves torch's choice."""
 
@@ -171,8 +196,19 @@ class TrainConfig:
     """Everything random is a function of this, the step and the sample."""
     unfreeze_geometry: bool = False
     """Stage 2: train the geometry branch too."""
+    launcher: Literal["local", "torchrun", "ray"] = "local"
+    """What starts the processes: local is this one (or one of those that torchrun started)."""
+    workers: int = 1
+    """Processes that torchrun (on this machine) or ray (on its cluster) start, one for each GPU."""
+    restarts: int = 3
+    """How often torchrun or ray may start the processes again after one was lost; they go on from the checkpoint."""
+    go_on: bool = False
+    """If `out` holds this run already, resume it: the same command starts, restarts and repeats a run."""
+    wandb: str = ""
+    """Weights & Biases project that the log goes to as well (needs the extra `wandb`); empty: none."""
     clip: ClipConfig = field(default_factory=ClipConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
@@ -187,11 +223,18 @@ class TrainConfig:
     def digest(self) -> str:
         """Hash of everything that the weights depend on: not paths, cadence, or `steps` at a constant rate."""
         tree = self.to_json()
-        for key in ("data", "out", "init", "model", "every", "sampling", "recipe"):
+        for key in ("data", "out", "init", "model", "every", "sampling", "recipe", *LAUNCH):
             del tree[key]
         if self.optim.schedule == "constant":
             del tree["steps"]
-        del tree["clip"]["cache_gb"], tree["compute"]["threads"], tree["compute"]["activation_checkpointing"]
+        if self.lora.rank == 0:
+            del tree["lora"]
+        if self.compute.frozen_dtype == "fp32":
+            del tree["compute"]["frozen_dtype"]
+        if not self.clip.mask_moving:
+            del tree["clip"]["mask_moving"]
+        del tree["clip"]["cache_gb"], tree["compute"]["threads"]
+        del tree["compute"]["activation_checkpointing"], tree["compute"]["shard"]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     def check(self) -> "TrainConfig":
@@ -209,8 +252,8 @@ class TrainConfig:
         for key, value in _leaves(self):
             if key.startswith("dropout.") and not 0 <= value <= 1:
                 raise ConfigError(f"{key} = {value} is not a probability (0 to 1)")
-            if key.startswith("every.") and value < 1:
-                raise ConfigError(f"{key} = {value} must be at least 1")
+            if key.startswith("every.") and value < (key != "every.sample"):
+                raise ConfigError(f"{key} = {value} must be at least {int(key != 'every.sample')}")
             if key.startswith("loss.") and isinstance(value, float) and value < 0:
                 raise ConfigError(f"{key} = {value} must not be negative")
         rules = {
@@ -222,15 +265,29 @@ class TrainConfig:
             "optim.ema": 0 <= self.optim.ema < 1,
             "optim.clip_norm": self.optim.clip_norm >= 0,
             "optim.warmup": self.optim.warmup >= 0,
+            "lora.rank": self.lora.rank >= 0,
+            "lora.alpha": self.lora.alpha > 0,
+            "lora.targets": len(self.lora.targets) > 0,
             "sampling.steps": self.sampling.steps >= 1,
+            "sampling.clips": self.sampling.clips >= 1,
+            "workers": self.workers >= 1,
+            "restarts": self.restarts >= 0,
             "noise.shift": self.noise.shift > 0,
             "noise.validation": all(0 < sigma <= 1 for sigma in self.noise.validation) and self.noise.validation,
         }
         for key, holds in rules.items():
             if not holds:
                 raise ConfigError(f"{key} = {dict(_leaves(self))[key]} is out of range")
+        if self.compute.frozen_dtype == "bf16" and self.compute.precision != "bf16":
+            raise ConfigError(
+                "compute.frozen_dtype = bf16 needs compute.precision = bf16, which runs the network in it"
+            )
+        if self.workers > 1 and self.launcher == "local":
+            raise ConfigError(f"workers = {self.workers} needs a launcher that starts them: torchrun or ray")
         if self.unfreeze_geometry and self.stage != "stage2":
             raise ConfigError(f"unfreeze_geometry is for stage2 only; {self.stage} decides by itself what trains")
+        if self.lora.rank and self.stage != "stage2":
+            raise ConfigError(f"lora.rank = {self.lora.rank} is for stage2 only: {self.stage} adapts no video block")
         return self
 
 

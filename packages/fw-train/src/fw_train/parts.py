@@ -24,6 +24,7 @@ from fw_model.image_encoder import ClipImageEncoder
 from fw_model.text import HashTextEncoder, TextEncoder
 from fw_model.world import FantasyWorld
 from fw_train.config import ConfigError, Stage, TrainConfig
+from fw_train.lora import add_adapters, merge_adapters
 
 HISTORY = "training.json"
 FOLLOWS: dict[Stage, tuple[Stage, ...]] = {
@@ -180,6 +181,7 @@ def load_parts(config: TrainConfig) -> Parts:
             f"init {folder}: model {world.config.name!r} reads CLIP tokens, and pipeline.json names no image_encoder; "
             "make the folder with `fw-train init`"
         )
+    add_adapters(world, config.lora, seed=config.seed)
     return Parts(
         world=world,
         autoencoder=with_it.autoencoder,
@@ -194,7 +196,7 @@ def export(parts: Parts, folder: Path, *, trained: Mapping[str, Tensor], entry: 
     """Write a folder that generation and the next stage load; replaces an older one whole.
 
     Args:
-        parts: the model (its trained parameters are set to `trained`) and its companions.
+        parts: the model (its trained parameters are set to `trained`, LoRA adapters are merged) and its companions.
         folder: where to.
         trained: parameter name -> value to export.
         entry: what to add to the history.
@@ -205,6 +207,7 @@ def export(parts: Parts, folder: Path, *, trained: Mapping[str, Tensor], entry: 
     with torch.no_grad():
         for name, value in trained.items():
             parts.world.get_parameter(name).copy_(value)
+    merge_adapters(parts.world)
     save_world(parts.world, partial)
     save_companions(partial, parts.autoencoder, parts.text_encoder, parts.image_encoder, parts.sampling)
     history = {"format": 1, "stages": [*parts.history, dict(entry)]}

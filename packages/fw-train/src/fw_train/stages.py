@@ -7,18 +7,20 @@ stage2  cross-attention between the branches, camera adapters and encoder (flow 
 Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frames, H W pixels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fw_model.flow import TRAIN_STEPS, add_noise, flow_target
+from fw_model.irg import IRGBlock
 from fw_model.losses import WorldLossConfig, flow_matching_loss, geometry_loss
 from fw_model.scene import GeometryTargets
 from fw_model.world import FantasyWorld, GeometryOutput
 from fw_train.config import LossConfig, Stage
+from fw_train.lora import is_adapter
 
 TRAINED: dict[Stage, frozenset[str]] = {
     "base": frozenset({"video"}),
@@ -63,19 +65,48 @@ def choose_parameters(world: FantasyWorld, stage: Stage, *, unfreeze_geometry: b
     Raises:
         AssertionError: a parameter ended up on the wrong side (a bug in the model's grouping).
     """
-    trained = TRAINED[stage] | ({"geometry"} if unfreeze_geometry else set())
+    trained = TRAINED[stage] | {"adapters"} | ({"geometry"} if unfreeze_geometry else set())
+    groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in world.named_parameters():
-        parameter.requires_grad_(world.parameter_group(name) in trained)
-    groups = {
-        "video": list(world.video_parameters()),
-        "geometry": list(world.geometry_parameters()),
-        "coupling": list(world.coupling_parameters()),
-    }
-    grouped = [id(p) for members in groups.values() for p in members]
-    assert sorted(grouped) == sorted(id(p) for p in world.parameters()), "a parameter is in no group, or in two"
+        group = parameter_group(name)
+        parameter.requires_grad_(group in trained)
+        groups.setdefault(group, []).append(parameter)
     for group, members in groups.items():
         assert all(p.requires_grad == (group in trained) for p in members), f"{group} is partly frozen"
+    owned = {"video": world.video_parameters(), "geometry": world.geometry_parameters()}
+    owned["coupling"] = world.coupling_parameters()
+    adapters = {id(p) for p in groups.get("adapters", [])}
+    for group, members in owned.items():
+        expected = [id(p) for p in members if id(p) not in adapters]
+        assert expected == [id(p) for p in groups.get(group, [])], f"{group} is not what the model says it is"
     return _table(world, trained)
+
+
+def parameter_group(name: str) -> str:
+    """ "adapters" for a LoRA parameter, else the model's own group: "video", "geometry" or "coupling"."""
+    return "adapters" if is_adapter(name) else FantasyWorld.parameter_group(name)
+
+
+def idle_parts(world: FantasyWorld, stage: Stage) -> list[nn.Module]:
+    """Submodules that a stage's loss never runs: they need not be where it is computed."""
+    layers = [layer for layer in world.irg if isinstance(layer, IRGBlock)]
+    if stage == "stage1":
+        idle = [*(layer.video for layer in layers), *(layer.coupling for layer in layers)]
+        idle += [world.pose_encoder, world.video.control_adapter, world.video.head]
+    elif stage == "base":
+        idle = [part for layer in layers for part in (layer.frame, layer.all_frames, layer.coupling)]
+        idle += [world.geometry, world.pose_encoder]
+    else:
+        idle = []
+    return [part for part in idle if part is not None]
+
+
+def place(world: FantasyWorld, device: torch.device, *, without: Sequence[nn.Module] = ()) -> None:
+    """Move the network to a device, some submodules excepted."""
+    excepted = {id(module) for part in without for module in part.modules()}
+    for module in world.modules():
+        if id(module) not in excepted:
+            module._apply(lambda tensor: tensor.to(device), recurse=False)
 
 
 def base_loss(world: FantasyWorld, batch: Batch, _: LossConfig) -> Mapping[str, Tensor]:
@@ -164,9 +195,10 @@ def _table(world: FantasyWorld, trained: frozenset[str]) -> list[str]:
     sizes: dict[tuple[str, str], int] = {}
     for name, parameter in world.named_parameters():
         part = ".".join([piece for piece in name.split(".") if not piece.isdigit()][:2])
-        if ".camera_adapter." in name:
-            part = part.split(".")[0] + ".camera_adapter"
-        key = (world.parameter_group(name), part)
+        for own in (".camera_adapter.", ".lora_"):
+            if own in name:
+                part = part.split(".")[0] + own.rstrip("._")
+        key = (parameter_group(name), part)
         sizes[key] = sizes.get(key, 0) + parameter.numel()
     rows = [(part, group, f"{n:,}", "trained" if group in trained else "frozen") for (group, part), n in sizes.items()]
     total = sum(n for (group, _), n in sizes.items() if group in trained)

@@ -6,6 +6,7 @@ is one of (seed, epoch, clip).
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,17 @@ from fw_data.sampler import Draw, window_start
 from fw_data.schema import ClipRecord
 from fw_geometry import plucker_rays, plucker_rays_double_scaled
 from fw_model.flow import TimestepSampler, counter_noise, counter_uniform
+from fw_model.irg import IRGBlock
 from fw_model.scene import geometry_targets
+from fw_model.world import FantasyWorld
 from fw_train.clips import Sample, SampleSource, Split
-from fw_train.config import TrainConfig
+from fw_train.config import Stage, TrainConfig
 from fw_train.encoded import encodings
+from fw_train.meter import uncounted
+from fw_train.parallel import shard
 from fw_train.parts import Encoded, Parts, fingerprint
-from fw_train.stages import LOSSES, Batch
+from fw_train.samples import sample_strip, save_strips
+from fw_train.stages import LOSSES, Batch, idle_parts, place
 
 _VALIDATION_SEED = 20_240_229
 """Held-out noise never depends on the run's seed, so validation losses compare between runs."""
@@ -35,13 +41,29 @@ class WorldTask:
         dataset: where clips come from.
         split: which of its clips train and which are held out.
         device: where to compute.
+        sharded: cut the network over the ranks.
     """
 
     def __init__(
-        self, config: TrainConfig, parts: Parts, dataset: ClipDataset, split: Split, device: torch.device
+        self,
+        config: TrainConfig,
+        parts: Parts,
+        dataset: ClipDataset,
+        split: Split,
+        device: torch.device,
+        *,
+        sharded: bool = False,
     ) -> None:
         self.config, self.parts, self.split, self.device = config, parts, split, device
-        self.world = parts.world.to(device)
+        frozen = fingerprint(parts.world, trained=False)
+        if config.compute.frozen_dtype == "bf16":
+            halve_frozen(parts.world)
+        self.world = parts.world
+        if sharded:
+            shard(self.world, shard_units(self.world, config.stage), device=device, also=["forward_geometry"])
+            self.world.to(device)
+        else:  # generating a sample runs everything
+            place(self.world, device, without=[] if config.every.sample else idle_parts(self.world, config.stage))
         parts.encoders.to(device)
         self.world.set_checkpointing(config.compute.activation_checkpointing)
         self.encodings = encodings(dataset, config.clip, parts.encoders)
@@ -56,7 +78,7 @@ class WorldTask:
             "configuration": config.digest(),
             "model": hashlib.sha256(self.world.config.to_json().encode()).hexdigest(),
             "dataset": split.digest(),
-            "frozen weights": fingerprint(self.world, trained=False),
+            "frozen weights": frozen,
         }
 
     @property
@@ -106,7 +128,7 @@ class WorldTask:
             for first in range(0, len(records), size):
                 part = records[first : first + size]
                 batch = self._batch(
-                    [self.samples.load(r.id, (r.num_frames - config.clip.frames) // 2) for r in part],
+                    [self.samples.load(r.id, self.held_out_start(r)) for r in part],
                     [r.caption for r in part],
                     seed=_VALIDATION_SEED,
                     step=level,
@@ -119,6 +141,14 @@ class WorldTask:
                     sums[name] = sums.get(name, 0.0) + value / (len(records) * len(levels))
                 sums[f"loss@{sigma:g}"] = sums.get(f"loss@{sigma:g}", 0.0) + terms["loss"] / len(records)
         return sums
+
+    def sample(self, path: Path | None) -> None:
+        """Generate the first held-out clips anew from their first frames and draw them beside the truth."""
+        records = self.split.held_out[: self.config.sampling.clips]
+        with self._autocast():
+            strips = [sample_strip(self, record) for record in records]
+        if path is not None:
+            save_strips(path, strips)
 
     def describe(self, draw: Draw) -> str:
         """Id, source and first frame of a draw's window."""
@@ -133,9 +163,11 @@ class WorldTask:
         return clip.start_step * window_start(self.config.seed, epoch, record.id, choices)
 
     def _evaluate(self, batch: Batch) -> Mapping[str, Tensor]:
-        half = self.config.compute.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with self._autocast():
             return self._loss(self.world, batch, self.config.loss)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute.precision == "bf16")
 
     def _batch(
         self,
@@ -174,7 +206,7 @@ class WorldTask:
             noise=noise,
             sigma=sigma.to(device),
             weight=weight.to(device),
-            context=torch.stack([self._text(caption) for caption in captions]),
+            context=torch.stack([self.text(caption) for caption in captions]),
             y=None if y is None else _zero(y, without_image),
             clip_feature=None if tokens is None else _zero(tokens, without_image),
             plucker=_zero(plucker, without_camera),
@@ -184,17 +216,41 @@ class WorldTask:
 
     def _encode(self, video: Tensor) -> Encoded:
         """The video in the model's terms, on the CPU."""
-        latents, condition, tokens = self.parts.encode(video.to(self.device))
+        with uncounted():
+            latents, condition, tokens = self.parts.encode(video.to(self.device))
         return Encoded(
             latents.cpu(), None if condition is None else condition.cpu(), None if tokens is None else tokens.cpu()
         )
 
-    def _text(self, caption: str) -> Tensor:
+    def held_out_start(self, record: ClipRecord) -> int:
+        """First frame of the window that a held-out clip is measured on: its middle."""
+        return (record.num_frames - self.config.clip.frames) // 2
+
+    def text(self, caption: str) -> Tensor:
+        """Embedding of a caption, from what was encoded before if it is there."""
         if caption not in self._texts:
             stored = self.encodings.texts.read(caption) if self.encodings else None
-            embedding = self.parts.text_encoder.encode([caption])[0] if stored is None else stored
+            with uncounted():
+                embedding = self.parts.text_encoder.encode([caption])[0] if stored is None else stored
             self._texts[caption] = embedding.to(self.device)
         return self._texts[caption]
+
+
+@torch.no_grad()
+def halve_frozen(world: nn.Module) -> None:
+    """Hold the matrices and kernels that do not train in bfloat16; vectors, tokens and modulations stay as they are."""
+    for name, parameter in world.named_parameters():
+        if not parameter.requires_grad and parameter.ndim >= 2 and name.endswith("weight"):
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def shard_units(world: FantasyWorld, stage: Stage) -> list[nn.Module]:
+    """What is gathered together when the network is sharded: a block at a time.
+
+    Stage 1 never runs the video half of the later blocks, so these halves are units of their own, never gathered.
+    """
+    idle = [layer.video for layer in world.irg if isinstance(layer, IRGBlock)] if stage == "stage1" else []
+    return [*idle, *world.pcb, *world.irg]
 
 
 def _zero(values: Tensor, which: Sequence[bool]) -> Tensor:

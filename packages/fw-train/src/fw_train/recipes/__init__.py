@@ -3,7 +3,14 @@
 from collections.abc import Callable
 
 from fw_train.config import Stage, TrainConfig
+from fw_train.recipes.paper import eight_gpu, one_gpu_24gb, one_gpu_80gb, paper
 from fw_train.recipes.tiny import tiny
 
-RECIPES: dict[str, Callable[[Stage], TrainConfig]] = {"tiny": tiny}
+RECIPES: dict[str, Callable[[Stage], TrainConfig]] = {
+    "tiny": tiny,
+    "paper": paper,
+    "one-gpu-24gb": one_gpu_24gb,
+    "one-gpu-80gb": one_gpu_80gb,
+    "8-gpu": eight_gpu,
+}
 """Every recipe by the name that the command line knows."""

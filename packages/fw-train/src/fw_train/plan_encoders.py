@@ -1,0 +1,47 @@
+"""What the frozen encoders of the Wan presets cost for one window of one clip, when it was not encoded before."""
+
+from dataclasses import dataclass
+
+from fw_model.config import WorldConfig
+
+_TEXT_LAYERS, _TEXT_WIDTH, _TEXT_INNER, _TEXT_HIDDEN = 24, 4096, 4096, 10240
+_CLIP_LAYERS, _CLIP_WIDTH, _CLIP_HIDDEN, _CLIP_PATCH = 31, 1280, 5120, 14 * 14 * 3
+_VAE_FIRST, _VAE_REST, _VAE_SQUARE = 0.0, 0.0, 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderWork:
+    """One encoder on one window."""
+
+    name: str
+    """Which."""
+    flops: int
+    """For one window (video encoder, picture encoder) or caption (text encoder)."""
+    parameters: int
+    """Its size."""
+
+
+def encoder_work(model: WorldConfig, frames: int, height: int, width: int) -> list[EncoderWork]:
+    """Wan's video encoder, UMT5-XXL and CLIP ViT-H; nothing for models of other encoders (the tiny preset's are free).
+
+    The FLOPs of the transformers follow from their sizes; those of the video encoder were counted once with torch's
+    FlopCounterMode and grow with the pixels (its one attention layer with their square).
+    """
+    if model.video.text_dim != _TEXT_WIDTH:
+        return []
+    pixels = height * width
+    vae = _VAE_FIRST * pixels + _VAE_REST * pixels * (frames - 1) + _VAE_SQUARE * pixels**2 * (frames // 4 + 1)
+    text = _TEXT_LAYERS * (4 * _TEXT_WIDTH * _TEXT_INNER + 3 * _TEXT_WIDTH * _TEXT_HIDDEN)
+    work = [
+        EncoderWork(name="video encoder (Wan VAE)", flops=round(vae), parameters=0),
+        _transformer("text encoder (UMT5-XXL)", text, _TEXT_LAYERS, _TEXT_INNER, model.video.text_len),
+    ]
+    if model.video.clip_dim is not None:
+        clip = _CLIP_LAYERS * (4 * _CLIP_WIDTH**2 + 2 * _CLIP_WIDTH * _CLIP_HIDDEN) + _CLIP_PATCH * _CLIP_WIDTH
+        work.append(_transformer("picture encoder (CLIP ViT-H)", clip, _CLIP_LAYERS, _CLIP_WIDTH, model.video.clip_len))
+    return work
+
+
+def _transformer(name: str, weights: int, layers: int, width: int, tokens: int) -> EncoderWork:
+    """Two FLOPs per weight and token, and the products of the attentions."""
+    return EncoderWork(name=name, flops=2 * weights * tokens + 4 * layers * tokens**2 * width, parameters=weights)
