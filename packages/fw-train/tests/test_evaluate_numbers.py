@@ -196,12 +196,15 @@ def test_what_is_hidden_is_left_out():
     focal = world.trajectory.K[0, 0, 0]
     for frame, pose in enumerate(world.trajectory.pose_c2w):
         left = round(float(48 + focal * (-0.2 - pose[0, 3]) / 1.5))
-        depth[frame, 20:40, left : left + 16] = 1.5
-        video[frame, 20:40, left : left + 16] = 255
+        depth[frame, 8:56, left : left + 16] = 1.5
+        video[frame, 8:56, left : left + 16] = 255
     found = reprojection(replace(world, depth=depth, video=video), 4)
     assert found is not None
     assert found.depth < 1e-4
-    assert found.photometric < 0.02
+    assert found.photometric < 0.008  # as without the square
+    alone = reprojection(world, 4)
+    assert alone is not None
+    assert found.visible < alone.visible - 0.05
 
 
 def test_nothing_to_compare_and_too_few_frames():

@@ -357,6 +357,11 @@ def test_what_was_measured_differently_is_not_compared(
     quiet(EvaluateOptions(worlds=worlds, data=dataset, out=tmp_path / "b", min_confidence=0.5, show=0))
     with pytest.raises(ConfigError, match=r"min_confidence: 0\.3 and 0\.5"):
         compare_runs(CompareOptions(runs=(tmp_path / "a", tmp_path / "b")))
+    left_out = json.loads((tmp_path / "a" / "evaluation.json").read_text())
+    left_out["measured"]["recover"] = "sfm"
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "evaluation.json").write_text(json.dumps(left_out))
+    compare_runs(CompareOptions(runs=(tmp_path / "a", tmp_path / "d")))
     with pytest.raises(ConfigError, match="different clips: 3 and 3"):
         compare_runs(CompareOptions(runs=(tmp_path / "a", generated)))
     with pytest.raises(ConfigError, match="two or more"):
@@ -380,7 +385,14 @@ def test_the_commands_print_tables(checkpoint: Path, dataset: Path, generated: P
         main([*words, "--split", "all", "--clips", "3", "--against", str(generated)])
     assert done.value.code == 0
     said = capsys.readouterr().out
-    for text in ("PSNR (dB)", "95 % interval", "first against first", "no difference shown", "index.html"):
+    for text in (
+        "PSNR (dB)",
+        "Intervals over 3 source videos are narrower",
+        "95 % interval",
+        "first against first",
+        "no difference shown",
+        "index.html",
+    ):
         assert text in said
     with pytest.raises(SystemExit) as refused:
         main(["compare", str(generated), str(dataset)])

@@ -16,8 +16,8 @@ from fw_model.checkpoint import read_config
 from fw_model.companions import HIGH_NOISE, SPEC_FILE, Sampling
 from fw_train.config import ClipConfig, ConfigError
 from fw_train.parts import HISTORY
+from fw_train.resolve import from_mapping
 from fw_train.runs import CONFIG, EXPORT
-from fw_train.runs import read_config as read_run_config
 
 if TYPE_CHECKING:
     from fw_model.pipeline import WorldPipeline
@@ -82,9 +82,18 @@ def open_checkpoint(path: Path) -> Checkpoint:
         model=config.name,
         sampling=_sampling(folder, config.video.text_dim),
         stage=stage,
-        training=read_run_config(around).clip if is_run else None,
+        training=_clips_of(around / CONFIG) if is_run else None,
         fingerprint=_fingerprint(folder),
     )
+
+
+def _clips_of(path: Path) -> ClipConfig:
+    """The clip settings of a run's configuration; the rest of it may be that of another version."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))["clip"]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{path} does not read ({error}); give the run's export alone, and --held-out") from None
+    return from_mapping({"clip": tree}, where=str(path)).clip
 
 
 def _sampling(folder: Path, text_dim: int) -> Sampling:

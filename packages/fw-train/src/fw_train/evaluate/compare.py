@@ -42,6 +42,7 @@ class Comparison(_Record):
     names: list[str]
     made: list[dict[str, Plain]]
     clips: int
+    videos: int = Field(description="source videos that the clips come from")
     others: list[list[Difference]] = Field(description="for each evaluation after the first, one entry per measure")
 
 
@@ -60,6 +61,7 @@ def compare(runs: Sequence[Evaluation]) -> Comparison:
         names=[run.name for run in runs],
         made=[run.made for run in runs],
         clips=len(first.clips),
+        videos=len({clip.group for clip in first.clips}),
         others=[_differences(first, run) for run in runs[1:]],
     )
 
@@ -70,7 +72,8 @@ def check_comparable(
     """Refuse to compare numbers that do not mean the same.
 
     Args:
-        measured: how the one was measured.
+        measured: how the one was measured; None where an optional measure was left out, which keeps nothing else from
+            being compared.
         contents: its clips: id -> checksum of their annotation.
         earlier: the other one.
         name: of the one, for the message.
@@ -78,9 +81,11 @@ def check_comparable(
     Raises:
         ConfigError: other settings of measuring, other clips, or clips annotated anew.
     """
-    changed = sorted(k for k in measured.keys() | earlier.measured.keys() if measured.get(k) != earlier.measured.get(k))
+    before = earlier.measured
+    shared = [key for key in measured if measured[key] is not None and before.get(key) is not None]
+    changed = [key for key in shared if measured[key] != before[key]]
     if changed:
-        values = "; ".join(f"{k}: {earlier.measured.get(k)} and {measured.get(k)}" for k in changed)
+        values = "; ".join(f"{key}: {before[key]} and {measured[key]}" for key in changed)
         raise ConfigError(f"{earlier.name} and {name} were measured in different ways ({values}); measure both alike")
     theirs = {clip.id: clip.content for clip in earlier.clips}
     if theirs.keys() != contents.keys():

@@ -41,7 +41,9 @@ class Evaluation(_Record):
     format_version: Literal[1] = 1
     name: str = Field(description="how reports call it")
     dataset: str = Field(description="where the truth came from")
-    measured: dict[str, Plain] = Field(description="settings of the measuring; only equal ones can be compared")
+    measured: dict[str, Plain] = Field(
+        description="settings of the measuring, null = measure left out; only equal ones can be compared"
+    )
     made: dict[str, Plain] = Field(description="how the worlds were made")
     left_out: dict[str, int] = Field(description="reason -> clips that could not be measured")
     clips: list[MeasuredClip]

@@ -19,6 +19,7 @@ from fw_train.evaluate.measures import MEASURES
 from fw_train.evaluate.tables import (
     DIFFERENCE_HEADINGS,
     HEADINGS,
+    caution,
     difference_rows,
     label,
     number,
@@ -63,7 +64,8 @@ def write_page(out: Path, evaluation: Evaluation, pair: Pair, show: int) -> Path
         "<h2>Summary</h2>",
         html_table(HEADINGS, summary_rows(evaluation)),
         '<p class="note">Intervals are 95 % bootstrap intervals over source videos (clips of one video are not '
-        "independent). Lengths are in scene units: 1 is the mean distance of what a clip's first frame shows.</p>",
+        f"independent). {caution(len({clip.group for clip in evaluation.clips}))} Lengths are in scene units: 1 is the "
+        "mean distance of what a clip's first frame shows.</p>",
         "<h2>By frame and by distance</h2>",
         '<div class="row">' + "".join(_charts({evaluation.name: evaluation.clips})) + "</div>",
         *(_shown("Best", clip, *pair(clip.id)) for clip in best),

@@ -100,7 +100,7 @@ def _settings(options: EvaluateOptions, task: Task) -> dict[str, Plain]:
         "height": height,
         "width": width,
         "min_confidence": options.min_confidence,
-        "recover": options.recover,
+        "recover": None if options.recover == "model" else options.recover,
         "lpips_weights": weights,
     }
 

@@ -11,6 +11,8 @@ HEADINGS = ("measure", "", "mean", "95 % interval", "median", "95 % interval", "
 DIFFERENCE_HEADINGS = ("measure", "", "first", "other", "difference", "95 % interval", "clips", "")
 _ARROWS = {"lower": "↓", "higher": "↑", "neither": ""}
 """Which way is better."""
+ENOUGH_VIDEOS = 10
+"""From so many source videos on, a percentile bootstrap is about as wide as it says."""
 
 
 def summary_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
@@ -46,16 +48,26 @@ def difference_rows(differences: list[Difference]) -> list[tuple[str, ...]]:
     ]
 
 
+def caution(videos: int) -> str:
+    """What to say about intervals that rest on few videos; nothing if there are enough."""
+    if videos >= ENOUGH_VIDEOS:
+        return ""
+    return f"Intervals over {videos} source videos are narrower than they should be; measure {ENOUGH_VIDEOS} or more."
+
+
 def summary_table(evaluation: Evaluation) -> Table:
     """The summary for a terminal."""
-    return _table(f"{evaluation.name}: {len(evaluation.clips)} clips", HEADINGS, summary_rows(evaluation))
+    title = f"{evaluation.name}: {len(evaluation.clips)} clips"
+    videos = len({clip.group for clip in evaluation.clips})
+    return _table(title, HEADINGS, summary_rows(evaluation), caution(videos))
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """A comparison for a terminal: one table for each evaluation after the first."""
     first, *others = comparison.names
+    note = caution(comparison.videos)
     return [
-        _table(f"{name} against {first}: {comparison.clips} clips", DIFFERENCE_HEADINGS, difference_rows(rows))
+        _table(f"{name} against {first}: {comparison.clips} clips", DIFFERENCE_HEADINGS, difference_rows(rows), note)
         for name, rows in zip(others, comparison.others, strict=True)
     ]
 
@@ -76,8 +88,9 @@ def interval(bounds: tuple[float, float] | None) -> str:
     return "-" if bounds is None else f"{bounds[0]:.4g} to {bounds[1]:.4g}"
 
 
-def _table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    table = Table(title=title, box=box.SIMPLE, caption="↓ lower is better, ↑ higher is better")
+def _table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]], note: str) -> Table:
+    legend = "↓ lower is better, ↑ higher is better"
+    table = Table(title=title, box=box.SIMPLE, caption=f"{legend}\n{note}" if note else legend)
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index == 0 else "right")
     for row in rows:
