@@ -1,0 +1,83 @@
+"""/v1/videos/{id}/content: the files of a world. Names come from the table below, never from the request."""
+
+from typing import Annotated, Literal, get_args
+
+from fastapi import APIRouter, Query
+from starlette.responses import FileResponse
+
+from fw_serve.api.errors import ApiError, answers
+from fw_serve.api.service import Callers, Services
+from fw_serve.api.videos import job_of
+from fw_serve.storage import StorageError
+
+router = APIRouter(prefix="/v1/videos", tags=["videos"])
+
+Variant = Literal[
+    "video", "thumbnail", "spritesheet", "depth", "confidence", "geometry", "pointcloud", "cameras", "colmap", "world"
+]
+Format = Literal["mp4", "webp", "jpg", "zip", "npz", "glb", "ply", "json", "transforms", "requested"]
+
+FILES: dict[Variant, dict[Format, tuple[str, str]]] = {
+    "video": {"mp4": ("video.mp4", "video/mp4")},
+    "thumbnail": {"webp": ("thumbnail.webp", "image/webp")},
+    "spritesheet": {"jpg": ("spritesheet.jpg", "image/jpeg")},
+    "depth": {"mp4": ("depth.mp4", "video/mp4"), "zip": ("depth.zip", "application/zip")},
+    "confidence": {"mp4": ("confidence.mp4", "video/mp4")},
+    "geometry": {"npz": ("geometry.npz", "application/octet-stream")},
+    "pointcloud": {"glb": ("points.glb", "model/gltf-binary"), "ply": ("points.ply", "application/octet-stream")},
+    "cameras": {
+        "json": ("cameras.json", "application/json"),
+        "transforms": ("transforms.json", "application/json"),
+        "requested": ("requested_cameras.json", "application/json"),
+    },
+    "colmap": {"zip": ("colmap.zip", "application/zip")},
+    "world": {"json": ("world.json", "application/json")},
+}
+"""File and media type by variant and format; the first format is the default."""
+
+assert set(FILES) == set(get_args(Variant))
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_TYPES = sorted({kind for formats in FILES.values() for _, kind in formats.values()})
+
+
+@router.get(
+    "/{video_id}/content",
+    response_class=FileResponse,
+    responses={
+        200: {"description": "The file.", "content": dict.fromkeys(_TYPES, _BINARY)},
+        206: {"description": "The part that Range asked for.", "content": dict.fromkeys(_TYPES, _BINARY)},
+        416: {"description": "Range asks for what is not there."},
+        **answers(400, 401, 403, 404, 409),
+    },
+)
+def get_content(
+    video_id: str,
+    service: Services,
+    caller: Callers,
+    variant: Annotated[Variant, Query(description="Which file.")] = "video",
+    format: Annotated[Format | None, Query(description="Of those a variant has several of.")] = None,  # noqa: A002
+) -> FileResponse:
+    """One file of a completed world; parts of it by Range."""
+    job = job_of(service, caller, video_id)
+    formats = FILES[variant]
+    if format is not None and format not in formats:
+        known = ", ".join(formats)
+        raise ApiError(400, f"format: {variant} comes as {known}", code="invalid_value", param="format")
+    name, kind = formats[format] if format is not None else next(iter(formats.values()))
+    if job.status in ("queued", "in_progress"):
+        raise ApiError(
+            409, f"The video is {job.status}; it has no files yet.", code="video_not_completed",
+            headers={"Retry-After": "1"},
+        )  # fmt: skip
+    try:
+        if job.result is None:
+            raise StorageError
+        path = service.storage.result(job.id, job.result, name)
+    except StorageError:
+        message = "The video failed, so it has no files." if job.result is None else f"This video has no {variant}."
+        raise ApiError(404, message, code="content_not_found", param="variant") from None
+    headers = {"Cache-Control": "private, max-age=86400, immutable"}
+    return FileResponse(
+        path, media_type=kind, filename=f"{job.id}-{name}", headers=headers, content_disposition_type="inline"
+    )

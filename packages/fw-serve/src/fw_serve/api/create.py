@@ -1,0 +1,252 @@
+"""From the body of a creation to a job: form or JSON, picture, camera path, sizes, all checked before it is queued."""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+
+from fw_serve.api.errors import ApiError, invalid
+from fw_serve.api.schemas import CreateVideo
+from fw_serve.api.service import Caller, Service
+from fw_serve.intake.camera import MAX_BYTES, BadCameraError, CameraPath, read_camera
+from fw_serve.intake.fetch import FetchError
+from fw_serve.intake.images import BadImageError
+from fw_serve.jobs.errors import IdempotencyMismatchError, QueueFullError, RateLimitedError
+from fw_serve.jobs.model import Job, ModelCard, NewJob, WorldRequest
+from fw_serve.settings import Limits
+
+DEFAULT_CAMERA = {"preset": "orbit"}
+FILE_PARTS = ("input_reference", "camera_file")
+_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """A creation as it came: fields checked, files not yet looked into."""
+
+    fields: CreateVideo
+    """The fields."""
+    image: bytes | None
+    """The picture part of a form."""
+    camera_file: bytes | None
+    """The camera part of a form."""
+
+    def fingerprint(self) -> str:
+        """Digest of everything."""
+        digest = hashlib.sha256(self.fields.model_dump_json().encode())
+        for part in (self.image, self.camera_file):
+            digest.update(b"-" if part is None else hashlib.sha256(part).digest())
+        return digest.hexdigest()
+
+
+async def read_body(request: Request) -> Body:
+    """Read a form or a JSON body.
+
+    Raises:
+        ApiError: neither, or fields that are wrong; 400 with the name of the field.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return Body(fields=_json_fields(await request.body()), image=None, camera_file=None)
+    if kind not in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        raise ApiError(
+            400, "Send multipart/form-data with a picture, or application/json.", code="unsupported_media_type"
+        )  # fmt: skip
+    async with request.form(max_files=len(FILE_PARTS), max_fields=40, max_part_size=MAX_BYTES) as form:
+        return await _form_body(form)
+
+
+async def create(service: Service, caller: Caller, body: Body, idempotency_key: str | None) -> tuple[Job, bool]:
+    """Check everything and queue the job; returns it, and whether it is new. Raises ApiError."""
+    if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+        raise ApiError(
+            400, "Idempotency-Key has 1 to 255 visible ASCII signs.", code="invalid_value", param="Idempotency-Key"
+        )  # fmt: skip
+    return await run_in_threadpool(_create, service, caller, body, idempotency_key)
+
+
+def enqueue(service: Service, caller: Caller, new: NewJob, files: dict[str, bytes]) -> tuple[Job, bool]:
+    """Write the inputs, then the job; the inputs go again if it is not taken. Raises ApiError."""
+    service.storage.put_inputs(new.id, files)
+    taken: Job | None = None
+    try:
+        taken, fresh = service.store.create(new, caller.admission(service.settings.limits.queue))
+        return taken, fresh
+    except IdempotencyMismatchError as error:
+        raise ApiError(422, f"{error}.", code="idempotency_mismatch", param="Idempotency-Key") from None
+    except RateLimitedError as error:
+        wait = max(1, round(error.retry_after_s + 0.5))
+        raise ApiError(429, f"{error}.", code="rate_limit_exceeded", headers={"Retry-After": str(wait)}) from None
+    except QueueFullError as error:
+        raise queue_full(service, error) from None
+    finally:
+        if taken is None or taken.id != new.id:
+            service.storage.remove(new.id)
+
+
+def queue_full(service: Service, error: QueueFullError) -> ApiError:
+    """429 with the place that the job would have had."""
+    headers = {"Retry-After": str(service.retry_after_s()), "X-Queue-Position": str(error.waiting + 1)}
+    whose = "Your share of the queue" if error.own else "The queue"
+    message = f"{whose} is full: {error.waiting} of {error.limit} jobs wait. Try again later."
+    return ApiError(429, message, code="queue_full", headers=headers)
+
+
+def new_id() -> str:
+    """An id that cannot be guessed."""
+    return f"video_{secrets.token_hex(12)}"
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """Columns and rows of WIDTHxHEIGHT, whose form was checked."""
+    width, _, height = size.partition("x")
+    return int(width), int(height)
+
+
+def _create(service: Service, caller: Caller, body: Body, idempotency_key: str | None) -> tuple[Job, bool]:
+    fields = body.fields
+    card = service.model(fields.model)
+    request, camera = resolve(body, card, service.settings.limits)
+    image = _image(service, body)
+    new = NewJob(
+        id=new_id(),
+        owner=caller.owner,
+        request=request,
+        idempotency_key=idempotency_key,
+        fingerprint=body.fingerprint() if idempotency_key else "",
+    )
+    return enqueue(service, caller, new, {"image.png": image, "camera.json": camera.model_dump_json().encode()})
+
+
+def resolve(body: Body, card: ModelCard, limits: Limits) -> tuple[WorldRequest, CameraPath]:
+    """The complete request and its camera path. Raises ApiError 400 for what cannot be made."""
+    fields = body.fields
+    width, height = (card.width, card.height) if fields.size is None else parse_size(fields.size)
+    if width % 16 or height % 16 or min(width, height) < 16:
+        near = f"{max(16, round(width / 16) * 16)}x{max(16, round(height / 16) * 16)}"
+        raise _wrong("size", f"both sides are multiples of 16; the nearest is {near}")
+    if width * height > limits.pixels:
+        raise _wrong("size", f"{width * height} pixels a frame, this server allows {limits.pixels}")
+    if fields.steps is not None and fields.steps > limits.steps:
+        raise _wrong("steps", f"this server allows {limits.steps}")
+    frames = _frames(fields, card)
+    if body.camera_file is not None and fields.camera_trajectory is not None:
+        raise _wrong("camera_trajectory", "give a text or a file, not both")
+    source = body.camera_file if body.camera_file is not None else fields.camera_trajectory
+    try:
+        camera = read_camera(
+            DEFAULT_CAMERA if source is None else source,
+            frames=frames, default_frames=card.frames, width=width, height=height,
+        )  # fmt: skip
+    except BadCameraError as error:
+        raise _wrong("camera_trajectory" if body.camera_file is None else "camera_file", str(error)) from None
+    if frames is None:
+        frames = min(card.frames, 4 * ((len(camera.K) - 1) // 4) + 1)
+    if frames > limits.frames:
+        raise _wrong("frames", f"{frames} frames, this server allows {limits.frames}")
+    request = WorldRequest(
+        prompt=fields.prompt,
+        model=card.name,
+        frames=frames,
+        width=width,
+        height=height,
+        seconds=fields.seconds or f"{frames / card.fps:.4g}",
+        camera=camera.kind,
+        steps=fields.steps,
+        guidance=fields.guidance,
+        seed=fields.seed,
+        negative_prompt=fields.negative_prompt,
+        sampler=fields.sampler,
+        scene_scale=fields.scene_scale,
+        easycache=fields.easycache,
+    )
+    return request, camera
+
+
+def _frames(fields: CreateVideo, card: ModelCard) -> int | None:
+    if fields.frames is not None and fields.seconds is not None:
+        raise _wrong("frames", "give frames or seconds, not both")
+    if fields.frames is not None and fields.frames % 4 != 1:
+        below = 4 * ((fields.frames - 1) // 4) + 1
+        raise _wrong("frames", f"a clip has 4 n + 1 frames; use {below} or {below + 4}")
+    if fields.frames is not None or fields.seconds is None:
+        return fields.frames
+    return 4 * round(float(fields.seconds) * card.fps / 4) + 1
+
+
+def _image(service: Service, body: Body) -> bytes:
+    reference = body.fields.input_reference
+    if body.image is None and reference is None:
+        raise ApiError(
+            400,
+            "input_reference is missing: the picture that the world begins with.",
+            code="missing_required_parameter",
+            param="input_reference",
+        )
+    try:
+        content = body.image
+        if content is None:
+            assert reference is not None
+            content = _referenced(service, reference.image_url)
+        return service.decoder.decode(content)
+    except (BadImageError, FetchError) as error:
+        raise _wrong("input_reference", str(error), code="invalid_image") from None
+
+
+def _referenced(service: Service, url: str) -> bytes:
+    if not url.startswith("data:"):
+        return service.fetcher.fetch(url)
+    head = _DATA_URL.match(url)
+    try:
+        return base64.b64decode(url[head.end() :] if head else "!", validate=True)
+    except (binascii.Error, ValueError):
+        raise BadImageError("a data: URL of a picture reads data:image/png;base64,...") from None
+
+
+def _json_fields(content: bytes) -> CreateVideo:
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
+    reference = data.get("input_reference") if isinstance(data, dict) else None
+    if isinstance(reference, dict) and "file_id" in reference:
+        raise _wrong("input_reference", "there are no uploaded files here; send image_url or a form with the picture")
+    try:
+        return CreateVideo.model_validate(data, strict=True)
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
+async def _form_body(form: FormData) -> Body:
+    files: dict[str, bytes] = {}
+    texts: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        if name in files or name in texts:
+            raise _wrong(name[:60], "given twice")
+        if isinstance(value, UploadFile):
+            if name not in FILE_PARTS:
+                raise _wrong(name[:60], f"files are {' and '.join(FILE_PARTS)}")
+            files[name] = await value.read()
+        elif name in FILE_PARTS:
+            raise _wrong(name, "send it as a file part; a JSON body takes {'image_url': ...}")
+        else:
+            texts[name] = value
+    try:
+        fields = CreateVideo.model_validate(texts)
+    except ValidationError as error:
+        raise invalid(error) from None
+    return Body(fields=fields, image=files.get("input_reference"), camera_file=files.get("camera_file"))
+
+
+def _wrong(param: str, message: str, code: str = "invalid_value") -> ApiError:
+    return ApiError(400, f"{param}: {message}", code=code, param=param)

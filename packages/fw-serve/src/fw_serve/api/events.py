@@ -1,0 +1,71 @@
+"""/v1/videos/{id}/events: progress as server-sent events, until the video is finished."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from fw_serve.api.errors import ApiError, answers
+from fw_serve.api.schemas import Video
+from fw_serve.api.service import Caller, Callers, Service, Services
+from fw_serve.api.videos import job_of
+
+router = APIRouter(prefix="/v1/videos", tags=["videos"])
+
+LOOK_S = 0.25
+"""The store is asked so often."""
+SILENCE_S = 15.0
+"""After so long without news a comment is sent, so that proxies keep the connection."""
+
+
+@router.get(
+    "/{video_id}/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "`event: progress` with a Video whenever it changes; the last one is `event: done`.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **answers(401, 403, 404, 429),
+    },
+)
+async def follow_video(video_id: str, service: Services, caller: Callers) -> StreamingResponse:
+    """Follow one video. After a lost connection just ask again: every event tells the whole state."""
+    await run_in_threadpool(job_of, service, caller, video_id)
+    if service.streams >= service.settings.limits.event_streams:
+        raise ApiError(429, "Too many clients follow events; poll instead.", code="too_many_streams",
+                       headers={"Retry-After": "5"})  # fmt: skip
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_events(service, caller, video_id), media_type="text/event-stream", headers=headers)
+
+
+async def _events(service: Service, caller: Caller, video_id: str) -> AsyncIterator[str]:
+    service.streams += 1
+    try:
+        last, silence = "", 0.0
+        while True:
+            try:
+                video = await run_in_threadpool(_video, service, caller, video_id)
+            except ApiError:
+                yield "event: done\ndata: null\n\n"  # it was deleted meanwhile
+                return
+            text, done = video.model_dump_json(), video.status in ("completed", "failed")
+            if text != last:
+                yield f"event: {'done' if done else 'progress'}\ndata: {text}\n\n"
+                last, silence = text, 0.0
+            elif silence >= SILENCE_S:
+                yield ": still here\n\n"
+                silence = 0.0
+            if done:
+                return
+            await asyncio.sleep(LOOK_S)
+            silence += LOOK_S
+    finally:
+        service.streams -= 1
+
+
+def _video(service: Service, caller: Caller, video_id: str) -> Video:
+    job = job_of(service, caller, video_id)
+    return Video.of(job, service.store.position(job) if job.status == "queued" else None)

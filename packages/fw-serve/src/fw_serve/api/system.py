@@ -1,0 +1,73 @@
+"""Models, health and metrics."""
+
+from fastapi import APIRouter, Response
+
+from fw_serve.api.errors import ApiError, answers
+from fw_serve.api.schemas import Health, Model, ModelList
+from fw_serve.api.service import Callers, Services
+from fw_serve.jobs.model import ModelCard
+
+router = APIRouter()
+
+
+@router.get("/v1/models", response_model=ModelList, tags=["models"], responses=answers(401, 403))
+def list_models(service: Services, _caller: Callers) -> ModelList:
+    """Models that are served, with their defaults."""
+    return ModelList(data=[_model(card) for card in service.fleet.models()])
+
+
+@router.get("/v1/models/{model_id}", response_model=Model, tags=["models"], responses=answers(401, 403, 404))
+def get_model(model_id: str, service: Services, _caller: Callers) -> Model:
+    """One model."""
+    for card in service.fleet.models():
+        if card.name == model_id:
+            return _model(card)
+    raise ApiError(404, f"There is no model {model_id[:60]!r}.", code="model_not_found", param="model_id")
+
+
+@router.get("/livez", response_model=Health, tags=["health"], responses=answers(403))
+async def livez() -> Health:
+    """This process answers."""
+    return Health(status="ok")
+
+
+@router.get(
+    "/readyz",
+    response_model=Health,
+    tags=["health"],
+    responses={**answers(403), 503: {"model": Health, "description": "No worker holds a model yet, or any more."}},
+)
+def readyz(service: Services, response: Response) -> Health:
+    """The store answers and a worker holds a model."""
+    states = [worker.state for worker in service.fleet.alive()]
+    workers = {state: states.count(state) for state in ("loading", "ready", "busy")}
+    if workers["ready"] + workers["busy"]:
+        return Health(status="ok", workers=workers)
+    response.status_code = 503
+    response.headers["Retry-After"] = "5"
+    return Health(status="unavailable", workers=workers, message="no worker holds a model; jobs are taken and wait")
+
+
+@router.get(
+    "/metrics",
+    tags=["health"],
+    response_class=Response,
+    responses={
+        200: {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        **answers(401, 403),
+    },
+)
+def metrics(service: Services, _caller: Callers) -> Response:
+    """Requests, jobs and workers as Prometheus reads them."""
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _model(card: ModelCard) -> Model:
+    return Model(
+        id=card.name,
+        frames=card.frames,
+        size=f"{card.width}x{card.height}",
+        fps=card.fps,
+        steps=card.steps,
+        guidance=card.guidance,
+    )

@@ -1,0 +1,79 @@
+"""/v1/trajectories: motions by name, and camera paths to check and look at before anything is made."""
+
+import numpy as np
+from fastapi import APIRouter
+
+from fw_geometry.camera import Trajectory
+from fw_geometry.rigid import rotation_angles
+from fw_serve.api.create import parse_size
+from fw_serve.api.errors import ApiError, answers
+from fw_serve.api.schemas import (
+    Preset,
+    PresetList,
+    TrajectoryPreview,
+    TrajectoryReport,
+    TrajectoryRequest,
+)
+from fw_serve.api.service import Callers, Service, Services
+from fw_serve.intake.camera import BadCameraError, CameraPath, presets, read_camera
+
+router = APIRouter(prefix="/v1/trajectories", tags=["trajectories"])
+
+
+@router.get("", response_model=PresetList, responses=answers(401, 403))
+def list_presets(_caller: Callers) -> PresetList:
+    """Motions that `{"preset": NAME}` names."""
+    return PresetList(data=[Preset(**preset) for preset in presets()])
+
+
+@router.post("/validate", response_model=TrajectoryReport, responses=answers(400, 401, 403, 413))
+def validate_trajectory(body: TrajectoryRequest, service: Services, _caller: Callers) -> TrajectoryReport:
+    """Whether a camera path can be used, and if not, why."""
+    try:
+        path = _read(service, body)
+    except BadCameraError as error:
+        return TrajectoryReport(valid=False, message=str(error))
+    return TrajectoryReport(**_figures(path))
+
+
+@router.post("/preview", response_model=TrajectoryPreview, responses=answers(400, 401, 403, 413))
+def preview_trajectory(body: TrajectoryRequest, service: Services, _caller: Callers) -> TrajectoryPreview:
+    """Every camera of a path, relative to the first."""
+    try:
+        path = _read(service, body)
+    except BadCameraError as error:
+        raise ApiError(
+            400, f"camera_trajectory: {error}", code="invalid_value", param="camera_trajectory"
+        ) from None  # fmt: skip
+    relative = path.trajectory().relative_to_first()
+    return TrajectoryPreview(
+        **_figures(path),
+        width=path.width,
+        height=path.height,
+        K=path.K,
+        pose_c2w=relative.pose_c2w.tolist(),
+    )
+
+
+def _read(service: Service, body: TrajectoryRequest) -> CameraPath:
+    cards = service.fleet.models()
+    frames, width, height = (cards[0].frames, cards[0].width, cards[0].height) if cards else (81, 592, 336)
+    if body.size is not None:
+        width, height = parse_size(body.size)
+    return read_camera(
+        body.camera_trajectory, frames=body.frames, default_frames=frames, width=width, height=height
+    )  # fmt: skip
+
+
+def _figures(path: CameraPath) -> dict:
+    trajectory: Trajectory = path.trajectory()
+    rotations = trajectory.pose_c2w[:, :3, :3]
+    turns = rotation_angles(np.swapaxes(rotations[:-1], -1, -2) @ rotations[1:]) if len(rotations) > 1 else np.zeros(1)
+    return {
+        "valid": True,
+        "kind": path.kind,
+        "frames": len(path.K),
+        "path_length": float(trajectory.path_length()),
+        "turn_deg": float(np.rad2deg(turns).sum()),
+        "units": path.units,
+    }

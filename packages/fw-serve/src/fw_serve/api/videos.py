@@ -1,0 +1,148 @@
+"""/v1/videos: create, get, list, delete, cancel, remix, as the OpenAI client asks for them."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from fw_serve.api import create as creation
+from fw_serve.api.errors import ApiError, answers, not_found
+from fw_serve.api.schemas import CreateVideo, Remix, Video, VideoDeleted, VideoList
+from fw_serve.api.service import Caller, Callers, Service, Services
+from fw_serve.jobs.errors import UnknownCursorError
+from fw_serve.jobs.model import Job, NewJob
+from fw_serve.storage import StorageError
+
+router = APIRouter(prefix="/v1/videos", tags=["videos"])
+
+_ID = re.compile(r"video_[0-9a-f]{24}")
+_SCHEMAS = "#/components/schemas/"
+
+
+def form_schema() -> dict[str, Any]:
+    """The form of a creation, for OpenAPI: the fields of `CreateVideo`, pictures and cameras as files."""
+    schema = CreateVideo.model_json_schema(ref_template=_SCHEMAS + "{model}")
+    schema.pop("$defs", None)
+    properties = schema["properties"]
+    properties["input_reference"] = {
+        "type": "string", "format": "binary", "description": "The first frame: PNG, JPEG or WebP.",
+    }  # fmt: skip
+    properties["camera_trajectory"] = {"type": "string", "description": properties["camera_trajectory"]["description"]}
+    properties["camera_file"] = {
+        "type": "string", "format": "binary",
+        "description": "The camera path as a file: our JSON, the released JSON, transforms.json or RealEstate10K text.",
+    }  # fmt: skip
+    return {**schema, "title": "CreateVideoForm", "required": ["prompt", "input_reference"]}
+
+
+_CREATE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": form_schema()},
+            "application/json": {
+                "schema": {"$ref": _SCHEMAS + "CreateVideo"},
+                "example": {
+                    "prompt": "a sunny room",
+                    "input_reference": {"image_url": "data:image/png;base64,..."},
+                    "camera_trajectory": {"preset": "orbit", "angle_deg": 30},
+                },
+            },
+        },
+    }
+}
+
+
+@router.post("", response_model=Video, openapi_extra=_CREATE_BODY, responses=answers(400, 401, 403, 413, 422, 429, 503))
+async def create_video(
+    request: Request,
+    response: Response,
+    service: Services,
+    caller: Callers,
+    idempotency_key: Annotated[
+        str | None, Header(description="A second request of this name gives the same job.")
+    ] = None,
+) -> Video:
+    """Queue a world: a picture, a prompt, a camera path."""
+    body = await creation.read_body(request)
+    job, fresh = await creation.create(service, caller, body, idempotency_key)
+    if not fresh:
+        response.headers["Idempotent-Replayed"] = "true"
+    return await run_in_threadpool(present, service, job, response)
+
+
+@router.get("", response_model=VideoList, responses=answers(400, 401, 403))
+def list_videos(
+    service: Services,
+    caller: Callers,
+    after: Annotated[str | None, Query(description="Id of the last video of the part before.", max_length=60)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> VideoList:
+    """Your videos, newest first unless asked otherwise."""
+    if after is not None and not _ID.fullmatch(after):
+        raise ApiError(400, "after: not the id of a video", code="invalid_value", param="after")
+    try:
+        page = service.store.page(caller.owner, after=after, limit=limit, newest_first=order == "desc")
+    except UnknownCursorError as error:
+        raise ApiError(400, f"after: {error}", code="invalid_value", param="after") from None
+    videos = [Video.of(job) for job in page.jobs]
+    ends = (videos[0].id, videos[-1].id) if videos else (None, None)
+    return VideoList(data=videos, first_id=ends[0], last_id=ends[1], has_more=page.has_more)
+
+
+@router.get("/{video_id}", response_model=Video, responses=answers(401, 403, 404))
+def get_video(video_id: str, response: Response, service: Services, caller: Callers) -> Video:
+    """One video. While it is not finished, the header openai-poll-after-ms says when to ask again."""
+    return present(service, job_of(service, caller, video_id), response)
+
+
+@router.delete("/{video_id}", response_model=VideoDeleted, responses=answers(401, 403, 404))
+def delete_video(video_id: str, service: Services, caller: Callers) -> VideoDeleted:
+    """Stop a video if it runs, and remove it with all its files."""
+    if not _ID.fullmatch(video_id) or not service.store.delete(video_id, caller.owner):
+        raise not_found(video_id)
+    service.storage.remove(video_id)
+    return VideoDeleted(id=video_id)
+
+
+@router.post("/{video_id}/cancel", response_model=Video, responses=answers(401, 403, 404))
+def cancel_video(video_id: str, response: Response, service: Services, caller: Callers) -> Video:
+    """Stop a video before its next denoising step: it fails with code `cancelled`. A finished one stays as it is."""
+    job_of(service, caller, video_id)
+    job = service.store.cancel(video_id, caller.owner)
+    if job is None:
+        raise not_found(video_id)
+    return present(service, job, response)
+
+
+@router.post("/{video_id}/remix", response_model=Video, responses=answers(400, 401, 403, 404, 413, 429))
+def remix_video(video_id: str, body: Remix, response: Response, service: Services, caller: Callers) -> Video:
+    """The same picture, camera path and settings with another prompt."""
+    source = job_of(service, caller, video_id)
+    try:
+        files = {name: service.storage.input(source.id, name).read_bytes() for name in ("image.png", "camera.json")}
+    except (StorageError, FileNotFoundError):
+        raise not_found(video_id) from None
+    request = source.request.model_copy(update={"prompt": body.prompt})
+    new = NewJob(id=creation.new_id(), owner=caller.owner, request=request, remixed_from=source.id)
+    job, _ = creation.enqueue(service, caller, new, files)
+    return present(service, job, response)
+
+
+def job_of(service: Service, caller: Caller, video_id: str) -> Job:
+    """The caller's job of this id. Raises ApiError 404."""
+    job = service.store.get(video_id, caller.owner) if _ID.fullmatch(video_id) else None
+    if job is None:
+        raise not_found(video_id)
+    return job
+
+
+def present(service: Service, job: Job, response: Response) -> Video:
+    """A job as an answer, with the header that paces the client."""
+    position = service.store.position(job) if job.status == "queued" else None
+    pause = service.poll_after_ms(job, position)
+    if pause is not None:
+        response.headers["openai-poll-after-ms"] = str(pause)
+    return Video.of(job, position)

@@ -1,0 +1,249 @@
+"""A typed client of the service.
+
+with Client("http://127.0.0.1:8000") as client:
+    video = client.create("room.png", "a sunny room", trajectory={"preset": "orbit", "angle_deg": 20})
+    video = client.wait(video.id, on_change=lambda v: print(v.stage, v.progress))
+    client.download(video.id, "pointcloud", "room.glb")
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from fw_serve.api.schemas import Preset, Video
+
+__all__ = ["Client", "ServiceError", "Video"]
+
+LONGEST_WAIT_S = 60.0
+
+
+class ServiceError(RuntimeError):
+    """The service refused, failed, or could not be reached; the message is its own."""
+
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP status; None if there was no answer."""
+        self.code = code
+        """What went wrong, for programs."""
+
+
+class Client:
+    """Speaks to one service.
+
+    Args:
+        base_url: where it is, for example http://127.0.0.1:8000.
+        api_key: fw-..., where it asks for one.
+        timeout_s: longest time for one answer.
+        retries: how often a request is repeated after 429, 503 or a lost connection; creations are repeated safely.
+        sleep: how to wait.
+        transport: how to connect, for tests.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: int = 4,
+        sleep: Callable[[float], None] = time.sleep,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self.base_url, self.retries, self._sleep = base_url.rstrip("/"), retries, sleep
+        self._http = httpx.Client(base_url=self.base_url, headers=headers, timeout=timeout_s, transport=transport)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def create(
+        self,
+        image: str | Path | bytes,
+        prompt: str,
+        *,
+        trajectory: str | Path | Mapping[str, Any] | None = None,
+        frames: int | None = None,
+        size: str | None = None,
+        **settings: str | float | None,
+    ) -> Video:
+        """Queue a world.
+
+        Args:
+            image: the first frame, a file or its content.
+            prompt: what the world shows.
+            trajectory: a preset's name, a path as the API describes it, or a file of cameras; an orbit by default.
+            frames: clip length, 4 n + 1.
+            size: WIDTHxHEIGHT.
+            settings: steps, guidance, seed, negative_prompt, sampler, scene_scale, easycache, seconds, model.
+
+        Raises:
+            ServiceError: refused, or not to be reached.
+        """
+        content = image if isinstance(image, bytes) else Path(image).read_bytes()
+        files: dict[str, tuple[str, bytes]] = {"input_reference": ("image", content)}
+        values: dict[str, str | float | None] = {"prompt": prompt, "frames": frames, "size": size, **settings}
+        if isinstance(trajectory, Mapping):
+            values["camera_trajectory"] = json.dumps(trajectory)
+        elif trajectory is not None and Path(trajectory).is_file():
+            files["camera_file"] = ("cameras", Path(trajectory).read_bytes())
+        elif trajectory is not None:
+            values["camera_trajectory"] = json.dumps({"preset": str(trajectory)})
+        data = {name: str(value) for name, value in values.items() if value is not None}
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        return Video.model_validate(self._json("POST", "/v1/videos", data=data, files=files, headers=headers))
+
+    def get(self, video_id: str) -> Video:
+        """One video. Raises ServiceError."""
+        return Video.model_validate(self._json("GET", f"/v1/videos/{video_id}"))
+
+    def list(self, *, newest_first: bool = True) -> Iterator[Video]:
+        """All your videos, fetched part by part. Raises ServiceError."""
+        parameters = {"limit": "100", "order": "desc" if newest_first else "asc"}
+        while True:
+            page = self._json("GET", "/v1/videos", params=parameters)
+            yield from (Video.model_validate(item) for item in page["data"])
+            if not page["has_more"]:
+                return
+            parameters["after"] = page["last_id"]
+
+    def wait(self, video_id: str, *, on_change: Callable[[Video], None] | None = None) -> Video:
+        """Follow a video until it is completed.
+
+        Args:
+            video_id: which.
+            on_change: called with every new state.
+
+        Raises:
+            ServiceError: it failed (`code` says why), was deleted, or the service cannot be reached any more.
+        """
+        video = None
+        for video in self.follow(video_id):
+            if on_change is not None:
+                on_change(video)
+        assert video is not None, "following gives at least one state"
+        if video.status == "failed":
+            error = video.error
+            raise ServiceError(
+                f"{video_id} failed: {'' if error is None else error.message}", code=None if error is None else error.code
+            )  # fmt: skip
+        return video
+
+    def follow(self, video_id: str) -> Iterator[Video]:
+        """Every change of a video until it is finished, by events, or by asking again where those break off.
+
+        Raises:
+            ServiceError: it was deleted, or the service cannot be reached any more.
+        """
+        finished = False
+        while not finished:
+            try:
+                for video in self._events(video_id):
+                    finished = video.status in ("completed", "failed")
+                    yield video
+            except httpx.HTTPError:
+                video = self.get(video_id)  # repeated until the service is back, or not
+                finished = video.status in ("completed", "failed")
+                yield video
+            if not finished:
+                self._sleep(1.0)
+
+    def download(self, video_id: str, variant: str, path: str | Path, *, format: str | None = None) -> Path:  # noqa: A002
+        """Write one file of a completed video; a broken download leaves no file.
+
+        Args:
+            video_id: which.
+            variant: video, thumbnail, spritesheet, depth, confidence, geometry, pointcloud, cameras, colmap or world.
+            path: the file to write.
+            format: of variants that have several, for example ply for pointcloud.
+
+        Raises:
+            ServiceError: there is no such file, or the service cannot be reached.
+        """
+        path = Path(path)
+        parameters = {"variant": variant, **({} if format is None else {"format": format})}
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with self._http.stream("GET", f"/v1/videos/{video_id}/content", params=parameters) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise _refused(response)
+                with partial.open("wb") as file:
+                    for part in response.iter_bytes():
+                        file.write(part)
+            partial.replace(path)
+        except httpx.HTTPError as error:
+            raise ServiceError(f"{self.base_url}: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    def cancel(self, video_id: str) -> Video:
+        """Stop a video before its next step. Raises ServiceError."""
+        return Video.model_validate(self._json("POST", f"/v1/videos/{video_id}/cancel"))
+
+    def delete(self, video_id: str) -> None:
+        """Remove a video and its files. Raises ServiceError."""
+        self._json("DELETE", f"/v1/videos/{video_id}")
+
+    def remix(self, video_id: str, prompt: str) -> Video:
+        """The same picture, path and settings with another prompt. Raises ServiceError."""
+        return Video.model_validate(self._json("POST", f"/v1/videos/{video_id}/remix", json={"prompt": prompt}))
+
+    def presets(self) -> "tuple[Preset, ...]":
+        """Motions by name. Raises ServiceError."""
+        return tuple(Preset.model_validate(item) for item in self._json("GET", "/v1/trajectories")["data"])
+
+    def _events(self, video_id: str) -> Iterator[Video]:
+        with self._http.stream("GET", f"/v1/videos/{video_id}/events") as response:
+            if response.status_code != 200:
+                response.read()
+                if response.status_code in (429, 503):  # too many streams; ask once and come back
+                    yield self.get(video_id)
+                    return
+                raise _refused(response)
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    data = json.loads(line.removeprefix("data: "))
+                    if data is None:
+                        raise ServiceError(f"{video_id} was deleted", status=404, code="video_not_found")
+                    yield Video.model_validate(data)
+
+    def _json(self, method: str, path: str, **request: Any) -> Any:
+        again = method in ("GET", "DELETE") or "Idempotency-Key" in request.get("headers", {})
+        for attempt in range(self.retries + 1):
+            last = attempt == self.retries
+            try:
+                response = self._http.request(method, path, **request)
+            except httpx.HTTPError as error:
+                if last or not again:
+                    raise ServiceError(f"{self.base_url} cannot be reached: {error}") from error
+                self._sleep(min(LONGEST_WAIT_S, 0.5 * 2**attempt))
+                continue
+            if response.status_code < 400:
+                return response.json()
+            if last or response.status_code not in (429, 503):
+                raise _refused(response)
+            self._sleep(min(LONGEST_WAIT_S, float(response.headers.get("Retry-After", 0.5 * 2**attempt))))
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _refused(response: httpx.Response) -> ServiceError:
+    try:
+        error = response.json()["error"]
+        return ServiceError(str(error["message"]), status=response.status_code, code=error.get("code"))
+    except (ValueError, KeyError, TypeError):
+        text = response.text[:200]
+        return ServiceError(f"the service answered {response.status_code}: {text}", status=response.status_code)

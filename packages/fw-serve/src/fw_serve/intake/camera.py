@@ -1,0 +1,324 @@
+"""Camera paths from strangers: our own JSON, or the files of the field, to one checked path.
+
+Our JSON is one of three: `{"preset": "orbit", ...}`, `{"keyframes": [...]}`, `{"poses_c2w": [...]}`. The released
+camera JSON, nerfstudio's transforms.json and RealEstate10K text are read as they are. Axes: OpenCV (x right, y down,
+z forward), camera-to-world.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fw_geometry.camera import Trajectory, Units, intrinsics_from_fov
+from fw_geometry.formats import CameraFileError, read_camera_json, read_realestate10k, read_transforms_json
+from fw_geometry.trajectories import DEFAULT_FOV_RAD, PRESETS, Easing, from_keyframes, look_at, make_trajectory
+
+MAX_POSES = 1024
+"""Longest camera path."""
+
+MAX_BYTES = 4_000_000
+"""Largest camera file."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+Vector = Annotated[list[Finite], Field(min_length=3, max_length=3)]
+Row = Annotated[list[Finite], Field(min_length=4, max_length=4)]
+Matrix = Annotated[list[Row], Field(min_length=4, max_length=4)]
+Intrinsics = Annotated[list[Vector], Field(min_length=3, max_length=3)]
+FieldOfView = Annotated[float, Field(ge=1, le=170, description="Full vertical field of view in degrees.")]
+
+
+class BadCameraError(ValueError):
+    """A camera path that cannot be used; the message is for its sender."""
+
+
+class _Camera(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    """Version of this layout."""
+    fov_deg: FieldOfView | None = None
+    """Full vertical field of view in degrees; 50 if left out."""
+
+    def fov_rad(self) -> float:
+        """Full vertical field of view in radians."""
+        return DEFAULT_FOV_RAD if self.fov_deg is None else math.radians(self.fov_deg)
+
+
+class PresetCamera(_Camera):
+    """A motion by name."""
+
+    preset: Literal["orbit", "dolly", "truck", "pedestal", "pan", "tilt", "roll", "spiral", "still"]
+    """The motion; `GET /v1/trajectories` describes each."""
+    angle_deg: Finite | None = None
+    """Total angle of a turning motion."""
+    distance: Finite | None = None
+    """Total distance of a moving motion, in mean distances of the scene."""
+    amount: Finite = 1.0
+    """Multiplies the motion; -1 reverses it."""
+    easing: Easing = "linear"
+    """Constant speed, or a soft start and stop."""
+
+    def path(self, frames: int, width: int, height: int) -> Trajectory:
+        """The path for a clip."""
+        return make_trajectory(
+            self.preset,
+            frames,
+            width=width,
+            height=height,
+            fov_rad=self.fov_rad(),
+            angle_rad=None if self.angle_deg is None else math.radians(self.angle_deg),
+            distance=self.distance,
+            amount=self.amount,
+            easing=self.easing,
+        )
+
+
+class Keyframe(BaseModel):
+    """A camera at a moment: a pose, or a place and what is looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    time: Finite | None = None
+    """Any unit; only the proportions matter. Give it for all keyframes or for none."""
+    pose_c2w: Matrix | None = None
+    """4 x 4 camera-to-world."""
+    position: Vector | None = None
+    """Camera centre, with `look_at`."""
+    look_at: Vector | None = None
+    """Point that is looked at."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Keyframe":
+        placed = self.position is not None and self.look_at is not None
+        if (self.pose_c2w is not None) == placed or (self.position is None) != (self.look_at is None):
+            raise ValueError("a keyframe has either pose_c2w, or position and look_at")
+        return self
+
+    def matrix(self) -> np.ndarray:
+        """4 x 4 camera-to-world."""
+        if self.pose_c2w is not None:
+            return np.array(self.pose_c2w)
+        return look_at(np.array(self.position), np.array(self.look_at))
+
+
+class KeyframeCamera(_Camera):
+    """A path through keyframes: the shorter way round, and straight lines between the camera centres."""
+
+    keyframes: Annotated[list[Keyframe], Field(min_length=1, max_length=256)]
+    """In order of time."""
+    easing: Easing = "linear"
+    """Constant speed, or a soft start and stop."""
+    units: Units = "scene"
+    """metric for metres, scene for mean distances of the scene."""
+
+    def path(self, frames: int, width: int, height: int) -> Trajectory:
+        """The path for a clip."""
+        times = [key.time for key in self.keyframes if key.time is not None]
+        if times and len(times) != len(self.keyframes):
+            raise ValueError("give a time for all keyframes or for none")
+        return from_keyframes(
+            np.stack([key.matrix() for key in self.keyframes]),
+            frames,
+            width=width,
+            height=height,
+            fov_rad=self.fov_rad(),
+            times=np.array(times) if times else None,
+            easing=self.easing,
+            units=self.units,
+        )
+
+
+class PosesCamera(_Camera):
+    """One camera per frame."""
+
+    poses_c2w: Annotated[list[Matrix], Field(min_length=1, max_length=MAX_POSES)]
+    """4 x 4 camera-to-world each."""
+    K: Intrinsics | None = None
+    """3 x 3 intrinsics in pixels of `width` x `height`; instead of `fov_deg`."""
+    width: Annotated[int, Field(ge=16, le=16384)] | None = None
+    """Columns of the pictures that K is for; the clip's if left out."""
+    height: Annotated[int, Field(ge=16, le=16384)] | None = None
+    """Rows of the pictures that K is for; the clip's if left out."""
+    units: Units = "scene"
+    """metric for metres, scene for mean distances of the scene."""
+
+    def path(self, _frames: int, width: int, height: int) -> Trajectory:
+        """The path as it was given."""
+        if self.K is not None and self.fov_deg is not None:
+            raise ValueError("give K or fov_deg, not both")
+        width, height = self.width or width, self.height or height
+        K = intrinsics_from_fov(self.fov_rad(), width, height) if self.K is None else np.array(self.K)
+        poses = np.array(self.poses_c2w)
+        return Trajectory(
+            pose_c2w=poses, K=np.repeat(K[None], len(poses), axis=0), width=width, height=height, units=self.units
+        )
+
+
+class CameraPath(BaseModel):
+    """A path as it is kept for a worker: every pose, every K."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    """A preset's name, `keyframes`, `poses` or `file`."""
+    width: int
+    """Columns of the pictures that K is for."""
+    height: int
+    """Rows of the pictures that K is for."""
+    units: Units
+    """metric or scene."""
+    K: list[list[list[float]]]
+    """3 x 3 per frame."""
+    pose_c2w: list[list[list[float]]]
+    """4 x 4 per frame."""
+
+    @classmethod
+    def of(cls, kind: str, path: Trajectory) -> "CameraPath":
+        """To be kept."""
+        return cls(
+            kind=kind,
+            width=path.width,
+            height=path.height,
+            units=path.units,
+            K=path.K.tolist(),
+            pose_c2w=path.pose_c2w.tolist(),
+        )
+
+    def trajectory(self) -> Trajectory:
+        """To be used."""
+        return Trajectory(
+            pose_c2w=np.array(self.pose_c2w),
+            K=np.array(self.K),
+            width=self.width,
+            height=self.height,
+            units=self.units,
+        )
+
+
+CameraInput = PresetCamera | KeyframeCamera | PosesCamera
+"""What `camera_trajectory` holds."""
+
+_KINDS: dict[str, tuple[str, type[PresetCamera] | type[KeyframeCamera] | type[PosesCamera]]] = {
+    "preset": ("", PresetCamera),
+    "keyframes": ("keyframes", KeyframeCamera),
+    "poses_c2w": ("poses", PosesCamera),
+}
+
+
+def read_camera(
+    source: str | bytes | dict[str, Any], *, frames: int | None, default_frames: int, width: int, height: int
+) -> CameraPath:
+    """A camera path from a JSON text or object, or from the content of a file.
+
+    Args:
+        source: our JSON, the released camera JSON, a transforms.json, or RealEstate10K text.
+        frames: length of the clip, if it was asked for; a path of one camera per frame must be as long at least.
+        default_frames: length of the clip if neither `frames` nor the path says it.
+        width: columns of the clip.
+        height: rows of the clip.
+
+    Returns:
+        The path; for a path of one camera per frame, as long as it was given.
+
+    Raises:
+        BadCameraError: anything else; says what, where and what to do.
+    """
+    data = source if isinstance(source, dict) else _parsed(source)
+    if isinstance(data, dict):
+        for key, (kind, model) in _KINDS.items():
+            if key in data:
+                camera = _validated(model, data)
+                path = _attempt(partial(camera.path, frames or default_frames, width, height))
+                return CameraPath.of(kind or getattr(camera, "preset", ""), _long_enough(path, frames))
+    return CameraPath.of("file", _long_enough(_attempt(lambda: _from_file(data, width, height)), frames))
+
+
+def presets() -> list[dict[str, Any]]:
+    """What is known of every motion, for people."""
+    return [
+        {
+            "preset": preset.name,
+            "description": preset.description,
+            "angle_deg": None if preset.angle_rad is None else round(math.degrees(preset.angle_rad), 6),
+            "distance": preset.distance,
+        }
+        for preset in PRESETS.values()
+    ]
+
+
+Result = TypeVar("Result")
+
+
+def _attempt(work: Callable[[], Result]) -> Result:
+    try:
+        return work()
+    except CameraFileError as error:
+        raise BadCameraError(f"camera file, {error.place}: {error.problem}; {error.remedy}") from None
+    except (ValueError, OverflowError, TypeError, KeyError, ArithmeticError) as error:
+        raise BadCameraError(f"the camera path cannot be used: {error}") from None
+
+
+def _parsed(source: str | bytes) -> dict[str, Any] | str:
+    if len(source) > MAX_BYTES:
+        raise BadCameraError(
+            f"the camera path has more than {MAX_BYTES} bytes; it may have {MAX_POSES} cameras at most"
+        )
+    try:
+        text = source if isinstance(source, str) else source.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadCameraError("the camera file is not text; send JSON or RealEstate10K text") from None
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadCameraError(f"the camera path is not JSON: {str(error)[:200]}") from None
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _validated(
+    model: type[PresetCamera] | type[KeyframeCamera] | type[PosesCamera], data: dict[str, Any]
+) -> CameraInput:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadCameraError(f"camera_trajectory{'.' if place else ''}{place}: {first['msg']}") from None
+
+
+def _from_file(data: dict[str, Any] | str, width: int, height: int) -> Trajectory:
+    with tempfile.TemporaryDirectory(prefix="fw-camera-") as folder:
+        file = Path(folder) / "camera"
+        file.write_text(json.dumps(data) if isinstance(data, dict) else data, encoding="utf-8")
+        if isinstance(data, str):
+            if not data.strip():
+                raise BadCameraError("the camera path is empty")
+            return read_realestate10k(file, width=width, height=height).trajectory
+        if "cameras_interp" in data:
+            return read_camera_json(file, width=width, height=height)
+        if "frames" in data:
+            return read_transforms_json(file).trajectory
+    known = "preset, keyframes or poses_c2w (ours), cameras_interp (released layout), frames (transforms.json)"
+    raise BadCameraError(f"the camera path names none of {known}")
+
+
+def _long_enough(path: Trajectory, frames: int | None) -> Trajectory:
+    if len(path) > MAX_POSES:
+        raise BadCameraError(f"the camera path has {len(path)} cameras, {MAX_POSES} are the most")
+    if frames is not None and len(path) < frames:
+        raise BadCameraError(
+            f"the camera path has {len(path)} cameras, the clip {frames} frames; leave frames and seconds out, or give "
+            "keyframes, which are spread over the clip"
+        )
+    return path

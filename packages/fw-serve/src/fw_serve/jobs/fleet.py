@@ -1,0 +1,74 @@
+"""Who works: workers that said so lately, and the cards of the models they hold."""
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import select
+
+from fw_serve.jobs.model import ModelCard
+from fw_serve.jobs.store import JobStore, add_to
+from fw_serve.jobs.tables import cards, reader, workers
+
+WorkerState = Literal["loading", "ready", "busy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """One worker, as it last spoke of itself."""
+
+    id: str
+    """HOST-PID-COUNT of the process that holds the model."""
+    state: WorkerState
+    """What it does."""
+    seen_at: float
+    """When it spoke, seconds since 1970."""
+
+
+class Fleet:
+    """The workers of a store.
+
+    Args:
+        store: where they write.
+        silent_s: a worker that was not heard of for so long is not counted.
+    """
+
+    def __init__(self, store: JobStore, *, silent_s: float = 30.0) -> None:
+        self.store = store
+        self.silent_s = silent_s
+
+    def announce(self, worker: str, state: WorkerState, card: ModelCard | None = None) -> None:
+        """Say that a worker is there, and which model it holds."""
+        row: dict[str, object] = {"id": worker, "state": state, "seen_at": self.store.clock()}
+        with self.store.engine.begin() as connection:
+            add_to(connection, workers, row, {"state": state, "seen_at": row["seen_at"]})
+            if card is not None:
+                known: dict[str, object] = {"name": card.name, "card": card.model_dump_json()}
+                add_to(connection, cards, known, {"card": known["card"]})
+                connection.execute(workers.update().where(workers.c.id == worker).values(card=known["card"]))
+
+    def forget(self, worker: str) -> None:
+        """Strike a worker that is gone."""
+        with self.store.engine.begin() as connection:
+            connection.execute(workers.delete().where(workers.c.id == worker))
+
+    def alive(self) -> list[Worker]:
+        """Workers heard of lately."""
+        recent = workers.c.seen_at > self.store.clock() - self.silent_s
+        with reader(self.store.engine) as connection:
+            rows = connection.execute(select(workers).where(recent)).all()
+        return [Worker(id=row.id, state=row.state, seen_at=row.seen_at) for row in rows]
+
+    def models(self) -> list[ModelCard]:
+        """Cards of the models that living workers hold; if none lives, of those that were ever held."""
+        recent = workers.c.seen_at > self.store.clock() - self.silent_s
+        with reader(self.store.engine) as connection:
+            held = connection.execute(select(workers.c.card).where(recent, workers.c.card.is_not(None))).scalars()
+            texts = sorted({text for text in held if text})
+            texts = texts or list(connection.execute(select(cards.c.card).order_by(cards.c.name)).scalars())
+        return [ModelCard.model_validate(json.loads(text)) for text in texts]
+
+    def prune(self) -> None:
+        """Strike workers that were silent for an hour."""
+        with self.store.engine.begin() as connection:
+            connection.execute(workers.delete().where(workers.c.seen_at < self.store.clock() - 3600))

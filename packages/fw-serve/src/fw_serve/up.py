@@ -1,0 +1,172 @@
+"""`fw-serve up`: the API, the store and the workers of one machine, in one command."""
+
+import logging
+import os
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """Serve worlds over HTTP."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Any other than this machine's own needs API keys (fw-serve key add)."""
+    port: int = 8000
+    """Port to listen on."""
+    data: Path = Path("fw-serve-data")
+    """Folder of jobs, inputs and results; made if missing."""
+    database: str | None = None
+    """postgresql://USER@HOST/NAME for several replicas that share jobs and the data folder. Left out, SQLite in the
+    data folder. May also stand in FW_SERVE_DATABASE, so that a password is not seen in the list of processes."""
+    keys: Literal["auto", "on", "off"] = "auto"
+    """Whether requests need an API key. auto: yes if there is one or the address is not this machine's own."""
+    name: str | None = None
+    """What the API calls the model. Left out, from the checkpoint's preset."""
+    device: tuple[str, ...] = ("auto",)
+    """One worker for each: auto, cpu, cuda:0, cuda:1, mps."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of the transformer. Left out, that of the checkpoint's file."""
+    offload: Literal["none", "model", "block"] = "none"
+    """What lies on the device only while it is used: nothing, each large part, or each transformer block."""
+    compile_blocks: bool = False
+    """Compile the transformer's blocks: faster after a slow first job."""
+    queue: int = 64
+    """Jobs that may wait; further ones are refused with 429."""
+    max_frames: int = 161
+    """Longest clip."""
+    max_pixels: int = 1280 * 720
+    """Largest frame."""
+    max_steps: int = 100
+    """Most denoising steps."""
+    max_upload_mb: int = 25
+    """Largest request."""
+    job_timeout_s: float | None = None
+    """A job that takes longer fails and its worker is replaced. Left out, no limit."""
+    lease_s: float = 20.0
+    """A job whose worker is silent for so long is given to another worker."""
+    keep_hours: float = 168.0
+    """Finished jobs and their files are removed after this time; 0 keeps them for ever."""
+    fetch_host: tuple[str, ...] = ()
+    """Hosts that input_reference.image_url may name, such as images.example.org or *.example.org. None by default."""
+    allowed_host: tuple[str, ...] = ()
+    """Further Host headers that are answered where no keys are used, such as a name in /etc/hosts."""
+
+
+def up(options: UpOptions) -> int:
+    """Serve until stopped. Returns the exit code.
+
+    Raises:
+        ValueError: an address that would be open to others without keys, or options that cannot be.
+    """
+    import uvicorn
+
+    from fw_serve.api.app import create_app
+    from fw_serve.jobs.keys import KeyRing
+    from fw_serve.jobs.store import JobStore
+    from fw_serve.settings import Limits, Settings, WorkerSettings
+    from fw_serve.supervisor import Supervisor
+
+    _check(options)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    options.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = database_url(options.database, options.data)
+    store = JobStore(database)
+    keys = needs_keys(options.host, options.keys, has_keys=KeyRing(store).any_valid())
+    keep_s = options.keep_hours * 3600 if options.keep_hours > 0 else None
+    limits = Limits(
+        queue=options.queue,
+        upload_bytes=options.max_upload_mb * 1_000_000,
+        frames=options.max_frames,
+        pixels=options.max_pixels,
+        steps=options.max_steps,
+    )
+    settings = Settings(
+        data=options.data,
+        database=database,
+        keys=keys,
+        allowed_hosts=(*Settings.allowed_hosts, *options.allowed_host),
+        fetch_hosts=options.fetch_host,
+        limits=limits,
+        keep_s=keep_s,
+    )
+    app = create_app(settings, store)
+    worker = WorkerSettings(
+        database=database,
+        data=str(options.data.resolve()),
+        name="",
+        options={
+            "checkpoint": options.checkpoint,
+            "name": options.name,
+            "device": "auto",
+            "dtype": options.dtype,
+            "offload": options.offload,
+            "compile_blocks": options.compile_blocks,
+        },
+        lease_s=options.lease_s,
+        job_timeout_s=options.job_timeout_s,
+        keep_s=keep_s,
+    )
+    supervisor = Supervisor(worker, store, list(options.device))
+    supervisor.start()
+    print(
+        f"serving {options.checkpoint} at http://{options.host}:{options.port} (keys {'on' if keys else 'off'})",
+        flush=True,
+    )
+    try:
+        uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
+    finally:
+        supervisor.stop()
+        store.close()
+    return 0
+
+
+def database_url(given: str | None, data: Path) -> str:
+    """Where the jobs are: as given, as FW_SERVE_DATABASE says, or SQLite in the data folder."""
+    return given or os.environ.get("FW_SERVE_DATABASE") or f"sqlite:///{data.resolve() / 'jobs.db'}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def needs_keys(host: str, wish: Literal["auto", "on", "off"], *, has_keys: bool) -> bool:
+    """Whether requests need a key. Raises ValueError where that would leave the service open, or closed to everyone."""
+    if not is_loopback(host) and (wish == "off" or not has_keys):
+        raise ValueError(
+            f"{host} can be reached from other machines, and there is no API key: make one with "
+            "`fw-serve key add NAME`, or listen on 127.0.0.1"
+            if wish != "off"
+            else f"--keys off works on this machine's own addresses only, not on {host}"
+        )
+    if wish == "on" and not has_keys:
+        raise ValueError("--keys on, but there is no API key: make one with `fw-serve key add NAME`")
+    return wish == "on" or (wish == "auto" and (has_keys or not is_loopback(host)))
+
+
+def _check(options: UpOptions) -> None:
+    for name in ("queue", "max_frames", "max_pixels", "max_steps", "max_upload_mb"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is at least 1, got {getattr(options, name)}")
+    if options.lease_s < 1:
+        raise ValueError(f"--lease-s is at least 1 second, got {options.lease_s}")
+    if not options.device:
+        raise ValueError("--device needs at least one device, for example --device cuda:0 cuda:1")
+    if not 0 <= options.port <= 65535:
+        raise ValueError(f"--port is 0 to 65535, got {options.port}")
+    if "/" not in options.checkpoint and not Path(options.checkpoint).exists():
+        raise ValueError(
+            f"there is no folder {options.checkpoint!r}; give a checkpoint folder, or owner/name of the hub"
+        )

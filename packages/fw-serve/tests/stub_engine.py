@@ -1,0 +1,97 @@
+"""An engine that takes milliseconds and obeys words of the prompt, so that tests can make anything happen.
+
+steps=N         N denoising steps (3)
+pause=S         seconds that each takes
+hold=FILE       wait in the first step until FILE exists
+oom, crash, wrong, broken      fail in the first step: out of memory, SIGKILL, a TaskError, a bug
+crash-once=FILE  SIGKILL unless FILE exists, which is made
+"""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+from fw_serve.jobs.model import ModelCard
+from fw_serve.worker.engine import OutOfMemoryError, Step, TaskError
+
+CARD = ModelCard(name="stub", frames=5, width=48, height=32, fps=16.0, steps=3, guidance=1.0)
+
+FILES = {
+    "video.mp4": b"\0\0\0 ftypisom" + b"v" * 1000,
+    "thumbnail.webp": b"RIFFwebp",
+    "spritesheet.jpg": b"\xff\xd8jpg",
+    "depth.mp4": b"depth",
+    "depth.zip": b"PK",
+    "confidence.mp4": b"confidence",
+    "geometry.npz": b"PK",
+    "points.glb": b"glTF",
+    "points.ply": b"ply",
+    "cameras.json": b"{}",
+    "transforms.json": b"{}",
+    "requested_cameras.json": b"{}",
+    "colmap.zip": b"PK",
+    "world.json": b"{}",
+}
+
+
+class StubEngine:
+    """Obeys; writes every attempt and every end to a journal."""
+
+    def __init__(self, journal=None):
+        self.card = CARD
+        self.journal = None if journal is None else Path(journal)
+        self.recovered = 0
+
+    def run(self, task, folder):
+        prompt = task.request.prompt
+        assert task.image.read_bytes().startswith(b"\x89PNG")
+        assert len(task.camera) >= task.request.frames
+        self.note(f"begin {prompt}")
+        yield Step(stage="encode", step=1, steps=1)
+        self.obey(prompt)
+        steps = int(word(prompt, "steps", "3"))
+        for step in range(1, steps + 1):
+            time.sleep(float(word(prompt, "pause", "0")))
+            self.note(f"step {prompt}")
+            yield Step(stage="denoise", step=step, steps=steps, eta_seconds=float(steps - step))
+        for name, content in FILES.items():
+            (folder / name).write_bytes(content)
+        self.note(f"end {prompt}")
+        yield Step(stage="export", step=1, steps=1)
+
+    def obey(self, prompt):
+        hold = word(prompt, "hold", "")
+        while hold and not Path(hold).exists():
+            time.sleep(0.005)
+        once = word(prompt, "crash-once", "")
+        if once and not Path(once).exists():
+            Path(once).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        words = prompt.split()
+        if "oom" in words:
+            raise OutOfMemoryError("CUDA out of memory (injected)")
+        if "crash" in words:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "wrong" in words:
+            raise TaskError("this cannot be made")
+        if "broken" in words:
+            raise KeyError("/secret/path")
+
+    def recover(self):
+        self.recovered += 1
+
+    def note(self, line):
+        if self.journal is not None:
+            with self.journal.open("a") as file:
+                file.write(line + "\n")
+
+
+def word(prompt, name, default):
+    found = re.search(rf"(?<!\S){name}=(\S+)", prompt)
+    return found.group(1) if found else default
+
+
+def load(journal=None):
+    return StubEngine(journal)
