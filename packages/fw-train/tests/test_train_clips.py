@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fw_data.dataset import ClipDataset
+from fw_data.dataset import ClipDataset, StoredMasks
 from fw_data.fit import fit_window
 from fw_data.schema import ClipRecord
 from fw_geometry import Trajectory
-from fw_train.clips import SampleSource, open_dataset, split_clips
-from fw_train.config import ClipConfig, ConfigError
+from fw_train.clips import SampleSource, open_dataset, split_clips, why_unusable
+from fw_train.config import ClipConfig, ConfigError, TrainConfig
 from fw_train.parts import Encoded
 
 SMALL = ClipConfig(frames=5, height=32, width=48)
@@ -70,6 +70,34 @@ def test_the_window_starts_where_asked_and_its_first_camera_is_the_identity(data
 def test_untrusted_depth_is_masked(dataset: Path) -> None:
     strict = SampleSource(ClipDataset(dataset), dataclasses.replace(SMALL, min_confidence=2.0), encode)
     assert not strict.load("clip-00", 0).depth.any()
+
+
+def test_what_moves_and_the_sky_are_masked_where_asked(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def masks(_self: ClipDataset, _clip: str, frames: slice) -> StoredMasks:
+        moving, sky = np.zeros((2, 13, 32, 48), bool)
+        moving[3, 8:12] = True
+        sky[:, :, :5] = True
+        return StoredMasks(moving[frames], sky[frames])
+
+    plain = SampleSource(ClipDataset(dataset), SMALL, encode).load("clip-00", 2)
+    config = dataclasses.replace(SMALL, mask_moving=True)
+    monkeypatch.setattr(ClipDataset, "masks", masks)
+    masked = SampleSource(ClipDataset(dataset), config, encode).load("clip-00", 2)
+    gone = (masked.depth == 0) & (plain.depth > 0)
+    assert gone[:, :, :5].all()
+    assert gone[1, 8:12].all()
+    assert int(gone.sum()) == 5 * 32 * 5 + 4 * (48 - 5)
+    assert torch.equal(SampleSource(ClipDataset(dataset), SMALL, encode).load("clip-00", 2).depth, plain.depth)
+
+
+def test_clips_without_masks_are_left_out_where_they_are_asked_for(dataset: Path) -> None:
+    records = ClipDataset(dataset).records
+    assert "no masks" in why_unusable(records[0], dataclasses.replace(SMALL, mask_moving=True))
+    assert not why_unusable(records[0], SMALL)
+    have = [record.model_copy(update={"has_masks": True}) for record in records[:3]]
+    split = split_clips([*have, *records[3:]], dataclasses.replace(SMALL, mask_moving=True))
+    assert len(split.train) + len(split.held_out) == 3
+    assert TrainConfig().digest() != TrainConfig(clip=ClipConfig(mask_moving=True)).digest()
 
 
 def test_the_cache_changes_nothing_and_stays_in_its_bounds(dataset: Path) -> None:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fw_data.dataset import ClipDataset
-from fw_data.fit import fit_labels, fit_video
+from fw_data.fit import fit_labels, fit_mask, fit_video
 from fw_data.schema import ClipRecord
 from fw_train.config import ClipConfig, ConfigError
 from fw_train.encoded import EncodedClips
@@ -159,6 +159,9 @@ class SampleSource:
         window = slice(start, start + self.config.frames)
         stored = self.dataset.geometry(clip_id, window)
         depth, confidence, cameras = fit_labels(stored.depth_m, stored.confidence, stored.trajectory, height, width)
+        trusted = confidence >= self.config.min_confidence
+        if self.config.mask_moving and (masks := self.dataset.masks(clip_id, window)):
+            trusted &= ~fit_mask(masks.moving | masks.sky, height, width)
         encoded = self.encoded.read(self.dataset.record(clip_id), start) if self.encoded else None
         if encoded is None:
             video = fit_video(self.dataset.video(clip_id, window), height, width)
@@ -167,7 +170,7 @@ class SampleSource:
             latents=encoded.latents,
             condition=encoded.condition,
             image_tokens=encoded.image_tokens,
-            depth=torch.where(confidence >= self.config.min_confidence, depth, 0.0),
+            depth=torch.where(trusted, depth, 0.0),
             confidence=confidence,
             K=torch.from_numpy(cameras.K).float(),
             pose_c2w=torch.from_numpy(cameras.relative_to_first().pose_c2w).float(),
@@ -184,4 +187,6 @@ def why_unusable(record: ClipRecord, config: ClipConfig) -> str:
         return "no depth (annotate them first)"
     if "cameras.npz" not in record.members:
         return "no cameras (annotate them first)"
+    if config.mask_moving and not record.has_masks:
+        return "no masks (annotate them again, or leave clip.mask_moving out)"
     return ""
