@@ -1,6 +1,7 @@
 """What infra/ holds can be read, and the commands in it are commands of ours with options that exist."""
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,36 @@ def test_the_annotation_job_runs_a_command_that_exists() -> None:
     groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     room = [group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] for group in groups]
     assert all(float(cpus) >= options.cpus_per_worker for cpus in room)
+
+
+def test_the_training_job_runs_a_command_that_exists() -> None:
+    from fw_train.config import TrainConfig
+    from fw_train.resolve import override
+
+    job = yaml.safe_load((INFRA / "kuberay" / "train.yaml").read_text(encoding="utf-8"))
+    program, stage, _toml, *words = shlex.split(job["spec"]["entrypoint"])
+    assert (program, stage) == ("fw-train", "stage1")
+    config = override(TrainConfig(stage="stage1"), words, prog="fw-train").check()
+    assert (config.launcher, config.go_on) == ("ray", True)
+    groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    limits = [(g["replicas"], g["template"]["spec"]["containers"][0]["resources"]["limits"]) for g in groups]
+    assert sum(replicas * int(room["nvidia.com/gpu"]) for replicas, room in limits) == config.workers
+
+
+def test_the_slurm_script_runs_what_the_launcher_runs() -> None:
+    from fw_train.config import TrainConfig
+    from fw_train.launch.torchrun import ENVIRONMENT, command
+    from fw_train.resolve import override
+
+    script = INFRA / "slurm" / "train.sbatch"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    text = script.read_text(encoding="utf-8")
+    for name, value in ENVIRONMENT.items():
+        assert f"export {name}={value}" in text
+    ours = command(["stage1", "run.toml"], workers=2, restarts=3)
+    module = ours[ours.index("-m", 3) + 1]
+    started = text[text.rindex("torchrun \\") :].replace("\\\n", " ").split()
+    assert started[started.index("-m") + 1] == module
+    assert "--max-restarts=3" in started
+    words = started[started.index('"$@"') + 1 :]
+    assert override(TrainConfig(stage="stage1"), words, prog="fw-train").go_on

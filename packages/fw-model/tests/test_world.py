@@ -153,7 +153,8 @@ def test_known_poses_replace_the_camera_tokens(micro, world, make_inputs):
     assert grad.abs().max() > 0
 
 
-def test_checkpointing_changes_no_gradient(micro, make_world, make_inputs):
+@pytest.mark.parametrize("kind", ["full", "selective"])
+def test_checkpointing_changes_no_gradient(micro, make_world, make_inputs, kind):
     model = make_world(micro)
     latents, timestep, inputs = make_inputs(micro, batch=2)
 
@@ -165,7 +166,7 @@ def test_checkpointing_changes_no_gradient(micro, make_world, make_inputs):
         return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
     expected = gradients()
-    model.set_checkpointing(True)
+    model.set_checkpointing(kind)
     again = gradients()
     assert expected.keys() == again.keys()
     assert all(close(again[n], expected[n], 1e-5) for n in expected)

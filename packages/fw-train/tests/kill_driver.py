@@ -53,6 +53,9 @@ class Denoise:
     def validate(self) -> Mapping[str, float]:
         return {"loss": float(self.module(self.images).square().mean())}
 
+    def sample(self, path: Path | None) -> None:
+        raise NotImplementedError
+
     def describe(self, draw: Draw) -> str:
         return str(draw.clip)
 

@@ -1,23 +1,35 @@
-"""Two gloo processes against one: the same data order, the same weights but for rounding, also across a change."""
+"""Two gloo processes against one, twenty steps with accumulation and clipping: the same weights but for rounding."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
+
+from fw_train.journal import read_log
 
 DRIVER = Path(__file__).with_name("rank_driver.py")
 
 
-def test_two_processes_train_what_one_does_and_may_take_over_from_it(tmp_path: Path) -> None:
-    words = [sys.executable, str(DRIVER), str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=180, check=False)
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("ranks")
+    words = [sys.executable, str(DRIVER), str(work)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    alone, together, mixed = (
-        load_file(tmp_path / name / "checkpoints" / "step-00000012" / "model.safetensors")
-        for name in ("one", "two", "mixed")
-    )
-    for name in alone:
-        torch.testing.assert_close(together[name], alone[name], rtol=0, atol=1e-6)
-        torch.testing.assert_close(mixed[name], alone[name], rtol=0, atol=1e-6)
+    return work
+
+
+@pytest.mark.parametrize("how", ["two", "sharded", "mixed", "mixed-sharded"])
+def test_two_processes_train_what_one_does_and_may_take_over_from_it(runs: Path, how: str) -> None:
+    for stem in ("model", "ema", "optimizer"):
+        alone, other = (
+            load_file(runs / name / "checkpoints" / "step-00000020" / f"{stem}.safetensors") for name in ("one", how)
+        )
+        assert alone.keys() == other.keys()
+        for name in alone:
+            torch.testing.assert_close(other[name], alone[name], rtol=0, atol=1e-6)
+    losses = [[r["loss"] for r in read_log(runs / name) if r.get("split") == "train"] for name in ("one", how)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)

@@ -176,9 +176,13 @@ def test_windows_start_at_multiples_of_the_step_and_reach_the_end(base: TrainCon
     assert starts(random_start=False) == {0}
 
 
-def test_activation_checkpointing_gives_the_same_gradients_bit_for_bit(base: TrainConfig) -> None:
-    plain = gradients(make(base, "stage2"))
-    recomputed = gradients(make(base, "stage2", compute={"activation_checkpointing": True}))
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+@pytest.mark.parametrize("kind", ["full", "selective"])
+def test_activation_checkpointing_gives_the_same_gradients_bit_for_bit(
+    base: TrainConfig, stage: Stage, kind: str
+) -> None:
+    plain = gradients(make(base, stage))
+    recomputed = gradients(make(base, stage, compute={"activation_checkpointing": kind}))
     assert plain.keys() == recomputed.keys()
     assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
 

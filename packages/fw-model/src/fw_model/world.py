@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fw_geometry.rays import pack_plucker
 from fw_model.attention import Attending, Backend, check_backend
@@ -26,6 +25,7 @@ from fw_model.geometry.dpt import DPTHead
 from fw_model.initialise import initialise
 from fw_model.irg import CouplingStep, IRGBlock, build_video_block
 from fw_model.offload import BlockStream, Mover
+from fw_model.recompute import Recompute, recomputed
 from fw_model.rope import VideoRope
 from fw_model.wan.block import Context, ContextKV, VideoStep, WanBlock
 from fw_model.wan.shell import WanShell, unpatchify
@@ -52,7 +52,7 @@ class FantasyWorld(nn.Module):
     def __init__(self, config: WorldConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = False
+        self.checkpointing: Recompute = "none"
         self._stream: BlockStream | None = None
         device = torch.get_default_device()
         with torch.device("meta"):
@@ -247,12 +247,16 @@ class FantasyWorld(nn.Module):
         pairs = ((layer.frame, layer.all_frames) for layer in self.irg if isinstance(layer, IRGBlock))
         return [block for pair in pairs for block in pair]
 
-    def set_checkpointing(self, enabled: bool) -> None:
-        """Recompute blocks and head chunks in the backward pass instead of keeping their activations."""
-        self.checkpointing = enabled
+    def set_checkpointing(self, kind: Recompute) -> None:
+        """Recompute blocks and head chunks in the backward pass instead of keeping their activations.
+
+        Args:
+            kind: "full"; "selective", which keeps the results of attention; or "none".
+        """
+        self.checkpointing = kind
         for module in self.modules():
             if isinstance(module, DPTHead):
-                module.checkpointing = enabled
+                module.checkpointing = kind != "none"
 
     def set_attention_backend(self, backend: Backend) -> None:
         """Use one attention kernel everywhere ("auto" chooses by device and dtype). Raises ValueError if not here."""
@@ -333,8 +337,8 @@ class FantasyWorld(nn.Module):
         return layer in self.config.geometry.dpt_taps or layer == len(self.irg) - 1
 
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        if self.checkpointing != "none" and torch.is_grad_enabled():
+            return recomputed(block, *args, kind=self.checkpointing, **kwargs)
         with self._at_hand(block):
             return block(*args, **kwargs)
 

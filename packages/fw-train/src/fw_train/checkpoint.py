@@ -3,7 +3,7 @@
 A checkpoint is a folder `step-00000100/` of safetensors files and state.json. It is written under a temporary name,
 every file is synced to disk, manifest.json with the size and sha256 of each file goes last, then the folder is renamed
 and its parent synced. `latest()` believes only a folder whose every byte matches its manifest, and says why it passed
-the others over.
+the others over. `Saver` does the writing beside the training, from a copy of the state.
 """
 
 import hashlib
@@ -11,10 +11,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -70,7 +72,7 @@ class CheckpointStore:
             CheckpointError: the disk refused (full, read-only, ...); earlier checkpoints are untouched.
         """
         step = int(snapshot.state["step"])
-        final = self.root / f"{_PREFIX}{step:08d}"
+        final = self.path(step)
         partial = self.root / f"{_PARTIAL}{final.name}"
         try:
             if final.exists():
@@ -82,7 +84,7 @@ class CheckpointStore:
             self._write_files(partial, snapshot)
             partial.rename(final)
             _sync(self.root)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # safetensors says a full disk in its own words
             shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(
                 f"could not write checkpoint {final}: {error}. Earlier checkpoints are intact; make room and resume."
@@ -101,16 +103,20 @@ class CheckpointStore:
         for path in reversed(self.folders()):
             reason = defect(path)
             if reason is None:
-                return Found(path=path, step=_step(path), passed_over=passed_over)
+                return Found(path=path, step=step_of(path), passed_over=passed_over)
             passed_over.append(f"{path}: {reason}")
         if passed_over:
             raise CheckpointError("no whole checkpoint is left:\n  " + "\n  ".join(passed_over))
         return None
 
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step goes."""
+        return self.root / f"{_PREFIX}{step:08d}"
+
     def folders(self) -> list[Path]:
         """Every checkpoint folder, oldest first, whole or not."""
         found = [p for p in self.root.glob(f"{_PREFIX}*") if p.is_dir() and p.name[len(_PREFIX) :].isdigit()]
-        return sorted(found, key=_step)
+        return sorted(found, key=step_of)
 
     def clear_partial(self) -> list[str]:
         """Delete what interrupted writes left behind; returns the names."""
@@ -147,6 +153,41 @@ class CheckpointStore:
             shutil.rmtree(trash, ignore_errors=True)
             path.rename(trash)
             shutil.rmtree(trash)
+
+
+class Saver:
+    """Writes the checkpoints of a store in a thread of its own, one at a time."""
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self.store = store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[Path] | None = None
+
+    def start(self, snapshot: Snapshot) -> None:
+        """Begin to write; the snapshot must not change any more. Call `finished` or `wait` for the last one before."""
+        assert self._pending is None, "the save before was not waited for"
+        self._pending = self._thread.submit(self.store.save, snapshot)
+
+    def finished(self) -> Path | None:
+        """The checkpoint that became whole since the last call, or None; does not wait.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        return self.wait() if self._pending is not None and self._pending.done() else None
+
+    def wait(self) -> Path | None:
+        """Wait for the save under way; its checkpoint, or None if there was none.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        return None if pending is None else pending.result()
+
+    def close(self) -> None:
+        """Let the save under way finish, and stop the thread."""
+        self._thread.shutdown()
 
 
 def read(path: Path) -> Snapshot:
@@ -192,7 +233,8 @@ def _manifest(files: Mapping[str, Any]) -> bytes:
     return (json.dumps({"format": 1, "files": files}, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step that a checkpoint folder's name says."""
     return int(path.name[len(_PREFIX) :])
 
 

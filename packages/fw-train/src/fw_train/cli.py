@@ -173,27 +173,35 @@ def _init(words: list[str]) -> int:
 
 
 def _evaluation(command: str, words: list[str]) -> int:
+    try:
+        return _evaluate(command, words)
+    except KeyboardInterrupt:
+        print(f"fw-train {command}: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _evaluate(command: str, words: list[str]) -> int:
     import tyro
 
     from fw_train.evaluate import options
 
     prog = f"fw-train {command}"
-    if command == "evaluate":
-        chosen = tyro.cli(options.EvaluateOptions, args=words, prog=prog)
-        from fw_train.evaluate.run import evaluate
+    if command == "worldscore":
+        pictures = tyro.cli(options.WorldScoreOptions, args=words, prog=prog)
+        from fw_train.evaluate.worldscore import run
 
-        evaluate(chosen)
-        return 0
+        return run(pictures)
     if command == "compare":
         runs = tyro.cli(options.CompareOptions, args=words, prog=prog)
         from fw_train.evaluate.run import compare_runs
 
         compare_runs(runs)
         return 0
-    pictures = tyro.cli(options.WorldScoreOptions, args=words, prog=prog)
-    from fw_train.evaluate.worldscore import run
+    chosen = tyro.cli(options.EvaluateOptions, args=words, prog=prog)
+    from fw_train.evaluate.run import evaluate
 
-    return run(pictures)
+    evaluate(chosen)
+    return 0
 
 
 def _folder(usage: str, words: list[str]) -> Path:

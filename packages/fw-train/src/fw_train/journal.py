@@ -1,4 +1,4 @@
-"""What a run says while it works: log.jsonl, TensorBoard events, and a progress bar or plain lines.
+"""What a run says while it works: log.jsonl, trackers such as TensorBoard, and a progress bar or plain lines.
 
 A row of log.jsonl is one JSON object: `step` (optimizer steps done), `split` ("train" or "val") and numbers, or
 `step` and `event`. A resumed run drops the rows after its checkpoint, so curves never run backwards.
@@ -6,10 +6,12 @@ A row of log.jsonl is one JSON object: `step` (optimizer steps done), `split` ("
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from fw_train.trackers import Tracker
 
 LOG = "log.jsonl"
 
@@ -22,16 +24,17 @@ class Journal:
         steps: total steps of the run, for the progress bar.
         step: steps already done; later rows of an existing log are dropped.
         quiet: write files only.
+        trackers: where numbers and pictures go too; closed with the journal.
     """
 
-    def __init__(self, out: Path, *, steps: int, step: int = 0, quiet: bool = False) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(
+        self, out: Path, *, steps: int, step: int = 0, quiet: bool = False, trackers: Sequence[Tracker] = ()
+    ) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self._path = out / LOG
         _truncate(self._path, step)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+        self._trackers = trackers
         self._steps = steps
         self._quiet = quiet
         self._bar: Any = None
@@ -58,7 +61,8 @@ class Journal:
         if self._bar is not None:
             self._bar.stop()
         self._file.close()
-        self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def tick(self, step: int) -> None:
         """Move the progress bar."""
@@ -68,8 +72,8 @@ class Journal:
     def numbers(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """One row of numbers, to every place."""
         self._row({"step": step, "split": split, **values})
-        for name, value in values.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+        for tracker in self._trackers:
+            tracker.numbers(step, split, values)
         line = f"step {step}/{self._steps} {split} " + " ".join(
             f"{k} {_short(v)}" for k, v in values.items() if k.count("/") < 2
         )
@@ -81,6 +85,12 @@ class Journal:
     def event(self, step: int, event: str, **details: Any) -> None:
         """One row that is not a measurement: started, resumed, saved, interrupted, diverged, finished."""
         self._row({"step": step, "event": event, **details})
+
+    def picture(self, step: int, path: Path) -> None:
+        """A picture file of generated worlds, to the trackers; a row of the log names it."""
+        self.event(step, "sampled", path=path.name)
+        for tracker in self._trackers:
+            tracker.picture(step, path)
 
     def say(self, line: str) -> None:
         """A line for the person watching."""

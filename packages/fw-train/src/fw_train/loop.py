@@ -1,4 +1,4 @@
-"""The training loop, the same for every stage: draw, backward, check, step, log, validate, save.
+"""The training loop, the same for every stage: draw, backward, check, step, log, validate, sample, save.
 
 It knows a `Task` (what the loss is) and a `Context` (which process this is), nothing of models or datasets. All
 randomness comes from (seed, step, slot), so a run killed at any instant and resumed ends in the same bits.
@@ -6,7 +6,6 @@ randomness comes from (seed, step, slot), so a run killed at any instant and res
 
 import json
 import math
-import resource
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from fw_data.sampler import Draw, Sampler
-from fw_train.checkpoint import CheckpointError, Snapshot, read
+from fw_train.checkpoint import CheckpointError, Saver, Snapshot, read, step_of
 from fw_train.config import TrainConfig
 from fw_train.journal import Journal
+from fw_train.meter import Meter, Step
 from fw_train.optim import AdamW, Average, learning_rate
-from fw_train.parallel import Context
+from fw_train.parallel import Context, fill, whole
 from fw_train.stop import Stop
+from fw_train.trackers import open_trackers
+
+SAMPLES = "samples"
+"""Folder of a run that pictures of generated worlds go to."""
 
 
 @runtime_checkable
@@ -52,6 +56,10 @@ class Task(Protocol):
         """Measurements on held-out clips, the same draw every time; has `loss`."""
         ...
 
+    def sample(self, path: Path | None) -> None:
+        """Generate worlds for held-out clips and draw them into a PNG file, unless `path` is None; every rank calls."""
+        ...
+
     def describe(self, draw: Draw) -> str:
         """The clip behind a draw, for error reports."""
         ...
@@ -76,15 +84,23 @@ class Result(NamedTuple):
 def run(config: TrainConfig, task: Task, ctx: Context, *, out: Path, quiet: bool = False) -> Result:
     """Train from the newest whole checkpoint of `ctx.store` (or from the start) to `config.steps`.
 
+    Args:
+        config: the run.
+        task: what is trained, on what.
+        ctx: which process this is.
+        out: folder for log, pictures and reports; ranks other than 0 log into a folder of their own in it.
+        quiet: print nothing.
+
     Raises:
         TrainingDivergedError: loss or gradient became NaN or infinite; `out/diverged.json` has the batch.
         CheckpointError: the checkpoint belongs to another run, or cannot be written.
     """
     trainer = Trainer(config, task, ctx, out)
     notes = trainer.restore()
-    silent = quiet or not ctx.leads
+    silent, done = quiet or not ctx.leads, trainer.step
     where = out if ctx.leads else out / f"rank-{ctx.rank}"
-    with Journal(where, steps=config.steps, step=trainer.step, quiet=silent) as journal, Stop() as stop:
+    trackers = open_trackers(config, out, done) if ctx.leads else []
+    with Journal(where, steps=config.steps, step=done, quiet=silent, trackers=trackers) as journal, Stop() as stop:
         for note in notes:
             journal.say(note)
         try:
@@ -92,6 +108,8 @@ def run(config: TrainConfig, task: Task, ctx: Context, *, out: Path, quiet: bool
         except TrainingDivergedError:
             journal.event(trainer.step, "diverged")
             raise
+        finally:
+            trainer.saver.close()
 
 
 class Trainer:
@@ -107,29 +125,35 @@ class Trainer:
         self.average = Average(self.trained, config.optim.ema) if config.optim.ema else None
         self.sampler = Sampler(clips=task.clips, batch=config.batch, seed=config.seed)
         self.sampler.step(0, ctx.rank, ctx.world * config.accumulate)  # refuses a batch that cannot be cut
+        self.saver = Saver(ctx.store)
 
     def train(self, journal: Journal, stop: Stop) -> Result:
         """Steps until the end or a signal; the last step and an interruption leave a checkpoint."""
-        every, meter = self.config.every, Meter()
+        every, meter = self.config.every, Meter(self.config, self.ctx)
         if self.step == 0:
             journal.event(0, "started", clips=self.task.clips, trained=sum(p.numel() for p in self.trained.values()))
             self._validate(journal)
         while self.step < self.config.steps:
-            meter.add(self._take_step(), self.config.batch)
+            with meter.counting():
+                step = self._take_step()
+            meter.add(step)
             journal.tick(self.step)
+            self._note_saved(journal, self.saver.finished())
             last = self.step == self.config.steps
             if self.step % every.log == 0 or last:
-                journal.numbers(self.step, "train", meter.drain(self.ctx))
+                journal.numbers(self.step, "train", meter.drain())
             interrupted = self.ctx.any(stop.signal != 0) and not last
             if last or (self.step % every.validate == 0 and not interrupted):
                 self._validate(journal)
+            if every.sample and (last or self.step % every.sample == 0) and not interrupted:
+                self._sample(journal)
             if interrupted:
-                path = self._save(journal)
+                path = self._save(journal, wait=True)
                 journal.event(self.step, "interrupted", signal=stop.signal)
                 return Result("interrupted", self.step, path, stop.signal or signal.SIGTERM)
             if self.step % every.checkpoint == 0 and not last:
                 self._save(journal)
-        path = self._save(journal)
+        path = self._save(journal, wait=True)
         journal.event(self.step, "finished")
         return Result("finished", self.step, path)
 
@@ -155,10 +179,6 @@ class Trainer:
         notes += [f"passed over {reason}" for reason in found.passed_over]
         return [*notes, f"resuming from {found.path} (step {self.step})"]
 
-    def averaged_weights(self) -> dict[str, Tensor]:
-        """What to export for the trained parameters: their running average if there is one, else the weights."""
-        return dict(self.average.weights) if self.average else {n: p.detach() for n, p in self.trained.items()}
-
     def _take_step(self) -> "Step":
         """One optimizer step over all micro-batches; raises before the optimizer if anything is not finite."""
         config, ctx = self.config, self.ctx
@@ -174,7 +194,7 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + value.detach() / parts
         ctx.average_gradients(self.trained.values())
         limit = config.optim.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), limit)
+        norm = ctx.clip_gradients(list(self.trained.values()), limit)
         self._check_finite(sums, norm, [draw for draws in micro for draw in draws])
         rate = learning_rate(self.step, config.optim, config.steps)
         self.optimizer.step(rate)
@@ -188,16 +208,25 @@ class Trainer:
         if not self.ctx.any(bad):
             return
         path = self.out / (f"diverged-rank{self.ctx.rank}.json" if self.ctx.world > 1 else "diverged.json")
+        with torch.no_grad():
+            alone = [float(self.task.loss(self.step, [draw])["loss"]) for draw in draws]
+        batch = [
+            {"id": self.task.describe(draw), "loss": repr(loss), **draw._asdict()}
+            for draw, loss in zip(draws, alone, strict=True)
+        ]
         report = {
             "step": self.step,
             "terms": {name: repr(float(value)) for name, value in terms.items()},
             "gradient_norm": repr(float(norm)),
-            "batch": [{"id": self.task.describe(draw), **draw._asdict()} for draw in draws],
+            "batch": batch,
         }
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        blamed = [row["id"] for row, loss in zip(batch, alone, strict=True) if not math.isfinite(loss)]
+        some = 0 < len(blamed) < len(batch)
+        advice = f"look at {', '.join(blamed)}" if some else "try a lower optim.lr or a longer optim.warmup"
         raise TrainingDivergedError(
             f"step {self.step}: loss {float(terms['loss'])}, gradient norm {float(norm)}. The step was not taken; "
-            f"the batch is in {path}. Try a lower optim.lr or a longer optim.warmup, or look at those clips."
+            f"the batch, with the loss of each sample alone, is in {path}: {advice}."
         )
 
     def _validate(self, journal: Journal) -> None:
@@ -207,23 +236,43 @@ class Trainer:
         self.task.module.train()
         journal.numbers(self.step, "val", values)
 
-    def _save(self, journal: Journal) -> Path:
-        path = self.ctx.store.root
+    def _sample(self, journal: Journal) -> None:
+        path = self.out / SAMPLES / f"step-{self.step:08d}.png"
+        self.task.module.eval()
+        with torch.no_grad():
+            self.task.sample(path if self.ctx.leads else None)
+        self.task.module.train()
         if self.ctx.leads:
-            path = self.ctx.store.save(self._snapshot())
-            journal.event(self.step, "saved", path=path.name)
-        self.ctx.barrier()
-        return path
+            journal.picture(self.step, path)
+
+    def _save(self, journal: Journal, *, wait: bool = False) -> Path:
+        """Begin a save, once the one before is done; `wait` for it, on every rank."""
+        self._note_saved(journal, self.saver.wait())
+        snapshot = self._snapshot()
+        if self.ctx.leads:
+            self.saver.start(snapshot)
+        if wait:
+            self._note_saved(journal, self.saver.wait())
+            self.ctx.barrier()
+        return self.ctx.store.path(self.step)
+
+    def _note_saved(self, journal: Journal, path: Path | None) -> None:
+        if path is not None:
+            journal.event(step_of(path), "saved", path=path.name)
 
     def _snapshot(self) -> Snapshot:
-        tensors: dict[str, Mapping[str, Tensor]] = {
-            "model": self.trained,
-            "optimizer": self.optimizer.tensors(),
-        }
+        """The state as it is now, copied to the host on rank 0; every rank calls this."""
+        tensors: dict[str, Mapping[str, Tensor]] = {"model": self.trained, "optimizer": self.optimizer.tensors()}
         if self.average:
             tensors["ema"] = self.average.weights
+        copies: dict[str, dict[str, Tensor]] = {}
+        for stem, named in tensors.items():
+            for name, tensor in named.items():
+                put_together = whole(tensor)
+                if self.ctx.leads:
+                    copies.setdefault(stem, {})[name] = put_together.to("cpu", copy=True)
         state = {"step": self.step, "stage": self.config.stage, "identity": dict(self.task.identity)}
-        return Snapshot(tensors=tensors, state=state)
+        return Snapshot(tensors=copies, state=state)
 
     @torch.no_grad()
     def _load(self, snapshot: Snapshot) -> None:
@@ -232,51 +281,8 @@ class Trainer:
             differ = sorted(saved.keys() ^ self.trained.keys())
             raise CheckpointError(f"the checkpoint trains other parameters than this run, first: {differ[:3]}")
         for name, parameter in self.trained.items():
-            parameter.copy_(saved[name])
+            fill(parameter, saved[name])
         self.optimizer.load(snapshot.tensors["optimizer"])
         if self.average:
             self.average.load(snapshot.tensors["ema"])
         self.step = int(snapshot.state["step"])
-
-
-class Step(NamedTuple):
-    """What one optimizer step measured; tensors stay on the device until they are logged."""
-
-    terms: Mapping[str, Tensor]
-    gradient_norm: Tensor
-    learning_rate: float
-    seconds: float
-
-
-class Meter:
-    """Averages steps between two log lines."""
-
-    def __init__(self) -> None:
-        self._steps: list[Step] = []
-        self._samples = 0
-
-    def add(self, step: Step, samples: int) -> None:
-        """Take in one step of `samples` samples."""
-        self._steps.append(step)
-        self._samples += samples
-
-    def drain(self, ctx: Context) -> dict[str, float]:
-        """Means since the last call; rates in samples per second, memory in GiB (peak of this process)."""
-        steps, seconds = self._steps, sum(step.seconds for step in self._steps)
-        names = list(dict.fromkeys(name for step in steps for name in step.terms))
-        means = torch.stack([torch.stack([s.terms[n] for s in steps if n in s.terms]).mean() for n in names])
-        row = dict(zip(names, ctx.mean(means.float()).tolist(), strict=True))
-        row |= {
-            "gradient_norm": float(torch.stack([step.gradient_norm for step in steps]).mean()),
-            "learning_rate": steps[-1].learning_rate,
-            "samples_per_s": self._samples / seconds,
-            "memory_gib": _memory_gib(ctx.device),
-        }
-        self._steps, self._samples = [], 0
-        return row
-
-
-def _memory_gib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,7 +1,7 @@
 """AdamW, its learning rate, and the running average of weights, with every state a named tensor.
 
 AdamW is spelled out here rather than taken from torch.optim, which imports the whole compiler (several seconds of every
-start); a test holds the two equal.
+start); a test holds the two equal. Of parameters that are sharded over ranks, each rank updates the piece it holds.
 """
 
 import math
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fw_train.config import OptimConfig
+from fw_train.parallel import fill, piece
 
 Parameters = Mapping[str, nn.Parameter]
 EPSILON = 1e-8
@@ -40,9 +41,9 @@ class AdamW:
         names = [name for name, p in self.parameters.items() if p.grad is not None]
         for name in names:
             self.steps[name] += 1
-        weights: list[Tensor] = [self.parameters[name] for name in names]
-        gradients = [g for p in weights if (g := p.grad) is not None]
-        first, second = [self.first[name] for name in names], [self.second[name] for name in names]
+        weights = [piece(self.parameters[name]) for name in names]
+        gradients = [piece(g) for name in names if (g := self.parameters[name].grad) is not None]
+        first, second = [piece(self.first[name]) for name in names], [piece(self.second[name]) for name in names]
         torch._foreach_mul_(weights, [1 - rate * self.decay(name) for name in names])
         torch._foreach_lerp_(first, gradients, 1 - beta1)
         torch._foreach_mul_(second, beta2)
@@ -58,7 +59,7 @@ class AdamW:
         return self.config.weight_decay if matrix else 0.0
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state, fit for safetensors."""
+        """The state by name: whole tensors, or sharded ones where the parameters are."""
         state = {f"{name}/first": value for name, value in self.first.items()}
         state |= {f"{name}/second": value for name, value in self.second.items()}
         return state | {f"{name}/steps": torch.tensor(count) for name, count in self.steps.items()}
@@ -66,8 +67,8 @@ class AdamW:
     def load(self, saved: Mapping[str, Tensor]) -> None:
         """Put back what `tensors` gave."""
         for name in self.parameters:
-            self.first[name].copy_(saved[f"{name}/first"])
-            self.second[name].copy_(saved[f"{name}/second"])
+            fill(self.first[name], saved[f"{name}/first"])
+            fill(self.second[name], saved[f"{name}/second"])
             self.steps[name] = int(saved[f"{name}/steps"])
 
 
@@ -90,10 +91,10 @@ class Average:
     @torch.no_grad()
     def update(self, parameters: Parameters) -> None:
         """Take in the weights of a finished step."""
-        current: list[Tensor] = [parameters[name] for name in self.weights]
-        torch._foreach_lerp_(list(self.weights.values()), current, 1 - self.decay)
+        current = [piece(parameters[name]) for name in self.weights]
+        torch._foreach_lerp_([piece(average) for average in self.weights.values()], current, 1 - self.decay)
 
     def load(self, saved: Mapping[str, Tensor]) -> None:
         """Put back an average from a checkpoint."""
         for name, average in self.weights.items():
-            average.copy_(saved[name])
+            fill(average, saved[name])

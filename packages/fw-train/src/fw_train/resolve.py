@@ -15,10 +15,13 @@ from typing import Any
 
 import pydantic
 
-from fw_train.config import ConfigError, Stage, TrainConfig
+from fw_train.config import LAUNCH, ConfigError, Stage, TrainConfig
 from fw_train.recipes import RECIPES
 
-RESUMABLE = ("steps", "out", "data", "init", "every", "sampling", "compute.threads", "clip.cache_gb")
+CONFIG = "config.json"
+"""Name of the resolved configuration in a run's folder."""
+RESUMABLE = ("steps", "out", "data", "init", "every", "sampling", "clip.cache_gb", *LAUNCH)
+RESUMABLE += ("compute.threads", "compute.shard", "compute.activation_checkpointing", "compute.device")
 """Keys that `resume` may change: none of them changes the weights at a given step."""
 
 
@@ -78,6 +81,24 @@ def check_resume(old: TrainConfig, new: TrainConfig) -> None:
             f"resume cannot change {', '.join(refused)}: the run would no longer be the same one. "
             f"Start a new run with --init {old.out} instead."
         )
+
+
+def holds_run(config: TrainConfig) -> bool:
+    """Whether `out` holds a run already.
+
+    Raises:
+        ConfigError: it does and `go_on` is not set, or `out` is not set.
+    """
+    if config.out is None:
+        raise ConfigError("out is not set: give --out RUN, the folder to write")
+    if not (config.out / CONFIG).exists():
+        return False
+    if not config.go_on:
+        raise ConfigError(
+            f"{config.out} holds a run already: `fw-train resume {config.out}`, give another --out, "
+            "or --go-on for a command that starts or resumes"
+        )
+    return True
 
 
 def _recipe(name: str, stage: Stage) -> TrainConfig:

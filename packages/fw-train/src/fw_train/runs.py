@@ -18,11 +18,11 @@ from fw_train.config import ConfigError, TrainConfig
 from fw_train.loop import Result, run
 from fw_train.parallel import Context, join
 from fw_train.parts import check_start, export, load_parts
-from fw_train.resolve import check_resume, from_mapping
+from fw_train.resolve import CONFIG, check_resume, from_mapping, holds_run
 from fw_train.stages import choose_parameters
 from fw_train.task import WorldTask
+from fw_train.trackers import check_trackers
 
-CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
 
@@ -38,18 +38,22 @@ class Outcome(NamedTuple):
 
 
 def train(config: TrainConfig, *, quiet: bool = False) -> Outcome:
-    """A new run, from the checks to the export.
+    """A new run, from the checks to the export; with `config.go_on`, the run that `config.out` holds already.
 
     Raises:
         ConfigError: the configuration, the dataset or `init` will not do; nothing has been written then.
         TrainingDivergedError, CheckpointError: see `fw_train.loop.run`.
     """
     config = _absolute(config.check())
-    if config.out is None:
-        raise ConfigError("out is not set: give --out RUN, the folder to write")
-    if (config.out / CONFIG).exists():
-        raise ConfigError(f"{config.out} holds a run already: `fw-train resume {config.out}`, or give another --out")
-    return _run(config, quiet=quiet)
+    if config.launcher != "local":
+        raise ConfigError(f"launcher = {config.launcher}: train() is one process; use the command, or launch.launch()")
+    begun = holds_run(config)
+    assert config.out is not None
+    ctx = _join(config)
+    ctx.barrier()  # all ranks have looked before one of them writes
+    if begun:
+        check_resume(read_config(config.out), config)
+    return _run(config, ctx, quiet=quiet)
 
 
 def resume(
@@ -69,7 +73,7 @@ def resume(
     before = read_config(run_folder)
     config = _absolute((change(before) if change else before).check())
     check_resume(before, config)
-    return _run(config, quiet=quiet)
+    return _run(config, _join(config), quiet=quiet)
 
 
 def export_run(run_folder: Path, to: Path | None = None) -> Path:
@@ -96,11 +100,14 @@ def read_config(run_folder: Path) -> TrainConfig:
     return from_mapping({"out": str(run_folder.resolve())}, config)
 
 
-def _run(config: TrainConfig, *, quiet: bool) -> Outcome:
+def _join(config: TrainConfig) -> Context:
+    assert config.out is not None
+    return join(CheckpointStore(config.out / CHECKPOINTS, keep=config.every.keep), config.compute.device)
+
+
+def _run(config: TrainConfig, ctx: Context, *, quiet: bool) -> Outcome:
     assert config.out is not None
     out = config.out
-    store = CheckpointStore(out / CHECKPOINTS, keep=config.every.keep)
-    ctx = join(store, config.compute.device)
     say: Say = print if ctx.leads and not quiet else (lambda _line: None)
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
@@ -118,7 +125,9 @@ def _run(config: TrainConfig, *, quiet: bool) -> Outcome:
         return Outcome(result, None)
     folder = out / EXPORT
     if ctx.leads:
-        export(task.parts, folder, trained=_final_weights(result), entry=_entry(config, result.step))
+        changed = config.compute.frozen_dtype == "bf16" or _sharded(config, ctx)
+        parts = load_parts(config) if changed else task.parts  # what was frozen leaves as it came
+        export(parts, folder, trained=_final_weights(result), entry=_entry(config, result.step))
     ctx.barrier()
     say(f"result: {folder}")
     return Outcome(result, folder)
@@ -130,6 +139,13 @@ def prepare(config: TrainConfig, ctx: Context) -> tuple[WorldTask, Sequence[str]
     Raises:
         ConfigError: dataset or `init` will not do, or too few clips for the batch.
     """
+    check_trackers(config)
+    cuts = ctx.world * config.accumulate
+    if config.batch % cuts:
+        raise ConfigError(
+            f"batch = {config.batch} cannot be cut into {ctx.world} processes x accumulate = {config.accumulate} equal "
+            f"parts; use a multiple of {cuts}"
+        )
     dataset = open_dataset(config.data)
     split = split_clips(dataset.records, config.clip)
     if len(split.train) < config.batch:
@@ -140,9 +156,17 @@ def prepare(config: TrainConfig, ctx: Context) -> tuple[WorldTask, Sequence[str]
     check_start(config)
     parts = load_parts(config)
     table = choose_parameters(parts.world, config.stage, unfreeze_geometry=config.unfreeze_geometry)
-    task = WorldTask(config, parts, dataset, split, ctx.device)
+    sharded = _sharded(config, ctx)
+    task = WorldTask(config, parts, dataset, split, ctx.device, sharded=sharded)
     cache = task.encodings.lines() if task.encodings else []
-    return task, [f"{config.stage} on {ctx.device}, {ctx.world} process(es)", *table, *split.describe(), *cache]
+    how = f"{ctx.world} process(es)" + (", sharded" if sharded else "")
+    if config.compute.shard == "full" and not sharded:
+        how += "; compute.shard = full has nothing to shard over"
+    return task, [f"{config.stage} on {ctx.device}, {how}", *table, *split.describe(), *cache]
+
+
+def _sharded(config: TrainConfig, ctx: Context) -> bool:
+    return config.compute.shard == "full" and ctx.world > 1
 
 
 def _final_weights(result: Result) -> dict[str, Tensor]:
