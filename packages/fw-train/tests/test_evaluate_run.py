@@ -28,6 +28,7 @@ from fw_train.config import ClipConfig, ConfigError, TrainConfig
 from fw_train.evaluate.evaluation import read_evaluation
 from fw_train.evaluate.options import CompareOptions, EvaluateOptions
 from fw_train.evaluate.page import svg_paths
+from fw_train.evaluate.perceptual import Lpips
 from fw_train.evaluate.run import compare_runs, evaluate
 from fw_train.evaluate.truth import choose_clips, load_truth
 from fw_train.evaluate.worlds import read_world
@@ -129,6 +130,31 @@ def test_a_second_run_generates_only_what_is_missing(checkpoint, dataset, genera
         with pytest.raises(ConfigError, match=message):
             quiet(replace(options, **changed))
     assert len(asked) == 2
+
+
+def test_an_interrupted_run_leaves_whole_worlds_and_goes_on(checkpoint, dataset, tmp_path, monkeypatch, capsys):
+    words = ["evaluate", str(checkpoint), "--data", str(dataset), "--out", str(tmp_path), "--split", "all"]
+    words += ["--clips", "2", "--show", "0"]
+    generate, begun = WorldPipeline.generate, []
+
+    def stopped_in_the_second(self, *arguments, **options):
+        begun.append(1)
+        for report in generate(self, *arguments, **options):
+            if len(begun) == 2 and report.stage == "decode":
+                raise KeyboardInterrupt
+            yield report
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorldPipeline, "generate", stopped_in_the_second)
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+    assert stopped.value.code == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert len(list((tmp_path / "worlds").iterdir())) == 1
+    with pytest.raises(SystemExit) as done:
+        main(words)
+    assert done.value.code == 0
+    assert "1 are there already, 1 to generate" in capsys.readouterr().out
 
 
 def test_other_weights_are_other_worlds(checkpoint: Path, dataset: Path, generated: Path, mini: Path, tmp_path: Path):
@@ -321,6 +347,20 @@ def test_options_that_cannot_be_used(checkpoint, dataset, tmp_path, options: dic
         options = {**options, "checkpoint": checkpoint}
     with pytest.raises(ConfigError, match=message):
         quiet(EvaluateOptions(data=dataset, out=tmp_path / "out", **options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_lpips_of_pictures_below_its_network_is_refused(checkpoint, dataset, tmp_path, monkeypatch):
+    class Network(Lpips):
+        def __init__(self, weights: Path) -> None:
+            assert weights.exists()
+
+    monkeypatch.setattr("fw_train.evaluate.run.Lpips", Network)
+    options = EvaluateOptions(checkpoint=checkpoint, data=dataset, out=tmp_path / "out", lpips_weights=checkpoint)
+    with pytest.raises(ConfigError, match="at least 35 pixels a side, the worlds are 32x48"):
+        quiet(options)
+    with pytest.raises(ConfigError, match="no motion to measure"):
+        quiet(replace(options, lpips_weights=None, frames=1))
     assert not (tmp_path / "out").exists()
 
 

@@ -20,6 +20,7 @@ from fw_geometry import unproject
 from fw_model.result import World
 from fw_train.evaluate.measure import measure
 from fw_train.evaluate.measures import MEASURES, ClipScores
+from fw_train.evaluate.perceptual import Lpips
 from fw_train.evaluate.truth import TruthClip, load_truth
 
 
@@ -190,6 +191,19 @@ def test_noise_of_known_size_gives_its_psnr(truth: TruthClip):
     gaussian = middle + np.random.default_rng(1).normal(0, 4, middle.shape)
     result = measure(replace(perfect(calm), video=np.round(gaussian).clip(0, 255).astype(np.uint8)), calm)
     assert number(result, "video/psnr") == pytest.approx(10 * np.log10(255**2 / (16 + 1 / 12)), abs=0.05)
+
+
+def test_lpips_is_measured_where_a_network_is_given(truth: TruthClip):
+    class Network(Lpips):
+        def __init__(self) -> None:
+            pass
+
+        def __call__(self, pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
+            return np.arange(len(pred)) + np.abs(pred.astype(float) - truth).sum()
+
+    result = measure(perfect(truth), truth, lpips=Network())
+    assert number(result, "video/lpips") == np.mean(np.arange(1, 9))
+    assert result.curves["video/lpips"][8] == (8, 8.0)
 
 
 def test_the_first_frame_is_the_input_and_does_not_count(truth: TruthClip):

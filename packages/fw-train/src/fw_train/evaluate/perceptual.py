@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from fw_train.config import ConfigError
 
+LPIPS_PIXELS = 35
+"""Rows or columns that leave one pixel after both poolings."""
+
 
 class _Layer(NamedTuple):
     """A convolution of the trunk, followed by ReLU; its output is compared."""
@@ -40,7 +43,6 @@ _TRUNK = (
 )
 _IGNORED = ("lins.", "scaling_layer.")
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-_SMALLEST = 35  # rows or columns that leave one pixel after both poolings
 
 
 class Lpips:
@@ -79,8 +81,8 @@ class Lpips:
         self, pred: UInt8[np.ndarray, "F H W 3"], truth: UInt8[np.ndarray, "F H W 3"]
     ) -> Float[np.ndarray, "F"]:
         """LPIPS of every frame. ValueError for pictures too small for the network."""
-        if min(pred.shape[1:3]) < _SMALLEST:
-            raise ValueError(f"LPIPS needs pictures of at least {_SMALLEST} pixels a side, got {pred.shape[1:3]}")
+        if min(pred.shape[1:3]) < LPIPS_PIXELS:
+            raise ValueError(f"LPIPS needs pictures of at least {LPIPS_PIXELS} pixels a side, got {pred.shape[1:3]}")
         return np.array([self._distance(p, t) for p, t in zip(pred, truth, strict=True)])
 
     @torch.no_grad()

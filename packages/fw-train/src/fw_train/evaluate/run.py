@@ -16,7 +16,7 @@ from fw_train.evaluate.generation import finish, noise_seed, write_world
 from fw_train.evaluate.measure import measure
 from fw_train.evaluate.options import CompareOptions, EvaluateOptions, Recover
 from fw_train.evaluate.page import write_comparison, write_page
-from fw_train.evaluate.perceptual import Lpips
+from fw_train.evaluate.perceptual import LPIPS_PIXELS, Lpips
 from fw_train.evaluate.tables import comparison_tables, summary_table
 from fw_train.evaluate.tasks import Task, existing_worlds, worlds_to_generate
 
@@ -33,6 +33,7 @@ def evaluate(options: EvaluateOptions, say: Say = print) -> Path:
     dataset = open_dataset(options.data)
     lpips = Lpips(options.lpips_weights) if options.lpips_weights else None
     task = existing_worlds(options, dataset) if options.worlds else worlds_to_generate(options, dataset, say)
+    _check_shape(task.shape, lpips)
     measured = _settings(options, task)
     earlier = [read_evaluation(folder) for folder in options.against]
     for run in earlier:
@@ -89,6 +90,17 @@ def _check(options: EvaluateOptions) -> None:
         raise ConfigError(f"--show is {options.show}; give 0 or more")
     if not 0 <= options.min_confidence <= 1:
         raise ConfigError(f"--min-confidence is {options.min_confidence}; give a number from 0 to 1")
+
+
+def _check_shape(shape: tuple[int, int, int], lpips: Lpips | None) -> None:
+    frames, height, width = shape
+    if frames < 2:
+        raise ConfigError("worlds of one frame have no motion to measure; give --frames 5 or more")
+    if lpips and min(height, width) < LPIPS_PIXELS:
+        raise ConfigError(
+            f"LPIPS needs pictures of at least {LPIPS_PIXELS} pixels a side, the worlds are {height}x{width}; leave "
+            "--lpips-weights out, or measure larger ones"
+        )
 
 
 def _settings(options: EvaluateOptions, task: Task) -> dict[str, Plain]:
