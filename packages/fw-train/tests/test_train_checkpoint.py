@@ -1,13 +1,17 @@
-"""The checkpoint store against torn writes: every file, missing, cut or flipped, must lead to the one before."""
+"""The checkpoint store: what it writes and keeps, full disks, and saves beside the work; see also test_train_torn."""
 
 import json
+import resource
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from fw_train.checkpoint import CheckpointError, CheckpointStore, Snapshot, defect, read
+from fw_train.checkpoint import CheckpointError, CheckpointStore, Saver, Snapshot, defect, read
 
 FILES = ("manifest.json", "state.json", "model.safetensors", "optimizer.safetensors")
 
@@ -41,30 +45,6 @@ def test_what_is_written_is_read_back(store: CheckpointStore) -> None:
 def test_no_pickles_and_nothing_hidden_is_left(store: CheckpointStore) -> None:
     names = {p.name for p in store.root.rglob("*")}
     assert names == {"step-00000010", "step-00000020", *FILES}
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", ["missing", "empty", "half", "99%", "flip first", "flip middle", "flip last"])
-def test_a_torn_newest_checkpoint_is_passed_over_with_a_reason(store: CheckpointStore, name: str, damage: str) -> None:
-    file = store.root / "step-00000020" / name
-    content = bytearray(file.read_bytes())
-    if damage == "missing":
-        file.unlink()
-    elif damage.startswith("flip"):
-        at = {"first": 0, "middle": len(content) // 2, "last": len(content) - 1}[damage.split()[1]]
-        content[at] ^= 1
-        file.write_bytes(content)
-    else:
-        share = {"empty": 0, "half": 0.5, "99%": 0.99}[damage]
-        file.write_bytes(content[: int(len(content) * share)])
-    found = store.latest()
-    assert found is not None
-    assert found.step == 10
-    assert len(found.passed_over) == 1
-    assert str(store.root / "step-00000020") in found.passed_over[0]
-    assert name in found.passed_over[0]
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
-        read(store.root / "step-00000020")
 
 
 def test_every_single_flipped_byte_of_the_manifest_shows(store: CheckpointStore) -> None:
@@ -129,3 +109,51 @@ def test_a_full_disk_is_a_clear_error_and_leaves_the_earlier_ones(store: Checkpo
     with pytest.raises(CheckpointError, match=r"No space left.*Earlier checkpoints are intact"):
         failing.save(snapshot(30))
     assert {p.name for p in store.root.iterdir()} == {"step-00000010", "step-00000020"}
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The kernel refuses to let any file grow beyond `size` bytes, as a full disk or a quota does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 100, 350])
+def test_a_disk_that_really_refuses_is_the_same_clear_error(store: CheckpointStore, size: int) -> None:
+    with (
+        largest_file(size),
+        pytest.raises(CheckpointError, match=r"could not write checkpoint .*step-00000030: .*intact"),
+    ):
+        store.save(snapshot(30))
+    assert {p.name for p in store.root.iterdir()} == {"step-00000010", "step-00000020"}
+    found = store.latest()
+    assert found is not None
+    assert found.step == 20
+
+
+def test_a_saver_writes_beside_the_work_and_says_when_it_is_done(tmp_path: Path) -> None:
+    go = threading.Event()
+    saver = Saver(CheckpointStore(tmp_path, on_write=lambda _path: go.wait(10) and None))
+    assert (saver.finished(), saver.wait()) == (None, None)
+    saver.start(snapshot(1))
+    assert saver.finished() is None
+    go.set()
+    assert saver.wait() == tmp_path / "step-00000001"
+    assert defect(tmp_path / "step-00000001") is None
+    saver.start(snapshot(2))
+    saver.close()
+    assert saver.finished() == tmp_path / "step-00000002"
+
+
+def test_a_saver_hands_on_what_went_wrong(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    saver = Saver(CheckpointStore(tmp_path / "file" / "folder"))
+    saver.start(snapshot(1))
+    with pytest.raises(CheckpointError, match="could not write"):
+        saver.wait()
+    saver.close()
+    assert saver.finished() is None

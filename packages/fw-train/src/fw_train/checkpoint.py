@@ -213,6 +213,8 @@ def defect(path: Path) -> str | None:
         listed = {name: (int(row["bytes"]), str(row["sha256"])) for name, row in files.items()}
     except FileNotFoundError:
         return f"{MANIFEST} is missing, so the write was never finished"
+    except OSError as error:
+        return f"{MANIFEST} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} is damaged ({type(error).__name__}: {error})"
     if written != _manifest(files) or STATE not in listed:
@@ -223,7 +225,11 @@ def defect(path: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes where the manifest says {size}"
-        if _sha256(file) != digest:
+        try:
+            same = _sha256(file) == digest
+        except OSError as error:  # a bad disk
+            return f"{name} cannot be read ({error.strerror})"
+        if not same:
             return f"{name} does not match its checksum in {MANIFEST}"
     return None
 
