@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE))  # stub_engine and this file are modules for the tests
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +29,7 @@ def picture() -> bytes:
     return out.getvalue()
 
 
-def wait_until(condition, seconds=30.0, what="the condition"):
+def wait_until(condition, seconds=120.0, what="the condition"):
     """The first true value of `condition`; polls, because the thing waited for happens in another process."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -86,7 +87,7 @@ class Server:
     def get(self, video_id):
         return self.http.get(f"/v1/videos/{video_id}").json()
 
-    def finished(self, video_id, seconds=30.0):
+    def finished(self, video_id, seconds=120.0):
         def done():
             video = self.get(video_id)
             return video if video["status"] in ("completed", "failed") else None
@@ -110,6 +111,20 @@ def make_server(tmp_path):
     def make(name="server", **settings) -> Server:
         servers.append(Server(tmp_path / name, **settings))
         return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def module_server():
+    """Starts a server that lasts as long as a module's tests."""
+    servers = []
+
+    def make(folder, **settings) -> Server:
+        servers.append(Server(folder, **settings))
+        return servers[-1].start()
 
     yield make
     for server in servers:

@@ -24,8 +24,12 @@ class GenerateOptions:
 
     image: tyro.conf.Positional[Path]
     """The first frame: any picture that Pillow reads. It is resized and centre-cropped to the clip's size."""
-    checkpoint: str
-    """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one."""
+    checkpoint: str | None = None
+    """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one. Needed
+    unless a server makes the world."""
+    server: str | None = None
+    """Let a server (fw-serve up) make the world, for example http://127.0.0.1:8000. An API key is read from the
+    environment variable FW_API_KEY."""
     out: Path
     """The folder the world is written to."""
     trajectory: str = "orbit"
@@ -134,12 +138,22 @@ def _fitted(trajectory: "Trajectory", *, width: int, height: int) -> "Trajectory
 def main(argv: list[str]) -> int:
     """`fw generate`: make the world, write it, and end with the line that says where it is."""
     options = tyro.cli(GenerateOptions, prog="fw generate", args=argv)
-    generate(options)
+    if options.server is None:
+        generate(options)
+    else:
+        from fw_app.remote import generate_remotely
+
+        generate_remotely(options)
     return 0
 
 
 def generate(options: GenerateOptions) -> "World":
-    """Make the world that `options` describe, write it to `options.out`, print progress, and return it."""
+    """Make the world that `options` describe, write it to `options.out`, print progress, and return it.
+
+    Raises ValueError if there is no checkpoint to make it with.
+    """
+    if options.checkpoint is None:
+        raise ValueError("give --checkpoint FOLDER to make the world here, or --server URL to let a server make it")
     import torch
 
     from fw_model.export import export_world

@@ -135,10 +135,8 @@ class Client:
                 on_change(video)
         assert video is not None, "following gives at least one state"
         if video.status == "failed":
-            error = video.error
-            raise ServiceError(
-                f"{video_id} failed: {'' if error is None else error.message}", code=None if error is None else error.code
-            )  # fmt: skip
+            assert video.error is not None, "a failed video says why"
+            raise ServiceError(f"{video_id} failed: {video.error.message}", code=video.error.code)
         return video
 
     def follow(self, video_id: str) -> Iterator[Video]:

@@ -151,13 +151,13 @@ class JobStore:
         """Number of jobs in every state but `deleted`."""
         wanted = select(jobs.c.status, func.count()).where(jobs.c.status != "deleted").group_by(jobs.c.status)
         with reader(self.engine) as connection:
-            found = dict(connection.execute(wanted).tuples().all())
+            found = {row[0]: row[1] for row in connection.execute(wanted)}
         return {status: found.get(status, 0) for status in ("queued", "in_progress", "completed", "failed")}
 
     def totals(self) -> dict[str, float]:
         """What was ever counted: `completed`, `failed.CODE`, `seconds` (of completed jobs), `requeued`."""
         with reader(self.engine) as connection:
-            return dict(connection.execute(select(totals)).tuples().all())
+            return {row.name: row.value for row in connection.execute(select(totals))}
 
     def claim(self, worker: str, lease_s: float) -> Job | None:
         """Take the oldest waiting job for `lease_s` seconds; None if none waits. Lost jobs are seen to first."""
@@ -294,8 +294,8 @@ class JobStore:
     def known(self) -> dict[str, str | None]:
         """Result folder by id of every job that is not deleted: what may lie in the storage."""
         with reader(self.engine) as connection:
-            rows = connection.execute(select(jobs.c.id, jobs.c.result).where(jobs.c.status != "deleted")).tuples()
-            return dict(rows.all())
+            rows = connection.execute(select(jobs.c.id, jobs.c.result).where(jobs.c.status != "deleted"))
+            return {row.id: row.result for row in rows}
 
     def leases(self) -> set[str]:
         """Tokens of the running attempts."""
@@ -333,9 +333,9 @@ class JobStore:
                 _count(connection, "seconds", now - row.started_at)
         return job_of_row(row)
 
-    def _write(self, lease: str, **values: object) -> None:
+    def _write(self, held: str, /, **values: object) -> None:
         with self.engine.begin() as connection:
-            if connection.execute(update(jobs).where(_held(lease)).values(**values)).rowcount != 1:
+            if connection.execute(update(jobs).where(_held(held)).values(**values)).rowcount != 1:
                 raise LeaseLostError(_LOST)
 
 

@@ -1,0 +1,103 @@
+"""`fw generate --server URL`: the same world, made by a server and downloaded."""
+
+import os
+from pathlib import Path
+
+from fw_app.generate import GenerateOptions, parse_size
+from fw_serve.client import Client, ServiceError, Video
+
+FILES = {
+    "video.mp4": ("video", None),
+    "depth.mp4": ("depth", None),
+    "geometry.npz": ("geometry", None),
+    "points.ply": ("pointcloud", "ply"),
+    "points.glb": ("pointcloud", "glb"),
+    "cameras.json": ("cameras", "json"),
+    "transforms.json": ("cameras", "transforms"),
+    "requested_cameras.json": ("cameras", "requested"),
+    "colmap.zip": ("colmap", None),
+    "world.json": ("world", None),
+}
+"""Variant and format by the name that a local `fw generate` gives the file; frames and COLMAP model are in the zip."""
+
+LOCAL_ONLY = ("checkpoint", "device", "dtype", "offload", "end_image")
+
+
+def generate_remotely(options: GenerateOptions, client: Client | None = None) -> Video:
+    """Let `options.server` make the world, print progress, and write its files to `options.out`.
+
+    Raises:
+        ValueError: an option that only a local generation has, or a file that is not there.
+        ServiceError: (a RuntimeError) the server refused or failed, or cannot be reached.
+    """
+    assert options.server is not None
+    defaults = GenerateOptions(image=options.image, out=options.out)
+    given = [name for name in LOCAL_ONLY if getattr(options, name) != getattr(defaults, name)]
+    if given:
+        named = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(f"{named}: the server decides that; leave it out, or generate here without --server")
+    if not options.image.is_file():
+        raise ValueError(f"there is no picture {options.image}")
+    with client or Client(options.server, api_key=os.environ.get("FW_API_KEY")) as service:
+        video = service.create(
+            options.image,
+            options.prompt or "a scene",
+            trajectory=_trajectory(options),
+            frames=options.frames,
+            size=_size(options.size),
+            steps=options.steps,
+            guidance=options.guidance,
+            seed=options.seed,
+            sampler=options.sampler,
+            scene_scale=options.scene_scale,
+            easycache=options.easycache,
+        )
+        print(f"{video.id}: {_state(video)}", flush=True)
+        said = [video.status, video.stage]
+
+        def tell(now: Video) -> None:
+            if [now.status, now.stage] != said:
+                said[:] = [now.status, now.stage]
+                print(f"{video.id}: {_state(now)}", flush=True)
+
+        try:
+            video = service.wait(video.id, on_change=tell)
+        except KeyboardInterrupt:
+            service.cancel(video.id)
+            raise
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name, (variant, kind) in FILES.items():
+            try:
+                print(f"  {service.download(video.id, variant, options.out / name, format=kind)}")
+            except ServiceError as error:
+                if error.code != "content_not_found":  # a cloud without points has no GLB
+                    raise
+    print(f"world of {video.frames} frames written to {options.out}")
+    return video
+
+
+def _trajectory(options: GenerateOptions) -> dict[str, object] | Path:
+    if Path(options.trajectory).exists():
+        if Path(options.trajectory).is_dir():
+            raise ValueError(
+                f"{options.trajectory}: send a server one file of cameras; a COLMAP folder works here only"
+            )
+        if options.angle_deg is not None or options.distance is not None:
+            raise ValueError("--angle-deg and --distance shape a preset; a file already says how far the camera moves")
+        return Path(options.trajectory)
+    shape = {"angle_deg": options.angle_deg, "distance": options.distance}
+    return {"preset": options.trajectory, **{name: value for name, value in shape.items() if value is not None}}
+
+
+def _size(text: str | None) -> str | None:
+    """WIDTHxHEIGHT, as the API says it, of our HEIGHTxWIDTH."""
+    if text is None:
+        return None
+    height, width = parse_size(text)
+    return f"{width}x{height}"
+
+
+def _state(video: Video) -> str:
+    if video.status == "queued":
+        return f"queued, place {video.queue_position}" if video.queue_position else "queued"
+    return video.status if video.stage is None or video.status != "in_progress" else video.stage

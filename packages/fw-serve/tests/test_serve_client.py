@@ -1,0 +1,133 @@
+"""Our own client, and the commands."""
+
+import subprocess
+import sys
+
+import httpx
+import pytest
+from stub_engine import FILES
+
+from fw_serve.cli import main
+from fw_serve.client import Client, ServiceError
+
+
+@pytest.fixture
+def client(server):
+    with Client(server.url, retries=0) as client:
+        yield client
+
+
+def test_a_world_from_picture_to_files(client, picture, tmp_path):
+    (tmp_path / "room.png").write_bytes(picture)
+    video = client.create(tmp_path / "room.png", "a room steps=3 pause=0.3", trajectory="truck", size="64x48", seed=3)
+    states = []
+    done = client.wait(video.id, on_change=states.append)
+    assert (done.status, done.camera, done.size, done.seed) == ("completed", "truck", "64x48", 3)
+    assert len(states) >= 2
+    path = client.download(video.id, "pointcloud", tmp_path / "room.ply", format="ply")
+    assert path.read_bytes() == FILES["points.ply"]
+    assert video.id in [item.id for item in client.list()]
+    assert client.remix(video.id, "blue").remixed_from_video_id == video.id
+    assert "orbit" in {preset.preset for preset in client.presets()}
+    client.delete(video.id)
+    with pytest.raises(ServiceError) as gone:
+        client.get(video.id)
+    assert (gone.value.status, gone.value.code) == (404, "video_not_found")
+
+
+def test_failures_are_told(client, picture, tmp_path):
+    with pytest.raises(ServiceError, match="this cannot be made") as failed:
+        client.wait(client.create(picture, "wrong").id)
+    assert failed.value.code == "invalid_request"
+    with pytest.raises(ServiceError, match="multiples of 16") as refused:
+        client.create(picture, "x", size="50x50")
+    assert refused.value.status == 400
+    held = client.create(picture, f"hold={tmp_path / 'never'}")
+    with pytest.raises(ServiceError, match="no files yet"):
+        client.download(held.id, "video", tmp_path / "v.mp4")
+    assert list(tmp_path.iterdir()) == [], "a broken download leaves nothing"
+    assert client.cancel(held.id).error.code == "cancelled"
+
+
+def test_requests_are_repeated_when_that_is_safe(picture):
+    asked, slept = [], []
+
+    def answer(request):
+        asked.append((request.method, request.headers.get("idempotency-key")))
+        if len(asked) == 1:
+            raise httpx.ConnectError("down")
+        if len(asked) == 2:
+            return httpx.Response(429, headers={"Retry-After": "7"}, json={"error": {"message": "full"}})
+        return httpx.Response(404, json={"error": {"message": "gone", "code": "x"}})
+
+    client = Client("http://x", transport=httpx.MockTransport(answer), sleep=slept.append)
+    with pytest.raises(ServiceError, match="gone"):
+        client.create(picture, "x")
+    assert len({key for _, key in asked}) == 1
+    assert slept == [0.5, 7.0]
+    asked.clear()
+    with pytest.raises(ServiceError, match="cannot be reached"):
+        client.cancel("video_1")
+    assert len(asked) == 1, "a request that is not safe to repeat is sent once"
+    plain = Client("http://x", transport=httpx.MockTransport(lambda _: httpx.Response(502, text="<proxy>")), retries=0)
+    with pytest.raises(ServiceError, match=r"502: <proxy>"):
+        plain.get("video_1")
+
+
+def test_following_survives_a_lost_stream(server, picture, tmp_path):
+    with Client(server.url, sleep=lambda _: None) as client:
+        video = client.create(picture, "steps=3 pause=0.1")
+        whole, broken = client._events, []
+
+        def once(video_id):
+            if not broken:
+                broken.append(True)
+                raise httpx.ReadError("cut")
+            return whole(video_id)
+
+        client._events = once
+        assert client.wait(video.id).status == "completed"
+        assert broken
+
+
+def test_keys_from_the_command_line(tmp_path, capsys):
+    where = ["--data", str(tmp_path / "data")]
+    assert main(["key", "add", "anna", "--per-minute", "5", *where]) == 0
+    key = capsys.readouterr().out.split()[0]
+    assert key.startswith("fw-")
+    public = key.split("-")[1]
+    assert main(["key", "list", *where]) == 0
+    shown = capsys.readouterr().out
+    assert public in shown
+    assert "5 a minute" in shown
+    assert key not in shown
+    assert main(["key", "revoke", public, *where]) == 0
+    assert main(["key", "revoke", public, *where]) == 2
+    assert "no valid key" in capsys.readouterr().err
+    assert main(["key", "add", *where]) == 2
+    assert "key add NAME" in capsys.readouterr().err
+
+
+def test_wrong_use_is_explained(tmp_path, capsys):
+    cases = {
+        ("nothing",): "no command",
+        ("up", "missing-folder"): "no folder",
+        ("up", "a/b", "--host", "0.0.0.0", "--data", str(tmp_path)): "fw-serve key add",
+        ("up", "a/b", "--queue", "0"): "--queue",
+        ("up", "a/b", "--keys", "on", "--data", str(tmp_path)): "no API key",
+    }
+    for words, expected in cases.items():
+        assert main(list(words)) == 2
+        assert expected in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    assert main([]) == 2
+
+
+def test_the_service_holds_no_torch():
+    code = (
+        "import sys, fw_serve.api.app, fw_serve.supervisor, fw_serve.up, fw_serve.client\n"
+        "heavy = {'torch', 'ray', 'transformers', 'diffusers', 'av', 'fw_model'} & set(sys.modules)\n"
+        "sys.exit(f'imports {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

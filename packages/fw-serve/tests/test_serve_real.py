@@ -1,0 +1,104 @@
+"""Once with a real pipeline: a small model with random weights, from the openai client to every file of the result."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+SIZE = {"frames": 5, "width": 48, "height": 32}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    import torch
+
+    from fw_model.autoencoder import BlockDCT
+    from fw_model.config import CameraConfig, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
+    from fw_model.pipeline import Sampling, WorldPipeline
+    from fw_model.text import HashTextEncoder
+    from fw_model.world import FantasyWorld
+
+    torch.manual_seed(0)
+    config = WorldConfig(
+        name="micro",
+        video=VideoConfig(dim=48, heads=2, ffn_dim=64, blocks=6, in_dim=32, text_dim=12, text_len=7),
+        geometry=GeometryConfig(
+            width=24, heads=2, dpt_taps=(3, 2, 1, 0), camera_trunk=1, camera_heads=2, camera_iterations=2,
+            dpt_features=8, dpt_channels=(8, 8, 12, 12), dpt_hidden=8,
+        ),
+        coupling=CouplingConfig(dim=24, heads=2),
+        camera=CameraConfig(adapter_blocks=3, feature_dim=16, downscale=8, channels=8),
+        pcb_blocks=2,
+    )  # fmt: skip
+    sampling = Sampling(**SIZE, steps=2, guidance=3.0)
+    pipeline = WorldPipeline(
+        FantasyWorld(config), BlockDCT(), HashTextEncoder(text_len=7, text_dim=12), sampling=sampling
+    )
+    return pipeline.save(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def real(checkpoint, tmp_path_factory, module_server):
+    options = {
+        "checkpoint": str(checkpoint), "name": None, "device": "cpu", "dtype": None, "offload": "none",
+        "compile_blocks": False,
+    }  # fmt: skip
+    engine = {"engine": "fw_serve.worker.world_engine:load", "options": options}
+    return module_server(tmp_path_factory.mktemp("real"), **engine)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_world_through_the_openai_client(real, picture, tmp_path):
+    api = openai.OpenAI(base_url=f"{real.url}/v1", api_key="unused")
+    video = api.videos.create_and_poll(
+        prompt="a sunny room",
+        input_reference=("room.png", picture),
+        extra_body={"seed": 3, "camera_trajectory": '{"preset": "dolly"}'},
+    )
+    assert video.status == "completed", video.error
+    assert (video.model, video.size) == ("fantasy-world-micro", "48x32")
+
+    def content(variant, **query):
+        answer = real.http.get(f"/v1/videos/{video.id}/content", params={"variant": variant, **query})
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    frames, height, width = SIZE["frames"], SIZE["height"], SIZE["width"]
+    import av
+
+    for variant in ("video", "depth", "confidence"):
+        with av.open(io.BytesIO(content(variant))) as container:
+            decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert np.stack(decoded).shape == (frames, height, width, 3)
+    assert Image.open(io.BytesIO(content("thumbnail"))).size == (48, 32)
+    assert Image.open(io.BytesIO(content("spritesheet"))).size == (3 * 48, 2 * 32)
+    assert content("pointcloud").startswith(b"glTF")
+    assert content("pointcloud", format="ply").startswith(b"ply")
+    geometry = np.load(io.BytesIO(content("geometry")), allow_pickle=False)
+    assert geometry["depth"].shape == (frames, height, width)
+    assert len(json.loads(content("cameras"))["cameras_interp"]) == frames
+    requested = np.array(json.loads(content("cameras", format="requested"))["cameras_interp"])
+    assert requested[-1, 2, 3] == pytest.approx(0.3)
+    names = set(zipfile.ZipFile(io.BytesIO(content("colmap"))).namelist())
+    assert {"images/frame_00000.png", "sparse/0/cameras.bin", "sparse/0/images.bin", "sparse/0/points3D.bin"} <= names
+    assert len(zipfile.ZipFile(io.BytesIO(content("depth", format="zip"))).namelist()) == frames + 1
+    assert json.loads(content("world"))["settings"]["prompt"] == "a sunny room"
+
+    from fw_app.generate import GenerateOptions
+    from fw_app.remote import generate_remotely
+
+    (tmp_path / "room.png").write_bytes(picture)
+    options = GenerateOptions(
+        image=tmp_path / "room.png", out=tmp_path / "out", server=real.url, prompt="a sunny room", trajectory="dolly",
+        seed=3, size="32x48",
+    )  # fmt: skip
+    generate_remotely(options)
+    assert (tmp_path / "out" / "video.mp4").read_bytes() == content("video"), "the same seed gives the same world"
+    assert np.array_equal(np.load(tmp_path / "out" / "geometry.npz")["depth"], geometry["depth"])
+    with pytest.raises(ValueError, match="--device"):
+        generate_remotely(GenerateOptions(image=options.image, out=options.out, server=real.url, device="cpu"))

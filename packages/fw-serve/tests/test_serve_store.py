@@ -1,0 +1,393 @@
+"""The job store on SQLite and on a real PostgreSQL: every transition, exact admission, and no job completed twice."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from sqlalchemy import text
+
+from fw_serve.jobs.errors import (
+    IdempotencyMismatchError,
+    LeaseLostError,
+    QueueFullError,
+    RateLimitedError,
+    UnknownCursorError,
+)
+from fw_serve.jobs.fleet import Fleet
+from fw_serve.jobs.keys import KeyRing
+from fw_serve.jobs.model import TRANSITIONS, ModelCard, NewJob, WorldRequest
+from fw_serve.jobs.store import Admission, JobStore
+from fw_serve.jobs.tables import jobs, metadata
+
+REQUEST = WorldRequest(
+    prompt="a secret room", model="m", frames=5, width=48, height=32, seconds="0.3", camera="orbit", seed=2**53 - 1
+)
+OPEN = Admission()
+LEASE_S = 10.0
+
+
+class FrozenClock:
+    def __init__(self):
+        self.now = 1_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+def new(number, owner="", **changes):
+    return NewJob(id=f"video_{number:024x}", owner=owner, request=REQUEST, **changes)
+
+
+def report(store, lease, progress=50):
+    store.report(lease, LEASE_S, stage="denoise", step=1, steps=2, progress=progress, eta_seconds=1.5)
+
+
+@pytest.fixture
+def clock():
+    return FrozenClock()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request, tmp_path, clock):
+    if request.param == "sqlite":
+        store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}", clock=clock)
+    else:
+        store = JobStore(request.getfixturevalue("postgres"), clock=clock)
+    yield store
+    if request.param == "postgresql":
+        with store.engine.begin() as connection:
+            metadata.drop_all(connection)
+    store.close()
+
+
+def test_a_job_from_queue_to_result(store, clock):
+    job, fresh = store.create(new(1), OPEN)
+    assert (fresh, job.status, job.attempts, store.position(job)) == (True, "queued", 0, 1)
+    assert job.request == REQUEST
+    clock.now += 5
+    running = store.claim("w1", LEASE_S)
+    assert running is not None
+    assert (running.id, running.status, running.attempts, running.started_at) == (job.id, "in_progress", 1, clock.now)
+    assert store.claim("w2", LEASE_S) is None
+    report(store, running.lease, 50)
+    report(store, running.lease, 40)
+    assert store.get(job.id).progress == 50, "progress never falls"
+    clock.now += 3
+    done = store.complete(running.lease, "result", keep_s=100)
+    assert (done.status, done.progress, done.result, done.lease) == ("completed", 100, "result", None)
+    assert done.expires_at == clock.now + 100
+    assert store.totals() == {"completed": 1, "seconds": 3.0}
+    assert store.counts() == {"queued": 0, "in_progress": 0, "completed": 1, "failed": 0}
+    for late in (lambda: report(store, running.lease), lambda: store.complete(running.lease, "again", keep_s=None)):
+        with pytest.raises(LeaseLostError):
+            late()
+
+
+def test_jobs_are_taken_in_order_and_a_lost_one_comes_first_again(store, clock):
+    for number in range(3):
+        store.create(new(number), OPEN)
+    first = store.claim("w1", LEASE_S)
+    clock.now += LEASE_S / 2
+    store.heartbeat(first.lease, LEASE_S)
+    clock.now += LEASE_S - 1
+    second = store.claim("w2", LEASE_S)
+    assert second.seq == first.seq + 1, "a heartbeat keeps the lease"
+    clock.now += 2
+    again = store.claim("w3", LEASE_S)
+    assert (again.id, again.attempts, again.worker, again.progress) == (first.id, 2, "w3", 0)
+    with pytest.raises(LeaseLostError):
+        store.complete(first.lease, "late", keep_s=None)
+    assert store.totals() == {"requeued": 1}
+
+
+def test_a_job_whose_workers_keep_dying_fails(store):
+    store.create(new(1), OPEN)
+    for _ in range(2):
+        job = store.claim("w1", LEASE_S)
+        assert store.release("w1") == 1
+    failed = store.get(job.id)
+    assert (failed.status, failed.error_code, failed.attempts) == ("failed", "worker_lost", 2)
+    assert store.claim("w1", LEASE_S) is None
+
+
+def test_giving_back_is_no_failed_attempt(store):
+    store.create(new(1), OPEN)
+    for _ in range(5):
+        job = store.claim("w1", LEASE_S)
+        assert job.attempts == 1
+        store.give_back(job.lease)
+    assert store.get(job.id).status == "queued"
+
+
+def test_cancelling_and_deleting_take_the_job_away(store):
+    for number, stop in enumerate((store.cancel, store.delete)):
+        waiting, _ = store.create(new(2 * number), OPEN)
+        stop(waiting.id, "")
+        job, _ = store.create(new(2 * number + 1), OPEN)
+        running = store.claim("w1", LEASE_S)
+        assert running.id == job.id
+        stop(job.id, "")
+        with pytest.raises(LeaseLostError):
+            report(store, running.lease)
+    cancelled = store.get(new(1).id)
+    assert (cancelled.status, cancelled.error_code) == ("failed", "cancelled")
+    assert store.get(new(3).id) is None
+    assert not store.delete(new(3).id, "")
+    with store.engine.begin() as connection:
+        stored = connection.execute(jobs.select().where(jobs.c.id == new(3).id)).one()
+    assert "secret" not in stored.request, "a deleted job keeps no words of its owner"
+    completed, _ = store.create(new(9), OPEN)
+    store.complete(store.claim("w1", LEASE_S).lease, "r", keep_s=None)
+    assert store.cancel(completed.id, "").status == "completed"
+
+
+def test_others_jobs_do_not_exist(store):
+    job, _ = store.create(new(1, owner="anna"), OPEN)
+    assert store.get(job.id, "ben") is None
+    assert store.cancel(job.id, "ben") is None
+    assert not store.delete(job.id, "ben")
+    assert list(store.page("ben").jobs) == []
+    with pytest.raises(UnknownCursorError):
+        store.page("ben", after=job.id)
+    assert store.get(job.id, "anna").status == "queued"
+
+
+def test_pages_hold_everything_once_whatever_is_deleted_meanwhile(store):
+    made = [store.create(new(number), OPEN)[0].id for number in range(7)]
+    for newest_first in (True, False):
+        seen, after = [], None
+        while True:
+            page = store.page("", after=after, limit=2, newest_first=newest_first)
+            seen += [job.id for job in page.jobs]
+            if not page.has_more:
+                break
+            after = page.jobs[-1].id
+        assert seen == (made[::-1] if newest_first else made)
+    page = store.page("", limit=2, newest_first=False)
+    store.delete(page.jobs[-1].id)
+    assert store.page("", after=page.jobs[-1].id, limit=9, newest_first=False).jobs[0].id == made[2]
+
+
+def test_the_queue_takes_exactly_what_it_holds_however_many_ask(store):
+    barrier, refused = threading.Barrier(16), []
+
+    def ask(number):
+        if number < 16:
+            barrier.wait()
+        try:
+            store.create(new(number), Admission(queue=12))
+        except QueueFullError as error:
+            refused.append((error.waiting, error.limit, error.own))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, range(48)))
+    assert store.counts()["queued"] == 12
+    assert refused == [(12, 12, False)] * 36
+    store.claim("w", LEASE_S)
+    store.create(new(99), Admission(queue=12))
+    with pytest.raises(QueueFullError) as own:
+        store.create(new(100, owner="anna"), Admission(queue=99, own_queue=0))
+    assert own.value.own
+
+
+def test_creations_a_minute_are_exact(store, clock):
+    allowed = Admission(per_minute=3)
+    for number in range(3):
+        store.create(new(number, owner="anna"), allowed)
+        clock.now += 10
+    store.delete(new(0).id)
+    with pytest.raises(RateLimitedError) as limited:
+        store.create(new(3, owner="anna"), allowed)
+    assert limited.value.retry_after_s == pytest.approx(30)
+    store.create(new(4, owner="ben"), allowed)
+    clock.now += 29.5
+    with pytest.raises(RateLimitedError):
+        store.create(new(5, owner="anna"), allowed)
+    clock.now += 0.6
+    store.create(new(6, owner="anna"), allowed)
+
+
+def test_an_idempotency_key_makes_one_job(store, clock):
+    def ask(number):
+        return store.create(new(number, idempotency_key="k", fingerprint="f"), Admission(queue=1))
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(8)))
+    assert len({job.id for job, _ in answers}) == 1
+    assert sum(fresh for _, fresh in answers) == 1
+    with pytest.raises(IdempotencyMismatchError):
+        store.create(new(9, idempotency_key="k", fingerprint="other"), OPEN)
+    store.create(new(10, owner="anna", idempotency_key="k", fingerprint="other"), OPEN)
+    store.delete(answers[0][0].id)
+    clock.now += 100
+    assert store.purge(99) == 1
+    assert store.create(new(11, idempotency_key="k", fingerprint="other"), OPEN)[1]
+
+
+def test_expired_jobs_are_named(store, clock):
+    store.create(new(1), OPEN)
+    store.complete(store.claim("w", LEASE_S).lease, "r", keep_s=50)
+    assert store.expired() == []
+    clock.now += 51
+    assert store.expired() == [new(1).id]
+    store.delete(new(1).id)
+    assert store.expired() == []
+    assert store.known() == {}
+
+
+def test_what_is_written_is_there_for_the_next_process(store, clock):
+    store.create(new(1), OPEN)
+    url = store.engine.url.render_as_string(hide_password=False)
+    other = JobStore(url, clock=clock)
+    assert other.get(new(1).id).request == REQUEST
+    assert other.claim("w", LEASE_S).id == new(1).id
+    assert store.get(new(1).id).status == "in_progress"
+    other.close()
+
+
+def test_workers_and_models(store, clock):
+    fleet = Fleet(store, silent_s=30)
+    card = ModelCard(name="m", frames=5, width=48, height=32, fps=16, steps=3, guidance=1)
+    assert fleet.models() == []
+    fleet.announce("w1", "loading")
+    fleet.announce("w1", "ready", card)
+    fleet.announce("w1", "busy")
+    assert [(worker.id, worker.state) for worker in fleet.alive()] == [("w1", "busy")]
+    clock.now += 31
+    assert fleet.alive() == []
+    assert fleet.models() == [card], "what was served once can be asked for while workers restart"
+
+
+def test_keys_are_digests_and_can_be_ended(store):
+    ring = KeyRing(store)
+    assert not ring.any_valid()
+    key = ring.add("anna", per_minute=3, max_queued=2)
+    known = ring.check(key)
+    assert known is not None
+    assert (known.name, known.per_minute, known.max_queued) == ("anna", 3, 2)
+    with store.engine.connect() as connection:
+        stored = connection.execute(text("SELECT * FROM fw_keys")).one()
+    assert key[12:] not in json.dumps([str(value) for value in stored])
+    for wrong in ("", "fw-", key[:-1], key + "A", key.swapcase(), f"fw-{known.id}-{'A' * 43}", key + "\n", "\0" * 55):
+        assert ring.check(wrong) is None
+    assert ring.revoke(known.id)
+    assert not ring.revoke(known.id)
+    assert ring.check(key) is None
+    assert not ring.any_valid()
+    for name, per_minute in (("", 1), ("x" * 81, 1), ("x", 0)):
+        with pytest.raises(ValueError):
+            ring.add(name, per_minute=per_minute, max_queued=1)
+
+
+def test_databases_that_cannot_be_used_say_so(tmp_path):
+    for url, words in (("jobs.db", "not an URL"), ("mysql://x/y", "sqlite or postgresql")):
+        with pytest.raises(ValueError, match=words):
+            JobStore(url)
+    store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE fw_meta SET value = 99"))
+    with pytest.raises(ValueError, match="version 99"):
+        JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
+    store.close()
+
+
+class Lifecycle(RuleBasedStateMachine):
+    """Anything in any order: states change along `TRANSITIONS` only, leases are exclusive, nothing completes twice."""
+
+    created = Bundle("created")
+    leases = Bundle("leases")
+
+    @initialize()
+    def begin(self):
+        self.folder = TemporaryDirectory()
+        self.clock = FrozenClock()
+        self.store = JobStore(f"sqlite:///{Path(self.folder.name) / 'jobs.db'}", clock=self.clock)
+        self.number, self.states, self.completions = 0, {}, {}
+
+    def teardown(self):
+        if hasattr(self, "store"):
+            self.store.close()
+            self.folder.cleanup()
+
+    @rule(target=created)
+    def create(self):
+        self.number += 1
+        job, _ = self.store.create(new(self.number), OPEN)
+        self.states[job.id] = "queued"
+        return job.id
+
+    @rule(target=leases, worker=st.sampled_from(["a", "b"]))
+    def claim(self, worker):
+        self.observe()
+        job = self.store.claim(worker, LEASE_S)
+        return (None, None) if job is None else (job.id, job.lease)
+
+    @rule(held=leases, end=st.sampled_from(["report", "heartbeat", "complete", "fail", "give_back"]))
+    def use(self, held, end):
+        job_id, lease = held
+        if lease is None:
+            return
+        before = self.store.get(job_id)
+        mine = before is not None and before.lease == lease
+        actions = {
+            "report": lambda: report(self.store, lease),
+            "heartbeat": lambda: self.store.heartbeat(lease, LEASE_S),
+            "complete": lambda: self.store.complete(lease, "r", keep_s=None),
+            "fail": lambda: self.store.fail(lease, "code", "words", keep_s=None),
+            "give_back": lambda: self.store.give_back(lease),
+        }
+        if not mine:
+            with pytest.raises(LeaseLostError):
+                actions[end]()
+            return
+        actions[end]()
+        if end == "complete":
+            self.completions[job_id] = self.completions.get(job_id, 0) + 1
+
+    @rule(job_id=created)
+    def cancel(self, job_id):
+        self.store.cancel(job_id, "")
+
+    @rule(job_id=created)
+    def delete(self, job_id):
+        self.store.delete(job_id, "")
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 11.0]))
+    def wait(self, seconds):
+        self.clock.now += seconds
+
+    @rule()
+    def reap(self):
+        self.observe()
+        self.store.reap()
+
+    @invariant()
+    def observe(self):
+        if not hasattr(self, "store"):
+            return
+        with self.store.engine.connect() as connection:
+            rows = connection.execute(jobs.select()).all()
+        for row in rows:
+            old = self.states[row.id]
+            reached = {old} | {b for a, b in TRANSITIONS if a == old}
+            if old == "in_progress":  # reaping and claiming again happen within one call
+                reached |= {"in_progress"}
+            assert row.status in reached or (old == "queued" and row.status == "in_progress"), (old, row.status)
+            assert (row.lease is not None) == (row.status == "in_progress")
+            assert row.attempts <= self.store.max_attempts
+            self.states[row.id] = row.status
+        held = [row.lease for row in rows if row.lease]
+        assert len(held) == len(set(held))
+        assert all(number == 1 for number in self.completions.values())
+        totals = self.store.totals()
+        assert totals.get("completed", 0) == len(self.completions)
+
+
+TestLifecycle = Lifecycle.TestCase
+TestLifecycle.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
