@@ -61,7 +61,9 @@ def test_it_learns_and_logs_what_it_did(config: TrainConfig, regression: TaskMak
     assert val[-1] < 0.2 * val[0]
     assert [row["step"] for row in train] == list(range(4, 121, 4))
     keys = {"loss", "loss/error", "gradient_norm", "learning_rate", "samples_per_s", "memory_gib"}
+    keys |= {"latent_tokens_per_s", "tflops_per_s", "mfu"}
     assert all(keys <= row.keys() for row in train)
+    assert all(0 < row["mfu"] < 1 for row in train)
     assert next(row["event"] for row in rows if "event" in row) == "started"
     assert rows[-1]["event"] == "finished"
     assert list((config.out / "tensorboard").glob("events.*"))
@@ -101,7 +103,7 @@ def test_a_nan_stops_the_run_before_the_step(config: TrainConfig, regression: Ta
         return original(step, draws)
 
     task.loss = watch
-    with pytest.raises(TrainingDivergedError, match=r"step 8: loss nan.*The step was not taken.*diverged\.json"):
+    with pytest.raises(TrainingDivergedError, match=r"step 8: loss nan.*The step was not taken.*diverged\.json: try a"):
         go(config, task)
     for name, parameter in task.module.named_parameters():
         assert torch.equal(parameter, seen[-1][name])
@@ -110,7 +112,41 @@ def test_a_nan_stops_the_run_before_the_step(config: TrainConfig, regression: Ta
     assert report["step"] == 8
     assert [row["slot"] for row in report["batch"]] == [0, 1, 2, 3]
     assert all(row["id"] == f"clip-{row['clip']}" for row in report["batch"])
+    assert {row["loss"] for row in report["batch"]} == {"nan"}
     assert read_log(config.out)[-1]["event"] == "diverged"
+
+
+def test_a_nan_in_one_sample_is_blamed_on_it(config: TrainConfig, regression: TaskMaker) -> None:
+    task = regression()
+    task.inputs[3] = float("nan")
+    with pytest.raises(TrainingDivergedError, match=r"diverged\.json: look at clip-3\."):
+        go(config, task)
+    assert config.out is not None
+    report = json.loads((config.out / "diverged.json").read_text())
+    assert [row["clip"] for row in report["batch"] if row["loss"] == "nan"] == [3]
+    assert len(report["batch"]) == 4
+
+
+def test_pictures_are_drawn_on_a_schedule_and_change_nothing(config: TrainConfig, regression: TaskMaker) -> None:
+    plain = go(config, regression())
+    every = dataclasses.replace(config.every, sample=10)
+    drawn = dataclasses.replace(config, every=every, out=Path(str(config.out) + "-drawn"))
+    assert sha256(go(drawn, regression()).checkpoint) == sha256(plain.checkpoint)
+    assert drawn.out is not None
+    names = [f"step-{step:08d}.png" for step in (10, 20, 24)]
+    assert sorted(p.name for p in (drawn.out / "samples").iterdir()) == names
+    rows = [row for row in read_log(drawn.out) if row.get("event") == "sampled"]
+    assert [(row["step"], row["path"]) for row in rows] == list(zip((10, 20, 24), names, strict=True))
+
+
+def test_twenty_steps_of_small_batches_equal_those_of_large_ones(config: TrainConfig, regression: TaskMaker) -> None:
+    runs = []
+    for parts in (1, 4):
+        part = dataclasses.replace(config, steps=20, accumulate=parts, out=Path(f"{config.out}-{parts}"))
+        runs.append(read(go(part, regression()).checkpoint).tensors)
+    for stem in ("model", "ema", "optimizer"):
+        for name, value in runs[0][stem].items():
+            torch.testing.assert_close(runs[1][stem][name], value, rtol=0, atol=1e-6)
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch(config: TrainConfig, regression: TaskMaker) -> None:
@@ -168,9 +204,11 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_intact(config: TrainC
         if "step-00000015" in str(path):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(CheckpointError, match="No space left"):
+    with pytest.raises(CheckpointError, match=r"step-00000015: .*No space left.*Earlier checkpoints are intact"):
         go(config, regression(), on_write=full)
     assert config.out is not None
+    saved = [row["path"] for row in read_log(config.out) if row.get("event") == "saved"]
+    assert saved == ["step-00000005", "step-00000010"]
     found = CheckpointStore(config.out / "checkpoints").latest()
     assert found is not None
     assert found.step == 10

@@ -133,10 +133,13 @@ def shard(root: nn.Module, units: Iterable[nn.Module], *, device: torch.device, 
 
 @contextmanager
 def unsharded(root: nn.Module) -> Iterator[None]:
-    """Have a sharded network whole on every rank, for calls besides those it was sharded for; all ranks enter this.
+    """Have a network whole, for calls besides those it was sharded for; all ranks enter this together.
 
     It costs the memory of the whole network. A block that runs inside gives its pieces back, and is gathered again.
     """
+    if not any(is_sharded(parameter) for parameter in root.parameters()):
+        yield
+        return
     from torch.distributed.fsdp import FSDPModule
 
     units = [module for module in root.modules() if isinstance(module, FSDPModule)]
