@@ -175,7 +175,7 @@ def test_content_comes_in_parts_and_only_when_it_is_there(server, picture, tmp_p
     gate.touch()
     server.finished(video)
     part = server.http.get(f"/v1/videos/{video}/content", headers={"Range": "bytes=4-7"})
-    assert (part.status_code, part.content) == (206, b" fty"[:4])
+    assert (part.status_code, part.content) == (206, b"ftyp")
     assert server.http.get(f"/v1/videos/{video}/content", headers={"Range": "bytes=9999-"}).status_code == 416
     formats = {"pointcloud": ("glb", "ply"), "depth": ("mp4", "zip"), "cameras": ("json", "transforms", "requested")}
     for variant, names in formats.items():

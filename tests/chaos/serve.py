@@ -1,0 +1,151 @@
+"""Hours of use in minutes: thousands of odd requests, thousands of jobs, and the figures of the service.
+
+    python -m tests.chaos.serve figures            time to ready, memory, create and poll times
+    python -m tests.chaos.serve soak --jobs 2000   stub jobs one after another; memory and open files must not grow
+    python -m tests.chaos.serve fuzz --cases 5000  Schemathesis against the description, all checks
+
+Each starts a server with the stub engine of packages/fw-serve/tests. Exit code 1 if something is not as promised.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median, quantiles
+
+from PIL import Image
+
+TESTS = Path(__file__).parents[2] / "packages" / "fw-serve" / "tests"
+sys.path.append(str(TESTS))
+
+import conftest as serving  # type: ignore[import-not-found]  # noqa: E402
+
+MAX_GROWTH_MB = 5.0
+MAX_READY_S = 2.5
+MAX_MEMORY_MB = 120.0
+MAX_CREATE_MS = 15.0
+MAX_POLL_MS = 3.0
+
+
+def picture() -> bytes:
+    """A small PNG."""
+    out = io.BytesIO()
+    Image.new("RGB", (96, 64), (200, 120, 40)).save(out, "PNG")
+    return out.getvalue()
+
+
+def memory_mb(pid: int) -> float:
+    """Resident memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+
+def open_files(pid: int) -> int:
+    """Open files of a process."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def figures(server: "serving.Server", rounds: int) -> list[str]:
+    """Measure the promises of the issue; returns what was not kept."""
+    began = time.perf_counter()
+    server.start(ready=False)
+    live_s = time.perf_counter() - began
+    serving.wait_until(lambda: server.http.get("/readyz").status_code == 200)
+    content = picture()
+    server.create("steps=1", content)
+    creates, polls = [], []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        video = server.create("steps=1", content).json()
+        creates.append(1000 * (time.perf_counter() - began))
+        for _ in range(5):
+            began = time.perf_counter()
+            server.get(video["id"])
+            polls.append(1000 * (time.perf_counter() - began))
+        server.finished(video["id"])
+    measured = {
+        "ready_s": (live_s, MAX_READY_S),
+        "memory_mb": (memory_mb(server.process.pid), MAX_MEMORY_MB),
+        "create_p50_ms": (median(creates), MAX_CREATE_MS),
+        "poll_p50_ms": (median(polls), MAX_POLL_MS),
+    }
+    tails = {"create_p99_ms": quantiles(creates, n=100)[98], "poll_p99_ms": quantiles(polls, n=100)[98]}
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    print(
+        json.dumps({name: round(value, 2) for name, (value, _) in measured.items()} | tails | {"load_per_core": load})
+    )
+    return [f"{name} is {value:.1f}, promised {limit}" for name, (value, limit) in measured.items() if value > limit]
+
+
+def soak(server: "serving.Server", jobs: int) -> list[str]:
+    """Run many jobs; returns what grew."""
+    server.start()
+    content, pid = picture(), server.process.pid
+    readings = []
+    for number in range(jobs):
+        video = server.create(f"steps=1 number {number}", content).json()["id"]
+        end = server.finished(video)
+        assert end["status"] == "completed", end
+        if number % 10 == 0:
+            assert server.http.get(f"/v1/videos/{video}/content").status_code == 200
+        server.http.delete(f"/v1/videos/{video}")
+        if number % max(1, jobs // 20) == 0:
+            readings.append((memory_mb(pid), open_files(pid)))
+            print(f"{number}: {readings[-1][0]:.1f} MB, {readings[-1][1]} files", flush=True)
+    settled = readings[2:] or readings
+    growth = memory_mb(pid) - settled[0][0]
+    files = open_files(pid) - settled[0][1]
+    print(json.dumps({"jobs": jobs, "growth_mb": round(growth, 2), "files_more": files}))
+    problems = [f"memory grew by {growth:.1f} MB"] if growth > MAX_GROWTH_MB else []
+    left = sum(1 for _ in (server.folder / "data" / "results").glob("*/*"))
+    return problems + ([f"{files} more open files"] if files > 3 else []) + ([f"{left} results left"] if left else [])
+
+
+def fuzz(server: "serving.Server", cases: int) -> list[str]:
+    """Let Schemathesis try everything that the description allows and forbids."""
+    server.start()
+    described = server.http.get("/openapi.json").json()
+    operations = sum(len(path) for path in described["paths"].values())
+    command = [
+        str(Path(sys.executable).parent / "schemathesis"), "run", f"{server.url}/openapi.json",
+        "--checks", "all", "--max-examples", str(max(10, cases // operations)), "--phases", "examples,coverage,fuzzing",
+        "--exclude-path-regex", "/events$", "--request-timeout", "30",
+    ]  # fmt: skip
+    done = subprocess.run(command, check=False)
+    log = (server.folder / "log").read_text()
+    return (["Schemathesis found something"] if done.returncode else []) + (
+        ["the server wrote a traceback"] if "Traceback" in log else []
+    )
+
+
+def main() -> int:
+    """Run one of the three."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.serve", description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["figures", "soak", "fuzz"])
+    parser.add_argument("--jobs", type=int, default=2000, help="jobs of the soak")
+    parser.add_argument("--cases", type=int, default=5000, help="about how many requests Schemathesis makes up")
+    parser.add_argument("--rounds", type=int, default=100, help="creations that are timed")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        server = serving.Server(Path(folder) / "server", limits={"queue": 100_000})
+        try:
+            if options.what == "figures":
+                problems = figures(server, options.rounds)
+            elif options.what == "soak":
+                problems = soak(server, options.jobs)
+            else:
+                problems = fuzz(server, options.cases)
+        finally:
+            server.stop()
+    for problem in problems:
+        print(f"not as promised: {problem}")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
