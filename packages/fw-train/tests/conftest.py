@@ -1,7 +1,7 @@
 """What the tests share: a regression task for the loop, a mini world, and a small dataset of slanted walls."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fw_data.clipfiles import Cameras, pack_clip
+from fw_data.dataset import ClipDataset
 from fw_data.manifest import write_manifest
 from fw_data.sampler import Draw
 from fw_data.schema import ClipRecord
 from fw_data.shards import ShardWriter
+from fw_geometry import unproject
+from fw_model.autoencoder import BlockDCT
+from fw_model.companions import Sampling
 from fw_model.config import CameraConfig, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
+from fw_model.export import export_world
 from fw_model.flow import counter_noise
+from fw_model.pipeline import WorldPipeline
+from fw_model.result import World
+from fw_model.text import HashTextEncoder
+from fw_model.world import FantasyWorld
 from fw_train.config import Cadence, OptimConfig, TrainConfig
+from fw_train.evaluate.truth import load_truth
 
 
 class Regression:
@@ -165,3 +175,39 @@ def _add_clip(writer: ShardWriter, index: int, frames: int = 7, height: int = 32
     )
     members = writer.add(record.id, files)
     return record.model_copy(update={"shard": "shards/000000.tar", "members": members})
+
+
+@pytest.fixture(scope="session")
+def checkpoint(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mini world of random weights that generates five frames of 32x48 in one step, as a pipeline folder."""
+    config = WorldConfig.from_json(mini.read_text())
+    text = HashTextEncoder(text_len=config.video.text_len, text_dim=config.video.text_dim)
+    sampling = Sampling(frames=5, height=32, width=48, steps=1, guidance=1.0)
+    pipeline = WorldPipeline(FantasyWorld(config, seed=0), BlockDCT(), text, sampling=sampling)
+    return pipeline.save(tmp_path_factory.mktemp("checkpoint") / "export")
+
+
+@pytest.fixture
+def perfect_worlds() -> Callable[..., Path]:
+    return _perfect_worlds
+
+
+def _perfect_worlds(data: Path, folder: Path, clips: int = 3, change: Callable[[World], World] = lambda w: w) -> Path:
+    """Worlds without fault (but for `change`) of the first clips, one folder each, as `fw generate` writes them."""
+    dataset = ClipDataset(data)
+    for record in dataset.records[:clips]:
+        truth = load_truth(dataset, record.id, frames=5, height=32, width=48, min_confidence=0.3)
+        path = truth.trajectory
+        K, pose = torch.from_numpy(path.K).float(), torch.from_numpy(path.pose_c2w).float()
+        sure = np.full(truth.depth.shape, 2, np.float32)
+        world = World(
+            video=truth.video,
+            depth=truth.depth,
+            depth_confidence=sure,
+            points=unproject(torch.from_numpy(truth.depth), K, pose).numpy(),
+            points_confidence=sure,
+            trajectory=path,
+            requested=path,
+        )
+        export_world(change(world), folder / record.id)
+    return folder

@@ -1,36 +1,28 @@
-"""Evaluations from end to end with a mini model: generated, resumed, measured from a folder, compared, refused."""
+"""Evaluations from end to end with a mini model: generated, resumed, held out, measured from a folder, shown."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-import torch
 
 from fw_data.dataset import ClipDataset
-from fw_geometry import unproject
-from fw_model.autoencoder import BlockDCT
-from fw_model.companions import Sampling
 from fw_model.config import WorldConfig
-from fw_model.export import export_world
 from fw_model.pipeline import WorldPipeline
 from fw_model.result import World
-from fw_model.text import HashTextEncoder
 from fw_model.world import FantasyWorld
 from fw_train.cli import main
 from fw_train.clips import split_clips
 from fw_train.config import ClipConfig, ConfigError, TrainConfig
 from fw_train.evaluate.evaluation import read_evaluation
-from fw_train.evaluate.options import CompareOptions, EvaluateOptions
+from fw_train.evaluate.options import EvaluateOptions
 from fw_train.evaluate.page import svg_paths
-from fw_train.evaluate.perceptual import Lpips
-from fw_train.evaluate.run import compare_runs, evaluate
-from fw_train.evaluate.truth import choose_clips, load_truth
+from fw_train.evaluate.run import evaluate
+from fw_train.evaluate.truth import load_truth
 from fw_train.evaluate.worlds import read_world
 
 
@@ -42,14 +34,13 @@ def few_points() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def checkpoint(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A mini world of random weights that generates five frames of 32x48 in one step."""
-    config = WorldConfig.from_json(mini.read_text())
-    text = HashTextEncoder(text_len=config.video.text_len, text_dim=config.video.text_dim)
-    sampling = Sampling(frames=5, height=32, width=48, steps=1, guidance=1.0)
-    pipeline = WorldPipeline(FantasyWorld(config, seed=0), BlockDCT(), text, sampling=sampling)
-    return pipeline.save(tmp_path_factory.mktemp("checkpoint") / "export")
+def quiet(options: EvaluateOptions) -> list[str]:
+    lines: list[str] = []
+    evaluate(options, lines.append)
+    return lines
+
+
+MINI = ClipConfig(frames=5, height=32, width=48)
 
 
 @pytest.fixture(scope="module")
@@ -58,33 +49,6 @@ def generated(checkpoint: Path, dataset: Path, tmp_path_factory: pytest.TempPath
     out = tmp_path_factory.mktemp("evaluation") / "first"
     quiet(EvaluateOptions(checkpoint=checkpoint, data=dataset, out=out, split="all", clips=3))
     return out
-
-
-def quiet(options: EvaluateOptions) -> list[str]:
-    lines: list[str] = []
-    evaluate(options, lines.append)
-    return lines
-
-
-def perfect_worlds(data: Path, folder: Path, clips: int = 3, change: Callable[[World], World] = lambda w: w) -> Path:
-    """Worlds without fault, as `fw generate` writes them."""
-    dataset = ClipDataset(data)
-    for record in dataset.records[:clips]:
-        truth = load_truth(dataset, record.id, frames=5, height=32, width=48, min_confidence=0.3)
-        path = truth.trajectory
-        K, pose = torch.from_numpy(path.K).float(), torch.from_numpy(path.pose_c2w).float()
-        sure = np.full(truth.depth.shape, 2, np.float32)
-        world = World(
-            video=truth.video,
-            depth=truth.depth,
-            depth_confidence=sure,
-            points=unproject(torch.from_numpy(truth.depth), K, pose).numpy(),
-            points_confidence=sure,
-            trajectory=path,
-            requested=path,
-        )
-        export_world(change(world), folder / record.id)
-    return folder
 
 
 def test_an_evaluation_says_everything(generated: Path, dataset: Path):
@@ -165,7 +129,7 @@ def test_other_weights_are_other_worlds(checkpoint: Path, dataset: Path, generat
         quiet(EvaluateOptions(checkpoint=other, data=dataset, out=generated, split="all", clips=3))
 
 
-def test_worlds_that_exist_are_measured_as_they_are(dataset: Path, tmp_path: Path):
+def test_worlds_that_exist_are_measured_as_they_are(dataset: Path, tmp_path: Path, perfect_worlds):
     worlds = perfect_worlds(dataset, tmp_path / "worlds")
     quiet(EvaluateOptions(worlds=worlds, data=dataset, out=tmp_path / "out"))
     found = read_evaluation(tmp_path / "out").summary
@@ -177,7 +141,7 @@ def test_worlds_that_exist_are_measured_as_they_are(dataset: Path, tmp_path: Pat
         assert found[name].mean < 0.3, name
 
 
-def test_the_unit_a_world_was_generated_in_does_not_count(dataset: Path, tmp_path: Path):
+def test_the_unit_a_world_was_generated_in_does_not_count(dataset: Path, tmp_path: Path, perfect_worlds):
     def in_metres(world: World) -> World:
         return replace(
             world,
@@ -193,7 +157,7 @@ def test_the_unit_a_world_was_generated_in_does_not_count(dataset: Path, tmp_pat
     assert read_evaluation(tmp_path / "out").summary["points/chamfer"].mean < 1e-5
 
 
-def test_a_world_comes_back_from_its_folder(dataset: Path, tmp_path: Path):
+def test_a_world_comes_back_from_its_folder(dataset: Path, tmp_path: Path, perfect_worlds):
     perfect_worlds(dataset, tmp_path, 1)
     folder = next(tmp_path.iterdir())
     world = read_world(folder)
@@ -201,81 +165,6 @@ def test_a_world_comes_back_from_its_folder(dataset: Path, tmp_path: Path):
     np.testing.assert_array_equal(world.video, truth.video)
     np.testing.assert_array_equal(world.depth, truth.depth)
     np.testing.assert_array_equal(world.requested.pose_c2w, truth.trajectory.pose_c2w)
-
-
-def rename(folder: Path) -> None:
-    folder.rename(folder.with_name("stranger"))
-
-
-def lose_a_frame(folder: Path) -> None:
-    (folder / "images" / "frame_00002.png").unlink()
-
-
-def tear(folder: Path) -> None:
-    (folder / "geometry.npz").write_bytes(b"PK")
-
-
-def shorten(folder: Path) -> None:
-    about = json.loads((folder / "world.json").read_text())
-    (folder / "world.json").write_text(json.dumps({**about, "frames": 9}))
-
-
-def turn(folder: Path) -> None:
-    with np.load(folder / "geometry.npz") as arrays:
-        content = dict(arrays)
-    content["requested_pose_c2w"] = np.repeat(np.eye(4)[None], 5, axis=0)
-    content["requested_pose_c2w"][:, 1, 3] = np.arange(5)
-    np.savez(folder / "geometry.npz", **content)
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (rename, "belong to no clip of .*: stranger"),
-        (lose_a_frame, r"4 pictures in images/"),
-        (tear, "no whole world"),
-        (shorten, "different frames or size: clip-00 is 9 frames of 32x48, clip-01 is 5"),
-        (turn, "another camera path than that of clip clip-00"),
-    ],
-)
-def test_worlds_that_do_not_match_are_refused(dataset: Path, tmp_path: Path, harm: Callable, message: str):
-    worlds = perfect_worlds(dataset, tmp_path / "worlds", 2)
-    harm(worlds / "clip-00")
-    with pytest.raises(ConfigError, match=message):
-        quiet(EvaluateOptions(worlds=worlds, data=dataset, out=tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
-def without_depth(data: Path, to: Path, count: int) -> Path:
-    """The same dataset, where `count` clips have cameras only."""
-    from fw_data.manifest import read_manifest, write_manifest
-
-    shutil.copytree(data, to)
-    records = read_manifest(to / "manifest.parquet")
-    for index in range(count):
-        members = {k: v for k, v in records[index].members.items() if k not in ("depth.zst", "conf.zst")}
-        records[index] = records[index].model_copy(update={"has_depth": False, "members": members})
-    write_manifest(to / "manifest.parquet", records)
-    return to
-
-
-def test_a_dataset_without_depth_is_refused_before_anything_is_generated(checkpoint, dataset, tmp_path):
-    some = without_depth(dataset, tmp_path / "some", 2)
-    records = ClipDataset(some).records
-    choice = choose_clips(records, ClipConfig(frames=5, height=32, width=48), subset="all", count=None, training=MINI)
-    assert choice.unusable == {"no depth (annotate them first)": 2}
-    assert len(choice.records) == 10
-    none = without_depth(dataset, tmp_path / "none", 12)
-    options = EvaluateOptions(checkpoint=checkpoint, data=none, out=tmp_path / "out", split="all")
-    with pytest.raises(ConfigError, match=r"none of 12 clips .* \(12 clips: no depth"):
-        quiet(options)
-    worlds = perfect_worlds(dataset, tmp_path / "worlds", 1)
-    with pytest.raises(ConfigError, match=r"clip clip-00 .* cannot be measured: no depth"):
-        quiet(EvaluateOptions(worlds=worlds, data=none, out=tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
-MINI = ClipConfig(frames=5, height=32, width=48)
 
 
 def test_held_out_clips_are_those_of_the_training_run(checkpoint: Path, dataset: Path, tmp_path: Path):
@@ -292,130 +181,6 @@ def test_held_out_clips_are_those_of_the_training_run(checkpoint: Path, dataset:
     assert not any("no run around" in line for line in lines)
     with pytest.raises(ConfigError, match=r"held out 0\.4; leave it out"):
         quiet(EvaluateOptions(checkpoint=run, data=dataset, out=tmp_path / "other", held_out=0.2))
-
-
-def as_base(folder: Path) -> None:
-    (folder / "training.json").write_text(json.dumps({"format": 1, "stages": [{"stage": "base", "steps": 3}]}))
-
-
-def no_pipeline(folder: Path) -> None:
-    (folder / "pipeline.json").unlink()
-
-
-def no_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (as_base, "geometry branch has not been trained"),
-        (no_pipeline, "pipeline.json does not read"),
-        (no_config, "no config.json"),
-        (shutil.rmtree, "does not exist"),
-    ],
-)
-def test_a_checkpoint_that_cannot_be_evaluated(checkpoint: Path, dataset: Path, tmp_path: Path, harm, message: str):
-    copy = tmp_path / "export"
-    shutil.copytree(checkpoint, copy)
-    harm(copy)
-    with pytest.raises(ConfigError, match=message):
-        quiet(EvaluateOptions(checkpoint=copy, data=dataset, out=tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "give a CHECKPOINT"),
-        ({"worlds": Path("w"), "checkpoint": Path("c")}, "give a CHECKPOINT"),
-        ({"worlds": Path("w"), "steps": 3, "size": "16x16"}, "--size, --steps say what to generate"),
-        ({"worlds": Path("nowhere")}, "is no folder"),
-        ({"checkpoint": Path("c"), "min_confidence": 2.0}, "--min-confidence is 2.0"),
-        ({"checkpoint": Path("c"), "show": -1}, "--show"),
-        ({"checkpoint": Path("CHECKPOINT"), "size": "64"}, "HEIGHTxWIDTH"),
-        ({"checkpoint": Path("CHECKPOINT"), "frames": 6}, "use 5 or 9"),
-        ({"checkpoint": Path("CHECKPOINT"), "clips": 0}, "at least one"),
-        ({"checkpoint": Path("CHECKPOINT"), "frames": 9}, "shorter than clip.frames = 9"),
-        ({"checkpoint": Path("CHECKPOINT"), "held_out": 1.0}, "between 0 and 1"),
-        ({"checkpoint": Path("CHECKPOINT"), "lpips_weights": Path("none")}, "does not exist"),
-        ({"checkpoint": Path("CHECKPOINT"), "against": (Path("none"),)}, r"none holds no evaluation\.json"),
-    ],
-)
-def test_options_that_cannot_be_used(checkpoint, dataset, tmp_path, options: dict[str, Any], message: str):
-    if options.get("checkpoint") == Path("CHECKPOINT"):
-        options = {**options, "checkpoint": checkpoint}
-    with pytest.raises(ConfigError, match=message):
-        quiet(EvaluateOptions(data=dataset, out=tmp_path / "out", **options))
-    assert not (tmp_path / "out").exists()
-
-
-def test_lpips_of_pictures_below_its_network_is_refused(checkpoint, dataset, tmp_path, monkeypatch):
-    class Network(Lpips):
-        def __init__(self, weights: Path) -> None:
-            assert weights.exists()
-
-    monkeypatch.setattr("fw_train.evaluate.run.Lpips", Network)
-    options = EvaluateOptions(checkpoint=checkpoint, data=dataset, out=tmp_path / "out", lpips_weights=checkpoint)
-    with pytest.raises(ConfigError, match="at least 35 pixels a side, the worlds are 32x48"):
-        quiet(options)
-    with pytest.raises(ConfigError, match="no motion to measure"):
-        quiet(replace(options, lpips_weights=None, frames=1))
-    assert not (tmp_path / "out").exists()
-
-
-def blurred(world: World) -> World:
-    return replace(world, video=np.roll(world.video, 2, axis=2), depth=world.depth * np.float32(1.2))
-
-
-def test_a_comparison_shows_known_differences(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for name, change in (("exact", lambda w: w), ("shifted", blurred)):
-        worlds = perfect_worlds(dataset, tmp_path / name / "worlds", 6, change)
-        quiet(EvaluateOptions(worlds=worlds, data=dataset, out=tmp_path / name, show=0))
-    capsys.readouterr()
-    compare_runs(CompareOptions(runs=(tmp_path / "exact", tmp_path / "shifted"), out=tmp_path / "both"))
-    rows = json.loads((tmp_path / "both" / "comparison.json").read_text())["others"][0]
-    by_name = {row["measure"]: row for row in rows}
-    first, other = (read_evaluation(tmp_path / name) for name in ("exact", "shifted"))
-    expected = [b.scores["video/psnr"] - a.scores["video/psnr"] for a, b in zip(first.clips, other.clips, strict=True)]  # type: ignore[operator]
-    assert by_name["video/psnr"]["difference"]["mean"] == pytest.approx(np.mean(expected))
-    low, high = by_name["video/psnr"]["difference"]["mean_interval"]
-    assert min(expected) <= low <= np.mean(expected) <= high < 0
-    assert by_name["depth/abs_rel"]["difference"]["mean"] == pytest.approx(0, abs=1e-6)
-    said = capsys.readouterr().out
-    assert "shifted against exact" in said
-    page = (tmp_path / "both" / "comparison.html").read_text()
-    assert "worse" in page
-    assert "no difference shown" in page
-
-
-def test_what_was_measured_differently_is_not_compared(
-    dataset: Path, generated: Path, checkpoint: Path, tmp_path: Path
-):
-    worlds = perfect_worlds(dataset, tmp_path / "worlds", 3)
-    quiet(EvaluateOptions(worlds=worlds, data=dataset, out=tmp_path / "a", show=0))
-    quiet(EvaluateOptions(worlds=worlds, data=dataset, out=tmp_path / "b", min_confidence=0.5, show=0))
-    with pytest.raises(ConfigError, match=r"min_confidence: 0\.3 and 0\.5"):
-        compare_runs(CompareOptions(runs=(tmp_path / "a", tmp_path / "b")))
-    left_out = json.loads((tmp_path / "a" / "evaluation.json").read_text())
-    left_out["measured"]["recover"] = "sfm"
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "evaluation.json").write_text(json.dumps(left_out))
-    compare_runs(CompareOptions(runs=(tmp_path / "a", tmp_path / "d")))
-    with pytest.raises(ConfigError, match="different clips: 3 and 3"):
-        compare_runs(CompareOptions(runs=(tmp_path / "a", generated)))
-    with pytest.raises(ConfigError, match="two or more"):
-        compare_runs(CompareOptions(runs=(tmp_path / "a",)))
-    anew = json.loads((tmp_path / "a" / "evaluation.json").read_text())
-    anew["clips"][0]["content"] = "other"
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "evaluation.json").write_text(json.dumps(anew))
-    with pytest.raises(ConfigError, match="1 clips were annotated anew"):
-        compare_runs(CompareOptions(runs=(tmp_path / "a", tmp_path / "c")))
-    refused = EvaluateOptions(checkpoint=checkpoint, data=dataset, out=tmp_path / "new", split="all", clips=2)
-    with pytest.raises(ConfigError, match="different clips"):
-        quiet(replace(refused, against=(generated,)))
-    assert not (tmp_path / "new").exists()
 
 
 def test_the_commands_print_tables(checkpoint: Path, dataset: Path, generated: Path, capsys, monkeypatch):

@@ -9,12 +9,7 @@ import pytest
 from PIL import Image
 
 from fw_geometry import make_trajectory
-from fw_model.autoencoder import BlockDCT
-from fw_model.companions import Sampling
-from fw_model.config import WorldConfig
 from fw_model.pipeline import WorldPipeline
-from fw_model.text import HashTextEncoder
-from fw_model.world import FantasyWorld
 from fw_train.config import ConfigError
 from fw_train.evaluate.options import WorldScoreOptions
 from fw_train.evaluate.worldscore import run
@@ -96,15 +91,6 @@ def benchmark(tmp_path: Path) -> Path:
         entry("9", ["push_in"], "stylized"),
     ]
     return write_dataset(tmp_path / "benchmark", entries)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = WorldConfig.from_json(mini.read_text())
-    text = HashTextEncoder(text_len=config.video.text_len, text_dim=config.video.text_dim)
-    sampling = Sampling(frames=5, height=32, width=48, steps=1, guidance=1.0)
-    pipeline = WorldPipeline(FantasyWorld(config, seed=0), BlockDCT(), text, sampling=sampling)
-    return pipeline.save(tmp_path_factory.mktemp("checkpoint") / "export")
 
 
 def test_prompts_are_worded_as_the_benchmark_does(benchmark: Path):
