@@ -23,7 +23,7 @@ from PIL import Image
 TESTS = Path(__file__).parents[2] / "packages" / "fw-serve" / "tests"
 sys.path.append(str(TESTS))
 
-import conftest as serving  # type: ignore[import-not-found]  # noqa: E402
+from server_process import Server, wait_until  # type: ignore[import-not-found]  # noqa: E402
 
 MAX_GROWTH_MB = 5.0
 MAX_READY_S = 2.5
@@ -50,12 +50,12 @@ def open_files(pid: int) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def figures(server: "serving.Server", rounds: int) -> list[str]:
+def figures(server: Server, rounds: int) -> list[str]:
     """Measure the promises of the issue; returns what was not kept."""
     began = time.perf_counter()
     server.start(ready=False)
     live_s = time.perf_counter() - began
-    serving.wait_until(lambda: server.http.get("/readyz").status_code == 200)
+    wait_until(lambda: server.http.get("/readyz").status_code == 200)
     content = picture()
     server.create("steps=1", content)
     creates, polls = [], []
@@ -70,7 +70,7 @@ def figures(server: "serving.Server", rounds: int) -> list[str]:
         server.finished(video["id"])
     measured = {
         "ready_s": (live_s, MAX_READY_S),
-        "memory_mb": (memory_mb(server.process.pid), MAX_MEMORY_MB),
+        "memory_mb": (memory_mb(server.pid), MAX_MEMORY_MB),
         "create_p50_ms": (median(creates), MAX_CREATE_MS),
         "poll_p50_ms": (median(polls), MAX_POLL_MS),
     }
@@ -82,10 +82,10 @@ def figures(server: "serving.Server", rounds: int) -> list[str]:
     return [f"{name} is {value:.1f}, promised {limit}" for name, (value, limit) in measured.items() if value > limit]
 
 
-def soak(server: "serving.Server", jobs: int) -> list[str]:
+def soak(server: Server, jobs: int) -> list[str]:
     """Run many jobs; returns what grew."""
     server.start()
-    content, pid = picture(), server.process.pid
+    content, pid = picture(), server.pid
     readings = []
     for number in range(jobs):
         video = server.create(f"steps=1 number {number}", content).json()["id"]
@@ -106,7 +106,7 @@ def soak(server: "serving.Server", jobs: int) -> list[str]:
     return problems + ([f"{files} more open files"] if files > 3 else []) + ([f"{left} results left"] if left else [])
 
 
-def fuzz(server: "serving.Server", cases: int) -> list[str]:
+def fuzz(server: Server, cases: int) -> list[str]:
     """Let Schemathesis try everything that the description allows and forbids."""
     server.start()
     described = server.http.get("/openapi.json").json()
@@ -125,14 +125,14 @@ def fuzz(server: "serving.Server", cases: int) -> list[str]:
 
 def main() -> int:
     """Run one of the three."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos.serve", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.serve", description="Chaos and figures of fw-serve.")
     parser.add_argument("what", choices=["figures", "soak", "fuzz"])
     parser.add_argument("--jobs", type=int, default=2000, help="jobs of the soak")
     parser.add_argument("--cases", type=int, default=5000, help="about how many requests Schemathesis makes up")
     parser.add_argument("--rounds", type=int, default=100, help="creations that are timed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        server = serving.Server(Path(folder) / "server", limits={"queue": 100_000})
+        server = Server(Path(folder) / "server", limits={"queue": 100_000})
         try:
             if options.what == "figures":
                 problems = figures(server, options.rounds)

@@ -38,9 +38,7 @@ def main() -> None:
         poll_s=0.02,
     )
     supervisor = Supervisor(worker, store, [None] * given.get("workers", 1), check_s=0.02)
-    supervisor.start()
-    uvicorn.run(create_app(settings, store), host="127.0.0.1", port=given["port"], log_level="warning")
-    supervisor.stop()
+    uvicorn.run(create_app(settings, store, supervisor), host="127.0.0.1", port=given["port"], log_level="warning")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import wait_until
+from server_process import wait_until
 
 
 def test_kill_9_of_the_service_loses_no_job_and_completes_none_twice(make_server, picture, tmp_path):
@@ -103,8 +103,7 @@ def test_stopping_gives_the_running_job_back(make_server, picture, tmp_path):
     server = make_server().start()
     video = server.create("steps=40 pause=0.05", picture).json()["id"]
     wait_until(lambda: server.get(video)["step"] > 1)
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(20) in (0, -signal.SIGTERM)
+    assert server.terminate() in (0, -signal.SIGTERM)
     server.start()
     assert server.get(video)["attempts"] <= 1
     end = server.finished(video)

@@ -9,7 +9,7 @@ import openai
 import pytest
 from PIL import Image
 
-SIZE = {"frames": 5, "width": 48, "height": 32}
+FRAMES, WIDTH, HEIGHT = 5, 48, 32
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory):
         camera=CameraConfig(adapter_blocks=3, feature_dim=16, downscale=8, channels=8),
         pcb_blocks=2,
     )  # fmt: skip
-    sampling = Sampling(**SIZE, steps=2, guidance=3.0)
+    sampling = Sampling(frames=FRAMES, width=WIDTH, height=HEIGHT, steps=2, guidance=3.0)
     pipeline = WorldPipeline(
         FantasyWorld(config), BlockDCT(), HashTextEncoder(text_len=7, text_dim=12), sampling=sampling
     )
@@ -68,25 +68,24 @@ def test_a_world_through_the_openai_client(real, picture, tmp_path):
         assert answer.status_code == 200, answer.text
         return answer.content
 
-    frames, height, width = SIZE["frames"], SIZE["height"], SIZE["width"]
     import av
 
     for variant in ("video", "depth", "confidence"):
-        with av.open(io.BytesIO(content(variant))) as container:
+        with av.open(io.BytesIO(content(variant)), "r") as container:
             decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        assert np.stack(decoded).shape == (frames, height, width, 3)
+        assert np.stack(decoded).shape == (FRAMES, HEIGHT, WIDTH, 3)
     assert Image.open(io.BytesIO(content("thumbnail"))).size == (48, 32)
     assert Image.open(io.BytesIO(content("spritesheet"))).size == (3 * 48, 2 * 32)
     assert content("pointcloud").startswith(b"glTF")
     assert content("pointcloud", format="ply").startswith(b"ply")
     geometry = np.load(io.BytesIO(content("geometry")), allow_pickle=False)
-    assert geometry["depth"].shape == (frames, height, width)
-    assert len(json.loads(content("cameras"))["cameras_interp"]) == frames
+    assert geometry["depth"].shape == (FRAMES, HEIGHT, WIDTH)
+    assert len(json.loads(content("cameras"))["cameras_interp"]) == FRAMES
     requested = np.array(json.loads(content("cameras", format="requested"))["cameras_interp"])
     assert requested[-1, 2, 3] == pytest.approx(0.3)
     names = set(zipfile.ZipFile(io.BytesIO(content("colmap"))).namelist())
     assert {"images/frame_00000.png", "sparse/0/cameras.bin", "sparse/0/images.bin", "sparse/0/points3D.bin"} <= names
-    assert len(zipfile.ZipFile(io.BytesIO(content("depth", format="zip"))).namelist()) == frames + 1
+    assert len(zipfile.ZipFile(io.BytesIO(content("depth", format="zip"))).namelist()) == FRAMES + 1
     assert json.loads(content("world"))["settings"]["prompt"] == "a sunny room"
 
     from fw_app.generate import GenerateOptions

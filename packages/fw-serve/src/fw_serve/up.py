@@ -96,7 +96,6 @@ def up(options: UpOptions) -> int:
         limits=limits,
         keep_s=keep_s,
     )
-    app = create_app(settings, store)
     worker = WorkerSettings(
         database=database,
         data=str(options.data.resolve()),
@@ -113,17 +112,11 @@ def up(options: UpOptions) -> int:
         job_timeout_s=options.job_timeout_s,
         keep_s=keep_s,
     )
-    supervisor = Supervisor(worker, store, list(options.device))
-    supervisor.start()
-    print(
-        f"serving {options.checkpoint} at http://{options.host}:{options.port} (keys {'on' if keys else 'off'})",
-        flush=True,
-    )
-    try:
-        uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
-    finally:
-        supervisor.stop()
-        store.close()
+    app = create_app(settings, store, Supervisor(worker, store, list(options.device)))
+    where = f"http://{options.host}:{options.port}"
+    print(f"serving {options.checkpoint} at {where} (keys {'on' if keys else 'off'})", flush=True)
+    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
+    store.close()
     return 0
 
 

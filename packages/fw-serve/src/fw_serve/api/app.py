@@ -16,6 +16,7 @@ from fw_serve.api.schemas import CreateVideo, ImageReference
 from fw_serve.api.service import Service
 from fw_serve.jobs.store import JobStore
 from fw_serve.settings import Settings
+from fw_serve.supervisor import Supervisor
 
 log = logging.getLogger("fw_serve.api")
 
@@ -24,15 +25,25 @@ HOUSEKEEPING_S = 30.0
 _ABOUT = "Worlds from a picture, a prompt and a camera path; shaped like the OpenAI Videos API."
 
 
-def create_app(settings: Settings, store: JobStore) -> FastAPI:
-    """An application over a store. It starts no worker: `fw-serve up` does, or other machines with the same store."""
+def create_app(settings: Settings, store: JobStore, supervisor: Supervisor | None = None) -> FastAPI:
+    """An application over a store.
+
+    Args:
+        settings: what the operator decided.
+        store: the jobs.
+        supervisor: started and stopped with the application; None where other machines with the same store do the work.
+    """
     service = Service(settings, store)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(service.decoder.start)
+        if supervisor is not None:
+            supervisor.start()
         keeper = asyncio.create_task(_keep_house(service))
         yield
+        if supervisor is not None:  # here, because after this the server lets the signal end the process
+            await run_in_threadpool(supervisor.stop)
         keeper.cancel()
         with suppress(asyncio.CancelledError):
             await keeper
