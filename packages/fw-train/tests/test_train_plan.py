@@ -22,6 +22,7 @@ from fw_train.clips import split_clips
 from fw_train.config import ConfigError, Stage, TrainConfig
 from fw_train.parts import load_parts
 from fw_train.plan import Plan, make_plan, meta_batch, on_meta, part_of, run_step, to_meta
+from fw_train.plan_encoders import encoder_work
 from fw_train.plan_meter import StepMeter
 from fw_train.plan_options import PlanOptions
 from fw_train.plan_report import fits, run_time
@@ -218,6 +219,15 @@ def test_gpus_and_accumulation_cut_the_batch(mini: Path) -> None:
     assert cut.memory["activations"] < whole.memory["activations"]
     with pytest.raises(ConfigError, match="batch = 8 cannot be cut into 3 GPUs x accumulate = 1"):
         plan_of("stage1", str(mini), batch=8, gpus=3)
+
+
+def test_the_encoders_of_the_wan_presets_are_counted() -> None:
+    video, text, picture = encoder_work(preset("wan21_fun_1_3b"), 81, 336, 592)
+    assert video.flops == pytest.approx(79_843_926_048_768, rel=1e-4)  # FlopCounterMode on the whole encoder
+    assert encoder_work(preset("wan21_fun_1_3b"), 9, 64, 64)[0].flops == pytest.approx(164_386_701_312, rel=1e-4)
+    assert text.flops > 2 * 512 * text.parameters  # and the attentions
+    assert [row.name[:4] for row in (text, picture)] == ["text", "pict"]
+    assert encoder_work(preset("tiny"), 17, 64, 96) == []
 
 
 def test_lora_is_counted(mini: Path) -> None:

@@ -119,13 +119,14 @@ class Plan:
         return sum(self.memory.values())
 
 
-def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda") -> Plan:
+def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optimizer: bool = True) -> Plan:
     """Plan a run; takes seconds and no memory to speak of, whatever the model.
 
     Args:
         config: the run; needs neither data nor init.
         gpus: processes, one on each GPU.
         device: "cuda" or "cpu": whose autocast rules hold.
+        optimizer: False plans a step that stops at the gradients.
 
     Raises:
         ConfigError: a batch that cannot be cut for so many GPUs, or a model that does not exist.
@@ -144,7 +145,7 @@ def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda") -> Pl
     choose_parameters(world, config.stage, unfreeze_geometry=config.unfreeze_geometry)
     if config.compute.frozen_dtype == "bf16":
         halve_frozen(world)
-    meter = run_step(config, world, micro, device=device, gpus=gpus)
+    meter = run_step(config, world, micro, device=device, gpus=gpus, optimizer=optimizer)
     clip = config.clip
     return Plan(
         config=config,

@@ -6,7 +6,8 @@ from fw_model.config import WorldConfig
 
 _TEXT_LAYERS, _TEXT_WIDTH, _TEXT_INNER, _TEXT_HIDDEN = 24, 4096, 4096, 10240
 _CLIP_LAYERS, _CLIP_WIDTH, _CLIP_HIDDEN, _CLIP_PATCH = 31, 1280, 5120, 14 * 14 * 3
-_VAE_FIRST, _VAE_REST, _VAE_SQUARE = 0.0, 0.0, 0.0
+_VAE_CLIP, _VAE_FRAME, _VAE_SQUARE, _VAE_PARAMETERS = 161_312, 4_995_945, 0.375, 53_596_928
+"""FLOPs per pixel of a clip and of every frame but the first; per latent frame and squared pixel; parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,10 @@ def encoder_work(model: WorldConfig, frames: int, height: int, width: int) -> li
     if model.video.text_dim != _TEXT_WIDTH:
         return []
     pixels = height * width
-    vae = _VAE_FIRST * pixels + _VAE_REST * pixels * (frames - 1) + _VAE_SQUARE * pixels**2 * (frames // 4 + 1)
+    vae = pixels * (_VAE_CLIP + _VAE_FRAME * (frames - 1)) + _VAE_SQUARE * pixels**2 * (frames // 4 + 1)
     text = _TEXT_LAYERS * (4 * _TEXT_WIDTH * _TEXT_INNER + 3 * _TEXT_WIDTH * _TEXT_HIDDEN)
     work = [
-        EncoderWork(name="video encoder (Wan VAE)", flops=round(vae), parameters=0),
+        EncoderWork(name="video encoder (Wan VAE)", flops=round(vae), parameters=_VAE_PARAMETERS),
         _transformer("text encoder (UMT5-XXL)", text, _TEXT_LAYERS, _TEXT_INNER, model.video.text_len),
     ]
     if model.video.clip_dim is not None:

@@ -1,0 +1,206 @@
+"""The training bench: `python -m tests.bench.train` holds `fw-train plan` against real steps, and stage 1 against the
+plain way of doing it. Writes train.json and train.md into an output folder; exits 1 if a target is missed.
+
+Times are processor time, medians; memory is what a process of its own grew by. On a machine whose processor has no
+bfloat16 products a step of the 1.3B preset takes minutes at 5 frames of 32x48.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tests.bench.model_table import Row, machine, markdown, paired
+from tests.bench.train_step import build, stepper
+from torch import Tensor
+
+from fw_model.config import WorldConfig, preset
+from fw_train.config import Stage, TrainConfig
+from fw_train.parts import world_config
+from fw_train.plan import Plan, make_plan
+from fw_train.resolve import from_mapping, load
+
+EXACT_HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
+"""glibc gives freed tensors back at once; left to itself it keeps several times what a step needs."""
+STAGES: tuple[Stage, ...] = ("stage1", "stage2")
+SMALL = {"frames": 5, "height": 32, "width": 48}
+
+
+def against_plan(name: str, config: TrainConfig, steps: int, *, update: bool = True) -> Iterator[Row]:
+    """Time and memory of real steps over what the plan says."""
+    plan = make_plan(config, device="cpu", optimizer=update)
+    expected = predicted_s(plan, world_config(config.model))
+    cpu = statistics.median(seconds for seconds, _ in measure(config, "ours", steps, update=update)["times"])
+    note = f"{steps} steps" + ("" if update else ", up to the gradients: the optimizer has no room here")
+    yield _within(f"{name}: time of a step, measured over planned", cpu, expected, "s of processor time", note)
+    gib = measure(config, "ours", 1, update=update, exact_heap=True)["memory"] / 2**30
+    yield _within(f"{name}: memory of a step, measured over planned", gib, plan.bytes / 2**30, "GiB", note)
+
+
+def predicted_s(plan: Plan, model: WorldConfig) -> float:
+    """FLOPs over the rates of single operations of this model's shapes, and bytes over the rate of an addition."""
+    rates = machine_rates(plan, model)
+    products = sum(flops / rates[kind] for (_, kind), flops in plan.kinds.items())
+    moved = sum(plan.traffic.values()) / rates["bytes"]
+    calls = sum(plan.operations.values()) * rates["call"]
+    return plan.config.accumulate * (products + moved + calls)
+
+
+def machine_rates(plan: Plan, model: WorldConfig) -> dict[str, float]:
+    """FLOP per second of processor time by kind, bytes per second, and seconds of a call that does nothing much."""
+    clip, batch, geometry = plan.config.clip, plan.micro_batch, model.geometry
+    dtype = torch.bfloat16 if plan.config.compute.precision == "bf16" else torch.float32
+    tokens, dim, heads = batch * plan.tokens, model.video.dim, model.video.heads
+    x, w = torch.randn(tokens, dim).to(dtype), torch.randn(dim, dim).to(dtype)
+    rows, columns, features = clip.height // 2, clip.width // 2, geometry.dpt_features
+    maps = torch.randn(batch * 4, features, rows, columns).to(dtype)
+    kernel = torch.randn(features, features, 3, 3).to(dtype)
+    q = torch.randn(batch, heads, plan.tokens, dim // heads).to(dtype)
+    conv = 2 * maps.numel() * features * 9
+    large, other, small = torch.randn(maps.shape), torch.randn(maps.shape), torch.randn(8)
+    return {
+        "matmul": 2 * tokens * dim**2 / _seconds(lambda: F.linear(x, w)),
+        "convolution": 3 * conv / _seconds(lambda: _gradients(F.conv2d, maps, kernel)),
+        "attention": 4 * batch * plan.tokens**2 * dim / _seconds(lambda: F.scaled_dot_product_attention(q, q, q)),
+        "bytes": 12 * large.numel() / _seconds(lambda: large + other),
+        "call": _seconds(lambda: small + small),
+    }
+
+
+def measure(
+    config: TrainConfig, way: str, steps: int, *, update: bool = True, exact_heap: bool = False
+) -> dict[str, Any]:
+    """Steps in a process of their own: times and the memory it grew by (an exact heap shows memory, and is slow)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(config.to_json()), encoding="utf-8")
+        command = [sys.executable, "-m", "tests.bench.train_step", str(path), "--way", way, "--steps", str(steps)]
+        command += [] if update else ["--without-update"]
+        environment = {**os.environ, **(EXACT_HEAP if exact_heap else {})}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def saving(name: str, config: TrainConfig, pairs: int) -> Iterator[Row]:
+    """Stage 1 against the plain way: same weights, batch and machine, alternating pairs."""
+    world = build(config, "plain")
+    ours, plain = stepper(world, config, "ours"), stepper(world, config, "plain")
+    for step in (ours, plain):
+        step()
+    times = paired(ours, plain, pairs=pairs)
+    yield Row(
+        name=f"{name}: step time, plain over ours",
+        value=times[1].cpu_s / times[0].cpu_s,
+        unit="x",
+        target=">= 2.5",
+        details=f"ours {times[0].cpu_s:.3g} s, plain {times[1].cpu_s:.3g} s of processor time, {pairs} pairs",
+    )
+    del world, ours, plain
+    memory = [measure(config, way, 1, exact_heap=True)["memory"] / 2**30 for way in ("ours", "plain")]
+    yield Row(
+        name=f"{name}: peak memory, ours over plain",
+        value=memory[0] / memory[1],
+        unit="of 1",
+        target="<= 0.6",
+        details=f"ours {memory[0]:.3g} GiB, plain {memory[1]:.3g} GiB, processes of their own",
+    )
+
+
+def cut() -> WorldConfig:
+    """The 1.3B preset with 5 of its 30 blocks, PCB and IRG in proportion; geometry a quarter as wide."""
+    config = preset("wan21_fun_1_3b")
+    geometry = dataclasses.replace(
+        config.geometry,
+        width=256,
+        heads=4,
+        camera_heads=4,
+        dpt_features=64,
+        dpt_channels=(64, 128, 256, 256),
+        dpt_taps=(2, 2, 1, 1),
+    )
+    video = dataclasses.replace(config.video, blocks=5)
+    camera = dataclasses.replace(config.camera, adapter_blocks=2) if config.camera else None
+    return dataclasses.replace(config, name="cut", video=video, pcb_blocks=2, geometry=geometry, camera=camera)
+
+
+def _within(name: str, measured: float, planned: float, unit: str, note: str) -> Row:
+    off = abs(measured / planned - 1)
+    details = f"measured {measured:.3g}, planned {planned:.3g} {unit} ({measured / planned:.2f}x); {note}"
+    return Row(name=name, value=off, unit="off", target="<= 0.2", details=details)
+
+
+def _gradients(run: Callable[..., Tensor], *inputs: Tensor) -> None:
+    given = [value.detach().requires_grad_(True) for value in inputs]
+    run(*given, padding=1).sum().backward()
+
+
+def _seconds(run: Callable[[], object], budget_s: float = 0.3) -> float:
+    """Median processor time of a call, after two that warm up."""
+    run(), run()
+    seen: list[float] = []
+    end = time.process_time() + budget_s
+    while not seen or time.process_time() < end:
+        start = time.process_time()
+        run()
+        seen.append(time.process_time() - start)
+    return statistics.median(seen)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("bench"), help="folder for train.json and train.md")
+    parser.add_argument("--plan", action="store_true", help="only the plan, tiny and 1.3B")
+    parser.add_argument("--saving", action="store_true", help="only stage 1 against the plain way")
+    parser.add_argument("--without-large", action="store_true", help="leave the 1.3B preset out (12 GiB of memory)")
+    parser.add_argument("--pairs", type=int, default=3, help="steps of each side")
+    options = parser.parse_args(arguments)
+    rows: list[Row] = []
+    for row in _rows(options):
+        rows.append(row)
+        facts = machine()
+        print(markdown([row], facts).splitlines()[2], flush=True)
+        options.out.mkdir(parents=True, exist_ok=True)
+        table = [{**dataclasses.asdict(r), "met": r.met} for r in rows]
+        content = json.dumps({"machine": facts, "rows": table}, indent=1)
+        (options.out / "train.json").write_text(content + "\n", encoding="utf-8")
+        (options.out / "train.md").write_text(markdown(rows, facts), encoding="utf-8")
+    missed = [row.name for row in rows if row.met is False]
+    print(f"{len(rows)} rows in {options.out / 'train.md'}; missed: {', '.join(missed) or 'none'}")
+    return 1 if missed else 0
+
+
+def _rows(options: argparse.Namespace) -> Iterator[Row]:
+    both = options.plan == options.saving
+    cpu: dict[str, Any] = {"compute": {"device": "cpu"}}
+    if options.plan or both:
+        for stage in STAGES:
+            yield from against_plan(f"tiny {stage}", from_mapping(cpu, load("tiny", stage)), options.pairs)
+        for stage in STAGES if not options.without_large else ():
+            small = {**cpu, "clip": SMALL, "batch": 1, "accumulate": 1}
+            config = from_mapping(small, load("one-gpu-24gb", stage))
+            yield from against_plan(f"1.3B {stage}, bf16, 5 x 32x48", config, 1, update=stage == "stage2")
+    if options.saving or both:
+        for kind in ("none", "full"):
+            changes = {"compute": {"device": "cpu", "activation_checkpointing": kind}}
+            tiny = from_mapping(changes, load("tiny", "stage1"))
+            yield from saving(f"tiny, checkpointing {kind}", tiny, options.pairs)
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "cut.json"
+                path.write_text(cut().to_json(), encoding="utf-8")
+                sizes = {"model": str(path), "batch": 1, "clip": {"frames": 9, "height": 96, "width": 160}}
+                yield from saving(f"1.3B cut to 2 + 3 blocks, {kind}", from_mapping(sizes, tiny), options.pairs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

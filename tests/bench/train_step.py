@@ -1,0 +1,174 @@
+"""One training step on random weights and random data: what the training bench times, and what it measures alone.
+
+`python -m tests.bench.train_step FILE --way WAY` runs a step of the configuration in a JSON file in a process of its
+own and prints its processor time and memory as JSON. Ways: `ours` is the stage's own loss; `plain` is stage 1 in the
+plain way: every video block runs with gradients (because embeddings and output head are trained beside the geometry
+branch), under full activation checkpointing, and both losses are taken from the same pass.
+"""
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fw_model.flow import TRAIN_STEPS, add_noise, flow_target
+from fw_model.losses import flow_matching_loss
+from fw_model.rope import PlaneRope, VideoRope
+from fw_model.scene import GeometryTargets
+from fw_model.world import FantasyWorld
+from fw_train.config import TrainConfig
+from fw_train.lora import add_adapters
+from fw_train.optim import AdamW
+from fw_train.parts import world_config
+from fw_train.plan import meta_batch
+from fw_train.resolve import from_mapping
+from fw_train.stages import LOSSES, Batch, _geometry_terms, choose_parameters, idle_parts
+from fw_train.task import halve_frozen
+
+Way = Literal["ours", "plain"]
+_POOL = 1 << 20
+
+
+def build(config: TrainConfig, way: Way) -> FantasyWorld:
+    """The network of a run with cheap random weights, in the types it trains with; idle parts stay on meta."""
+    with torch.device("meta"):
+        world = FantasyWorld(world_config(config.model))
+    add_adapters(world, config.lora, seed=0)
+    choose(world, config, way)
+    if config.compute.frozen_dtype == "bf16":
+        halve_frozen(world)
+    idle = idle_parts(world, config.stage) if way == "ours" else []
+    skipped = {id(p) for part in idle for p in part.parameters()}
+    pool = torch.randn(_POOL, generator=torch.Generator().manual_seed(0))
+    for place, (name, parameter) in enumerate(list(world.named_parameters())):
+        if id(parameter) in skipped:
+            continue
+        size = parameter.numel()
+        value = torch.empty(size, dtype=parameter.dtype)
+        shifted = pool.roll(7919 * place) * (parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.02)
+        for first in range(0, size, _POOL):
+            value[first : first + _POOL] = shifted[: min(_POOL, size - first)]
+        if "norm" in name and name.endswith("weight"):
+            value += 1
+        owner, _, leaf = name.rpartition(".")
+        kept = torch.nn.Parameter(value.view(parameter.shape), requires_grad=parameter.requires_grad)
+        world.get_submodule(owner)._parameters[leaf] = kept
+    for module in world.modules():
+        if isinstance(module, VideoRope | PlaneRope):
+            module.to_empty(device="cpu")  # writes its tables
+    return world.train()
+
+
+def choose(world: FantasyWorld, config: TrainConfig, way: Way) -> None:
+    """Freeze what a way does not train, and set its checkpointing."""
+    choose_parameters(world, config.stage, unfreeze_geometry=config.unfreeze_geometry)
+    world.set_checkpointing(config.compute.activation_checkpointing)
+    if way == "plain":
+        world.video.requires_grad_(True)
+        world.set_checkpointing("full")
+
+
+def random_batch(world: FantasyWorld, config: TrainConfig, size: int) -> Batch:
+    """Samples of the right shapes; depth 1 to 2, everything valid."""
+    g = torch.Generator().manual_seed(1)
+    shapes = meta_batch(world.config, config, size)
+
+    def like(x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=g)
+
+    return Batch(
+        clean=like(shapes.clean),
+        noise=like(shapes.noise),
+        sigma=torch.linspace(0.2, 0.8, size),
+        weight=torch.ones(size),
+        context=like(shapes.context),
+        y=None if shapes.y is None else like(shapes.y),
+        clip_feature=None if shapes.clip_feature is None else like(shapes.clip_feature),
+        plucker=like(shapes.plucker),
+        targets=GeometryTargets(
+            depth=1 + torch.rand(shapes.targets.depth.shape, generator=g),
+            points=like(shapes.targets.points),
+            pose_encoding=like(shapes.targets.pose_encoding),
+            mask=torch.ones(shapes.targets.mask.shape, dtype=torch.bool),
+            weight=torch.ones(shapes.targets.depth.shape),
+        ),
+    )
+
+
+def plain_loss(world: FantasyWorld, batch: Batch, config: TrainConfig) -> Mapping[str, Tensor]:
+    """Stage 1 without the saving: one pass over all blocks, flow and geometry losses."""
+    noisy = add_noise(batch.clean, batch.noise, batch.sigma)
+    out = world(
+        noisy,
+        batch.sigma * TRAIN_STEPS,
+        context=batch.context,
+        y=batch.y,
+        clip_feature=batch.clip_feature,
+        couple=False,
+    )
+    assert out.geometry is not None
+    flow = flow_matching_loss(out.velocity, flow_target(batch.clean, batch.noise), batch.weight)
+    return {"loss": flow + _geometry_terms(out.geometry, batch.targets, config.loss)["loss/geometry"]}
+
+
+def stepper(world: FantasyWorld, config: TrainConfig, way: Way, *, update: bool = True) -> Callable[[], None]:
+    """A function that does one whole step: micro-batches of one batch, clipping, AdamW."""
+    batch = random_batch(world, config, config.batch // config.accumulate)
+    choose(world, config, way)
+    trained = {name: p for name, p in world.named_parameters() if p.requires_grad}
+    adam = AdamW(trained, config.optim) if update else None
+
+    def step() -> None:
+        choose(world, config, way)
+        for parameter in world.parameters():
+            parameter.grad = None
+        for _ in range(config.accumulate):
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.compute.precision == "bf16"):
+                if way == "plain":
+                    loss = plain_loss(world, batch, config)["loss"]
+                else:
+                    loss = LOSSES[config.stage](world, batch, config.loss)["loss"]
+            (loss / config.accumulate).backward()
+        if adam:
+            torch.nn.utils.clip_grad_norm_(list(trained.values()), config.optim.clip_norm)
+            adam.step(config.optim.lr)
+
+    return step
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """One process: build, step, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="JSON file of a TrainConfig")
+    parser.add_argument("--way", choices=("ours", "plain"), default="ours")
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--without-update", action="store_true", help="stop at the gradients")
+    options = parser.parse_args(arguments)
+    config = from_mapping(json.loads(options.config.read_text()))
+    dtype = torch.bfloat16 if config.compute.precision == "bf16" else torch.float32
+    warm = torch.ones(64, 64, dtype=dtype, requires_grad=True)
+    (torch.nn.functional.conv2d(warm[None, None], warm[None, None, :3, :3]).sum() + (warm @ warm).sum()).backward()
+    before = _resident()
+    world = build(config, options.way)
+    step = stepper(world, config, options.way, update=not options.without_update)
+    times = []
+    for _ in range(options.steps):
+        wall, cpu = time.perf_counter(), time.process_time()
+        step()
+        times.append((time.process_time() - cpu, time.perf_counter() - wall))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"times": times, "memory": peak - before, "before": before}))
+
+
+def _resident() -> int:
+    return 1024 * int(next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmRSS")))
+
+
+if __name__ == "__main__":
+    main()
