@@ -137,7 +137,11 @@ def test_a_disk_that_really_refuses_is_the_same_clear_error(store: CheckpointSto
 
 def test_a_saver_writes_beside_the_work_and_says_when_it_is_done(tmp_path: Path) -> None:
     go = threading.Event()
-    saver = Saver(CheckpointStore(tmp_path, on_write=lambda _path: go.wait(10) and None))
+
+    def held_up(_path: Path) -> None:
+        go.wait(10)
+
+    saver = Saver(CheckpointStore(tmp_path, on_write=held_up))
     assert (saver.finished(), saver.wait()) == (None, None)
     saver.start(snapshot(1))
     assert saver.finished() is None

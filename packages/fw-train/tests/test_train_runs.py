@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fw_data.dataset import ClipDataset
@@ -182,6 +184,40 @@ def test_resume_can_go_further_but_not_elsewhere(chain: Path, tmp_path: Path) ->
         resume(run, lambda c: from_mapping({"optim": {"lr": 1.0}}, c), quiet=True)
     assert resume(run, lambda c: from_mapping({"steps": 9}, c), quiet=True).result.step == 9
     assert read_run(run).steps == 9
+
+
+def test_sampled_worlds_show_truth_and_result_and_leave_the_run_as_it_was(
+    chain: Path, dataset: Path, mini: Path, tmp_path: Path
+) -> None:
+    words: dict[str, Any] = {"init": str(chain / "stage1" / "export"), "steps": 3}
+    every = {"log": 2, "validate": 3, "checkpoint": 2, "sample": 2}
+    drawn = configure("stage2", dataset, mini, tmp_path / "drawn", **words, every=every, sampling={"steps": 2})
+    train(drawn, quiet=True)
+    assert hashes(tmp_path / "drawn") == hashes(chain / "stage2")
+    pictures = sorted((tmp_path / "drawn" / "samples").iterdir())
+    assert [p.name for p in pictures] == ["step-00000002.png", "step-00000003.png"]
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (5 * 48, 2 * 4 * 32)  # two clips are held out: five frames and four rows each
+        pixels = np.asarray(picture).astype(float)
+    truth, made = pixels[:32], pixels[32:64]
+    assert np.abs(truth[:, :48] - made[:, :48]).mean() < np.abs(truth[:, :48] - made[:, 96:144]).mean()
+    assert pixels[64:96].std() > 0
+
+
+def test_frozen_weights_in_half_precision_leave_as_they_came(
+    chain: Path, dataset: Path, mini: Path, tmp_path: Path
+) -> None:
+    words: dict[str, Any] = {"init": str(chain / "stage1"), "steps": 2}
+    compute = {"precision": "bf16", "frozen_dtype": "bf16", "threads": 1}
+    train(configure("stage2", dataset, mini, tmp_path / "half", **words, compute=compute), quiet=True)
+    train(configure("stage2", dataset, mini, tmp_path / "exact", **words), quiet=True)
+    before, after = weights(chain / "stage1" / "export"), weights(tmp_path / "half" / "export")
+    world = load_world(tmp_path / "half" / "export")
+    frozen = [name for name in before if world.parameter_group(name) != "coupling"]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert losses(tmp_path / "half")[-1] == pytest.approx(losses(tmp_path / "exact")[-1], rel=0.05)
+    with pytest.raises(ConfigError, match=r"frozen_dtype = bf16 needs compute\.precision = bf16"):
+        configure("stage2", dataset, mini, tmp_path, compute={"frozen_dtype": "bf16"}).check()
 
 
 def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

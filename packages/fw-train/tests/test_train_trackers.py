@@ -52,13 +52,14 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], FakeRun
 def test_weights_and_biases_gets_what_the_log_gets(
     config: TrainConfig, regression: Any, wandb: list[tuple[dict[str, Any], FakeRun]]
 ) -> None:
-    assert config.out is not None
+    out = config.out
+    assert out is not None
     every = dataclasses.replace(config.every, sample=12)
     steady = dataclasses.replace(config.optim, schedule="constant")  # so that it may be made longer
     config = dataclasses.replace(config, wandb="worlds", every=every, optim=steady)
-    ctx = Context(store=CheckpointStore(config.out / "checkpoints"), device=torch.device("cpu"))
-    run(config, regression(), ctx, out=config.out, quiet=True)
-    run(dataclasses.replace(config, steps=25), regression(), ctx, out=config.out, quiet=True)
+    ctx = Context(store=CheckpointStore(out / "checkpoints"), device=torch.device("cpu"))
+    run(config, regression(), ctx, out=out, quiet=True)
+    run(dataclasses.replace(config, steps=25), regression(), ctx, out=out, quiet=True)
     (first, one), (second, two) = wandb
     assert (first["project"], first["name"], first["resume"]) == ("worlds", "run", "allow")
     assert first["config"]["optim"]["lr"] == 0.02

@@ -8,7 +8,7 @@ Axes: F frames, H W pixels.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -76,8 +76,8 @@ def _generate(task: "WorldTask", record: ClipRecord, sample: Sample, first: UInt
     pipeline = WorldPipeline(
         task.world,
         parts.autoencoder,
-        cast(Any, _KnownTexts(task)),
-        image_encoder=None if sample.image_tokens is None else cast(ClipImageEncoder, _KnownPicture(sample)),
+        _KnownTexts(task),
+        image_encoder=None if sample.image_tokens is None else _KnownPicture(sample.image_tokens),
         sampling=parts.sampling,
         device=task.device,
     )
@@ -95,7 +95,7 @@ def _generate(task: "WorldTask", record: ClipRecord, sample: Sample, first: UInt
 
 
 class _KnownTexts:
-    """Stands for the text encoder: embeddings that the run has at hand."""
+    """A text encoder of embeddings that the run has at hand."""
 
     def __init__(self, task: "WorldTask") -> None:
         video = task.world.config.video
@@ -104,22 +104,33 @@ class _KnownTexts:
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "b l d"]:
         return torch.stack([self.task.text(prompt) for prompt in prompts])
 
-    def to(self, _device: object) -> "_KnownTexts":
+    def spec(self) -> dict[str, Any]:
+        return self.task.parts.text_encoder.spec()
+
+    def to(self, device: torch.device | str) -> "_KnownTexts":
+        """The embeddings are where the run computes already."""
+        del device
         return self
 
+    def free(self) -> None:
+        """There is nothing to drop."""
 
-class _KnownPicture:
-    """Stands for the picture encoder: the tokens of the one first frame."""
 
-    def __init__(self, sample: Sample) -> None:
-        self.sample = sample
+class _KnownPicture(ClipImageEncoder):
+    """A picture encoder of the one first frame whose tokens the run has at hand."""
 
-    def encode(self, _image: Tensor) -> Float[Tensor, "1 l d"]:
-        assert self.sample.image_tokens is not None
-        return self.sample.image_tokens[None]
+    def __init__(self, tokens: Float[Tensor, "l d"]) -> None:
+        self.tokens = tokens
 
-    def to(self, _device: object) -> "_KnownPicture":
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b l d"]:
+        return self.tokens.expand(image.shape[0], -1, -1)
+
+    def to(self, device: torch.device | str) -> "_KnownPicture":
+        self.tokens = self.tokens.to(device)
         return self
+
+    def free(self) -> None:
+        """There is nothing to drop."""
 
 
 def _pixels(video: Float[Tensor, "F 3 H W"]) -> UInt8[np.ndarray, "F H W 3"]:
