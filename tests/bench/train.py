@@ -146,7 +146,8 @@ def _gradients(run: Callable[..., Tensor], *inputs: Tensor) -> None:
 
 def _seconds(run: Callable[[], object], budget_s: float = 0.3) -> float:
     """Median processor time of a call, after two that warm up."""
-    run(), run()
+    for _ in range(2):
+        run()
     seen: list[float] = []
     end = time.process_time() + budget_s
     while not seen or time.process_time() < end:

@@ -61,7 +61,7 @@ def test_bad_files_are_explained(tmp_path: Path, text: str, message: str) -> Non
 
 def test_unknown_sources_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="recipes are: tiny"):
-        load("paper", "stage1")
+        load("somewhere", "stage1")
     with pytest.raises(ConfigError, match=r"nowhere\.toml does not exist"):
         load(str(tmp_path / "nowhere.toml"), "stage1")
 
