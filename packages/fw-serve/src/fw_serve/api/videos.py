@@ -24,7 +24,7 @@ def form_schema() -> dict[str, Any]:
     """The form of a creation, for OpenAPI: the fields of `CreateVideo`, pictures and cameras as files."""
     schema = CreateVideo.model_json_schema(ref_template=_SCHEMAS + "{model}")
     schema.pop("$defs", None)
-    properties = schema["properties"]
+    properties = schema["properties"] = {name: _in_a_form(part) for name, part in schema["properties"].items()}
     properties["input_reference"] = {
         "type": "string", "format": "binary", "description": "The first frame: PNG, JPEG or WebP.",
     }  # fmt: skip
@@ -34,6 +34,13 @@ def form_schema() -> dict[str, Any]:
         "description": "The camera path as a file: our JSON, the released JSON, transforms.json or RealEstate10K text.",
     }  # fmt: skip
     return {**schema, "title": "CreateVideoForm", "required": ["prompt", "input_reference"]}
+
+
+def _in_a_form(part: dict[str, Any]) -> dict[str, Any]:
+    """A field of a form is left out or has a value; it cannot be null."""
+    kinds = [kind for kind in part.get("anyOf", []) if kind.get("type") != "null"]
+    rest = {name: value for name, value in part.items() if name not in ("anyOf", "default") or not kinds}
+    return {**kinds[0], **rest} if kinds else rest
 
 
 _CREATE_BODY = {
@@ -72,21 +79,21 @@ async def create_video(
     return await run_in_threadpool(present, service, job, response)
 
 
-@router.get("", response_model=VideoList, responses=answers(400, 401, 403))
+@router.get("", response_model=VideoList, responses=answers(400, 401, 403, 404))
 def list_videos(
     service: Services,
     caller: Callers,
-    after: Annotated[str | None, Query(description="Id of the last video of the part before.", max_length=60)] = None,
+    after: Annotated[
+        str | None, Query(description="Id of the last video of the part before.", pattern=f"^{_ID.pattern}$")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> VideoList:
     """Your videos, newest first unless asked otherwise."""
-    if after is not None and not _ID.fullmatch(after):
-        raise ApiError(400, "after: not the id of a video", code="invalid_value", param="after")
     try:
         page = service.store.page(caller.owner, after=after, limit=limit, newest_first=order == "desc")
     except UnknownCursorError as error:
-        raise ApiError(400, f"after: {error}", code="invalid_value", param="after") from None
+        raise ApiError(404, f"after: {error}.", code="video_not_found", param="after") from None
     videos = [Video.of(job) for job in page.jobs]
     ends = (videos[0].id, videos[-1].id) if videos else (None, None)
     return VideoList(data=videos, first_id=ends[0], last_id=ends[1], has_more=page.has_more)
