@@ -1,7 +1,7 @@
 """Hours of use in minutes: thousands of odd requests, thousands of jobs, and the figures of the service.
 
     python -m tests.chaos.serve figures            time to ready, memory, create and poll times
-    python -m tests.chaos.serve soak --jobs 2000   stub jobs one after another; memory and open files must not grow
+    python -m tests.chaos.serve soak --jobs 2000   stub jobs; memory and open files must not grow
     python -m tests.chaos.serve fuzz --cases 5000  Schemathesis against the description, all checks
 
 Each starts a server with the stub engine of packages/fw-serve/tests. Exit code 1 if something is not as promised.
@@ -25,6 +25,8 @@ sys.path.append(str(TESTS))
 
 from server_process import Server, wait_until  # type: ignore[import-not-found]  # noqa: E402
 
+BATCH = 25
+"""Jobs of the soak that are queued at a time."""
 MAX_GROWTH_MB = 5.0
 MAX_READY_S = 2.5
 MAX_MEMORY_MB = 120.0
@@ -116,16 +118,17 @@ def soak(server: Server, jobs: int) -> list[str]:
     server.start()
     content, pid = picture(), server.pid
     readings = []
-    for number in range(jobs):
-        video = server.create(f"steps=1 number {number}", content).json()["id"]
-        end = server.finished(video)
-        assert end["status"] == "completed", end
-        if number % 10 == 0:
-            assert server.http.get(f"/v1/videos/{video}/content").status_code == 200
-        server.http.delete(f"/v1/videos/{video}")
-        if number % max(1, jobs // 20) == 0:
+    for first in range(0, jobs, BATCH):
+        batch = [
+            server.create(f"steps=1 number {first + n}", content).json()["id"] for n in range(min(BATCH, jobs - first))
+        ]
+        assert server.finished(batch[-1])["status"] == "completed"
+        for video in batch:
+            assert server.finished(video)["status"] == "completed"
+            server.http.delete(f"/v1/videos/{video}")
+        if first // BATCH % max(1, jobs // BATCH // 20) == 0:
             readings.append((memory_mb(pid), open_files(pid)))
-            print(f"{number}: {readings[-1][0]:.1f} MB, {readings[-1][1]} files", flush=True)
+            print(f"{first + len(batch)}: {readings[-1][0]:.1f} MB, {readings[-1][1]} files", flush=True)
     settled = readings[2:] or readings
     growth = memory_mb(pid) - settled[0][0]
     files = open_files(pid) - settled[0][1]

@@ -1,7 +1,6 @@
 """A server with the stub engine, as a process that tests can kill: run_server.py SETTINGS.json
 
-SETTINGS: data, port, database (optional), workers, journal, lease_s, keys, limits, job_timeout_s,
-engine and its options (instead of the stub).
+SETTINGS: data, port, database (optional), workers, journal, lease_s, keys, limits, job_timeout_s.
 """
 
 import json
@@ -31,8 +30,8 @@ def main() -> None:
         database=database,
         data=str(data),
         name="",
-        engine=given.get("engine", "stub_engine:load"),
-        options=given.get("options", {"journal": given.get("journal")}),
+        engine="stub_engine:load",
+        options={"journal": given.get("journal")},
         lease_s=given.get("lease_s", 5.0),
         job_timeout_s=given.get("job_timeout_s"),
         poll_s=0.02,

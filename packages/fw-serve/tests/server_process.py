@@ -33,10 +33,10 @@ def free_port() -> int:
 
 
 class Server:
-    """A server process and a client of it."""
+    """A server process with the stub engine, or with a checkpoint, and a client of it."""
 
-    def __init__(self, folder: Path, **settings):
-        self.folder = folder
+    def __init__(self, folder: Path, *, checkpoint: Path | None = None, **settings):
+        self.folder, self.checkpoint = folder, checkpoint
         folder.mkdir(exist_ok=True)
         self.journal = folder / "journal"
         self.settings = {"data": str(folder / "data"), "journal": str(self.journal), "port": free_port(), **settings}
@@ -51,7 +51,12 @@ class Server:
         file = self.folder / "settings.json"
         file.write_text(json.dumps(self.settings))
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, HERE / "run_server.py", file], stderr=log, stdout=log)
+            command = [sys.executable, HERE / "run_server.py", file]
+            if self.checkpoint is not None:  # the real thing, as people start it
+                port = str(self.settings["port"])
+                command = [sys.executable, "-m", "fw_serve.cli", "up", self.checkpoint, "--port", port]
+                command += ["--data", self.settings["data"], "--device", "cpu"]
+            self.process = subprocess.Popen(command, stderr=log, stdout=log)
         path = "/readyz" if ready else "/livez"
         wait_until(lambda: self.http.get(path).status_code == 200, what=f"{path} of {self.folder}")
         return self

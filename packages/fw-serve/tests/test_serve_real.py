@@ -1,4 +1,4 @@
-"""Once with a real pipeline: a small model with random weights, from the openai client to every file of the result."""
+"""`fw-serve up` once for real: a small model with random weights, from the openai client to every file of a result."""
 
 import io
 import json
@@ -43,12 +43,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def real(checkpoint, tmp_path_factory, module_server):
-    options = {
-        "checkpoint": str(checkpoint), "name": None, "device": "cpu", "dtype": None, "offload": "none",
-        "compile_blocks": False,
-    }  # fmt: skip
-    engine = {"engine": "fw_serve.worker.world_engine:load", "options": options}
-    return module_server(tmp_path_factory.mktemp("real"), **engine)
+    return module_server(tmp_path_factory.mktemp("real"), checkpoint=checkpoint)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from queue import LifoQueue
 
-DEADLINE_S = 10.0
+DEADLINE_S = 20.0
 """A picture that takes longer to decode is refused."""
 
 RECYCLE_AFTER = 500
