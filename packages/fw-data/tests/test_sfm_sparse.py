@@ -13,7 +13,7 @@ from fw_data.annotators.sfm.features import Features
 from fw_data.annotators.sfm.focal import guess_focal_px
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching import PairMatches, verify_pair
-from fw_data.annotators.sfm.reversal import likelier_of_both, reverse
+from fw_data.annotators.sfm.reversal import candidates, likeliest, reverse
 from fw_data.annotators.sfm.rolling_shutter import estimate_readout, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.views import choose_sources, depth_limits
@@ -115,8 +115,17 @@ def test_a_reversed_start_is_found_out_and_a_right_one_stays() -> None:
     right = adjust(perturbed(truth), loss_px=1.0, max_iterations=100, threads=1)
     wrong = adjust(reverse(right), loss_px=1.0, max_iterations=100, threads=1)
     assert centre_error(wrong, truth) > 0.05  # more steps do not lead out of it
-    assert centre_error(likelier_of_both(wrong, threads=1), truth) < 0.01
-    assert likelier_of_both(right, threads=1) is right
+    found = likeliest([wrong, candidates(wrong, threads=1)[1]])
+    assert centre_error(found, truth) < 0.01
+    assert candidates(right, threads=1) == [right]
+
+
+def test_fewer_observations_are_no_smaller_residuals() -> None:
+    scene = make_scene(noise_px=0.5)
+    few = drop_outliers(scene, max_error_px=0.5)
+    assert len(few.obs_xy) < len(scene.obs_xy)
+    assert np.median(residuals_px(few)) < np.median(residuals_px(scene))
+    assert likeliest([few, scene]) is scene
 
 
 def test_outliers_are_dropped_and_nothing_else() -> None:

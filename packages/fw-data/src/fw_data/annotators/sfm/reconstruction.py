@@ -22,7 +22,7 @@ from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching import PairMatches, match_keyframes
 from fw_data.annotators.sfm.refinement import refine_observations
 from fw_data.annotators.sfm.resection import pose_remaining_frames
-from fw_data.annotators.sfm.reversal import likelier_of_both
+from fw_data.annotators.sfm.reversal import candidates, likeliest
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.workers import map_parallel
 
@@ -77,17 +77,25 @@ def reconstruct(
     scene = _map(features, pairs, keyframes, motion, config)
     refusals.check_parallax(scene, config.min_triangulation_angle_deg)
     report("adjusting", 0.0)
-    scene = pose_remaining_frames(scene, gray, config.seed)
-    refusals.check_posed(scene.posed, config.min_posed_fraction)
-    scene = polish(scene, gray, motion, config, lambda part: report("adjusting", part))
+    ways = candidates(scene, config.threads)
+    finished = []
+    for turn, way in enumerate(ways):
+        way = pose_remaining_frames(way, gray, config.seed)
+        if way.posed.mean() >= config.min_posed_fraction or not finished:
+            refusals.check_posed(way.posed, config.min_posed_fraction)
+            done = turn / len(ways)
+            finished.append(
+                polish(way, gray, motion, config, lambda part, done=done: report("adjusting", done + part / len(ways)))
+            )
+    scene = likeliest(finished)
     refusals.check_posed(scene.posed, config.min_posed_fraction)
     refusals.check_parallax(scene, config.min_triangulation_angle_deg)
-    candidates = sum(pair.candidates for pair in pairs)
+    matches = sum(pair.candidates for pair in pairs)
     return Reconstruction(
         scene=scene,
         motion=motion,
         keyframes=keyframes,
-        match_inlier_fraction=sum(len(pair.indices) for pair in pairs) / max(candidates, 1),
+        match_inlier_fraction=sum(len(pair.indices) for pair in pairs) / max(matches, 1),
     )
 
 
@@ -130,7 +138,7 @@ def _map(
     The focal length stands still while the model grows and is set free at the end: a free one runs away in the first,
     weakest views. Two first pairs are always tried, as one may have fallen for a moving thing or for the other of the
     two motions that explain a plane; further focal lengths only when no start poses all key frames with a focal length
-    that then stays near. The smallest residuals for the part of the frames that is posed win, over the reverse too.
+    that then stays near. The smallest residuals for the part of the frames that is posed win.
     """
     guess = guess_focal_px(features, pairs, config.seed)
     long_side = max(features[0].size)
@@ -152,4 +160,4 @@ def _map(
         settled |= bool(scene.posed.sum() == len(keyframes) and abs(np.log(scene.focal_px / start)) < NEAR_GUESS)
     if not found:
         raise refusals.nothing_mapped(pairs, motion)
-    return likelier_of_both(min(found, key=lambda item: item[0])[1], config.threads)
+    return min(found, key=lambda item: item[0])[1]
