@@ -146,10 +146,11 @@ def fuzz(server: Server, cases: int) -> list[str]:
     video = server.create("x", picture()).json()["id"]
     server.finished(video)
     (server.folder / "schemathesis.toml").write_text(FUZZ_SETTINGS.replace("VIDEO", video))
+    examples = str(max(10, 2 * cases // operations))  # some operations have few different requests
     command = [
         str(Path(sys.executable).parent / "schemathesis"),
         "--config-file", str(server.folder / "schemathesis.toml"), "run", f"{server.url}/openapi.json",
-        "--checks", "all", "--max-examples", str(max(10, cases // operations)), "--phases", "examples,coverage,fuzzing",
+        "--checks", "all", "--max-examples", examples, "--phases", "examples,coverage,fuzzing",
         "--exclude-path-regex", "/events$", "--request-timeout", "30",
     ]  # fmt: skip
     done = subprocess.run(command, check=False)

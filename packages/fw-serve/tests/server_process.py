@@ -40,7 +40,7 @@ class Server:
         folder.mkdir(exist_ok=True)
         self.journal = folder / "journal"
         self.settings = {"data": str(folder / "data"), "journal": str(self.journal), "port": free_port(), **settings}
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.settings['port']}", timeout=30)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.settings['port']}", timeout=120)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -8,6 +8,7 @@ import pytest
 from server_process import wait_until
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_service_loses_no_job_and_completes_none_twice(make_server, picture, tmp_path):
     server = make_server(lease_s=2.0).start()
     gate = tmp_path / "gate"
@@ -26,6 +27,7 @@ def test_kill_9_of_the_service_loses_no_job_and_completes_none_twice(make_server
     assert all(server.http.get(f"/v1/videos/{video}/content").status_code == 200 for video in ids)
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_worker_in_mid_step_repeats_the_job_and_the_service_answers_throughout(
     make_server, picture, tmp_path
 ):
@@ -43,6 +45,7 @@ def test_kill_9_of_the_worker_in_mid_step_repeats_the_job_and_the_service_answer
     assert server.worker_pids() != [worker]
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_every_worker_fails_alone(make_server, picture):
     server = make_server().start()
     bad, good = (server.create(prompt, picture).json()["id"] for prompt in ("crash", "good"))
@@ -99,6 +102,7 @@ def test_a_waiting_job_is_cancelled_at_once(server, picture, tmp_path):
     assert "begin never" not in server.lines()
 
 
+@pytest.mark.slow
 def test_stopping_gives_the_running_job_back(make_server, picture, tmp_path):
     server = make_server().start()
     video = server.create("steps=40 pause=0.05", picture).json()["id"]
@@ -110,6 +114,7 @@ def test_stopping_gives_the_running_job_back(make_server, picture, tmp_path):
     assert (end["status"], end["attempts"]) == ("completed", 1)
 
 
+@pytest.mark.slow
 def test_a_job_that_takes_too_long_fails_and_the_next_one_runs(make_server, picture, tmp_path):
     server = make_server(job_timeout_s=1.0, lease_s=1.0).start()
     stuck, good = (server.create(p, picture).json()["id"] for p in (f"hold={tmp_path / 'never'}", "good"))
@@ -117,6 +122,7 @@ def test_a_job_that_takes_too_long_fails_and_the_next_one_runs(make_server, pict
     assert server.finished(good)["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_two_hundred_at_once_on_a_queue_of_32(make_server, picture, tmp_path):
     server = make_server(limits={"queue": 32}).start()
     running = server.create(f"hold={tmp_path / 'gate'}", picture).json()["id"]
@@ -130,6 +136,7 @@ def test_two_hundred_at_once_on_a_queue_of_32(make_server, picture, tmp_path):
     assert len(inputs) == 33, "a refused job leaves no files"
 
 
+@pytest.mark.slow
 def test_two_replicas_share_one_postgresql(make_server, picture, postgres, tmp_path):
     data = str(tmp_path / "shared")
     one, two = (make_server(name, database=postgres, data=data).start() for name in ("one", "two"))

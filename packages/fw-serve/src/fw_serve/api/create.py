@@ -11,7 +11,6 @@ from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from fw_serve.api.errors import ApiError, invalid
@@ -66,13 +65,24 @@ async def read_body(request: Request) -> Body:
         return await _form_body(form)
 
 
-async def create(service: Service, caller: Caller, body: Body, idempotency_key: str | None) -> tuple[Job, bool]:
+def create(service: Service, caller: Caller, body: Body, idempotency_key: str | None) -> tuple[Job, bool]:
     """Check everything and queue the job; returns it, and whether it is new. Raises ApiError."""
     if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
         raise ApiError(
             400, "Idempotency-Key has 1 to 255 visible ASCII signs.", code="invalid_value", param="Idempotency-Key"
         )  # fmt: skip
-    return await run_in_threadpool(_create, service, caller, body, idempotency_key)
+    fields = body.fields
+    card = service.model(fields.model)
+    request, camera = resolve(body, card, service.settings.limits)
+    image = _image(service, body)
+    new = NewJob(
+        id=new_id(),
+        owner=caller.owner,
+        request=request,
+        idempotency_key=idempotency_key,
+        fingerprint=body.fingerprint() if idempotency_key else "",
+    )
+    return enqueue(service, caller, new, {"image.png": image, "camera.json": camera.model_dump_json().encode()})
 
 
 def enqueue(service: Service, caller: Caller, new: NewJob, files: dict[str, bytes]) -> tuple[Job, bool]:
@@ -111,21 +121,6 @@ def parse_size(size: str) -> tuple[int, int]:
     """Columns and rows of WIDTHxHEIGHT, whose form was checked."""
     width, _, height = size.partition("x")
     return int(width), int(height)
-
-
-def _create(service: Service, caller: Caller, body: Body, idempotency_key: str | None) -> tuple[Job, bool]:
-    fields = body.fields
-    card = service.model(fields.model)
-    request, camera = resolve(body, card, service.settings.limits)
-    image = _image(service, body)
-    new = NewJob(
-        id=new_id(),
-        owner=caller.owner,
-        request=request,
-        idempotency_key=idempotency_key,
-        fingerprint=body.fingerprint() if idempotency_key else "",
-    )
-    return enqueue(service, caller, new, {"image.png": image, "camera.json": camera.model_dump_json().encode()})
 
 
 def resolve(body: Body, card: ModelCard, limits: Limits) -> tuple[WorldRequest, CameraPath]:

@@ -64,19 +64,23 @@ _CREATE_BODY = {
 @router.post("", response_model=Video, openapi_extra=_CREATE_BODY, responses=answers(400, 401, 403, 413, 422, 429, 503))
 async def create_video(
     request: Request,
-    response: Response,
     service: Services,
     caller: Callers,
     idempotency_key: Annotated[
         str | None, Header(description="A second request of this name gives the same job.")
     ] = None,
-) -> Video:
+) -> Response:
     """Queue a world: a picture, a prompt, a camera path."""
     body = await creation.read_body(request)
-    job, fresh = await creation.create(service, caller, body, idempotency_key)
-    if not fresh:
-        response.headers["Idempotent-Replayed"] = "true"
-    return await run_in_threadpool(present, service, job, response)
+
+    def work() -> Response:
+        job, fresh = creation.create(service, caller, body, idempotency_key)
+        answer = present(service, job)
+        if not fresh:
+            answer.headers["Idempotent-Replayed"] = "true"
+        return answer
+
+    return await run_in_threadpool(work)
 
 
 @router.get("", response_model=VideoList, responses=answers(400, 401, 403, 404))
@@ -100,9 +104,9 @@ def list_videos(
 
 
 @router.get("/{video_id}", response_model=Video, responses=answers(401, 403, 404))
-def get_video(video_id: str, response: Response, service: Services, caller: Callers) -> Video:
+def get_video(video_id: str, service: Services, caller: Callers) -> Response:
     """One video. While it is not finished, the header openai-poll-after-ms says when to ask again."""
-    return present(service, job_of(service, caller, video_id), response)
+    return present(service, job_of(service, caller, video_id))
 
 
 @router.delete("/{video_id}", response_model=VideoDeleted, responses=answers(401, 403, 404))
@@ -115,17 +119,17 @@ def delete_video(video_id: str, service: Services, caller: Callers) -> VideoDele
 
 
 @router.post("/{video_id}/cancel", response_model=Video, responses=answers(401, 403, 404))
-def cancel_video(video_id: str, response: Response, service: Services, caller: Callers) -> Video:
+def cancel_video(video_id: str, service: Services, caller: Callers) -> Response:
     """Stop a video before its next denoising step: it fails with code `cancelled`. A finished one stays as it is."""
     job_of(service, caller, video_id)
     job = service.store.cancel(video_id, caller.owner)
     if job is None:
         raise not_found(video_id)
-    return present(service, job, response)
+    return present(service, job)
 
 
 @router.post("/{video_id}/remix", response_model=Video, responses=answers(400, 401, 403, 404, 413, 429))
-def remix_video(video_id: str, body: Remix, response: Response, service: Services, caller: Callers) -> Video:
+def remix_video(video_id: str, body: Remix, service: Services, caller: Callers) -> Response:
     """The same picture, camera path and settings with another prompt."""
     source = job_of(service, caller, video_id)
     try:
@@ -135,7 +139,7 @@ def remix_video(video_id: str, body: Remix, response: Response, service: Service
     request = source.request.model_copy(update={"prompt": body.prompt})
     new = NewJob(id=creation.new_id(), owner=caller.owner, request=request, remixed_from=source.id)
     job, _ = creation.enqueue(service, caller, new, files)
-    return present(service, job, response)
+    return present(service, job)
 
 
 def job_of(service: Service, caller: Caller, video_id: str) -> Job:
@@ -146,10 +150,12 @@ def job_of(service: Service, caller: Caller, video_id: str) -> Job:
     return job
 
 
-def present(service: Service, job: Job, response: Response) -> Video:
-    """A job as an answer, with the header that paces the client."""
+def present(service: Service, job: Job) -> Response:
+    """A job as an answer, with the header that paces the client.
+
+    Written out here: FastAPI would check and write the same model again, in a thread of its own.
+    """
     position = service.store.position(job) if job.status == "queued" else None
     pause = service.poll_after_ms(job, position)
-    if pause is not None:
-        response.headers["openai-poll-after-ms"] = str(pause)
-    return Video.of(job, position)
+    headers = {} if pause is None else {"openai-poll-after-ms": str(pause)}
+    return Response(Video.of(job, position).model_dump_json(), media_type="application/json", headers=headers)

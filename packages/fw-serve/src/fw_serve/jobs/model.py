@@ -3,7 +3,6 @@
 Times are seconds since 1970 (float). Sizes are pixels.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -161,6 +160,6 @@ class Job:
 def job_of_row(row: Any) -> Job:
     """A job from a row of the jobs table."""
     values = dict(row._mapping)
-    request = WorldRequest.model_validate(json.loads(values.pop("request")))
+    request = WorldRequest.model_validate_json(values.pop("request"))
     fields = Job.__dataclass_fields__
     return Job(request=request, **{name: value for name, value in values.items() if name in fields})

@@ -153,7 +153,7 @@ def _prepare_sqlite(engine: Engine) -> None:
             f"busy_timeout={BUSY_TIMEOUT_MS}",
             "journal_mode=WAL",
             "synchronous=FULL",
-            "foreign_keys=ON",
+            "cache_size=-512",  # kB a connection; the operating system caches the file for all of them
         ):
             connection.execute(f"PRAGMA {pragma}")
 
