@@ -54,13 +54,16 @@ unit: env ## pytest, all of it, a process per core
 coverage: env ## pytest with line and branch coverage
 	@$(RUN) pytest --cov --cov-report=term
 
-bench: bench-data bench-model ## every bench; figures go into bench/
+bench: bench-data bench-model bench-train ## every bench; figures go into bench/
 
 bench-data: env ## reading against npz folders and webdataset, annotate by stage, the depth codec
 	@$(RUN) python -m tests.bench.data --out bench
 
 bench-model: env ## the model against diffusers, side by side (idle machine, 15 GB of memory; BENCH="--blocks 4 --pairs 2" for less)
 	@OMP_NUM_THREADS=$(shell nproc) OMP_WAIT_POLICY=PASSIVE $(RUN) python -m tests.bench.model --out bench $(BENCH)
+
+bench-train: env ## what stage 1 saves against the plain way, and fw-train plan against measured steps (idle machine)
+	@$(RUN) python -m tests.bench.train --out bench
 
 clean: ## remove what the commands above made
 	rm -rf .venv .tools uv.lock demo bench .pytest_cache .ruff_cache .hypothesis htmlcov .coverage

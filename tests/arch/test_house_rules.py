@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for room in ("packages", "apps") for path in (ROOT / room).glob("*/src/**/*.py"))
 PICKLE_READER = "packages/fw-model/src/fw_model/convert"
-CLIS = {"fw_app.cli": "fw", "fw_data.cli": "fw-data", "fw_train.cli": "fw-train"}
+CLIS = {"fw_app.cli": "fw", "fw_data.cli": "fw-data", "fw_serve.cli": "fw-serve", "fw_train.cli": "fw-train"}
 
 
 def relative(path: Path) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from fw_data.annotators.sfm import refusals
 from fw_data.annotators.sfm.bundle import adjust, drop_outliers
@@ -32,6 +33,8 @@ MIN_MAPPED = 0.4
 STARTS = ((1.0, 0), (1.0, 1), (0.75, 0), (1.35, 0), (1.8, 0))
 """Factor on the guessed focal length, and rank of the first pair."""
 MIN_STARTS = 2
+TRIAL_POINTS = 300
+"""Scene points whose positions are refined to tell a scene from its twin."""
 NEAR_GUESS = 0.2
 """Of the focal length, as a logarithm: a start that ends further away was in the wrong valley."""
 
@@ -77,17 +80,10 @@ def reconstruct(
     scene = _map(features, pairs, keyframes, motion, config)
     refusals.check_parallax(scene, config.min_triangulation_angle_deg)
     report("adjusting", 0.0)
-    ways = candidates(scene, config.threads)
-    finished = []
-    for turn, way in enumerate(ways):
-        way = pose_remaining_frames(way, gray, config.seed)
-        if way.posed.mean() >= config.min_posed_fraction or not finished:
-            refusals.check_posed(way.posed, config.min_posed_fraction)
-            done = turn / len(ways)
-            finished.append(
-                polish(way, gray, motion, config, lambda part, done=done: report("adjusting", done + part / len(ways)))
-            )
-    scene = likeliest(finished)
+    ways = [pose_remaining_frames(way, gray, config.seed) for way in candidates(scene, config.threads)]
+    scene = _likelier(ways, gray, config) if len(ways) > 1 else ways[0]
+    refusals.check_posed(scene.posed, config.min_posed_fraction)
+    scene = polish(scene, gray, motion, config, lambda part: report("adjusting", part))
     refusals.check_posed(scene.posed, config.min_posed_fraction)
     refusals.check_parallax(scene, config.min_triangulation_angle_deg)
     matches = sum(pair.candidates for pair in pairs)
@@ -112,17 +108,40 @@ def polish(
     """
     image = torch.from_numpy(gray).float() / 255
     threads = config.threads
-    scene = adjust(drop_outliers(scene, max_error_px=6.0), loss_px=1.0, max_iterations=15, threads=threads)
+    scene = _settle(scene, threads)
     for turn in range(config.refine_rounds):
         report(turn / config.refine_rounds)
-        scene = refine_observations(
+        scene = _refine(
             scene, image, max_shift_px=8.0 if turn == 0 else 4.0, max_points=config.refine_points, threads=threads
         )
-        scene = adjust(drop_outliers(scene, max_error_px=6.0), loss_px=2 * LOSS_PX, max_iterations=20, threads=threads)
-        scene = drop_outliers(scene, max_error_px=2.5)
         if _is_continuous(motion):
             scene = fit_shutter(scene, threads)
     return settle_focal(fit_lens(adjust(scene, loss_px=LOSS_PX, threads=threads), threads), threads)
+
+
+def _likelier(ways: list[SparseScene], gray: UInt8[np.ndarray, "f h w"], config: SfmConfig) -> SparseScene:
+    """The one of a scene and its twin that one refinement of some points speaks for."""
+    image = torch.from_numpy(gray).float() / 255
+    threads = config.threads
+    tried = [
+        _refine(_settle(way, threads), image, max_shift_px=8.0, max_points=TRIAL_POINTS, threads=threads)
+        for way in ways
+    ]
+    chosen = likeliest(tried)
+    return next(way for way, trial in zip(ways, tried, strict=True) if trial is chosen)
+
+
+def _settle(scene: SparseScene, threads: int) -> SparseScene:
+    return adjust(drop_outliers(scene, max_error_px=6.0), loss_px=1.0, max_iterations=15, threads=threads)
+
+
+def _refine(
+    scene: SparseScene, image: Float[Tensor, "f h w"], *, max_shift_px: float, max_points: int, threads: int
+) -> SparseScene:
+    """Positions below one pixel, an adjustment to them, and without what does not fit then."""
+    scene = refine_observations(scene, image, max_shift_px=max_shift_px, max_points=max_points, threads=threads)
+    scene = adjust(drop_outliers(scene, max_error_px=6.0), loss_px=2 * LOSS_PX, max_iterations=20, threads=threads)
+    return drop_outliers(scene, max_error_px=2.5)
 
 
 def _is_continuous(motion: Motion) -> bool:

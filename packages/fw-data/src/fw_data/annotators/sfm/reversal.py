@@ -2,8 +2,8 @@
 
 Seen from far away, a relief and its inside-out twin look the same under cameras that turn the other way (the Necker
 reversal; under parallel projection the two are exactly alike). A reconstruction that grew from the wrong one stays
-there, since every step between them fits worse. Matches of key frames are too coarse to tell the two apart, so a twin
-that fits nearly as well goes all the way, and the smaller residuals win in the end.
+there, since every step between them fits worse. Matches of key frames are too coarse to tell the two apart; positions
+below one pixel do, so both are refined a little where the twin fits nearly as well, and the smaller residuals win.
 """
 
 from dataclasses import replace
