@@ -20,7 +20,7 @@ uv.lock: $(filter .tools/bin/uv,$(UV)) pyproject.toml $(wildcard packages/*/pypr
 	@touch uv.lock
 
 env: uv.lock ## create or update the environment (.venv)
-	@$(UV) sync --frozen --all-packages --quiet
+	@$(UV) sync --frozen --all-packages --quiet --compile-bytecode
 
 demo: env ## toy videos -> annotate -> train -> generate -> demo/report.html (about 6 minutes on 2 cores)
 	@$(RUN) fw demo --out demo
