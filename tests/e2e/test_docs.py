@@ -135,7 +135,8 @@ def _anchors(document: Path) -> set[str]:
 
 
 def _check_command(words: list[str], line: str) -> None:
-    subcommands = [word for word in words[1:2] if not word.startswith("-")]
+    depth = 3 if words[:2] == ["fw-serve", "key"] else 2
+    subcommands = [word for word in words[1:depth] if not word.startswith("-")]
     text = _help(words[0], *subcommands)
     for option in (word.split("=")[0] for word in words if word.startswith("--")):
         assert re.search(rf"{re.escape(option)}\b", text), f"{option} is not an option of: {line}"

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import httpx
 import pytest
@@ -86,7 +87,11 @@ def test_following_survives_a_lost_stream(server, picture, tmp_path):
             return whole(video_id)
 
         client._events = once
-        assert client.wait(video.id).status == "completed"
+        ended: list[str] = []
+        waiting = threading.Thread(target=lambda: ended.append(client.wait(video.id).status), daemon=True)
+        waiting.start()
+        waiting.join(120)  # a stream that never ends is a failure, not a test run that never ends
+        assert ended == ["completed"], client.get(video.id)
         assert broken
 
 

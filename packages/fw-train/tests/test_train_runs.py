@@ -253,7 +253,7 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert "did you mean 'tiny'?" in refuse(["stage1", "tinyy"], capsys)
     assert "CONFIG comes first" in refuse(["stage1", "--init", base], capsys)
     assert "--optim.lr FLOAT" in refuse([*stage1, "--optim.lrr", "1"], capsys)
-    assert "no recipe and no file" in refuse(["stage1", "paper", "--out", str(out)], capsys)
+    assert "no recipe and no file" in refuse(["stage1", "papyrus", "--out", str(out)], capsys)
     assert "is not a run folder" in refuse(["resume", str(tmp_path)], capsys)
     assert not out.exists()
     assert "holds a run already" in refuse([*stage1, "--init", base, "--out", base], capsys)
