@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 
 import httpx
 import pytest
@@ -43,11 +42,13 @@ def test_failures_are_told(client, picture, tmp_path):
     with pytest.raises(ServiceError, match="multiples of 16") as refused:
         client.create(picture, "x", size="50x50")
     assert refused.value.status == 400
-    held = client.create(picture, f"hold={tmp_path / 'never'}")
+    gate = tmp_path / "gate"
+    held = client.create(picture, f"hold={gate}")
     with pytest.raises(ServiceError, match="no files yet"):
         client.download(held.id, "video", tmp_path / "v.mp4")
     assert list(tmp_path.iterdir()) == [], "a broken download leaves nothing"
     assert client.cancel(held.id).error.code == "cancelled"
+    gate.touch()  # the worker may be in this job's first step already
 
 
 def test_requests_are_repeated_when_that_is_safe(picture):
@@ -87,11 +88,7 @@ def test_following_survives_a_lost_stream(server, picture, tmp_path):
             return whole(video_id)
 
         client._events = once
-        ended: list[str] = []
-        waiting = threading.Thread(target=lambda: ended.append(client.wait(video.id).status), daemon=True)
-        waiting.start()
-        waiting.join(120)  # a stream that never ends is a failure, not a test run that never ends
-        assert ended == ["completed"], client.get(video.id)
+        assert client.wait(video.id).status == "completed"
         assert broken
 
 

@@ -207,8 +207,9 @@ def test_checkpointing_and_bf16_save_memory_and_a_batch_costs_it() -> None:
 
     plain = activations()
     assert activations(compute={"activation_checkpointing": "full"}) < plain / 2
-    assert activations(compute={"precision": "bf16"}) < plain
     assert activations(batch=2) == pytest.approx(2 * plain, rel=0.1)
+    # several samples: the bfloat16 copies of the trained weights are as large as what one so small sample saves
+    assert activations(batch=4, compute={"precision": "bf16"}) < 0.8 * activations(batch=4)
 
 
 def test_gpus_and_accumulation_cut_the_batch(mini: Path) -> None:

@@ -4,6 +4,7 @@ Started by `Supervisor` as `python -m fw_serve.worker.process`; its settings com
 which stays open as a lifeline: when it closes, whoever watches over this worker is gone, and it ends.
 """
 
+import contextlib
 import importlib
 import json
 import logging
@@ -172,7 +173,8 @@ class _Pulse(threading.Thread):
         if limit is None or time.monotonic() - followed.since < limit:
             return
         message = f"The job took more than {limit:g} s, the limit of this server."
-        self.worker.store.fail(followed.lease, "timed_out", message, keep_s=self.worker.settings.keep_s)
+        with contextlib.suppress(LeaseLostError):  # cancelled long ago, and still in the same step
+            self.worker.store.fail(followed.lease, "timed_out", message, keep_s=self.worker.settings.keep_s)
         log.error("a job took more than %g s; the worker is replaced", limit)
         os._exit(EXIT_TIMEOUT)
 
