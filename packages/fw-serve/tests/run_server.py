@@ -1,6 +1,7 @@
 """A server with the stub engine, as a process that tests can kill: run_server.py SETTINGS.json
 
-SETTINGS: data, port, database (optional), workers, journal, lease_s, keys, limits, job_timeout_s.
+SETTINGS: data, port, database (optional), workers, journal, files (a folder that every job's result is copied from),
+lease_s, keys, limits, job_timeout_s.
 """
 
 import json
@@ -31,7 +32,7 @@ def main() -> None:
         data=str(data),
         name="",
         engine="stub_engine:load",
-        options={"journal": given.get("journal")},
+        options={"journal": given.get("journal"), "files": given.get("files")},
         lease_s=given.get("lease_s", 5.0),
         job_timeout_s=given.get("job_timeout_s"),
         poll_s=0.02,

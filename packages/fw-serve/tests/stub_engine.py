@@ -28,6 +28,7 @@ FILES = {
     "geometry.npz": b"PK",
     "points.glb": b"glTF",
     "points.ply": b"ply",
+    "points.bin": b"FWPOINTS",
     "cameras.json": b"{}",
     "transforms.json": b"{}",
     "requested_cameras.json": b"{}",
@@ -39,8 +40,9 @@ FILES = {
 class StubEngine:
     """Obeys; writes every attempt and every end to a journal."""
 
-    def __init__(self, journal=None):
+    def __init__(self, journal=None, files=None):
         self.card = CARD
+        self.files = FILES if files is None else {path.name: path.read_bytes() for path in Path(files).iterdir()}
         self.journal = None if journal is None else Path(journal)
         self.recovered = 0
 
@@ -56,7 +58,7 @@ class StubEngine:
             time.sleep(float(word(prompt, "pause", "0")))
             self.note(f"step {prompt}")
             yield Step(stage="denoise", step=step, steps=steps, eta_seconds=float(steps - step))
-        for name, content in FILES.items():
+        for name, content in self.files.items():
             (folder / name).write_bytes(content)
         self.note(f"end {prompt}")
         yield Step(stage="export", step=1, steps=1)
@@ -93,5 +95,5 @@ def word(prompt, name, default):
     return found.group(1) if found else default
 
 
-def load(journal=None):
-    return StubEngine(journal)
+def load(journal=None, files=None):
+    return StubEngine(journal, files)

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/videos", tags=["videos"])
 Variant = Literal[
     "video", "thumbnail", "spritesheet", "depth", "confidence", "geometry", "pointcloud", "cameras", "colmap", "world"
 ]
-Format = Literal["mp4", "webp", "jpg", "zip", "npz", "glb", "ply", "json", "transforms", "requested"]
+Format = Literal["mp4", "webp", "jpg", "zip", "npz", "glb", "ply", "bin", "json", "transforms", "requested"]
 
 FILES: dict[Variant, dict[Format, tuple[str, str]]] = {
     "video": {"mp4": ("video.mp4", "video/mp4")},
@@ -24,7 +24,11 @@ FILES: dict[Variant, dict[Format, tuple[str, str]]] = {
     "depth": {"mp4": ("depth.mp4", "video/mp4"), "zip": ("depth.zip", "application/zip")},
     "confidence": {"mp4": ("confidence.mp4", "video/mp4")},
     "geometry": {"npz": ("geometry.npz", "application/octet-stream")},
-    "pointcloud": {"glb": ("points.glb", "model/gltf-binary"), "ply": ("points.ply", "application/octet-stream")},
+    "pointcloud": {
+        "glb": ("points.glb", "model/gltf-binary"),
+        "ply": ("points.ply", "application/octet-stream"),
+        "bin": ("points.bin", "application/octet-stream"),
+    },
     "cameras": {
         "json": ("cameras.json", "application/json"),
         "transforms": ("transforms.json", "application/json"),

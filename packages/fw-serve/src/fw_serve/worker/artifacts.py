@@ -13,6 +13,7 @@ from PIL import Image
 
 from fw_model.export import export_world, write_depth_video
 from fw_model.result import World
+from fw_serve.worker.points import write_points
 
 THUMBNAIL_PIXELS = 512
 """Longest side of the thumbnail."""
@@ -25,6 +26,7 @@ SHEET_FRAME_PIXELS = 256
 def write_artifacts(world: World, folder: Path) -> None:
     """Write all variants of a result into `folder`: flat files, archives instead of folders."""
     export_world(world, folder)
+    write_points(folder / "points.bin", world)
     # 1 / confidence, so that the warm end of the colours means sure, as it means near in the depth video
     write_depth_video(folder / "confidence.mp4", 1 / world.depth_confidence, world.fps)
     thumbnail = Image.fromarray(world.video[0])
