@@ -13,7 +13,7 @@ import uvicorn
 
 from fw_serve.api.app import create_app
 from fw_serve.jobs.store import JobStore
-from fw_serve.settings import Limits, Settings, WorkerSettings
+from fw_serve.settings import Limits, Scale, Settings, WorkerSettings
 from fw_serve.supervisor import Supervisor
 
 
@@ -22,7 +22,6 @@ def main() -> None:
     data = Path(given["data"])
     data.mkdir(exist_ok=True)
     database = given.get("database") or f"sqlite:///{data / 'jobs.db'}"
-    store = JobStore(database)
     settings = Settings(
         data=data, database=database, keys=given.get("keys", False), limits=Limits(**given.get("limits", {}))
     )
@@ -37,6 +36,13 @@ def main() -> None:
         job_timeout_s=given.get("job_timeout_s"),
         poll_s=0.02,
     )
+    if given.get("engine") == "ray":
+        from fw_serve import ray
+
+        scale = Scale(workers=given.get("workers", 1), replicas=2, cpus_per_worker=0.5)
+        ray.run(settings, worker, scale, host="127.0.0.1", port=given["port"])
+        return
+    store = JobStore(database)
     supervisor = Supervisor(worker, store, [None] * given.get("workers", 1), check_s=0.02)
     uvicorn.run(create_app(settings, store, supervisor), host="127.0.0.1", port=given["port"], log_level="warning")
 

@@ -58,8 +58,13 @@ class Server:
                 command += ["--data", self.settings["data"], "--device", "cpu"]
             self.process = subprocess.Popen(command, stderr=log, stdout=log)
         path = "/readyz" if ready else "/livez"
-        wait_until(lambda: self.http.get(path).status_code == 200, what=f"{path} of {self.folder}")
+        wait_until(lambda: self._answers(path), what=f"{path} of {self.folder}")
         return self
+
+    def _answers(self, path) -> bool:
+        assert self.process is not None, "not started"
+        assert self.process.poll() is None, f"the server ended: {(self.folder / 'log').read_text()[-2000:]}"
+        return self.http.get(path).status_code == 200
 
     @property
     def pid(self) -> int:

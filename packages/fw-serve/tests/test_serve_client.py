@@ -117,6 +117,9 @@ def test_wrong_use_is_explained(tmp_path, capsys):
         ("up", "a/b", "--host", "0.0.0.0", "--data", str(tmp_path)): "fw-serve key add",
         ("up", "a/b", "--queue", "0"): "--queue",
         ("up", "a/b", "--keys", "on", "--data", str(tmp_path)): "no API key",
+        ("up", "a/b", "--workers", "2"): "--engine ray",
+        ("up", "a/b", "--engine", "ray", "--device", "cuda:0"): "--gpus-per-worker",
+        ("up", "a/b", "--engine", "ray", "--workers", "0"): "--workers is at least 1",
     }
     for words, expected in cases.items():
         assert main(list(words)) == 2

@@ -70,3 +70,17 @@ class WorkerSettings:
     """An idle worker looks for jobs so often."""
     max_attempts: int = 2
     """A job whose worker dies is begun again until it was begun this often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How many replicas on a Ray cluster, and what each reserves."""
+
+    workers: int = 1
+    """Replicas that hold a model."""
+    replicas: int = 1
+    """Replicas that answer requests."""
+    cpus_per_worker: float = 1.0
+    """Processors of each worker."""
+    gpus_per_worker: float | None = None
+    """GPUs of each worker, a fraction where several share one; None for one if the cluster has any."""

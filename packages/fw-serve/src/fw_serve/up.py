@@ -1,4 +1,4 @@
-"""`fw-serve up`: the API, the store and the workers of one machine, in one command."""
+"""`fw-serve up`: the API, the store and the workers, in one command, on this machine or on a Ray cluster."""
 
 import logging
 import os
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+
+from fw_serve.settings import Limits, Scale, Settings, WorkerSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,17 @@ class UpOptions:
     """Hosts that input_reference.image_url may name, such as images.example.org or *.example.org. None by default."""
     allowed_host: tuple[str, ...] = ()
     """Further Host headers that are answered where no keys are used, such as a name in /etc/hosts."""
+    engine: Literal["local", "ray"] = "local"
+    """local: processes of this machine. ray: replicas on the Ray cluster in RAY_ADDRESS, or on one started here."""
+    workers: int | None = None
+    """With --engine ray: replicas that hold a model. Left out, 1."""
+    replicas: int | None = None
+    """With --engine ray: replicas that answer requests. Left out, 1."""
+    cpus_per_worker: float | None = None
+    """With --engine ray: processors that each worker reserves and computes with. Left out, 1."""
+    gpus_per_worker: float | None = None
+    """With --engine ray: GPUs that each worker reserves; a fraction lets several share one. Left out, 1 if there are
+    any."""
 
 
 def up(options: UpOptions) -> int:
@@ -65,20 +78,49 @@ def up(options: UpOptions) -> int:
     Raises:
         ValueError: an address that would be open to others without keys, or options that cannot be.
     """
+    settings, worker = prepare(options)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    if options.engine == "ray":
+        try:
+            from fw_serve import ray
+        except ModuleNotFoundError as error:
+            raise ValueError(f"--engine ray needs {error.name}: pip install 'fw-serve[ray]'") from error
+        ray.run(settings, worker, scale_of(options), host=options.host, port=options.port)
+        return 0
+
     import uvicorn
 
     from fw_serve.api.app import create_app
-    from fw_serve.jobs.keys import KeyRing
     from fw_serve.jobs.store import JobStore
-    from fw_serve.settings import Limits, Settings, WorkerSettings
     from fw_serve.supervisor import Supervisor
 
+    store = JobStore(settings.database)
+    app = create_app(settings, store, Supervisor(worker, store, list(options.device)))
+    where = f"http://{options.host}:{options.port}"
+    print(f"serving {options.checkpoint} at {where} (keys {'on' if settings.keys else 'off'})", flush=True)
+    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
+    store.close()
+    return 0
+
+
+def prepare(options: UpOptions) -> tuple[Settings, WorkerSettings]:
+    """What the parts of the service need, from what the operator wrote; makes the data folder and the tables.
+
+    Raises:
+        ValueError: an address that would be open to others without keys, or options that cannot be.
+    """
+    from fw_serve.jobs.keys import KeyRing
+    from fw_serve.jobs.store import JobStore
+
     _check(options)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     options.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = database_url(options.database, options.data)
     store = JobStore(database)
-    keys = needs_keys(options.host, options.keys, has_keys=KeyRing(store).any_valid())
+    try:
+        keys = needs_keys(options.host, options.keys, has_keys=KeyRing(store).any_valid())
+    finally:
+        store.close()
+    checkpoint = Path(options.checkpoint)
     keep_s = options.keep_hours * 3600 if options.keep_hours > 0 else None
     limits = Limits(
         queue=options.queue,
@@ -88,7 +130,7 @@ def up(options: UpOptions) -> int:
         steps=options.max_steps,
     )
     settings = Settings(
-        data=options.data,
+        data=options.data.resolve(),
         database=database,
         keys=keys,
         allowed_hosts=(*Settings.allowed_hosts, *options.allowed_host),
@@ -98,10 +140,10 @@ def up(options: UpOptions) -> int:
     )
     worker = WorkerSettings(
         database=database,
-        data=str(options.data.resolve()),
+        data=str(settings.data),
         name="",
         options={
-            "checkpoint": options.checkpoint,
+            "checkpoint": str(checkpoint.resolve()) if checkpoint.exists() else options.checkpoint,
             "name": options.name,
             "device": "auto",
             "dtype": options.dtype,
@@ -112,12 +154,17 @@ def up(options: UpOptions) -> int:
         job_timeout_s=options.job_timeout_s,
         keep_s=keep_s,
     )
-    app = create_app(settings, store, Supervisor(worker, store, list(options.device)))
-    where = f"http://{options.host}:{options.port}"
-    print(f"serving {options.checkpoint} at {where} (keys {'on' if keys else 'off'})", flush=True)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
-    store.close()
-    return 0
+    return settings, worker
+
+
+def scale_of(options: UpOptions) -> Scale:
+    """How many replicas of which size."""
+    return Scale(
+        workers=options.workers or 1,
+        replicas=options.replicas or 1,
+        cpus_per_worker=options.cpus_per_worker or 1.0,
+        gpus_per_worker=options.gpus_per_worker,
+    )
 
 
 def database_url(given: str | None, data: Path) -> str:
@@ -149,12 +196,17 @@ def needs_keys(host: str, wish: Literal["auto", "on", "off"], *, has_keys: bool)
     return wish == "on" or (wish == "auto" and (has_keys or not is_loopback(host)))
 
 
+_LEAST = {"workers": 1, "replicas": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0}
+"""The options of the Ray engine, and the smallest value of each."""
+
+
 def _check(options: UpOptions) -> None:
     for name in ("queue", "max_frames", "max_pixels", "max_steps", "max_upload_mb"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is at least 1, got {getattr(options, name)}")
     if options.lease_s < 1:
         raise ValueError(f"--lease-s is at least 1 second, got {options.lease_s}")
+    _check_engine(options)
     if not options.device:
         raise ValueError("--device needs at least one device, for example --device cuda:0 cuda:1")
     if not 0 <= options.port <= 65535:
@@ -163,3 +215,18 @@ def _check(options: UpOptions) -> None:
         raise ValueError(
             f"there is no folder {options.checkpoint!r}; give a checkpoint folder, or owner/name of the hub"
         )
+
+
+def _check_engine(options: UpOptions) -> None:
+    given = [name for name in _LEAST if getattr(options, name) is not None]
+    if options.engine == "local" and given:
+        raise ValueError(
+            f"--{given[0].replace('_', '-')} goes with --engine ray; on one machine --device cuda:0 cuda:1 says how "
+            "many workers there are"
+        )
+    if options.engine == "ray" and options.device != ("auto",):
+        raise ValueError("--device: with --engine ray each worker sees the GPUs it reserves, see --gpus-per-worker")
+    for name in given:
+        value, least = getattr(options, name), _LEAST[name]
+        if value < least:
+            raise ValueError(f"--{name.replace('_', '-')} is at least {least:g}, got {value:g}")

@@ -1,0 +1,176 @@
+"""`fw-serve up --engine ray`: the same application and the same store, as replicas on a Ray cluster.
+
+Two deployments make one Ray Serve application: `Api` answers requests, `Workers` hold models and take jobs from the
+store, by lease, as every worker does. Ray starts them, places them on GPUs, watches them and replaces them; no job
+travels through it, so a replica that dies costs no job more than an attempt.
+"""
+
+import logging
+import os
+import signal
+import threading
+from dataclasses import fields
+from typing import Any
+
+import ray
+from pydantic import TypeAdapter
+from ray import serve
+from ray.serve import Application
+
+from fw_serve.api.app import create_app
+from fw_serve.jobs.store import JobStore
+from fw_serve.settings import Scale, Settings, WorkerSettings
+from fw_serve.supervisor import PATIENCE_S, Supervisor
+from fw_serve.up import UpOptions, prepare, scale_of
+
+NAME = "fantasy-world"
+"""The application's name on the cluster."""
+
+API_CPUS = 0.5
+"""Processors that a replica which answers requests reserves."""
+
+_OBJECT_STORE_BYTES = 128 << 20
+"""Of a cluster started here; requests and answers are all that passes through it."""
+_ONGOING = 512
+"""Requests that one replica answers at a time. They wait in its threads, and event streams last long."""
+_QUIET = {"enable_access_log": False}
+
+
+def run(settings: Settings, worker: WorkerSettings, scale: Scale, *, host: str, port: int) -> None:
+    """Serve on the cluster in RAY_ADDRESS, or on one started here, until SIGINT or SIGTERM.
+
+    Raises:
+        ValueError: the cluster cannot be reached, has no room, serves something already, or its nodes do not share
+            the database.
+    """
+    started = _connect()
+    try:
+        _check_shared(settings)
+        if started:
+            _check_room(scale)
+        elif serve.status().applications:
+            raise ValueError("Ray Serve runs on this cluster already; add the service to its config instead")
+        serve.start(http_options={"host": host, "port": port}, logging_config=_QUIET)
+        serve.run(application(settings, worker, scale), name=NAME, route_prefix="/", logging_config=_QUIET)
+        print(f"serving at http://{host}:{port} (keys {'on' if settings.keys else 'off'})", flush=True)
+        _until_stopped()
+    finally:
+        serve.shutdown()  # replicas finish their requests and give their jobs back
+        if started:
+            ray.shutdown()
+
+
+def build(arguments: dict[str, Any]) -> Application:
+    """The application for a Serve config file (`import_path: fw_serve.ray:build`), as KubeRay's RayService reads it.
+
+    Args:
+        arguments: options of `fw-serve up` by name, with underscores. `host` says where the config lets the proxies
+            listen; left out, 0.0.0.0, for which there must be an API key in the store.
+
+    Raises:
+        ValueError: no such option, or as `fw_serve.up.prepare`.
+    """
+    unknown = arguments.keys() - {field.name for field in fields(UpOptions)}
+    if unknown:
+        raise ValueError(f"args: fw-serve up has no option {', '.join(sorted(unknown))}")
+    options = TypeAdapter(UpOptions).validate_python({"host": "0.0.0.0", **arguments, "engine": "ray"})
+    settings, worker = prepare(options)
+    _check_shared(settings)
+    return application(settings, worker, scale_of(options))
+
+
+def application(settings: Settings, worker: WorkerSettings, scale: Scale) -> Application:
+    """Both deployments, bound to their settings."""
+
+    def answering() -> Any:
+        return create_app(settings, JobStore(settings.database))
+
+    deployment: Any = serve.deployment  # its types do not know what it returns for options
+    api = deployment(
+        serve.ingress(answering)(),
+        name="Api",
+        num_replicas=scale.replicas,
+        max_ongoing_requests=_ONGOING,
+        ray_actor_options={"num_cpus": API_CPUS},
+    )
+    workers = deployment(
+        Worker,
+        name="Workers",
+        num_replicas=scale.workers,
+        graceful_shutdown_timeout_s=PATIENCE_S + 5,
+        ray_actor_options={"num_cpus": scale.cpus_per_worker, "num_gpus": _gpus(scale)},
+    )
+    return api.bind(workers.bind(settings.database, worker))  # bound, so that Serve starts both; never called
+
+
+class Worker:
+    """A replica that holds a model: a supervisor and its one worker process, which sees the GPUs that Ray gave."""
+
+    def __init__(self, database: str, worker: WorkerSettings) -> None:
+        self.supervisor = Supervisor(worker, JobStore(database, max_attempts=worker.max_attempts), [None])
+        self.supervisor.start()
+
+    def check_health(self) -> None:
+        """Ray replaces a replica for which this raises. A worker that died is the supervisor's to replace."""
+        if not self.supervisor.is_alive():
+            raise RuntimeError("the supervisor of the worker has ended")
+
+    def __del__(self) -> None:
+        """Ray ends the replica: the worker finishes its step and gives its job back to the queue."""
+        self.supervisor.stop()
+
+
+def _connect() -> bool:
+    """Join the cluster in RAY_ADDRESS, or start one here; returns whether it was started."""
+    # uv would otherwise be started anew for every replica, in a copy of the working directory
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(logging_level=logging.ERROR)
+        else:
+            ray.init(
+                _node_ip_address="127.0.0.1",
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                logging_level=logging.ERROR,
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"no Ray cluster at {address or 'this machine'}: {reason}") from error
+    return not address
+
+
+def _check_shared(settings: Settings) -> None:
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    if nodes > 1 and settings.database.startswith("sqlite"):
+        raise ValueError(
+            f"the cluster has {nodes} nodes, and SQLite is a file of one machine: give --database or "
+            "FW_SERVE_DATABASE the address of a PostgreSQL"
+        )
+
+
+def _check_room(scale: Scale) -> None:
+    room = ray.cluster_resources()
+    cpus = scale.workers * scale.cpus_per_worker + scale.replicas * API_CPUS
+    gpus = scale.workers * _gpus(scale)
+    if cpus > room.get("CPU", 0) or gpus > room.get("GPU", 0):
+        raise ValueError(
+            f"{scale.workers} workers and {scale.replicas} replicas need {cpus:g} CPUs and {gpus:g} GPUs, this machine "
+            f"has {room.get('CPU', 0):g} and {room.get('GPU', 0):g}: see --cpus-per-worker and --gpus-per-worker"
+        )
+
+
+def _gpus(scale: Scale) -> float:
+    """GPUs of each worker: as asked for, or one where the cluster has any."""
+    if scale.gpus_per_worker is not None:
+        return scale.gpus_per_worker
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def _until_stopped() -> None:
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    asked.wait()

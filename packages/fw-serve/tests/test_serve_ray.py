@@ -1,0 +1,116 @@
+"""The same service on Ray Serve: replicas that are killed cost their job an attempt and their client nothing."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from server_process import wait_until
+
+from fw_serve.jobs.keys import KeyRing
+from fw_serve.jobs.store import JobStore
+from fw_serve.settings import Scale, Settings
+
+pytest.importorskip("ray.serve", reason="install fw-serve[ray]")
+
+from fw_serve import ray as on_ray
+
+LEASE_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, module_server):
+    """A server whose two workers and two answering processes are replicas of a Ray cluster on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        folder = tmp_path_factory.mktemp("ray")
+        patch.setenv("FW_SERVE_TEST", str(folder))  # by this the replicas are known among all processes
+        yield module_server(folder, engine="ray", workers=2, lease_s=LEASE_S)
+
+
+def replicas(cluster, name) -> list[int]:
+    """Processes of a deployment."""
+    mark, found = f"FW_SERVE_TEST={cluster.folder}".encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = mark in (process / "environ").read_bytes()
+            if ours and f"ServeReplica:fantasy-world:{name}".encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_replicas_that_are_killed_lose_no_job_and_no_request(cluster, picture, tmp_path):
+    store = JobStore(f"sqlite:///{cluster.folder / 'data' / 'jobs.db'}")
+    gate = tmp_path / "gate"
+    held = cluster.create(f"held hold={gate}", picture).json()["id"]
+    wait_until(lambda: cluster.get(held)["status"] == "in_progress")
+    others = [cluster.create(f"job{n}", picture).json()["id"] for n in range(10)]
+    job = store.get(held)
+    assert job is not None
+    first = next(pid for pid in replicas(cluster, "Workers") if f"-{pid}-" in str(job.worker))
+    os.kill(first, signal.SIGKILL)
+    os.kill(replicas(cluster, "Api")[0], signal.SIGKILL)
+    answers = [cluster.http.get(f"/v1/videos/{video}").status_code for video in others * 20]
+    assert set(answers) == {200}
+    gate.touch()
+    ends = [cluster.finished(video) for video in (held, *others)]
+    assert {end["status"] for end in ends} == {"completed"}
+    assert [end["attempts"] for end in ends] == [2] + [1] * 10
+    ended = [line for line in cluster.lines() if line.startswith("end ")]
+    assert len(ended) == len(set(ended)) == 11
+
+    wait_until(lambda: len(replicas(cluster, "Workers")) == len(replicas(cluster, "Api")) == 2, what="new replicas")
+    running = cluster.create("steps=1000 pause=0.05", picture).json()["id"]
+    wait_until(lambda: cluster.get(running)["step"] > 0)
+    assert cluster.terminate() == 0
+    given_back = store.get(running)
+    assert given_back is not None
+    assert (given_back.status, given_back.attempts) == ("queued", 0), "a service that is stopped gives its job back"
+    store.close()
+
+
+class FakeCluster:
+    """What is asked of `ray` before anything is started."""
+
+    def __init__(self, nodes=1, **resources):
+        self.count, self.resources = nodes, resources
+
+    def nodes(self):
+        return [{"Alive": True}] * self.count + [{"Alive": False}]
+
+    def cluster_resources(self):
+        return self.resources
+
+
+def test_a_machine_without_room_and_nodes_without_a_shared_store_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(on_ray, "ray", FakeCluster(CPU=2.0, GPU=1.0))
+    on_ray._check_room(Scale(workers=2, cpus_per_worker=0.5, gpus_per_worker=0.5))
+    assert on_ray._gpus(Scale()) == 1.0
+    with pytest.raises(ValueError, match="--gpus-per-worker"):
+        on_ray._check_room(Scale(workers=2, cpus_per_worker=0.5))
+    monkeypatch.setattr(on_ray, "ray", FakeCluster(nodes=2, CPU=2.0))
+    assert on_ray._gpus(Scale()) == 0.0
+    on_ray._check_shared(Settings(data=tmp_path, database="postgresql+psycopg://db/fw"))
+    with pytest.raises(ValueError, match="PostgreSQL"):
+        on_ray._check_shared(Settings(data=tmp_path, database=f"sqlite:///{tmp_path}/jobs.db"))
+
+
+def test_a_serve_config_gives_the_options_of_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(on_ray, "ray", FakeCluster(CPU=8.0, GPU=2.0))
+    args = {"checkpoint": str(tmp_path), "data": str(tmp_path / "data"), "workers": 4, "gpus_per_worker": 0.5}
+    with pytest.raises(ValueError, match="fw-serve key add"):
+        on_ray.build(args)  # the proxies of a cluster listen for others
+    with pytest.raises(ValueError, match="no option wrokers"):
+        on_ray.build({**args, "wrokers": 4})
+    KeyRing(store := JobStore(f"sqlite:///{tmp_path / 'data' / 'jobs.db'}")).add("anna", per_minute=1, max_queued=1)
+    store.close()
+    api = on_ray.build(args)._bound_deployment
+    workers = api.init_args[0]._bound_deployment
+    assert (api.name, workers.name, workers.num_replicas) == ("Api", "Workers", 4)
+    assert workers.ray_actor_options["num_gpus"] == 0.5
+    assert workers.init_args[1].options["checkpoint"] == str(tmp_path)
