@@ -9,7 +9,7 @@ import tyro
 import yaml
 
 INFRA = Path(__file__).parents[2] / "infra"
-MANIFESTS = sorted(INFRA.rglob("*.yaml"))
+MANIFESTS = sorted((INFRA / "kuberay").glob("*.yaml"))
 
 
 def test_there_are_manifests() -> None:
@@ -47,6 +47,31 @@ def test_the_training_job_runs_a_command_that_exists() -> None:
     groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     limits = [(g["replicas"], g["template"]["spec"]["containers"][0]["resources"]["limits"]) for g in groups]
     assert sum(replicas * int(room["nvidia.com/gpu"]) for replicas, room in limits) == config.workers
+
+
+def test_the_ray_service_starts_what_the_command_starts() -> None:
+    from fw_serve.up import UpOptions, _check_engine
+
+    service = yaml.safe_load((INFRA / "kuberay" / "serve.yaml").read_text(encoding="utf-8"))
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    (application,) = config["applications"]
+    assert application["import_path"] == "fw_serve.ray:build"
+    options = UpOptions(**application["args"], engine="ray")
+    _check_engine(options)
+    assert options.host == config["http_options"]["host"], "the keys are asked for by the address that is listened on"
+    cluster = service["spec"]["rayClusterConfig"]
+    groups = [(g["replicas"], g["template"]["spec"]["containers"][0]) for g in cluster["workerGroupSpecs"]]
+    limits = [(count, pod["resources"]["limits"]) for count, pod in groups]
+    assert options.workers is not None
+    assert options.replicas is not None
+    assert options.cpus_per_worker is not None
+    assert options.gpus_per_worker is not None
+    gpus = sum(count * int(room["nvidia.com/gpu"]) for count, room in limits)
+    assert gpus == options.workers * options.gpus_per_worker
+    cpus = sum(count * float(room["cpu"]) for count, room in limits)
+    assert cpus >= options.workers * options.cpus_per_worker + 0.5 * options.replicas
+    pods = [pod for _, pod in groups] + cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    assert all("FW_SERVE_DATABASE" in {variable["name"] for variable in pod["env"]} for pod in pods)
 
 
 def test_the_slurm_script_runs_what_the_launcher_runs() -> None:

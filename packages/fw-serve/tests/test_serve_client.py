@@ -120,12 +120,27 @@ def test_wrong_use_is_explained(tmp_path, capsys):
         ("up", "a/b", "--workers", "2"): "--engine ray",
         ("up", "a/b", "--engine", "ray", "--device", "cuda:0"): "--gpus-per-worker",
         ("up", "a/b", "--engine", "ray", "--workers", "0"): "--workers is at least 1",
+        ("up", "a/b", "--engine", "ray", "--only", "api"): "--only",
     }
     for words, expected in cases.items():
         assert main(list(words)) == 2
         assert expected in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert main([]) == 2
+
+
+def test_the_two_halves_of_a_service(monkeypatch, tmp_path, capsys):
+    watched, answering = [], []
+    monkeypatch.setattr("fw_serve.supervisor.Supervisor.start", lambda self: watched.append(self.posts[0].device))
+    monkeypatch.setattr("fw_serve.supervisor.Supervisor.stop", lambda self: watched.append("stopped"))
+    monkeypatch.setattr("fw_serve.up.until_stopped", lambda: watched.append("waited"))
+    monkeypatch.setattr("uvicorn.run", lambda app, **_: answering.append(app))
+    where = ["up", "a/b", "--data", str(tmp_path), "--device", "cpu"]
+    assert main([*where, "--only", "workers"]) == 0
+    assert (watched, answering) == (["cpu", "waited", "stopped"], [])
+    assert main([*where, "--only", "api"]) == 0
+    assert (len(watched), len(answering)) == (3, 1)
+    assert "serving a/b" in capsys.readouterr().out
 
 
 def test_the_service_holds_no_torch():

@@ -26,7 +26,6 @@ from fw_train.plan_encoders import encoder_work
 from fw_train.plan_meter import StepMeter
 from fw_train.plan_options import PlanOptions
 from fw_train.plan_report import fits, run_time
-from fw_train.recipes import RECIPES
 from fw_train.recipes.machines import Machine, machine
 from fw_train.resolve import from_mapping, load
 from fw_train.stages import LOSSES, Batch, choose_parameters
@@ -239,9 +238,10 @@ def test_lora_is_counted(mini: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "tiny"])
-def test_every_recipe_fits_the_machine_it_is_for(recipe: str, stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "stage"), [("one-gpu-24gb", "stage1"), ("one-gpu-24gb", "stage2"), ("8-gpu", "stage1")]
+)
+def test_the_tightest_recipes_fit_the_machines_they_are_for(recipe: str, stage: Stage) -> None:
     config = load(recipe, stage).check()
     chosen = machine(recipe, stage)
     plan = make_plan(config, gpus=chosen.gpus)
@@ -249,10 +249,9 @@ def test_every_recipe_fits_the_machine_it_is_for(recipe: str, stage: Stage) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_the_paper_s_recipe_on_the_14b_fits_the_paper_s_gpus(stage: Stage) -> None:
-    config = dataclasses.replace(load("paper", stage), model="wan21_i2v_14b")
-    chosen = machine("paper", stage)
+def test_the_paper_s_recipe_on_the_14b_fits_the_paper_s_gpus() -> None:
+    config = dataclasses.replace(load("paper", "stage2"), model="wan21_i2v_14b")
+    chosen = machine("paper", "stage2")
     assert fits(make_plan(config, gpus=chosen.gpus), chosen)
 
 

@@ -27,13 +27,13 @@ class DemoOptions:
 
     out: Path = Path("demo")
     """The folder everything is written to."""
-    clips: int = 5
+    clips: int = 4
     """Toy videos to render and annotate."""
-    base_steps: int = 100
+    base_steps: int = 80
     """Steps of the small video prior, which is then frozen."""
-    stage1_steps: int = 40
+    stage1_steps: int = 30
     """Steps of stage 1 (geometry branch)."""
-    stage2_steps: int = 40
+    stage2_steps: int = 30
     """Steps of stage 2 (coupling and camera)."""
     seed: int = 0
     """Seed of the scenes, the training and the generated world."""

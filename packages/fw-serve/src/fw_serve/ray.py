@@ -7,8 +7,6 @@ travels through it, so a replica that dies costs no job more than an attempt.
 
 import logging
 import os
-import signal
-import threading
 from dataclasses import fields
 from typing import Any
 
@@ -21,7 +19,7 @@ from fw_serve.api.app import create_app
 from fw_serve.jobs.store import JobStore
 from fw_serve.settings import Scale, Settings, WorkerSettings
 from fw_serve.supervisor import PATIENCE_S, Supervisor
-from fw_serve.up import UpOptions, prepare, scale_of
+from fw_serve.up import UpOptions, prepare, scale_of, until_stopped
 
 NAME = "fantasy-world"
 """The application's name on the cluster."""
@@ -53,7 +51,7 @@ def run(settings: Settings, worker: WorkerSettings, scale: Scale, *, host: str, 
         serve.start(http_options={"host": host, "port": port}, logging_config=_QUIET)
         serve.run(application(settings, worker, scale), name=NAME, route_prefix="/", logging_config=_QUIET)
         print(f"serving at http://{host}:{port} (keys {'on' if settings.keys else 'off'})", flush=True)
-        _until_stopped()
+        until_stopped()
     finally:
         serve.shutdown()  # replicas finish their requests and give their jobs back
         if started:
@@ -167,10 +165,3 @@ def _gpus(scale: Scale) -> float:
     if scale.gpus_per_worker is not None:
         return scale.gpus_per_worker
     return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-
-
-def _until_stopped() -> None:
-    asked = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.set())
-    asked.wait()

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -59,6 +61,9 @@ class UpOptions:
     """Hosts that input_reference.image_url may name, such as images.example.org or *.example.org. None by default."""
     allowed_host: tuple[str, ...] = ()
     """Further Host headers that are answered where no keys are used, such as a name in /etc/hosts."""
+    only: Literal["api", "workers"] | None = None
+    """Half of the service: answer requests without holding a model, or hold models without answering. The other half
+    runs elsewhere, with the same database and data folder."""
     engine: Literal["local", "ray"] = "local"
     """local: processes of this machine. ray: replicas on the Ray cluster in RAY_ADDRESS, or on one started here."""
     workers: int | None = None
@@ -88,14 +93,25 @@ def up(options: UpOptions) -> int:
         ray.run(settings, worker, scale_of(options), host=options.host, port=options.port)
         return 0
 
-    import uvicorn
-
-    from fw_serve.api.app import create_app
     from fw_serve.jobs.store import JobStore
     from fw_serve.supervisor import Supervisor
 
     store = JobStore(settings.database)
-    app = create_app(settings, store, Supervisor(worker, store, list(options.device)))
+    supervisor = None if options.only == "api" else Supervisor(worker, store, list(options.device))
+    if options.only == "workers":
+        assert supervisor is not None
+        supervisor.start()
+        print(f"working with {options.checkpoint} on {', '.join(options.device)}", flush=True)
+        until_stopped()
+        supervisor.stop()
+        store.close()
+        return 0
+
+    import uvicorn
+
+    from fw_serve.api.app import create_app
+
+    app = create_app(settings, store, supervisor)
     where = f"http://{options.host}:{options.port}"
     print(f"serving {options.checkpoint} at {where} (keys {'on' if settings.keys else 'off'})", flush=True)
     uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
@@ -167,6 +183,14 @@ def scale_of(options: UpOptions) -> Scale:
     )
 
 
+def until_stopped() -> None:
+    """Wait for SIGINT or SIGTERM."""
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    asked.wait()
+
+
 def database_url(given: str | None, data: Path) -> str:
     """Where the jobs are: as given, as FW_SERVE_DATABASE says, or SQLite in the data folder."""
     return given or os.environ.get("FW_SERVE_DATABASE") or f"sqlite:///{data.resolve() / 'jobs.db'}"
@@ -224,6 +248,8 @@ def _check_engine(options: UpOptions) -> None:
             f"--{given[0].replace('_', '-')} goes with --engine ray; on one machine --device cuda:0 cuda:1 says how "
             "many workers there are"
         )
+    if options.engine == "ray" and options.only is not None:
+        raise ValueError("--only goes with --engine local; Ray runs both halves, see --workers and --replicas")
     if options.engine == "ray" and options.device != ("auto",):
         raise ValueError("--device: with --engine ray each worker sees the GPUs it reserves, see --gpus-per-worker")
     for name in given:

@@ -16,6 +16,7 @@ from fw_serve.api.schemas import CreateVideo, ImageReference
 from fw_serve.api.service import Service
 from fw_serve.jobs.store import JobStore
 from fw_serve.settings import Settings
+from fw_serve.studio.routes import ROUTES as STUDIO
 from fw_serve.supervisor import Supervisor
 
 log = logging.getLogger("fw_serve.api")
@@ -55,9 +56,10 @@ def create_app(settings: Settings, store: JobStore, supervisor: Supervisor | Non
     app.state.service = service
     errors.install(app)
     parts = (videos, content, events, trajectories, system)
-    app.state.routes = [route for part in parts for route in part.router.routes]
+    app.state.routes = [*STUDIO, *(route for part in parts for route in part.router.routes)]
     for part in parts:
         app.include_router(part.router)
+    app.router.routes.extend(STUDIO)
     app.openapi = lambda: _openapi(app, keys=settings.keys)  # type: ignore[method-assign]
     hosts = None if settings.keys else settings.allowed_hosts
     app.add_middleware(Guard, max_body=settings.limits.upload_bytes, hosts=hosts, metrics=service.metrics)
