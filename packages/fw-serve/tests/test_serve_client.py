@@ -132,7 +132,7 @@ def test_wrong_use_is_explained(tmp_path, capsys):
 def test_the_two_halves_of_a_service(monkeypatch, tmp_path, capsys):
     watched, answering = [], []
     monkeypatch.setattr("fw_serve.supervisor.Supervisor.start", lambda self: watched.append(self.posts[0].device))
-    monkeypatch.setattr("fw_serve.supervisor.Supervisor.stop", lambda self: watched.append("stopped"))
+    monkeypatch.setattr("fw_serve.supervisor.Supervisor.stop", lambda _: watched.append("stopped"))
     monkeypatch.setattr("fw_serve.up.until_stopped", lambda: watched.append("waited"))
     monkeypatch.setattr("uvicorn.run", lambda app, **_: answering.append(app))
     where = ["up", "a/b", "--data", str(tmp_path), "--device", "cpu"]
