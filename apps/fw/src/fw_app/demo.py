@@ -27,7 +27,7 @@ class DemoOptions:
 
     out: Path = Path("demo")
     """The folder everything is written to."""
-    clips: int = 4
+    clips: int = 5
     """Toy videos to render and annotate."""
     base_steps: int = 80
     """Steps of the small video prior, which is then frozen."""
