@@ -1,0 +1,75 @@
+/** The first frame: dropped, chosen or pasted. */
+
+import { useEffect, useRef, useState } from 'preact/hooks';
+import { Icon, IconButton } from '../parts';
+import { dropPicture, fields, picture, sizeOf, takePicture } from '../state/draft';
+import { model } from '../state/worlds';
+import { t } from '../words';
+
+export function PictureField({ error, onError }: { error: string; onError: (message: string) => void }) {
+  const [over, setOver] = useState(false);
+  const input = useRef<HTMLInputElement>(null);
+  const chosen = picture.value;
+
+  async function take(file: File | null | undefined) {
+    if (!file) return;
+    try {
+      await takePicture(file, file.name);
+      onError('');
+    } catch {
+      onError(t('pictureBad', { name: file.name }));
+    }
+  }
+
+  useEffect(() => {
+    const paste = (event: ClipboardEvent) => {
+      const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith('image/'));
+      if (file) void take(file);
+    };
+    window.addEventListener('paste', paste);
+    return () => window.removeEventListener('paste', paste);
+  }, []);
+
+  const size = sizeOf(fields.value) ?? model()?.size;
+  return (
+    <div class={error ? 'field wrong' : 'field'}>
+      <label for="picture">{t('picture')}</label>
+      <div
+        class={`drop${over ? ' over' : ''}${chosen ? ' filled' : ''}`}
+        onDragOver={(event) => { event.preventDefault(); setOver(true); }}
+        onDragLeave={() => setOver(false)}
+        onDrop={(event) => {
+          event.preventDefault();
+          setOver(false);
+          void take(event.dataTransfer?.files[0]);
+        }}
+      >
+        <input ref={input} id="picture" type="file" accept="image/png,image/jpeg,image/webp" aria-invalid={Boolean(error)}
+          aria-describedby="picture-note" onChange={(event) => {
+            void take(event.currentTarget.files?.[0]);
+            event.currentTarget.value = ''; // the same file may be chosen again
+          }} />
+        {chosen ? (
+          <img src={chosen.url} alt={t('pictureAlt')} />
+        ) : (
+          <div class="drop-text">
+            <Icon name="image" />
+            <strong>{t('pictureDrop')}</strong>
+            <span>{t('pictureChoose')}</span>
+          </div>
+        )}
+        {chosen && (
+          <div class="drop-actions">
+            <button type="button" class="chip" onClick={() => input.current?.click()}>{t('pictureChange')}</button>
+            <IconButton icon="close" label={t('pictureRemove')} onClick={dropPicture} />
+          </div>
+        )}
+      </div>
+      <p class="note" id="picture-note">
+        {error || (chosen && size
+          ? t('pictureCrop', { width: chosen.width, height: chosen.height, size: size.replace('x', ' × ') })
+          : t('pictureHint'))}
+      </p>
+    </div>
+  );
+}

@@ -1,0 +1,101 @@
+/** The page: its frame, and which part of it is shown. */
+
+import { render } from 'preact';
+import { useEffect, useRef, useState } from 'preact/hooks';
+import { Compose } from './compose/Compose';
+import { History } from './History';
+import { KeyDialog } from './KeyDialog';
+import { Icon, IconButton } from './parts';
+import { apiKey, keyWanted, reachable, setApiKey } from './service/api';
+import { announcement, language, narrow, notice, theme, type Theme } from './state/appearance';
+import { route } from './state/route';
+import { health, watch } from './state/worlds';
+import './styles/tokens.css';
+import './styles/base.css';
+import './styles/parts.css';
+import './styles/compose.css';
+import './styles/world.css';
+import { t } from './words';
+import { WorldPage } from './world/WorldPage';
+
+const THEMES: Theme[] = ['auto', 'light', 'dark'];
+const THEME_ICONS = { auto: 'auto', light: 'sun', dark: 'moon' } as const;
+
+function Page() {
+  const [drawer, setDrawer] = useState(false);
+  const main = useRef<HTMLElement>(null);
+  const shown = useRef(route.value);
+  useEffect(() => {
+    setDrawer(false);
+    if (shown.current !== route.value) main.current?.focus({ preventScroll: true });
+    shown.current = route.value;
+    window.scrollTo(0, 0);
+  }, [route.value]);
+  useEffect(() => {
+    document.title = `${route.value.page === 'compose' ? t('newWorld') : t('untitled')} · fantasy-world`;
+  }, [route.value, language.value]);
+  const hidden = narrow.value && !drawer;
+  return (
+    <div class={`page${drawer ? ' drawer' : ''}`} onKeyDown={(event) => event.key === 'Escape' && setDrawer(false)}>
+      <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); main.current?.focus(); }}>{t('skip')}</a>
+      <TopBar drawer={drawer} onDrawer={setDrawer} />
+      <div class="sidebar" inert={hidden || undefined}>
+        <History />
+      </div>
+      {drawer && <div class="veil" onClick={() => setDrawer(false)} />}
+      <main id="main" tabIndex={-1} ref={main} inert={(narrow.value && drawer) || undefined}>
+        <Banner />
+        {route.value.page === 'compose' ? <Compose /> : <WorldPage id={route.value.id} />}
+      </main>
+      <div class="toasts" role="status">{notice.value && <p>{notice.value}</p>}</div>
+      <p class="hidden" role="status">{announcement.value}</p>
+      {keyWanted.value && <KeyDialog />}
+    </div>
+  );
+}
+
+function TopBar({ drawer, onDrawer }: { drawer: boolean; onDrawer: (open: boolean) => void }) {
+  const state = reachable.value ? health.value : 'gone';
+  const next = THEMES[(THEMES.indexOf(theme.value) + 1) % THEMES.length] ?? 'auto';
+  return (
+    <header class="top">
+      <span class="only-narrow">
+        <IconButton icon={drawer ? 'close' : 'list'} label={t(drawer ? 'close' : 'showWorlds')} pressed={drawer}
+          onClick={() => onDrawer(!drawer)} />
+      </span>
+      <a class="brand" href="#/">
+        <svg viewBox="0 0 32 32" aria-hidden="true"><path d="M4 23 12.5 10l5.5 8.5L21 14l7 9z" /></svg>
+        <span>fantasy-world <em>{t('studio')}</em></span>
+      </a>
+      <p class={`health ${state}`}><span aria-hidden="true" />{t(`health_${state}`)}</p>
+      <div class="top-tools">
+        {apiKey.value && <IconButton icon="key" label={t('keyForget')} onClick={() => { setApiKey(''); location.reload(); }} />}
+        <button type="button" class="text-button" lang={language.value === 'zh' ? 'en' : 'zh-CN'} aria-label={t('languageLabel')}
+          onClick={() => (language.value = language.value === 'zh' ? 'en' : 'zh')}>
+          {t('language')}
+        </button>
+        <IconButton icon={THEME_ICONS[theme.value]} label={t('themeLabel', { theme: t(`theme_${theme.value}`) })}
+          onClick={() => (theme.value = next)} />
+      </div>
+    </header>
+  );
+}
+
+/** What is wrong with the service, above everything it concerns. */
+function Banner() {
+  const text = !reachable.value ? t('gone') : health.value === 'loading' ? t('loadingModel') : '';
+  return (
+    <div role="status">
+      {text && (
+        <p class={`banner${reachable.value ? '' : ' bad'}`}>
+          <Icon name="warn" />
+          {text}
+        </p>
+      )}
+    </div>
+  );
+}
+
+const place = document.getElementById('app');
+if (place) render(<Page />, place);
+void watch();

@@ -1,0 +1,66 @@
+/** The words of the API, as docs/api.md and /openapi.json describe them. */
+
+export type Status = 'queued' | 'in_progress' | 'completed' | 'failed';
+
+export interface Video {
+  id: string;
+  model: string;
+  status: Status;
+  progress: number;
+  created_at: number;
+  completed_at: number | null;
+  expires_at: number | null;
+  prompt: string;
+  seconds: string;
+  size: string;
+  remixed_from_video_id: string | null;
+  error: { code: string; message: string } | null;
+  frames: number;
+  seed: number;
+  camera: string;
+  stage: string | null;
+  step: number;
+  steps: number;
+  eta_seconds: number | null;
+  queue_position: number | null;
+  attempts: number;
+}
+
+export interface Model {
+  id: string;
+  frames: number;
+  size: string;
+  fps: number;
+  steps: number;
+  guidance: number;
+}
+
+export interface Preset {
+  preset: string;
+  description: string;
+  angle_deg: number | null;
+  distance: number | null;
+}
+
+/** Row-major matrices; OpenCV axes, camera-to-world, relative to the first camera. */
+export interface PathPreview {
+  kind: string;
+  frames: number;
+  path_length: number;
+  turn_deg: number;
+  units: 'scene' | 'metric';
+  width: number;
+  height: number;
+  K: number[][][];
+  pose_c2w: number[][][];
+}
+
+export interface WorldSummary {
+  median_depth?: number;
+  camera_error?: { rotation_deg: number; translation_deg: number | null };
+  path_length?: { recovered: number; requested: number };
+}
+
+export type Vector = [number, number, number];
+
+export type CameraJson = Record<string, unknown>;

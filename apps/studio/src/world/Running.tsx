@@ -1,0 +1,108 @@
+/** A world that waits, is being made, or has failed. */
+
+import { useState } from 'preact/hooks';
+import { Icon } from '../parts';
+import { api } from '../service/api';
+import type { Video } from '../service/types';
+import { sentPictures } from '../compose/send';
+import { tell } from '../state/appearance';
+import { go, worldAddress } from '../state/route';
+import { update } from '../state/worlds';
+import { duration, t, tOr, type Word } from '../words';
+import { RemoveDialog, WorldTitle } from './Actions';
+
+const STAGES = ['queue', 'encode', 'denoise', 'decode', 'export'] as const;
+
+export function Running({ video }: { video: Video }) {
+  const [cancelling, setCancelling] = useState(false);
+  const now = video.status === 'queued' ? 'queue' : (video.stage ?? 'encode');
+  const place = STAGES.findIndex((stage) => stage === now);
+  const picture = sentPictures.get(video.id);
+
+  async function cancel() {
+    setCancelling(true);
+    try {
+      update(await api.cancel(video.id));
+    } catch (error) {
+      tell(error instanceof Error ? error.message : String(error));
+      setCancelling(false);
+    }
+  }
+
+  return (
+    <>
+      <header class="world-head">
+        <WorldTitle video={video} />
+      </header>
+      <div class="running">
+        {picture && <img class="running-picture" src={picture} alt={t('pictureAlt')} />}
+        <div class="running-card">
+          <p class="running-now">
+            <strong>{t(`stage_${STAGES[place] ?? 'encode'}` as Word)}</strong>
+            <span class="figures">{video.progress} %</span>
+          </p>
+          <progress max={100} value={video.progress} aria-label={t('progress')} />
+          <p class="note">
+            {[
+              video.queue_position !== null && t('queuePlace', { n: video.queue_position }),
+              now === 'denoise' && video.steps > 0 && t('stepOf', { step: video.step, steps: video.steps }),
+              video.eta_seconds !== null && video.eta_seconds > 0 && t('eta', { time: duration(video.eta_seconds) }),
+            ].filter(Boolean).join(' · ') || '\u00a0'}
+          </p>
+          <ol class="stages">
+            {STAGES.map((stage, index) => (
+              <li key={stage} class={index < place ? 'past' : index === place ? 'present' : ''}
+                aria-current={index === place ? 'step' : undefined}>
+                <span aria-hidden="true">{index < place && <Icon name="check" />}</span>
+                {t(`stage_${stage}`)}
+              </li>
+            ))}
+          </ol>
+          {video.attempts > 1 && <p class="note">{t('attempt', { n: video.attempts })}</p>}
+          <button type="button" class="button" disabled={cancelling} onClick={() => void cancel()}>
+            {t(cancelling ? 'cancelling' : 'cancel')}
+          </button>
+        </div>
+      </div>
+    </>
+  );
+}
+
+export function Failed({ video }: { video: Video }) {
+  const [asking, setAsking] = useState(false);
+  const code = video.error?.code ?? '';
+  const said = tOr(`fail_${code}`, video.error?.message ?? '');
+  const picture = sentPictures.get(video.id);
+
+  async function again() {
+    try {
+      const made = await api.remix(video.id, video.prompt);
+      if (picture) sentPictures.set(made.id, picture);
+      update(made);
+      go(worldAddress(made.id));
+    } catch (error) {
+      tell(error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  return (
+    <>
+      <header class="world-head">
+        <WorldTitle video={video} />
+      </header>
+      <div class="running">
+        {picture && <img class="running-picture" src={picture} alt={t('pictureAlt')} />}
+        <div class="running-card">
+          <h2 class={code === 'cancelled' ? 'failed calm' : 'failed'}><Icon name="warn" />{t('failedTitle')}</h2>
+          <p>{said}</p>
+          {said !== video.error?.message && code !== 'cancelled' && <p class="note">{video.error?.message}</p>}
+          <div class="dialog-actions start">
+            <button type="button" class="button primary" onClick={() => void again()}>{t('again')}</button>
+            <button type="button" class="button" onClick={() => setAsking(true)}>{t('remove')}</button>
+          </div>
+        </div>
+      </div>
+      {asking && <RemoveDialog video={video} onClose={() => setAsking(false)} />}
+    </>
+  );
+}

@@ -1,0 +1,98 @@
+/** The finished world in 3D: what is shown of its points, and from where. */
+
+import { useSignalEffect } from '@preact/signals';
+import { useEffect, useMemo, useState } from 'preact/hooks';
+import { Choice, IconButton, Slider, Spinner, Switch } from '../parts';
+import { Canvas } from '../scene/Canvas';
+import type { FrameFilter, Look, WorldView } from '../scene/worldView';
+import { api, apiKey, ServiceError } from '../service/api';
+import { narrow } from '../state/appearance';
+import { number, t } from '../words';
+import type { Playback } from './playback';
+
+const FILTERS: FrameFilter[] = ['all', 'until', 'only'];
+
+interface Props {
+  id: string;
+  playback: Playback;
+  video: HTMLVideoElement | null;
+}
+
+export function WorldStage({ id, playback, video }: Props) {
+  const [view, setView] = useState<WorldView | null>(null);
+  const [state, setState] = useState<'loading' | 'ready' | 'older' | 'failed'>('loading');
+  const [look, setLook] = useState<Look>({ surest: 0.75, filter: 'all', pointSize: 1, path: true, requested: false });
+  const [flying, setFlying] = useState(false);
+  const [count, setCount] = useState(0);
+  const change = (part: Partial<Look>) => setLook((old) => ({ ...old, ...part }));
+
+  const open = useMemo(
+    () => async (canvas: HTMLCanvasElement) => {
+      setState('loading');
+      try {
+        const [{ WorldView }, { readPoints }, answer] = await Promise.all([
+          import('../scene/worldView'),
+          import('../scene/pointsFile'),
+          api.content(id, 'pointcloud', 'bin'),
+        ]);
+        const file = readPoints(await answer.arrayBuffer());
+        const made = new WorldView(canvas, file);
+        setState('ready');
+        return made;
+      } catch (error) {
+        if (error instanceof ServiceError) {
+          setState(error.status === 404 ? 'older' : 'failed');
+          return { recolour() {}, dispose() {} } as WorldView;
+        }
+        setState('failed');
+        throw error;
+      }
+    },
+    [id],
+  );
+
+  const live = state === 'ready' ? view : null;
+  useEffect(() => {
+    if (live) setCount(live.setLook(look));
+  }, [live, look]);
+  useEffect(() => live?.setVideo(video), [live, video]);
+  useEffect(() => live?.setFlying(flying), [live, flying]);
+  useSignalEffect(() => {
+    const time = playback.time.value;
+    if (live) setCount(live.setTime(time));
+  });
+
+  return (
+    <section class="stage" aria-label={t('pointView')}>
+      <Canvas identity={`${id} ${apiKey.value}`} open={open} ready={setView} label={t('pointViewLabel')} />
+      {state !== 'ready' && (
+        <div class="stage-note">
+          {state === 'loading' ? <Spinner label={t('pointsLoading')} /> : (
+            <p role="alert">{t(state === 'older' ? 'pointsOlder' : 'pointsFailed')}</p>
+          )}
+        </div>
+      )}
+      <div class="stage-top">
+        <p class="stage-facts" data-count={count}>{live && t('pointsShown', { count: number(count) })}</p>
+        <div class="stage-tools">
+          <Choice label={t('viewOptions')} value={flying ? 'fly' : 'orbit'} onChange={(value) => setFlying(value === 'fly')}
+            options={[{ value: 'orbit', label: t('orbit') }, { value: 'fly', label: t('fly') }]} />
+          <IconButton icon="reset" label={t('resetView')} disabled={flying} onClick={() => live?.stage.reset()} />
+        </div>
+      </div>
+      <details class="look" open={!narrow.value}>
+        <summary>{t('viewOptions')}</summary>
+        <Slider label={t('surest')} min={5} max={100} step={5} value={Math.round(look.surest * 100)}
+          text={`${number(look.surest * 100)} %`} onInput={(value) => change({ surest: value / 100 })} />
+        <Slider label={t('pointSize')} min={0.3} max={3} step={0.1} value={look.pointSize}
+          text={`${number(look.pointSize, 1)}×`} onInput={(pointSize) => change({ pointSize })} />
+        <Choice label={t('framesShown')} value={look.filter} onChange={(filter) => change({ filter })}
+          options={FILTERS.map((value) => ({ value, label: t(`filter_${value}`) }))} />
+        <div class="row">
+          <Switch label={t('showPath')} on={look.path} onChange={(path) => change({ path })} />
+          <Switch label={t('showRequested')} on={look.requested} onChange={(requested) => change({ requested })} />
+        </div>
+      </details>
+    </section>
+  );
+}
