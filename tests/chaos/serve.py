@@ -1,22 +1,30 @@
-"""Hours of use in minutes: thousands of odd requests, thousands of jobs, and the figures of the service.
+"""What a service meets in a year, in minutes: kills, floods, thousands of jobs, thousands of odd requests.
 
-    python -m tests.chaos.serve figures            time to ready, memory, create and poll times
-    python -m tests.chaos.serve soak --jobs 2000   stub jobs; memory and open files must not grow
-    python -m tests.chaos.serve fuzz --cases 5000  Schemathesis against the description, all checks
+    python -m tests.chaos.serve kill-service   kill -9 with 50 jobs waiting and one running: none lost, none done twice
+    python -m tests.chaos.serve kill-worker    kill -9 in mid-step: 1,000 polls are answered meanwhile
+    python -m tests.chaos.serve oom            10 injected out-of-memory errors: each fails alone
+    python -m tests.chaos.serve cancel         20 cancellations and deletions: each within a step
+    python -m tests.chaos.serve flood          200 creations at once on a queue of 32
+    python -m tests.chaos.serve soak           2,000 jobs: memory and open files must not grow
+    python -m tests.chaos.serve fuzz           Schemathesis, all checks, 5,000 cases
 
 Each starts a server with the stub engine of packages/fw-serve/tests. Exit code 1 if something is not as promised.
+`python -m tests.bench.serve` measures.
 """
 
 import argparse
 import io
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median, quantiles
 
 from PIL import Image
 
@@ -24,14 +32,12 @@ TESTS = Path(__file__).parents[2] / "packages" / "fw-serve" / "tests"
 sys.path.append(str(TESTS))
 
 from server_process import Server, wait_until  # type: ignore[import-not-found]  # noqa: E402
+from stub_engine import FILES  # type: ignore[import-not-found]  # noqa: E402
 
 BATCH = 25
 """Jobs of the soak that are queued at a time."""
 MAX_GROWTH_MB = 5.0
-MAX_READY_S = 2.5
-MAX_MEMORY_MB = 120.0
-MAX_CREATE_MS = 15.0
-MAX_POLL_MS = 3.0
+MAX_FLOOD_MB = 20.0
 
 FUZZ_SETTINGS = """
 # Camera paths and pictures obey rules that no schema can say, so what fits the schema may still be 400.
@@ -62,60 +68,124 @@ def memory_mb(pid: int) -> float:
     return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
 
-def cpu_s(pid: int) -> float:
-    """Processor time of a process: what the times would be on an idle machine, at least."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def open_files(pid: int) -> int:
     """Open files of a process."""
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def figures(server: Server, rounds: int) -> list[str]:
-    """Measure the promises of the issue; returns what was not kept."""
-    began = time.perf_counter()
-    server.start(ready=False)
-    live_s, live_cpu_s = time.perf_counter() - began, cpu_s(server.pid)
-    wait_until(lambda: server.http.get("/readyz").status_code == 200)
-    content = picture()
-    server.create("steps=1", content)
-    creates, polls = [], []
-    video = server.create("steps=1", content).json()
-    server.finished(video["id"])
-    used = cpu_s(server.pid)
-    for _ in range(rounds):
-        server.get(video["id"])
-    cpu = {"ready_cpu_s": live_cpu_s, "poll_cpu_ms": 1000 * (cpu_s(server.pid) - used) / rounds}
-    for _ in range(rounds):
+def hold(server: Server, name: str) -> tuple[str, Path]:
+    """A job that runs until a file is made; returns its id and the file."""
+    gate = server.folder / name
+    video = server.create(f"{name} hold={gate}", picture()).json()["id"]
+    wait_until(lambda: server.get(video)["status"] == "in_progress")
+    return video, gate
+
+
+def kill_service(server: Server, times: int) -> list[str]:
+    """kill -9 of the service with 50 jobs that wait and one that runs; returns what was lost or done twice."""
+    problems = []
+    for number in range(times):
+        held, gate = hold(server, f"kill{number}")
+        ids = [held] + [server.create(f"kill{number}.{n}", picture()).json()["id"] for n in range(50)]
+        workers = server.worker_pids()
+        server.kill()
         began = time.perf_counter()
-        video = server.create("steps=1", content).json()
-        creates.append(1000 * (time.perf_counter() - began))
-        for _ in range(5):
-            began = time.perf_counter()
-            server.get(video["id"])
-            polls.append(1000 * (time.perf_counter() - began))
-        server.finished(video["id"])
-    measured = {
-        "ready_s": (live_s, MAX_READY_S),
-        "memory_mb": (memory_mb(server.pid), MAX_MEMORY_MB),
-        "create_p50_ms": (median(creates), MAX_CREATE_MS),
-        "poll_p50_ms": (median(polls), MAX_POLL_MS),
-    }
-    tails = {"create_p99_ms": quantiles(creates, n=100)[98], "poll_p99_ms": quantiles(polls, n=100)[98]}
-    load = os.getloadavg()[0] / (os.cpu_count() or 1)
-    print(
-        json.dumps(
-            {name: round(value, 2) for name, (value, _) in measured.items()} | tails | cpu | {"load_per_core": load}
+        gate.touch()
+        server.start()
+        while any(Path(f"/proc/{pid}").exists() for pid in workers):  # they end with the service that watched them
+            time.sleep(0.01)
+        partial = [v for v in ids if server.http.get(f"/v1/videos/{v}/content").status_code not in (200, 409)]
+        ends = [server.finished(video) for video in ids]
+        done = [line for line in server.lines() if line.startswith(f"end kill{number}")]
+        whole = [v for v in ids if len(server.http.get(f"/v1/videos/{v}/content").content) == len(FILES["video.mp4"])]
+        attempts = [end["attempts"] for end in ends]
+        print(
+            f"kill {number}: {sum(end['status'] == 'completed' for end in ends)} of 51 completed, {len(done)} ends, "
+            f"attempts of the running one {attempts[0]}, {time.perf_counter() - began:.1f} s",
+            flush=True,
         )
-    )
-    return [f"{name} is {value:.1f}, promised {limit}" for name, (value, limit) in measured.items() if value > limit]
+        if {end["status"] for end in ends} != {"completed"} or partial or len(whole) != 51:
+            problems.append(f"kill {number}: jobs or files are missing")
+        if len(done) != len(set(done)) or len(done) != 51 or attempts != [2] + [1] * 50:
+            problems.append(f"kill {number}: {len(done)} ends of 51 jobs, attempts {attempts}")
+    return problems
+
+
+def kill_worker(server: Server, times: int) -> list[str]:
+    """kill -9 of the worker in mid-step, and 1,000 polls while it is away; returns what failed."""
+    problems = []
+    for number in range(times):
+        video, gate = hold(server, f"worker{number}")
+        for pid in server.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        answers = [server.http.get(f"/v1/videos/{video}").status_code for _ in range(1000)]
+        gate.touch()
+        end = server.finished(video)
+        print(f"worker {number}: {answers.count(200)} of 1000 polls answered, then {end['status']}", flush=True)
+        if set(answers) != {200} or (end["status"], end["attempts"]) != ("completed", 2):
+            problems.append(
+                f"worker {number}: answers {set(answers)}, {end['status']} after {end['attempts']} attempts"
+            )
+    return problems
+
+
+def out_of_memory(server: Server, times: int) -> list[str]:
+    """Injected OOM: that job fails, the next one is made by the same worker; returns what was otherwise."""
+    before, kept = server.worker_pids(), 0
+    for _ in range(times):
+        bad, good = (server.create(prompt, picture()).json()["id"] for prompt in ("oom", "good"))
+        failed, done = server.finished(bad), server.finished(good)
+        code = (failed["error"] or {}).get("code")
+        kept += (code, done["status"], server.worker_pids()) == ("out_of_memory", "completed", before)
+    print(f"out of memory: {kept} of {times} failed alone")
+    return [] if kept == times else [f"{times - kept} of {times} took something with them"]
+
+
+def cancel(server: Server, times: int) -> list[str]:
+    """Cancelling and deleting in mid-step; returns what went on for more than a step."""
+    stopped, slowest = 0, 0.0
+    before = server.worker_pids()
+    for number in range(times):
+        prompt = f"cancel{number} steps=1000 pause=0.02"
+        video = server.create(prompt, picture()).json()["id"]
+        wait_until(lambda prompt=prompt: f"step {prompt}" in server.lines())
+        began = time.perf_counter()
+        if number % 2:
+            server.http.delete(f"/v1/videos/{video}")
+        else:
+            server.http.post(f"/v1/videos/{video}/cancel")
+        done = server.lines().count(f"step {prompt}")
+        server.finished(server.create("good", picture()).json()["id"])
+        slowest = max(slowest, time.perf_counter() - began)
+        steps = server.lines().count(f"step {prompt}") - done  # the one at work, and one whose report was on its way
+        stopped += steps <= 2 and f"end {prompt}" not in server.lines() and server.worker_pids() == before
+    print(f"cancelled: {stopped} of {times} within a step; at most {slowest:.2f} s to the end of the next job")
+    return [] if stopped == times else [f"{times - stopped} of {times} went on"]
+
+
+def flood(server: Server, times: int) -> list[str]:
+    """200 creations at once on a queue of 32; returns what was taken beyond it, and what memory it took."""
+    problems = []
+    for number in range(times + 1):
+        _, gate = hold(server, f"flood{number}")
+        before = memory_mb(server.pid)
+        with ThreadPoolExecutor(50) as pool:
+            answers = list(pool.map(lambda n: server.create(f"job{n}", picture()), range(200)))
+        codes = [answer.status_code for answer in answers]
+        told = sum("retry-after" in answer.headers for answer in answers if answer.status_code == 429)
+        grown = memory_mb(server.pid) - before
+        gate.touch()
+        wait_until(lambda: 'fw_jobs{status="queued"} 0.0' in server.http.get("/metrics").text)
+        if number == 0:
+            continue  # threads and connections are made once
+        print(f"flood: {codes.count(200)} taken, {codes.count(429)} refused, {told} told when, {grown:+.1f} MB")
+        if (codes.count(200), told) != (32, 168) or grown > MAX_FLOOD_MB:
+            problems.append(f"{codes.count(200)} taken, {told} told when to come again, {grown:+.1f} MB")
+    return problems
 
 
 def soak(server: Server, jobs: int) -> list[str]:
     """Run many jobs; returns what grew."""
-    server.start()
     content, pid = picture(), server.pid
     readings = []
     for first in range(0, jobs, BATCH):
@@ -139,8 +209,7 @@ def soak(server: Server, jobs: int) -> list[str]:
 
 
 def fuzz(server: Server, cases: int) -> list[str]:
-    """Let Schemathesis try everything that the description allows and forbids."""
-    server.start()
+    """Let Schemathesis try everything that the description allows and forbids; returns what it found."""
     described = server.http.get("/openapi.json").json()
     operations = sum(len(path) for path in described["paths"].values())
     video = server.create("x", picture()).json()["id"]
@@ -153,32 +222,44 @@ def fuzz(server: Server, cases: int) -> list[str]:
         "--checks", "all", "--max-examples", examples, "--phases", "examples,coverage,fuzzing",
         "--exclude-path-regex", "/events$", "--request-timeout", "30",
     ]  # fmt: skip
-    done = subprocess.run(command, check=False)
-    log = (server.folder / "log").read_text()
-    return (["Schemathesis found something"] if done.returncode else []) + (
-        ["the server wrote a traceback"] if "Traceback" in log else []
-    )
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout)
+    made = sum(int(number) for number in re.findall(r"(\d+) generated", done.stdout))
+    problems = [f"only {made} cases of {cases}"] if made < cases else []
+    if done.returncode:
+        problems.append("Schemathesis found something")
+    if "Traceback" in (server.folder / "log").read_text():
+        problems.append("the server wrote a traceback")
+    return problems
+
+
+CHAOS: dict[str, tuple[Callable[[Server, int], list[str]], int, int]] = {
+    "kill-service": (kill_service, 3, 64),
+    "kill-worker": (kill_worker, 3, 64),
+    "oom": (out_of_memory, 10, 64),
+    "cancel": (cancel, 20, 64),
+    "flood": (flood, 3, 32),
+    "soak": (soak, 2000, 64),
+    "fuzz": (fuzz, 5000, 100_000),
+}
+"""What can be done, how often it is by default, and how many jobs the queue holds."""
 
 
 def main() -> int:
-    """Run one of the three."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos.serve", description="Chaos and figures of fw-serve.")
-    parser.add_argument("what", choices=["figures", "soak", "fuzz"])
-    parser.add_argument("--jobs", type=int, default=2000, help="jobs of the soak")
-    parser.add_argument("--cases", type=int, default=5000, help="about how many requests Schemathesis makes up")
-    parser.add_argument("--rounds", type=int, default=100, help="creations that are timed")
+    """Run one of them, or all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.serve", description="Chaos around fw-serve.")
+    parser.add_argument("what", choices=[*CHAOS, "all"])
+    parser.add_argument("--times", type=int, help="how often, how many jobs (soak), how many cases (fuzz)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder) / "server", limits={"queue": 100_000})
-        try:
-            if options.what == "figures":
-                problems = figures(server, options.rounds)
-            elif options.what == "soak":
-                problems = soak(server, options.jobs)
-            else:
-                problems = fuzz(server, options.cases)
-        finally:
-            server.stop()
+    problems = []
+    for name in CHAOS if options.what == "all" else [options.what]:
+        act, times, queue = CHAOS[name]
+        with tempfile.TemporaryDirectory() as folder:
+            server = Server(Path(folder) / "server", limits={"queue": queue}, lease_s=2.0)
+            try:
+                problems += [f"{name}: {found}" for found in act(server.start(), options.times or times)]
+            finally:
+                server.stop()
     for problem in problems:
         print(f"not as promised: {problem}")
     return 1 if problems else 0

@@ -16,7 +16,7 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).parent))  # server_process and stub_engine are modules of the tests
 
-from server_process import Server, wait_until
+from server_process import QUEUE, Server, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -55,10 +55,29 @@ def module_server():
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """One server for all tests that leave it as it was."""
-    server = Server(tmp_path_factory.mktemp("server"), limits={"upload_bytes": 2_000_000}).start()
+    """One server for all tests that leave it as it was: with a worker that is free, and no job that waits."""
+    server = Server(tmp_path_factory.mktemp("server"), limits={"upload_bytes": 2_000_000, "queue": QUEUE}).start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def full_server(server, picture, tmp_path):
+    """The server of all tests with one job, `held`, that runs until `gate` is made, and room for QUEUE others."""
+    wait_until(lambda: not _waiting(server), what="an empty queue")
+    server.gate = tmp_path / "gate"
+    server.held = server.create(f"hold={server.gate}", picture).json()["id"]
+    wait_until(lambda: server.get(server.held)["status"] == "in_progress")
+    yield server
+    server.gate.touch()
+    wait_until(lambda: not _waiting(server), what="an empty queue")
+
+
+def _waiting(server) -> list[str]:
+    lines = server.http.get("/metrics").text.splitlines()
+    states = [line for line in lines if line.startswith(('fw_jobs{status="queued"', 'fw_jobs{status="in_progress"'))]
+    assert len(states) == 2
+    return [line for line in states if not line.endswith(" 0.0")]
 
 
 @pytest.fixture(scope="session")

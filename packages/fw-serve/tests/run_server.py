@@ -4,6 +4,7 @@ SETTINGS: data, port, database (optional), workers, journal, files (a folder tha
 lease_s, keys, limits, job_timeout_s.
 """
 
+import gc
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from fw_serve.api.app import create_app
 from fw_serve.jobs.store import JobStore
 from fw_serve.settings import Limits, Scale, Settings, WorkerSettings
 from fw_serve.supervisor import Supervisor
+from fw_serve.up import SERVER
 
 
 def main() -> None:
@@ -44,7 +46,8 @@ def main() -> None:
         return
     store = JobStore(database)
     supervisor = Supervisor(worker, store, [None] * given.get("workers", 1), check_s=0.02)
-    uvicorn.run(create_app(settings, store, supervisor), host="127.0.0.1", port=given["port"], log_level="warning")
+    gc.freeze()
+    uvicorn.run(create_app(settings, store, supervisor), host="127.0.0.1", port=given["port"], **SERVER)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ import httpx
 
 HERE = Path(__file__).parent
 
+QUEUE = 32
+"""Jobs that may wait on the server of all tests."""
+
 
 def wait_until(condition, seconds=120.0, what="the condition"):
     """The first true value of `condition`; polls, because the thing waited for happens in another process."""
@@ -42,6 +45,7 @@ class Server:
         self.settings = {"data": str(folder / "data"), "journal": str(self.journal), "port": free_port(), **settings}
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.settings['port']}", timeout=120)
         self.process: subprocess.Popen[bytes] | None = None
+        self.gate, self.held = folder / "gate", ""
 
     @property
     def url(self) -> str:

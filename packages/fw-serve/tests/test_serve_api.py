@@ -6,6 +6,7 @@ import json
 import httpx
 import openai
 import pytest
+from server_process import QUEUE
 from stub_engine import FILES
 
 PRESET = json.dumps({"preset": "dolly", "distance": 0.2})
@@ -56,29 +57,25 @@ def test_a_failure_is_a_state_and_not_an_error(api, picture):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_client_waits_out_a_full_queue(make_server, picture, tmp_path):
-    server = make_server(limits={"queue": 1}).start()
-    gate = tmp_path / "gate"
-    running = server.create(f"hold={gate}", picture).json()["id"]
-    wait = server.finished
-    while server.get(running)["status"] == "queued":
-        pass
-    assert server.create("waiting", picture).json()["queue_position"] == 1
+def test_the_client_waits_out_a_full_queue(full_server, picture):
+    server = full_server
+    waiting = [server.create(f"waiting{number}", picture).json() for number in range(QUEUE)]
+    assert [video["queue_position"] for video in waiting] == list(range(1, QUEUE + 1))
     refused = server.create("refused", picture)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
     assert int(refused.headers["retry-after"]) >= 1
-    assert refused.headers["x-queue-position"] == "2"
+    assert refused.headers["x-queue-position"] == str(QUEUE + 1)
     patient = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=8)
     opened = []
 
     def open_gate(_response):
         opened.append(_response.status_code)
-        gate.touch()
+        server.gate.touch()
 
     patient._client.event_hooks["response"].append(open_gate)
     video = patient.videos.create(prompt="patient", input_reference=("room.png", picture))
     assert opened[0] == 429
-    assert wait(video.id)["status"] == "completed"
+    assert server.finished(video.id)["status"] == "completed"
 
 
 def test_json_with_a_data_url(server, picture):

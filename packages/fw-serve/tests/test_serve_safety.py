@@ -19,7 +19,7 @@ from fw_serve.intake.images import BadImageError, ImageDecoder
 from fw_serve.jobs.keys import KeyRing
 from fw_serve.jobs.store import JobStore
 from fw_serve.settings import Limits, Settings
-from fw_serve.storage import Storage, StorageError, write_atomically
+from fw_serve.storage import Storage, StorageError
 from fw_serve.up import is_loopback, needs_keys
 
 SECRET = "the secret beside the storage"
@@ -141,18 +141,16 @@ def test_names_of_uploads_are_never_used(server, picture):
     assert names == {"image.png", "camera.json"}
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    target = tmp_path / "file"
-    write_atomically(target, b"old")
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    storage = Storage(tmp_path)
 
     def fail(_handle):
         raise OSError("disk full")
 
     monkeypatch.setattr("fw_serve.storage.os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_atomically(target, b"new")
-    assert target.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [target]
+        storage.put_inputs("job", {"image.png": b"x"})
+    assert list((tmp_path / "inputs").iterdir()) == []
 
 
 def test_the_sweep_takes_what_nobody_names_and_only_that(tmp_path):

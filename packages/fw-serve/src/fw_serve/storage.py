@@ -11,7 +11,6 @@ check of every part below is the second line.
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -37,12 +36,20 @@ class Storage:
             (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def put_inputs(self, job_id: str, files: Mapping[str, bytes]) -> None:
-        """Write the inputs of a job; when this returns they outlast a power cut."""
+        """Write the inputs of a new job; when this returns they outlast a power cut. A failed write leaves nothing."""
         folder = self._place("inputs", job_id)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        for name, content in files.items():
-            write_atomically(self._place("inputs", job_id, name), content)
-        _sync(folder.parent)
+        folder.mkdir(mode=0o700)
+        try:
+            for name, content in files.items():
+                with self._place("inputs", job_id, name).open("xb") as file:  # nobody reads it before the row is there
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            _sync(folder)
+            _sync(folder.parent)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def input(self, job_id: str, name: str) -> Path:
         """An input file. Raises StorageError if it is not there."""
@@ -114,21 +121,6 @@ class Storage:
         if not path.is_file() or path.resolve() != path:  # a link on the way would lead elsewhere
             raise StorageError(f"there is no file {'/'.join(parts)}")
         return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target, sync, and move into place: a failed write leaves the target as it was."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

@@ -1,5 +1,6 @@
 """`fw-serve up`: the API, the store and the workers, in one command, on this machine or on a Ray cluster."""
 
+import gc
 import logging
 import os
 import signal
@@ -7,11 +8,14 @@ import threading
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from fw_serve.settings import Limits, Scale, Settings, WorkerSettings
+
+SERVER: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": 5, "proxy_headers": False}
+"""How uvicorn runs the application. Nothing here asks where a request came from, so a proxy's word is not needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,8 @@ def up(options: UpOptions) -> int:
     app = create_app(settings, store, supervisor)
     where = f"http://{options.host}:{options.port}"
     print(f"serving {options.checkpoint} at {where} (keys {'on' if settings.keys else 'off'})", flush=True)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
+    gc.freeze()  # what was imported stays for good: the collector need not look at it again
+    uvicorn.run(app, host=options.host, port=options.port, **SERVER)
     store.close()
     return 0
 

@@ -68,4 +68,4 @@ async def _events(service: Service, caller: Caller, video_id: str) -> AsyncItera
 
 def _video(service: Service, caller: Caller, video_id: str) -> Video:
     job = job_of(service, caller, video_id)
-    return Video.of(job, service.store.position(job) if job.status == "queued" else None)
+    return Video.of(job)

@@ -45,7 +45,7 @@ class Video(BaseModel):
     attempts: int = Field(default=0, description="How often a worker began it.")
 
     @classmethod
-    def of(cls, job: Job, position: int | None = None) -> "Video":
+    def of(cls, job: Job) -> "Video":
         """A job in the words of the API."""
         request = job.request
         failed = job.status == "failed"
@@ -69,7 +69,7 @@ class Video(BaseModel):
             step=job.step,
             steps=job.steps,
             eta_seconds=job.eta_seconds,
-            queue_position=position,
+            queue_position=job.position,
             attempts=job.attempts,
         )
 

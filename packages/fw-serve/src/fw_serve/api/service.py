@@ -56,12 +56,12 @@ class Service:
         mean = totals.get("seconds", 0.0) / done if done else 5.0
         return int(min(60, max(1, round(mean / max(1, len(self.fleet.alive()))))))
 
-    def poll_after_ms(self, job: Job, position: int | None) -> int | None:
+    def poll_after_ms(self, job: Job) -> int | None:
         """When it is worth asking again; None for a job that is finished."""
         if job.finished:
             return None
-        if position is not None:
-            return min(5000, 500 + 500 * position)
+        if job.position is not None:
+            return min(5000, 500 + 500 * job.position)
         return 1000 if job.eta_seconds is None else int(min(5000, max(250, job.eta_seconds * 100)))
 
 

@@ -155,7 +155,6 @@ def present(service: Service, job: Job) -> Response:
 
     Written out here: FastAPI would check and write the same model again, in a thread of its own.
     """
-    position = service.store.position(job) if job.status == "queued" else None
-    pause = service.poll_after_ms(job, position)
+    pause = service.poll_after_ms(job)
     headers = {} if pause is None else {"openai-poll-after-ms": str(pause)}
-    return Response(Video.of(job, position).model_dump_json(), media_type="application/json", headers=headers)
+    return Response(Video.of(job).model_dump_json(), media_type="application/json", headers=headers)

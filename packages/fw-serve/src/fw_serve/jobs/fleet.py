@@ -4,13 +4,16 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from fw_serve.jobs.model import ModelCard
 from fw_serve.jobs.store import JobStore, add_to
 from fw_serve.jobs.tables import cards, reader, workers
 
 WorkerState = Literal["loading", "ready", "busy"]
+
+
+_HELD = select(workers.c.card).where(workers.c.seen_at > bindparam("since"), workers.c.card.is_not(None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +64,9 @@ class Fleet:
 
     def models(self) -> list[ModelCard]:
         """Cards of the models that living workers hold; if none lives, of those that were ever held."""
-        recent = workers.c.seen_at > self.store.clock() - self.silent_s
+        since = self.store.clock() - self.silent_s
         with reader(self.store.engine) as connection:
-            held = connection.execute(select(workers.c.card).where(recent, workers.c.card.is_not(None))).scalars()
+            held = connection.execute(_HELD, {"since": since}).scalars()
             texts = sorted({text for text in held if text})
             texts = texts or list(connection.execute(select(cards.c.card).order_by(cards.c.name)).scalars())
         return [ModelCard.model_validate(json.loads(text)) for text in texts]

@@ -150,6 +150,8 @@ class Job:
     """Folder name of the results."""
     remixed_from: str | None
     """The job it was made from."""
+    position: int | None = None
+    """Place in the queue, 1 for the next one to be taken; None where it does not wait, and in lists."""
 
     @property
     def finished(self) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, case, func, select, update
 
 from fw_serve.jobs.errors import (
     IdempotencyMismatchError,
@@ -93,7 +93,7 @@ class JobStore:
                 if row is not None:
                     if row.fingerprint != new.fingerprint:
                         raise IdempotencyMismatchError("the Idempotency-Key was used for another request")
-                    return job_of_row(row), False
+                    return job_of_row(connection.execute(_ANY_BY_ID, {"wanted": row.id}).one()), False
             self._admit(connection, new.owner, admission, now)
             values = {
                 "id": new.id,
@@ -105,16 +105,17 @@ class JobStore:
                 "idempotency_key": new.idempotency_key,
                 "fingerprint": new.fingerprint,
             }
-            row = connection.execute(jobs.insert().values(**values).returning(jobs)).one()
+            connection.execute(_INSERT, values)
+            row = connection.execute(_BY_ID, {"wanted": new.id}).one()
         return job_of_row(row), True
 
     def get(self, job_id: str, owner: str | None = None) -> Job | None:
         """A job by its id; None if there is none, or if it is another owner's."""
-        wanted = [jobs.c.id == job_id, jobs.c.status != "deleted"]
-        if owner is not None:
-            wanted.append(jobs.c.owner == owner)
         with reader(self.engine) as connection:
-            row = connection.execute(select(jobs).where(*wanted)).first()
+            if owner is None:
+                row = connection.execute(_BY_ID, {"wanted": job_id}).first()
+            else:
+                row = connection.execute(_BY_ID_AND_OWNER, {"wanted": job_id, "asking": owner}).first()
         return None if row is None else job_of_row(row)
 
     def page(self, owner: str, *, after: str | None = None, limit: int = 20, newest_first: bool = True) -> Page:
@@ -140,12 +141,6 @@ class JobStore:
             order = jobs.c.seq.desc() if newest_first else jobs.c.seq.asc()
             rows = connection.execute(select(jobs).where(*wanted).order_by(order).limit(limit + 1)).all()
         return Page(jobs=[job_of_row(row) for row in rows[:limit]], has_more=len(rows) > limit)
-
-    def position(self, job: Job) -> int:
-        """Place of a queued job, 1 for the next one to be taken."""
-        ahead = select(func.count()).select_from(jobs).where(jobs.c.status == "queued", jobs.c.seq < job.seq)
-        with reader(self.engine) as connection:
-            return 1 + (connection.execute(ahead).scalar() or 0)
 
     def counts(self) -> dict[str, int]:
         """Number of jobs in every state but `deleted`."""
@@ -311,13 +306,12 @@ class JobStore:
             if len(made) >= admission.per_minute:
                 oldest = made[-1] if made else now
                 raise RateLimitedError(admission.per_minute, oldest + RATE_WINDOW_S - now)
-        waiting = select(func.count()).select_from(jobs).where(jobs.c.status == "queued")
         if admission.own_queue is not None:
-            own = connection.execute(waiting.where(jobs.c.owner == owner)).scalar() or 0
+            own = connection.execute(_WAITING.where(jobs.c.owner == owner)).scalar() or 0
             if own >= admission.own_queue:
                 raise QueueFullError(own, admission.own_queue, own=True)
         if admission.queue is not None:
-            everyone = connection.execute(waiting).scalar() or 0
+            everyone = connection.execute(_WAITING).scalar() or 0
             if everyone >= admission.queue:
                 raise QueueFullError(everyone, admission.queue, own=False)
 
@@ -338,6 +332,16 @@ class JobStore:
             if connection.execute(update(jobs).where(_held(held)).values(**values)).rowcount != 1:
                 raise LeaseLostError(_LOST)
 
+
+# What is asked most, built once: building a statement takes longer than SQLite takes to answer it.
+_WAITING = select(func.count()).select_from(jobs).where(jobs.c.status == "queued")
+_OTHER = jobs.alias()
+_AHEAD = select(func.count()).select_from(_OTHER).where(_OTHER.c.status == "queued", _OTHER.c.seq < jobs.c.seq)
+_PLACE = case((jobs.c.status == "queued", 1 + _AHEAD.scalar_subquery()), else_=None).label("position")
+_ANY_BY_ID = select(jobs, _PLACE).where(jobs.c.id == bindparam("wanted"))
+_BY_ID = _ANY_BY_ID.where(jobs.c.status != "deleted")
+_BY_ID_AND_OWNER = _BY_ID.where(jobs.c.owner == bindparam("asking"))
+_INSERT = jobs.insert()
 
 _LOST = "the job was cancelled, deleted, or given to another worker"
 _NO_LEASE = {"lease": None, "lease_until": None}

@@ -1,0 +1,140 @@
+"""The bench of the service: `python -m tests.bench.serve` measures what docs/serving.md says of it, on SQLite.
+
+Starts `fw-serve up` as people do, for the time to the first answer, and a server with the stub engine of
+packages/fw-serve/tests, for creations, polls and memory. Writes serve.json into an output folder; exits 1 if a target
+is missed. Wall time needs an idle machine; processor time, which is written beside it, does not.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import httpx
+from tests.chaos.serve import TESTS, memory_mb, picture
+
+assert str(TESTS) in sys.path
+
+from server_process import Server, free_port, wait_until  # type: ignore[import-not-found]  # noqa: E402
+
+TARGETS = {"ready_s": 2.5, "memory_mb": 120.0, "create_p50_ms": 15.0, "create_p99_ms": 60.0, "poll_p50_ms": 3.0}
+"""Largest values that are good enough."""
+POLLS = 3
+"""Polls of the job that runs, and of one that waits, for every creation."""
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def start(folder: Path, starts: int) -> dict[str, float]:
+    """Seconds from the command to the first answer of the process that answers requests: the median of some starts."""
+    seconds, processor = [], []
+    for number in range(starts):
+        port = free_port()
+        command = [sys.executable, "-m", "fw_serve.cli", "up", "no/checkpoint", "--only", "api", "--port", str(port)]
+        began = time.perf_counter()
+        process = subprocess.Popen([*command, "--data", str(folder / f"start{number}")], stdout=subprocess.DEVNULL)
+        try:
+            with httpx.Client() as client:
+                ask = partial(client.get, f"http://127.0.0.1:{port}/livez")
+                wait_until(lambda ask=ask: ask().status_code == 200)
+            seconds.append(time.perf_counter() - began)
+            processor.append(cpu_s(process.pid))
+        finally:
+            process.terminate()
+            process.wait()
+    return {"ready_s": median(seconds), "ready_cpu_s": median(processor)}
+
+
+class Caller:
+    """One kept connection and requests that are written once: the time is that of the service, not of a client."""
+
+    def __init__(self, server: Server) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", server.settings["port"])
+        fields, files = {"prompt": "steps=1"}, {"input_reference": picture()}
+        request = server.http.build_request("POST", "/v1/videos", data=fields, files=files)
+        self.body, self.headers = request.read(), {"Content-Type": request.headers["Content-Type"]}
+
+    def ask(self, method: str, path: str) -> tuple[float, Any]:
+        """Milliseconds, and the answer."""
+        body, headers = (self.body, self.headers) if method == "POST" else (None, {})
+        began = time.perf_counter()
+        self.connection.request(method, path, body, headers)
+        response = self.connection.getresponse()
+        content = response.read()
+        took = 1000 * (time.perf_counter() - began)
+        assert response.status == 200, content
+        return took, json.loads(content)
+
+
+def answers(server: Server, rounds: int) -> dict[str, float]:
+    """Times of creations and polls while a job runs, and what the process holds after them.
+
+    The job that runs waits in its step, as one on a GPU does, so that it takes no time of the processors.
+    """
+    caller, gate = Caller(server), server.folder / "gate"
+    running = server.create(f"hold={gate}", picture()).json()["id"]
+    wait_until(lambda: server.get(running)["status"] == "in_progress")
+    video, creates, polls, processor = {"id": running}, [], [], {"POST": 0.0, "GET": 0.0}
+    for number in range(-20, rounds):  # the first ones warm connections and caches
+        used = cpu_s(server.pid)
+        took, video = caller.ask("POST", "/v1/videos")
+        used, between = cpu_s(server.pid) - used, cpu_s(server.pid)
+        times = [caller.ask("GET", f"/v1/videos/{name}")[0] for name in (running, video["id"]) for _ in range(POLLS)]
+        if number >= 0:
+            creates.append(took)
+            polls += times
+            processor["POST"] += used
+            processor["GET"] += cpu_s(server.pid) - between
+    held_mb = memory_mb(server.pid)
+    gate.touch()
+    server.finished(video["id"])
+    return {
+        "memory_mb": held_mb,
+        "create_p50_ms": median(creates),
+        "create_p99_ms": quantiles(creates, n=100)[98],
+        "create_cpu_ms": 1000 * processor["POST"] / rounds,
+        "poll_p50_ms": median(polls),
+        "poll_p99_ms": quantiles(polls, n=100)[98],
+        "poll_cpu_ms": 1000 * processor["GET"] / len(polls),
+    }
+
+
+def main() -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.serve", description="Bench of fw-serve.")
+    parser.add_argument("--out", type=Path, default=Path("bench"), help="folder of serve.json")
+    parser.add_argument("--rounds", type=int, default=100, help="creations that are timed")
+    parser.add_argument("--starts", type=int, default=3, help="starts that are timed")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        measured = start(Path(name), options.starts)
+        server = Server(Path(name) / "server", limits={"queue": 100_000}, lease_s=60.0)
+        try:
+            measured |= answers(server.start(), options.rounds)
+        finally:
+            server.stop()
+    measured = {key: round(value, 2) for key, value in measured.items()}
+    measured["load_per_core"] = round(os.getloadavg()[0] / (os.cpu_count() or 1), 2)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "serve.json").write_text(json.dumps(measured, indent=2) + "\n")
+    missed = [key for key, target in TARGETS.items() if measured[key] > target]
+    for key, value in measured.items():
+        target = f"  (at most {TARGETS[key]:g}{', MISSED' if key in missed else ''})" if key in TARGETS else ""
+        print(f"{key:16}{value:10}{target}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
