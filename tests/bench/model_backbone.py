@@ -6,7 +6,6 @@ runs one side alone and prints its peak memory.
 
 import argparse
 import dataclasses
-import math
 import resource
 import subprocess
 import sys
@@ -38,14 +37,24 @@ def backbone(blocks: int, dtype: torch.dtype, *, control: bool = False) -> Fanta
     for place, (name, parameter) in enumerate(world.named_parameters()):
         if world.parameter_group(name) != "video":
             continue
-        repeats = math.ceil(parameter.numel() / _POOL)
-        value = pool.roll(7919 * place).repeat(repeats)[: parameter.numel()].clone().view(parameter.shape)  # no spare
+        value = torch.empty(parameter.shape, dtype=dtype)
+        _fill(value.view(-1), pool, 7919 * place)
         scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
         owner, _, leaf = name.rpartition(".")
         kept = value.mul_(scale).add_(1.0 if "norm" in name and leaf == "weight" else 0.0)
         world.get_submodule(owner)._parameters[leaf] = torch.nn.Parameter(kept, requires_grad=False)
     world.video_rope.to_empty(device="cpu")  # writes its tables
     return world.eval()
+
+
+def _fill(flat: torch.Tensor, pool: torch.Tensor, start: int) -> None:
+    """Copy the pool into `flat` from `start` on, round and round, without memory that an allocator would keep."""
+    done = 0
+    while done < flat.numel():
+        begin = (start + done) % pool.numel()
+        some = min(flat.numel() - done, pool.numel() - begin)
+        flat[done : done + some] = pool[begin : begin + some]
+        done += some
 
 
 def shortened(blocks: int, *, control: bool) -> WorldConfig:
