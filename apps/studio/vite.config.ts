@@ -13,6 +13,7 @@ export default defineConfig({
     modulePreload: false,
     chunkSizeWarningLimit: 900,
     target: 'es2022',
+    license: { fileName: 'licenses.md' },
   },
   server: { proxy: { '/v1': 'http://127.0.0.1:8000', '/readyz': 'http://127.0.0.1:8000' } },
 });

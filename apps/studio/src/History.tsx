@@ -12,7 +12,7 @@ export function History() {
   const known = worlds.value ?? [];
   return (
     <nav class="history" aria-label={t('worlds')}>
-      <a class="button primary new" href="#/" aria-current={route.value.page === 'compose' ? 'page' : undefined}>
+      <a class="button new" href="#/" aria-current={route.value.page === 'compose' ? 'page' : undefined}>
         <Icon name="plus" />
         {t('newWorld')}
       </a>

@@ -69,6 +69,11 @@ interface SliderProps {
   onInput: (value: number) => void;
 }
 
+/** How far a slider is, for its filled part. */
+export function filled(value: number, min: number, max: number): Record<string, string> {
+  return { '--at': `${((value - min) / Math.max(1e-9, max - min)) * 100}%` };
+}
+
 export function Slider({ label, value, min, max, step, text, onInput }: SliderProps) {
   const id = useId();
   return (
@@ -76,7 +81,7 @@ export function Slider({ label, value, min, max, step, text, onInput }: SliderPr
       <label for={id}>{label}</label>
       <output for={id}>{text}</output>
       <input id={id} type="range" min={min} max={max} step={step} value={value} aria-valuetext={text}
-        onInput={(event) => onInput(event.currentTarget.valueAsNumber)} />
+        style={filled(value, min, max)} onInput={(event) => onInput(event.currentTarget.valueAsNumber)} />
     </div>
   );
 }
@@ -147,7 +152,8 @@ export function Dialog({ title, onClose, children }: DialogProps) {
     const opener = document.activeElement;
     box.current?.showModal();
     return () => {
-      if (opener instanceof HTMLElement && opener.isConnected) opener.focus();
+      // when the dialog is gone: while it is open nothing else can have the focus
+      queueMicrotask(() => opener instanceof HTMLElement && opener.isConnected && opener.focus());
     };
   }, []);
   return (

@@ -1,7 +1,7 @@
 /** The camera path of the draft in 3D, with a way to play it. */
 
 import { useEffect, useState } from 'preact/hooks';
-import { Choice, Icon, IconButton } from '../parts';
+import { Choice, filled, Icon, IconButton } from '../parts';
 import { Canvas } from '../scene/Canvas';
 import type { Handle, PathView } from '../scene/pathView';
 import { addKey, camera, fields, picture, setCamera, setKey } from '../state/draft';
@@ -72,7 +72,7 @@ export function PathStage() {
       <div class="stage-bottom">
         <IconButton icon={playing ? 'pause' : 'play'} label={t(playing ? 'pathPause' : 'pathPlay')}
           onClick={() => setPlaying(!playing)} disabled={frames < 2} />
-        <input type="range" min={0} max={frames - 1} value={shown} aria-label={t('pathFrame')}
+        <input type="range" min={0} max={frames - 1} value={shown} style={filled(shown, 0, frames - 1)} aria-label={t('pathFrame')}
           aria-valuetext={t('frameOf', { n: shown + 1, count: frames })}
           onInput={(event) => setFrame(event.currentTarget.valueAsNumber)} />
         <output class="figures">{shown + 1} / {frames}</output>

@@ -56,6 +56,8 @@ export class PathView {
     this.drag = new TransformControls(this.stage.camera, canvas);
     this.marker.matrixAutoUpdate = false;
     this.drag.setSize(0.7);
+    this.drag.setColors('#c8594c', '#4d9a57', '#4a7fc4', '#e0a83a');
+    this.drag.getHelper().visible = false;
     this.stage.scene.add(this.drag.getHelper());
     this.drag.addEventListener('change', () => this.stage.draw());
     this.drag.addEventListener('dragging-changed', (event) => {
@@ -111,7 +113,7 @@ export class PathView {
   setThrough(through: boolean): void {
     this.through = through;
     this.drag.enabled = !through;
-    this.drag.getHelper().visible = !through;
+    if (this.keys) this.setKeys(...this.keys);
     if (!through) {
       this.stage.release(this.scale);
       this.stage.reset();
@@ -124,7 +126,9 @@ export class PathView {
     this.keys = [keys, selected, handle];
     if (this.drag.dragging) return this.stage.draw(); // what is held must not be made anew
     this.drag.detach();
+    this.drag.getHelper().visible = false; // until something is attached
     empty(this.handles);
+    this.handles.visible = !this.through;
     const colours = palette();
     keys.forEach((key, index) => {
       const own = index === selected;
@@ -137,7 +141,9 @@ export class PathView {
       sight.setAttribute('position', new Float32BufferAttribute([...key.position, ...key.look_at], 3));
       const line = new LineBasicMaterial({ color: colours.accent, transparent: true, opacity: 0.45 });
       this.handles.add(new LineSegments(sight, line));
+      if (this.through) return;
       this.drag.attach(handle === 'position' ? ball : target);
+      this.drag.getHelper().visible = true;
     });
     this.stage.draw();
   }

@@ -67,7 +67,11 @@ export class WorldView {
   private flying = false;
   private texture: VideoTexture | null = null;
   private video: HTMLVideoElement | null = null;
-  private readonly redraw = (): void => this.stage.draw();
+  /** A paused video shows another frame. */
+  private readonly redraw = (): void => {
+    if (this.texture) this.texture.needsUpdate = true;
+    this.stage.draw();
+  };
 
   constructor(
     canvas: HTMLCanvasElement,
@@ -92,7 +96,7 @@ export class WorldView {
     const d = this.depth;
     const start = this.poses[0] ? placeOf(this.poses[0]) : new Vector3();
     const target = start.clone().add(new Vector3(0, 0, d));
-    this.stage.setHome(start.clone().add(new Vector3(0.42 * d, -0.34 * d, -0.62 * d)), target, this.size);
+    this.stage.setHome(start.clone().add(new Vector3(-0.5 * d, -0.4 * d, -0.85 * d)), target, this.size);
     this.stage.reset();
     this.recolour();
   }
@@ -143,6 +147,7 @@ export class WorldView {
     this.video = video;
     video?.addEventListener('seeked', this.redraw);
     this.drawMarker();
+    this.redraw();
     this.setTime(this.time);
   }
 
@@ -195,7 +200,7 @@ export class WorldView {
     if (this.look?.path && !this.flying) {
       const way = tube(this.poses, radius);
       if (way) this.paths.add(new Mesh(way, new MeshBasicMaterial({ color: accent })));
-      const some = spread(this.poses.length, 7).map((index) => this.poses[index] as Matrix4);
+      const some = spread(this.poses.length, 5).map((index) => this.poses[index] as Matrix4);
       const lens = this.lenses[0];
       const faint = new LineBasicMaterial({ color: accent, transparent: true, opacity: 0.45 });
       if (lens) this.paths.add(new LineSegments(pyramids(some, lens, 0.09 * this.size), faint));

@@ -1,7 +1,7 @@
 /** Video, depth and confidence, frame by frame together; and the buttons that move all of them. */
 
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { Choice, IconButton, Spinner } from '../parts';
+import { Choice, filled, IconButton, Spinner } from '../parts';
 import { useFile } from '../service/files';
 import { t } from '../words';
 import type { Playback } from './playback';
@@ -91,6 +91,7 @@ export function Transport({ playback }: { playback: Playback }) {
       </button>
       <IconButton icon="next" label={t('nextFrame')} onClick={() => playback.step(1)} />
       <input type="range" min={0} max={playback.frames - 1} step={1} value={frame} aria-label={t('timeline')}
+        style={filled(frame, 0, playback.frames - 1)}
         aria-valuetext={text} onInput={(event) => playback.seek(event.currentTarget.valueAsNumber)} />
       <output class="figures" aria-live="off">{frame + 1} / {playback.frames}</output>
       <Choice label={t('speed')} value={String(playback.speed.value)} onChange={(value) => playback.setSpeed(Number(value))}
