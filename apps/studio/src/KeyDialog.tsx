@@ -2,7 +2,7 @@
 
 import { useState } from 'preact/hooks';
 import { Dialog, Field } from './parts';
-import { api, keyWanted, ServiceError, setApiKey } from './service/api';
+import { api, keyRefused, keyWanted, ServiceError, setApiKey } from './service/api';
 import { reload } from './state/worlds';
 import { t } from './words';
 
@@ -26,7 +26,7 @@ export function KeyDialog() {
   }
 
   return (
-    <Dialog title={t('keyTitle')} onClose={() => (keyWanted.value = false)}>
+    <Dialog title={t('keyTitle')} onClose={() => (keyRefused.value = true)}>
       <form onSubmit={(event) => void use(event)}>
         <p>{t('keyText')}</p>
         <Field label={t('keyField')} error={error}>

@@ -6,10 +6,10 @@ import { Compose } from './compose/Compose';
 import { History } from './History';
 import { KeyDialog } from './KeyDialog';
 import { Icon, IconButton } from './parts';
-import { apiKey, keyWanted, reachable, setApiKey } from './service/api';
+import { apiKey, keyRefused, keyWanted, reachable, setApiKey } from './service/api';
 import { announcement, language, narrow, notice, theme, type Theme } from './state/appearance';
 import { route } from './state/route';
-import { health, watch } from './state/worlds';
+import { health, watch, worlds } from './state/worlds';
 import './styles/tokens.css';
 import './styles/base.css';
 import './styles/parts.css';
@@ -32,8 +32,10 @@ function Page() {
     window.scrollTo(0, 0);
   }, [route.value]);
   useEffect(() => {
-    document.title = `${route.value.page === 'compose' ? t('newWorld') : t('untitled')} · fantasy-world`;
-  }, [route.value, language.value]);
+    const here = route.value;
+    const video = here.page === 'world' ? worlds.value?.find((one) => one.id === here.id) : undefined;
+    document.title = `${here.page === 'compose' ? t('newWorld') : (video?.prompt ?? t('untitled'))} · fantasy-world`;
+  }, [route.value, language.value, worlds.value]);
   const hidden = narrow.value && !drawer;
   return (
     <div class={`page${drawer ? ' drawer' : ''}`} onKeyDown={(event) => event.key === 'Escape' && setDrawer(false)}>
@@ -49,7 +51,7 @@ function Page() {
       </main>
       <div class="toasts" role="status">{notice.value && <p>{notice.value}</p>}</div>
       <p class="hidden" role="status">{announcement.value}</p>
-      {keyWanted.value && <KeyDialog />}
+      {keyWanted.value && !keyRefused.value && <KeyDialog />}
     </div>
   );
 }
@@ -90,6 +92,13 @@ function Banner() {
         <p class={`banner${reachable.value ? '' : ' bad'}`}>
           <Icon name="warn" />
           {text}
+        </p>
+      )}
+      {keyWanted.value && keyRefused.value && (
+        <p class="banner">
+          <Icon name="key" />
+          {t('keyMissing')}
+          <button type="button" class="text-button" onClick={() => (keyRefused.value = false)}>{t('keyGive')}</button>
         </p>
       )}
     </div>

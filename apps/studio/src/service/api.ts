@@ -9,6 +9,8 @@ const KEY = 'fw-api-key';
 export const apiKey = signal(stored());
 /** Whether the service said that it wants a key, or another one. */
 export const keyWanted = signal(false);
+/** Whether the question for the key was closed without one. */
+export const keyRefused = signal(false);
 /** Whether the last request reached the service. */
 export const reachable = signal(true);
 

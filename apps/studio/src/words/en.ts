@@ -24,6 +24,8 @@ export const en = {
   keyWrong: 'This key is not valid.',
   keyField: 'Your key',
   keyUse: 'Use this key',
+  keyMissing: 'This service needs an API key.',
+  keyGive: 'Enter key',
   keyForget: 'Forget the API key',
 
   historyEmpty: 'Worlds you make appear here.',
@@ -156,7 +158,7 @@ export const en = {
   download: 'Download',
   share: 'Copy link',
   shared: 'Link copied. Whoever can reach this service and has a key for it can open it.',
-  shareFailed: 'Copy this link: {link}',
+  shareFailed: 'Copy this link',
   goOn: 'Continue from last frame',
   goneOn: 'The last frame is the picture of your next world.',
   remix: 'Another prompt',

@@ -26,6 +26,8 @@ export const zh: Record<keyof typeof en, string> = {
   keyWrong: '此密钥无效。',
   keyField: '您的密钥',
   keyUse: '使用此密钥',
+  keyMissing: '此服务需要 API 密钥。',
+  keyGive: '输入密钥',
   keyForget: '清除 API 密钥',
 
   historyEmpty: '您创建的世界会显示在这里。',
@@ -158,7 +160,7 @@ export const zh: Record<keyof typeof en, string> = {
   download: '下载',
   share: '复制链接',
   shared: '链接已复制。能访问此服务并持有密钥的人都可以打开。',
-  shareFailed: '请复制此链接：{link}',
+  shareFailed: '请复制此链接',
   goOn: '从最后一帧继续',
   goneOn: '最后一帧已成为下一个世界的图片。',
   remix: '换提示词',

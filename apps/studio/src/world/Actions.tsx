@@ -44,7 +44,8 @@ export function WorldTitle({ video }: { video: Video }) {
 }
 
 export function Actions({ video, rgb, playback }: { video: Video; rgb: HTMLVideoElement | null; playback: Playback }) {
-  const [asking, setAsking] = useState<'' | 'remove' | 'remix'>('');
+  const [asking, setAsking] = useState<'' | 'remove' | 'remix' | 'share'>('');
+  const link = new URL(worldAddress(video.id), location.href).href;
   return (
     <header class="world-head">
       <WorldTitle video={video} />
@@ -58,9 +59,10 @@ export function Actions({ video, rgb, playback }: { video: Video; rgb: HTMLVideo
           <Icon name="edit" />
           {t('remix')}
         </button>
-        <IconButton icon="link" label={t('share')} onClick={() => void share(video.id)} />
+        <IconButton icon="link" label={t('share')} onClick={() => void share(link, () => setAsking('share'))} />
         <IconButton icon="trash" label={t('remove')} onClick={() => setAsking('remove')} />
       </div>
+      {asking === 'share' && <ShareDialog link={link} onClose={() => setAsking('')} />}
       {asking === 'remove' && <RemoveDialog video={video} onClose={() => setAsking('')} />}
       {asking === 'remix' && <RemixDialog video={video} onClose={() => setAsking('')} />}
     </header>
@@ -192,12 +194,21 @@ async function goOn(video: Video, rgb: HTMLVideoElement, playback: Playback): Pr
   go('#/');
 }
 
-async function share(id: string): Promise<void> {
-  const link = new URL(worldAddress(id), location.href).href;
+async function share(link: string, show: () => void): Promise<void> {
   try {
     await navigator.clipboard.writeText(link);
     tell(t('shared'));
   } catch {
-    tell(t('shareFailed', { link })); // a page without https may not write to the clipboard
+    show(); // a page without https may not write to the clipboard
   }
+}
+
+function ShareDialog({ link, onClose }: { link: string; onClose: () => void }) {
+  return (
+    <Dialog title={t('share')} onClose={onClose}>
+      <Field label={t('shareFailed')}>
+        {(ids) => <input {...ids} readOnly value={link} onFocus={(event) => event.currentTarget.select()} />}
+      </Field>
+    </Dialog>
+  );
 }

@@ -4,11 +4,14 @@ import { useSignalEffect } from '@preact/signals';
 import { useEffect, useMemo, useState } from 'preact/hooks';
 import { Choice, IconButton, Slider, Spinner, Switch } from '../parts';
 import { Canvas } from '../scene/Canvas';
+import type { PointsFile } from '../scene/pointsFile';
 import type { FrameFilter, Look, WorldView } from '../scene/worldView';
 import { api, apiKey, ServiceError } from '../service/api';
 import { narrow } from '../state/appearance';
 import { number, t } from '../words';
 import type { Playback } from './playback';
+
+type State = 'loading' | 'ready' | 'older' | 'failed';
 
 const FILTERS: FrameFilter[] = ['all', 'until', 'only'];
 
@@ -20,33 +23,24 @@ interface Props {
 
 export function WorldStage({ id, playback, video }: Props) {
   const [view, setView] = useState<WorldView | null>(null);
-  const [state, setState] = useState<'loading' | 'ready' | 'older' | 'failed'>('loading');
+  const [state, setState] = useState<State>('loading');
   const [look, setLook] = useState<Look>({ surest: 0.75, filter: 'all', pointSize: 1, path: true, requested: false });
   const [flying, setFlying] = useState(false);
   const [count, setCount] = useState(0);
+  const [attempt, setAttempt] = useState(0);
   const change = (part: Partial<Look>) => setLook((old) => ({ ...old, ...part }));
 
   const open = useMemo(
     () => async (canvas: HTMLCanvasElement) => {
       setState('loading');
-      try {
-        const [{ WorldView }, { readPoints }, answer] = await Promise.all([
-          import('../scene/worldView'),
-          import('../scene/pointsFile'),
-          api.content(id, 'pointcloud', 'bin'),
-        ]);
-        const file = readPoints(await answer.arrayBuffer());
-        const made = new WorldView(canvas, file);
-        setState('ready');
-        return made;
-      } catch (error) {
-        if (error instanceof ServiceError) {
-          setState(error.status === 404 ? 'older' : 'failed');
-          return { recolour() {}, dispose() {} } as WorldView;
-        }
-        setState('failed');
-        throw error;
+      const file = await load(id);
+      if (typeof file === 'string') {
+        setState(file);
+        return { recolour() {}, dispose() {} } as WorldView;
       }
+      const { WorldView } = await import('../scene/worldView');
+      setState('ready');
+      return new WorldView(canvas, file);
     },
     [id],
   );
@@ -64,11 +58,16 @@ export function WorldStage({ id, playback, video }: Props) {
 
   return (
     <section class="stage" aria-label={t('pointView')}>
-      <Canvas identity={`${id} ${apiKey.value}`} open={open} ready={setView} label={t('pointViewLabel')} />
+      <Canvas identity={`${id} ${apiKey.value} ${attempt}`} open={open} ready={setView} label={t('pointViewLabel')} />
       {state !== 'ready' && (
         <div class="stage-note">
           {state === 'loading' ? <Spinner label={t('pointsLoading')} /> : (
-            <p role="alert">{t(state === 'older' ? 'pointsOlder' : 'pointsFailed')}</p>
+            <>
+              <p role="alert">{t(state === 'older' ? 'pointsOlder' : 'pointsFailed')}</p>
+              {state === 'failed' && (
+                <button type="button" class="button" onClick={() => setAttempt(attempt + 1)}>{t('retry')}</button>
+              )}
+            </>
           )}
         </div>
       )}
@@ -95,4 +94,17 @@ export function WorldStage({ id, playback, video }: Props) {
       </details>
     </section>
   );
+}
+
+/** The points, or why there are none. */
+async function load(id: string): Promise<PointsFile | 'older' | 'failed'> {
+  try {
+    const [{ readPoints }, answer] = await Promise.all([
+      import('../scene/pointsFile'),
+      api.content(id, 'pointcloud', 'bin'),
+    ]);
+    return readPoints(await answer.arrayBuffer());
+  } catch (error) {
+    return error instanceof ServiceError && error.status === 404 ? 'older' : 'failed';
+  }
 }
