@@ -80,8 +80,19 @@ def _waiting(server) -> list[str]:
     return [line for line in states if not line.endswith(" 0.0")]
 
 
+@pytest.fixture
+def postgres(postgres_server):
+    """URL of an empty database."""
+    import psycopg
+
+    with psycopg.connect(postgres_server.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return postgres_server
+
+
 @pytest.fixture(scope="session")
-def postgres():
+def postgres_server():
     """URL of a PostgreSQL server of our own, without a password, on a socket."""
     binaries = [Path(found).parent for found in (shutil.which("initdb"),) if found]
     binaries += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)

@@ -41,7 +41,7 @@ def main() -> None:
     if given.get("engine") == "ray":
         from fw_serve import ray
 
-        scale = Scale(workers=given.get("workers", 1), replicas=2, cpus_per_worker=0.5)
+        scale = Scale(workers=given.get("workers", 1), cpus_per_worker=0.5)
         ray.run(settings, worker, scale, host="127.0.0.1", port=given["port"])
         return
     store = JobStore(database)

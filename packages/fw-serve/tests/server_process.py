@@ -19,13 +19,14 @@ QUEUE = 32
 
 def wait_until(condition, seconds=120.0, what="the condition"):
     """The first true value of `condition`; polls, because the thing waited for happens in another process."""
-    until = time.monotonic() + seconds
+    until, pause = time.monotonic() + seconds, 0.005
     while time.monotonic() < until:
         with contextlib.suppress(httpx.TransportError):
             value = condition()
             if value:
                 return value
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(0.1, 1.2 * pause)
     raise AssertionError(f"{what} did not come true within {seconds} s")
 
 

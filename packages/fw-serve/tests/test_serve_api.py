@@ -6,6 +6,7 @@ import json
 import httpx
 import openai
 import pytest
+from schema_fuzz import fuzz
 from server_process import QUEUE
 from stub_engine import FILES
 
@@ -204,6 +205,7 @@ def test_trajectories(server):
     assert preview["turn_deg"] == pytest.approx(40)
     good = server.http.post("/v1/trajectories/validate", json=body).json()
     assert (good["valid"], good["path_length"]) == (True, 0)
+    assert server.http.post("/v1/trajectories/validate", json={**body, "frames": True}).status_code == 400
     bad = server.http.post("/v1/trajectories/validate", json={"camera_trajectory": {"preset": "fly"}}).json()
     assert (bad["valid"], "preset" in bad["message"]) == (False, True)
 
@@ -230,6 +232,15 @@ def test_the_description_is_whole(server):
     assert names == {"get", "post", "delete"}
     for reference in set(_references(described)):
         assert reference.removeprefix("#/components/schemas/") in described["components"]["schemas"]
+
+
+@pytest.mark.slow
+def test_the_description_holds_for_requests_that_nobody_thought_of(server, picture):
+    video = server.create("x", picture).json()["id"]
+    server.finished(video)
+    cases, problems, report = fuzz(server, video, examples=4, phases="fuzzing")
+    assert not problems, report
+    assert cases > 20
 
 
 def _references(part):

@@ -23,7 +23,7 @@ from fw_serve.jobs.fleet import Fleet
 from fw_serve.jobs.keys import KeyRing
 from fw_serve.jobs.model import TRANSITIONS, ModelCard, NewJob, WorldRequest
 from fw_serve.jobs.store import Admission, JobStore
-from fw_serve.jobs.tables import jobs, metadata
+from fw_serve.jobs.tables import jobs
 
 REQUEST = WorldRequest(
     prompt="a secret room", model="m", frames=5, width=48, height=32, seconds="0.3", camera="orbit", seed=2**53 - 1
@@ -60,9 +60,6 @@ def store(request, tmp_path, clock):
     else:
         store = JobStore(request.getfixturevalue("postgres"), clock=clock)
     yield store
-    if request.param == "postgresql":
-        with store.engine.begin() as connection:
-            metadata.drop_all(connection)
     store.close()
 
 

@@ -178,7 +178,7 @@ class TrajectoryRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     camera_trajectory: str | dict[str, Any] = Field(examples=[{"preset": "orbit", "angle_deg": 30}])
-    frames: int | None = Field(default=None, ge=1, le=1024, examples=[17])
+    frames: int | None = Field(default=None, strict=True, ge=1, le=1024, examples=[17])
     size: str | None = Field(
         default=None, max_length=12, pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$", examples=["592x336"]
     )
