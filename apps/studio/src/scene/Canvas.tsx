@@ -30,7 +30,8 @@ export function Canvas<V extends View>({ open, ready, label, identity }: Props<V
     canvas.tabIndex = 0;
     canvas.setAttribute('role', 'application');
     host.current?.prepend(canvas);
-    open(canvas)
+    painted()
+      .then(() => open(canvas))
       .then((made) => {
         if (left) return made.dispose();
         view.current = made;
@@ -56,4 +57,9 @@ export function Canvas<V extends View>({ open, ready, label, identity }: Props<V
       {broken && <p class="canvas-note">{t('noWebgl')}</p>}
     </div>
   );
+}
+
+/** After the page around the canvas is on the screen: three.js and its first drawing take a while. */
+function painted(): Promise<void> {
+  return new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
 }
