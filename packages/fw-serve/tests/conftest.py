@@ -63,7 +63,10 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def full_server(server, picture, tmp_path):
-    """The server of all tests with one job, `held`, that runs until `gate` is made, and room for QUEUE others."""
+    """The server of all tests with one job, `held`, that runs until `gate` is made, and room for QUEUE others.
+
+    However the test ends, the gate is made: a held job would block the worker for the tests after it.
+    """
     wait_until(lambda: not _waiting(server), what="an empty queue")
     server.gate = tmp_path / "gate"
     server.held = server.create(f"hold={server.gate}", picture).json()["id"]

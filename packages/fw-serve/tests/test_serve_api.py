@@ -165,12 +165,11 @@ def test_idempotent_creation(server, picture):
     assert ask("a", "with space").status_code == 400
 
 
-def test_content_comes_in_parts_and_only_when_it_is_there(server, picture, tmp_path):
-    gate = tmp_path / "gate"
-    video = server.create(f"hold={gate}", picture).json()["id"]
+def test_content_comes_in_parts_and_only_when_it_is_there(full_server):
+    server, video = full_server, full_server.held
     early = server.http.get(f"/v1/videos/{video}/content")
     assert (early.status_code, early.json()["error"]["code"]) == (409, "video_not_completed")
-    gate.touch()
+    server.gate.touch()
     server.finished(video)
     part = server.http.get(f"/v1/videos/{video}/content", headers={"Range": "bytes=4-7"})
     assert (part.status_code, part.content) == (206, b"ftyp")

@@ -95,13 +95,12 @@ def test_a_running_job_stops_within_a_step(server, picture, stop):
     assert server.worker_pids() == before
 
 
-def test_a_waiting_job_is_cancelled_at_once(server, picture, tmp_path):
-    gate = tmp_path / "gate"
-    running = server.create(f"hold={gate}", picture).json()["id"]
+def test_a_waiting_job_is_cancelled_at_once(full_server, picture):
+    server = full_server
     waiting = server.create("never", picture).json()["id"]
     assert server.http.post(f"/v1/videos/{waiting}/cancel").json()["status"] == "failed"
-    gate.touch()
-    assert server.finished(running)["status"] == "completed"
+    server.gate.touch()
+    assert server.finished(server.held)["status"] == "completed"
     assert "begin never" not in server.lines()
 
 
