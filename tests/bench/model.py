@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--blocks", type=int, default=30, help="blocks of the 1.3B backbone, 4 or more (30 is all)")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
+    parser.add_argument("--checkpoint", type=Path, help="a trained pipeline folder: measures step reuse with it too")
     options = parser.parse_args(arguments)
     measures: dict[str, Callable[[], Iterable[Row]]] = {
         "backbone": lambda: model_backbone.measure(options.blocks, options.pairs),
@@ -61,10 +62,11 @@ def main(arguments: list[str] | None = None) -> int:
         "vae": lambda: model_vae.measure(options.pairs),
         "sampling": lambda: model_sampling.measure(options.pairs),
         "library": library,
+        "step-reuse": lambda: model_sampling.step_reuse(options.checkpoint, options.pairs),
     }
     torch.manual_seed(0)
     rows: list[Row] = []
-    for part in options.parts:
+    for part in (*options.parts, "step-reuse") if options.checkpoint else options.parts:
         for row in measures[part]():
             rows.append(row)
             print(markdown([row], machine()).splitlines()[2], flush=True)

@@ -197,7 +197,7 @@ def many_requests(server: Server, cases: int) -> list[str]:
     operations = sum(len(path) for path in server.http.get("/openapi.json").json()["paths"].values())
     video = server.create("x", picture()).json()["id"]
     server.finished(video)
-    made, problems, report = fuzz(server, video, max(10, 2 * cases // operations))
+    made, problems, report = fuzz(server, video, max(10, 5 * cases // (2 * operations)))
     print(report)
     return problems + ([f"only {made} cases of {cases}"] if made < cases else [])
 
