@@ -152,15 +152,19 @@ export function Dialog({ title, onClose, children }: DialogProps) {
     const opener = document.activeElement;
     box.current?.showModal();
     return () => {
-      // when the dialog is gone: while it is open nothing else can have the focus
+      // where it goes without having been closed: when it is gone, so that it does not hold the focus back
       queueMicrotask(() => opener instanceof HTMLElement && opener.isConnected && opener.focus());
     };
   }, []);
+  const leave = () => {
+    box.current?.close(); // gives the focus back
+    onClose();
+  };
   return (
-    <dialog ref={box} aria-labelledby={id} onCancel={(event) => { event.preventDefault(); onClose(); }}>
+    <dialog ref={box} aria-labelledby={id} onCancel={(event) => { event.preventDefault(); leave(); }}>
       <header>
         <h2 id={id}>{title}</h2>
-        <IconButton icon="close" label={t('close')} onClick={onClose} />
+        <IconButton icon="close" label={t('close')} onClick={leave} />
       </header>
       {children}
     </dialog>

@@ -6,6 +6,9 @@ import { type Lens, threePose } from './cameras';
 
 const VIEW_FOV_DEG = 42;
 const KEY_TURN_RAD = 0.12;
+const LATE_MS = 90;
+const LATE_DRAWINGS = 4;
+const LEAST_RATIO = 0.5;
 
 export interface Palette {
   background: Color;
@@ -36,6 +39,7 @@ export class Stage {
   /** Called before every drawing. */
   beforeDraw: () => void = () => undefined;
   private pending = 0;
+  private late = 0;
   private home: [Vector3, Vector3] = [new Vector3(1, 1, 1), new Vector3()];
   private lens: Lens | null = null;
   private readonly sizes: ResizeObserver;
@@ -56,8 +60,11 @@ export class Stage {
 
   /** Draw soon. */
   draw(): void {
-    this.pending ||= requestAnimationFrame(() => {
+    if (this.pending) return;
+    const asked = performance.now();
+    this.pending = requestAnimationFrame(() => {
       this.pending = 0;
+      this.keepUp(performance.now() - asked);
       this.beforeDraw();
       this.renderer.render(this.scene, this.camera);
     });
@@ -119,6 +126,15 @@ export class Stage {
     this.controls.dispose();
     this.renderer.dispose();
     this.renderer.forceContextLoss();
+  }
+
+  /** Where drawings come late one after another (no graphics processor), fewer pixels are drawn. */
+  private keepUp(waited: number): void {
+    this.late = waited > LATE_MS ? this.late + 1 : 0;
+    const ratio = this.renderer.getPixelRatio();
+    if (this.late < LATE_DRAWINGS || ratio <= LEAST_RATIO) return;
+    this.late = 0;
+    this.renderer.setPixelRatio(Math.max(LEAST_RATIO, ratio / 2));
   }
 
   private flipped(vector: Vector3): Vector3 {

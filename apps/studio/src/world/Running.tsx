@@ -95,7 +95,6 @@ export function Failed({ video }: { video: Video }) {
         <div class="running-card">
           <h2 class={code === 'cancelled' ? 'failed calm' : 'failed'}><Icon name="warn" />{t('failedTitle')}</h2>
           <p>{said}</p>
-          {said !== video.error?.message && code !== 'cancelled' && <p class="note">{video.error?.message}</p>}
           <div class="dialog-actions start">
             <button type="button" class="button primary" onClick={() => void again()}>{t('again')}</button>
             <button type="button" class="button" onClick={() => setAsking(true)}>{t('remove')}</button>

@@ -1,4 +1,4 @@
-import{C as e,S as t,T as n,_ as r,a as i,b as a,c as o,d as s,empty as c,f as l,g as u,h as d,i as f,l as p,m,n as h,o as g,p as _,r as v,s as y,t as b,u as x,v as S,w as C,x as w,y as T}from"./pathView-CT7VweHX.js";import{footprints as E,medianDepth as D}from"./pointsFile-DLFvdH4p.js";var O=`
+import{C as e,S as t,T as n,_ as r,a as i,b as a,c as o,d as s,empty as c,f as l,g as u,h as d,i as f,l as p,m,n as h,o as g,p as _,r as v,s as y,t as b,u as x,v as S,w as C,x as w,y as T}from"./pathView-BF7IBLQm.js";import{footprints as E,medianDepth as D}from"./pointsFile-DLFvdH4p.js";var O=`
 uniform float scale; uniform float size; uniform float threshold;
 attribute float confidence; attribute float footprint;
 varying vec3 tint;
