@@ -147,7 +147,7 @@ def plays_h264(page) -> bool:
     return page.evaluate("document.createElement('video').canPlayType('video/mp4; codecs=\"avc1.64001f\"') !== ''")
 
 
-def surest(files, share, frames=slice(None)):
+def surest(files: Path, share: float, frames: int | slice = slice(None)) -> int:
     """How many points the viewer shows of the surest share, from the file itself."""
     content = (files / "points.bin").read_bytes()
     size = struct.unpack_from("<I", content, 12)[0]
