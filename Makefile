@@ -1,7 +1,7 @@
 # A fresh machine needs python3 and make only: uv is found, or installed privately under .tools.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model format clean
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-serve format clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
@@ -54,7 +54,7 @@ unit: env ## pytest, all of it, a process per core
 coverage: env ## pytest with line and branch coverage
 	@$(RUN) pytest --cov --cov-report=term
 
-bench: bench-data bench-model bench-train ## every bench; figures go into bench/
+bench: bench-data bench-model bench-train bench-serve ## every bench; figures go into bench/
 
 bench-data: env ## reading against npz folders and webdataset, annotate by stage, the depth codec
 	@$(RUN) python -m tests.bench.data --out bench
@@ -64,6 +64,9 @@ bench-model: env ## the model against diffusers, side by side (idle machine, 15 
 
 bench-train: env ## what stage 1 saves against the plain way, and fw-train plan against measured steps (idle machine)
 	@$(RUN) python -m tests.bench.train --out bench
+
+bench-serve: env ## create and poll times of the service, time to ready, memory (idle machine)
+	@$(RUN) python -m tests.bench.serve --out bench
 
 clean: ## remove what the commands above made
 	rm -rf .venv .tools uv.lock demo bench .pytest_cache .ruff_cache .hypothesis htmlcov .coverage
