@@ -1,7 +1,7 @@
 # A fresh machine needs python3 and make only: uv is found, or installed privately under .tools.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-serve format clean
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-serve studio format clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
@@ -67,6 +67,9 @@ bench-train: env ## what stage 1 saves against the plain way, and fw-train plan 
 
 bench-serve: env ## create and poll times of the service, time to ready, memory (idle machine)
 	@$(RUN) python -m tests.bench.serve --out bench
+
+studio: ## build the web page of fw-serve (needs node)
+	@cd apps/studio && npm ci --no-fund --no-audit && npm run build
 
 clean: ## remove what the commands above made
 	rm -rf .venv .tools uv.lock demo bench .pytest_cache .ruff_cache .hypothesis htmlcov .coverage

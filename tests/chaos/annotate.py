@@ -35,24 +35,19 @@ def main() -> int:
         raw, truth = write_wall_videos(Path(folder), videos=VIDEOS, frames=FRAMES)
         wrong = 0
         for engine in options.engines:
-            begun = time.monotonic()
             straight = Path(folder) / f"{engine}-straight"
-            subprocess.run(command(raw, truth, straight, engine), check=True, stdout=subprocess.DEVNULL)
-            seconds = time.monotonic() - begun
+            starting, working = undisturbed(command(raw, truth, straight, engine), engine)
             wanted = fingerprint(straight)
-            print(f"{engine}: undisturbed run {seconds:.1f} s, {wanted[:12]}", flush=True)
+            print(f"{engine}: undisturbed: workers after {starting:.1f} s, end {working:.1f} s later", flush=True)
             rng = random.Random(options.seed)
             for victim in ("worker", "driver"):
                 killed = tries = 0
                 while killed < options.kills:
                     tries += 1
                     out = Path(folder) / f"{engine}-{victim}-{tries}"
-                    delay = rng.uniform(0.1, 0.95) * seconds
-                    begun = time.monotonic()
+                    delay = rng.uniform(0.0, 0.95) * working + (starting if victim == "driver" else 0.0)
                     hit, story = disturbed(command(raw, truth, out, engine), engine, victim, delay)
                     killed += hit
-                    if not hit:  # too late, so this run is a newer measure of how long one takes
-                        seconds = min(seconds, time.monotonic() - begun)
                     same = fingerprint(out) == wanted
                     wrong += not same
                     print(f"{engine}: {victim} {killed}: {story}: {'same bytes' if same else 'DIFFERENT'}", flush=True)
@@ -68,10 +63,28 @@ def command(raw: Path, truth: Path, out: Path, engine: str, clip: int = CLIP) ->
     return [sys.executable, "-m", "fw_data.cli", *words]
 
 
+def undisturbed(words: list[str], engine: str) -> tuple[float, float]:
+    """Run to the end; seconds until the first worker is there, and from then on."""
+    begun = time.monotonic()
+    run = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    _await_workers(run, engine)
+    there = time.monotonic()
+    if run.wait() != 0:
+        raise SystemExit(f"the undisturbed run ended with {run.returncode}")
+    return there - begun, time.monotonic() - there
+
+
+def _await_workers(run: "subprocess.Popen[bytes]", engine: str) -> None:
+    while run.poll() is None and not workers_of(run.pid, engine):
+        time.sleep(0.1)
+
+
 def disturbed(words: list[str], engine: str, victim: str, delay: float) -> tuple[bool, str]:
-    """Start, kill after `delay` seconds, start again until it ends by itself; whether it was hit, and the story."""
+    """Start, kill after `delay` seconds (of work, if a worker), start again to the end: was it hit, and the story."""
     hit = False
     run = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if victim == "worker":
+        _await_workers(run, engine)
     try:
         code = run.wait(delay)
         story = f"it was done before {delay:.1f} s"

@@ -54,7 +54,7 @@ class Denoise:
         return {"loss": float(self.module(self.images).square().mean())}
 
     def sample(self, path: Path | None) -> None:
-        raise AssertionError("no samples were asked for")
+        raise AssertionError(f"no samples were asked for: {path}")
 
     def describe(self, draw: Draw) -> str:
         return str(draw.clip)
