@@ -2,8 +2,8 @@
 
 Starts `fw-serve up` as people do, for the time to the first answer, and a server with the stub engine of
 packages/fw-serve/tests, for creations, polls and memory, and for the studio's first paint where Chromium is. Writes
-serve.json into an output folder; exits 1 if a target is missed. Wall time needs an idle machine; processor time, which is
-written beside it, does not.
+serve.json into an output folder; exits 1 if a target is missed. Wall time needs an idle machine; processor time, which
+is written beside it, does not.
 """
 
 import argparse
