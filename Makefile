@@ -48,8 +48,8 @@ lock-check: env ## requirements.lock is what the lock resolves to
 lock: ## resolve again and rewrite requirements.lock
 	@rm -f uv.lock && $(MAKE) --no-print-directory uv.lock && $(EXPORT) --output-file requirements.lock >/dev/null
 
-unit: env ## pytest, all of it, a process per core
-	@$(RUN) pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+unit: env ## pytest, all of it, a process per core with one thread each
+	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 coverage: env ## pytest with line and branch coverage
 	@$(RUN) pytest --cov --cov-report=term
