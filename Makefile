@@ -25,7 +25,9 @@ env: uv.lock ## create or update the environment (.venv)
 demo: env ## toy videos -> annotate -> train -> generate -> demo/report.html (about 6 minutes on 2 cores)
 	@$(RUN) fw demo --out demo
 
-test: lint types contracts lock-check unit ## everything CI runs
+test: env ## everything CI runs
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types contracts lock-check
+	@$(MAKE) --no-print-directory unit
 
 lint: env ## ruff, check only
 	@$(RUN) ruff check .
