@@ -59,9 +59,7 @@ def test_a_world_through_the_openai_client(real, picture, tmp_path):
     assert (video.model, video.size) == ("fantasy-world-micro", "48x32")
 
     def content(variant, **query):
-        answer = real.http.get(f"/v1/videos/{video.id}/content", params={"variant": variant, **query})
-        assert answer.status_code == 200, answer.text
-        return answer.content
+        return api.videos.download_content(video.id, variant=variant, extra_query=query).read()
 
     import av
 
