@@ -26,8 +26,8 @@ demo: env ## toy videos -> annotate -> train -> generate -> demo/report.html (ab
 	@$(RUN) fw demo --out demo
 
 test: env ## everything CI runs
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types contracts lock-check
-	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory --old-file=env --jobs 2 --output-sync=target lint types contracts lock-check
+	@$(MAKE) --no-print-directory --old-file=env unit
 
 lint: env ## ruff, check only
 	@$(RUN) ruff check .
