@@ -16,15 +16,15 @@ from fw_data.toy.tracer import EmbreeTracer, NumpyTracer
 PLASTER = Material(texture="plaster")
 
 
-def plan(scenes, frames=9, supersample=1):
+def plan(scenes, frames=9, index=1, takes=1):
     return ClipPlan(
-        seed=5, index=1, scenes=scenes, frames=frames, height=48, width=64, fps=8.0, supersample=supersample
+        seed=5, index=index, takes=takes, scenes=scenes, frames=frames, height=48, width=64, fps=8.0, supersample=1
     )
 
 
 @pytest.fixture(scope="module", params=["indoor", "outdoor"])
 def clip(request):
-    return design(plan(request.param))
+    return design([plan(request.param)])[0]
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +110,23 @@ def test_cameras_move_smoothly_and_keep_clear(clip):
 
 
 def test_same_plan_same_truth_and_caption(clip, pictures):
-    again = design(plan(clip.scene.blueprint.kind))
+    again = design([plan(clip.scene.blueprint.kind)])[0]
     assert again.caption == clip.caption
     np.testing.assert_array_equal(again.path.pose_c2w, clip.path.pose_c2w)
     renderer = Renderer(again.scene, 1, exposure_of(again))
     frame, depth = next(renderer.frames(again.path.K, again.path.pose_c2w[4:5], 48, 64))
     np.testing.assert_array_equal(depth, pictures[1][4])
     np.testing.assert_array_equal(frame, pictures[0][4])
+
+
+def test_takes_of_a_world_differ_in_their_cameras_alone():
+    first, second, third = design([plan("indoor", index=i, takes=3) for i in (3, 4, 5)])
+    assert first.scene is second.scene is third.scene
+    assert not np.allclose(first.path.pose_c2w, second.path.pose_c2w)
+    assert not np.allclose(second.path.pose_c2w, third.path.pose_c2w)
+    alone = design([plan("indoor", index=4, takes=3)])[0]
+    np.testing.assert_array_equal(alone.path.pose_c2w, second.path.pose_c2w)
+    np.testing.assert_array_equal(first.path.pose_c2w, design([plan("indoor")])[0].path.pose_c2w)
 
 
 def test_look_at_has_opencv_axes():

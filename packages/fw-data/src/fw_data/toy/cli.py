@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,6 +31,8 @@ class ToyOptions:
     """Folder to write; complete clips already in it are kept."""
     clips: int = 12
     """How many clips."""
+    takes: int = 1
+    """Clips of one world, each along a camera path of its own; building a world takes longer than filming it."""
     frames: int = 33
     """Frames per clip."""
     size: str = "240x320"
@@ -63,15 +66,15 @@ def run(options: ToyOptions) -> None:
     columns = (TextColumn("toy clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("clips", total=len(plans), completed=kept)
-        for row in _make(todo, options):
-            rows.append(row)
-            progress.advance(task)
+        for made in _make(todo, options):
+            rows += made
+            progress.advance(task, len(made))
     rows.sort(key=lambda row: str(row["name"]))
     _write_index(options, rows)
     seconds = max(time.monotonic() - started, 1e-9)
-    made = len(rows) - kept
-    rate = f", {made / seconds * 3600:.0f} clips/hour" if made else ""
-    console.print(f"{options.out}: {len(rows)} clips ({made} made in {seconds:.1f} s{rate}, {kept} kept)")
+    new = len(rows) - kept
+    rate = f", {new / seconds * 3600:.0f} clips/hour" if new else ""
+    console.print(f"{options.out}: {len(rows)} clips ({new} made in {seconds:.1f} s{rate}, {kept} kept)")
     console.print(f"videos and captions: {options.out / 'raw'}   truth: {options.out / 'truth'}")
 
 
@@ -84,7 +87,7 @@ def plan_clips(options: ToyOptions) -> list["ClipPlan"]:
     from fw_data.toy.clips import ClipPlan
 
     height, width = parse_size(options.size)
-    limits = {"clips": (1, 1_000_000), "frames": (2, 10_000), "supersample": (1, 8), "workers": (0, 1024)}
+    limits = {"clips": (1, 1_000_000), "takes": (1, 1000), "frames": (2, 10_000), "supersample": (1, 8), "workers": (0, 1024)}
     for name, (low, high) in limits.items():
         value = getattr(options, name)
         if not low <= value <= high:
@@ -97,6 +100,7 @@ def plan_clips(options: ToyOptions) -> list["ClipPlan"]:
         ClipPlan(
             seed=options.seed,
             index=index,
+            takes=options.takes,
             scenes=options.scenes,
             frames=options.frames,
             height=height,
@@ -163,30 +167,33 @@ def _split(plans: list["ClipPlan"], out: Path) -> tuple[list[dict[str, object]],
     return rows, todo
 
 
-def _make(plans: list["ClipPlan"], options: ToyOptions) -> Iterator[dict[str, object]]:
+def _make(plans: list["ClipPlan"], options: ToyOptions) -> Iterator[list[dict[str, object]]]:
     from fw_data.engine.local import LocalEngine
 
-    workers = min(options.workers or os.cpu_count() or 1, len(plans))
+    worlds = [tuple(takes) for _, takes in groupby(plans, key=lambda plan: plan.world)]
+    workers = min(options.workers or os.cpu_count() or 1, len(worlds))
     with LocalEngine(workers if workers > 1 else 0) as engine:
-        for done in engine.run(_ClipMaker(out=options.out), plans, _say_nothing):
+        for done in engine.run(_WorldMaker(out=options.out), worlds, _say_nothing):
             if done.value is None:
-                raise ValueError(f"clip {done.job.name} could not be made: {done.error}")
+                raise ValueError(f"clip {done.job[0].name} could not be made: {done.error}")
             yield done.value
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ClipMaker:
-    """The engine's task: render one clip and write it; the row of it for toy.json."""
+class _WorldMaker:
+    """The engine's task: build one world, film and write its clips; their rows for toy.json."""
 
     out: Path
 
-    def __call__(self, job: "ClipPlan", progress: Callable[[str, float], None]) -> dict[str, object]:
+    def __call__(
+        self, job: tuple["ClipPlan", ...], progress: Callable[[str, float], None]
+    ) -> list[dict[str, object]]:
         from fw_data.toy.clips import design, write
 
         progress("designing", 0.0)
-        world = design(job)
+        clips = design(job)
         progress("rendering", 0.1)
-        return write(world, self.out)
+        return [write(clip, self.out) for clip in clips]
 
 
 def _say_nothing(*_: object) -> None:

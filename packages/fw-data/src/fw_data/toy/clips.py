@@ -5,6 +5,7 @@ Axis legend: f frames, h rows, w columns; poses camera-to-world (OpenCV axes), d
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -33,6 +34,8 @@ class ClipPlan:
     """Seed of the whole data set."""
     index: int
     """Number of the clip in it."""
+    takes: int
+    """Clips of one world: clips 0 to takes - 1 show the first world, and so on."""
     scenes: Literal["indoor", "outdoor", "both"]
     """Which worlds to draw from; 'both' alternates."""
     frames: int
@@ -51,6 +54,11 @@ class ClipPlan:
         """Name of the clip's files."""
         return f"toy-{self.index:06d}"
 
+    @property
+    def world(self) -> int:
+        """Number of the world it shows."""
+        return self.index // self.takes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
@@ -66,29 +74,43 @@ class Clip:
     """One line of text."""
 
 
-def design(plan: ClipPlan) -> Clip:
-    """Builds worlds until one has a good camera path; deterministic in the plan.
+def design(plans: Sequence[ClipPlan]) -> list[Clip]:
+    """Clips of one world: builds worlds until one has a good camera path for every take; deterministic in the plans.
+
+    Args:
+        plans: one or more of the takes of one world; what becomes of a take does not depend on which others are here.
 
     Raises:
-        RuntimeError: no world of several gave a path.
+        RuntimeError: no world of several gave a path for every take.
     """
-    kind: Kind = "indoor" if plan.scenes == "indoor" or (plan.scenes == "both" and plan.index % 2 == 0) else "outdoor"
+    plan = plans[0]
+    kind: Kind = "indoor" if plan.scenes == "indoor" or (plan.scenes == "both" and plan.world % 2 == 0) else "outdoor"
     for attempt in range(_WORLDS):
-        rng = np.random.default_rng([plan.seed, plan.index, attempt])
+        rng = np.random.default_rng([plan.seed, plan.world, attempt])
         blueprint = indoor(rng) if kind == "indoor" else outdoor(rng)
         scene = assemble(blueprint, rows=plan.height)
-        fov = float(rng.uniform(45.0, 80.0))
-        path = find_path(scene, rng, frames=plan.frames, height=plan.height, width=plan.width, fov_deg=fov)
-        if path is not None:
-            middle = path.pose_c2w[plan.frames // 2]
-            small = np.diag([72 / plan.width, 48 / plan.height, 1.0]) @ path.K
-            labels = Renderer(scene).labels(small, middle, 48, 72)
-            caption = describe(scene.blueprint.setting, scene.mesh.labels, labels, path.move)
-            return Clip(plan=plan, scene=scene, path=path, caption=caption)
+        paths = []
+        for take in range(plan.takes):
+            if take:
+                rng = np.random.default_rng([plan.seed, plan.world, attempt, take])
+            fov = float(rng.uniform(45.0, 80.0))
+            path = find_path(scene, rng, frames=plan.frames, height=plan.height, width=plan.width, fov_deg=fov)
+            if path is None:
+                break
+            paths.append(path)
+        else:
+            chosen = [(each, paths[each.index % plan.takes]) for each in plans]
+            return [Clip(plan=p, scene=scene, path=path, caption=_caption(p, scene, path)) for p, path in chosen]
     raise RuntimeError(
         f"clip {plan.name} of seed {plan.seed}: no camera path in {_WORLDS} worlds; this is a fault of the scene "
         "builders, please report seed and number, and use another --seed meanwhile"
     )
+
+
+def _caption(plan: ClipPlan, scene: Scene, path: CameraPath) -> str:
+    small = np.diag([72 / plan.width, 48 / plan.height, 1.0]) @ path.K
+    labels = Renderer(scene).labels(small, path.pose_c2w[plan.frames // 2], 48, 72)
+    return describe(scene.blueprint.setting, scene.mesh.labels, labels, path.move)
 
 
 def render(clip: Clip) -> tuple[UInt8[np.ndarray, "f h w 3"], Float[np.ndarray, "f h w"]]:
@@ -118,6 +140,7 @@ def write(clip: Clip, out: Path) -> dict[str, object]:
     plan, path = clip.plan, clip.path
     info: dict[str, object] = {
         "name": plan.name,
+        "world": plan.world,
         "kind": clip.scene.blueprint.kind,
         "caption": clip.caption,
         "move": path.move,

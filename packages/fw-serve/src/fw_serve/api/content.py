@@ -41,16 +41,17 @@ FILES: dict[Variant, dict[Format, tuple[str, str]]] = {
 
 assert set(FILES) == set(get_args(Variant))
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
 _TYPES = sorted({kind for formats in FILES.values() for _, kind in formats.values()})
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+_WHOLE = {kind: {"schema": {"type": "object"}} if kind == "application/json" else _BYTES for kind in _TYPES}
 
 
 @router.get(
     "/{video_id}/content",
     response_class=FileResponse,
     responses={
-        200: {"description": "The file.", "content": dict.fromkeys(_TYPES, _BINARY)},
-        206: {"description": "The part that Range asked for.", "content": dict.fromkeys(_TYPES, _BINARY)},
+        200: {"description": "The file.", "content": _WHOLE},
+        206: {"description": "The part that Range asked for.", "content": dict.fromkeys(_TYPES, _BYTES)},
         416: {"description": "Range asks for what is not there."},
         **answers(400, 401, 403, 404, 409),
     },
