@@ -2,7 +2,8 @@
 
 All of them share one shape: 8 x 8 pixels in space, and in time the first frame alone, then groups of four, so that
 ``F = 4 (f - 1) + 1`` frames give f latent frames of 16 channels with roughly zero mean and unit variance.
-``BlockDCT`` is a fixed transform with no weights; ``WanVAE`` is the learned one of Wan2.1.
+``BlockDCT`` is a fixed transform with no weights; ``BlockVAE`` is a small learned one that starts from it; ``WanVAE``
+is the learned one of Wan2.1.
 
 Axes: b batch, F frames, H W pixels, c latent channels, f latent frames, h = H / 8, w = W / 8.
 """
@@ -17,10 +18,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fw_model.block_vae import BlockVAE
 from fw_model.wan_vae import WanVAE
 
 __all__ = [
     "BlockDCT",
+    "BlockVAE",
     "VideoAutoencoder",
     "WanVAE",
     "autoencoder_from_spec",
@@ -126,13 +129,17 @@ def first_frame_condition(
 
 
 def autoencoder_from_spec(spec: Mapping[str, Any], folder: Path) -> VideoAutoencoder:
-    """The autoencoder that ``save`` described: ``{"kind": "block_dct"}`` or ``{"kind": "wan_vae", ...}``."""
+    """The autoencoder that ``save`` described: ``kind`` is ``block_dct``, ``block_vae`` or ``wan_vae``."""
     kind = spec.get("kind")
     if kind == "block_dct":
         return BlockDCT()
+    if kind == "block_vae":
+        return BlockVAE.from_pretrained(folder / spec.get("folder", "vae"))
     if kind == "wan_vae":
         return WanVAE.from_pretrained(folder / spec.get("folder", "vae"))
-    raise ValueError(f"Unknown autoencoder kind {kind!r} in pipeline.json; known are 'block_dct' and 'wan_vae'.")
+    raise ValueError(
+        f"Unknown autoencoder kind {kind!r} in pipeline.json; known are 'block_dct', 'block_vae' and 'wan_vae'."
+    )
 
 
 class BlockDCT(nn.Module):

@@ -12,6 +12,7 @@ USAGE = """\
 usage: fw-train COMMAND ...
 
   fw-train init   PRESET WAN_FOLDER OUT                    make what stage 1 of a large preset starts from
+  fw-train autoencoder CONFIG [--data DATASET ...]         train the small video autoencoder of the tiny preset
   fw-train base   CONFIG [--data DATASET --out RUN ...]    train the small video prior of the tiny preset
   fw-train stage1 CONFIG [--data DATASET --init BASE ...]  train the geometry branch on the frozen video model
   fw-train stage2 CONFIG [--data DATASET --init STAGE1 ...]  train camera control and the coupling of both branches

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Suppress
 
-Stage = Literal["base", "stage1", "stage2"]
-STAGES: tuple[Stage, ...] = ("base", "stage1", "stage2")
+Stage = Literal["autoencoder", "base", "stage1", "stage2"]
+STAGES: tuple[Stage, ...] = ("autoencoder", "base", "stage1", "stage2")
 LAUNCH = ("launcher", "workers", "restarts", "go_on", "wandb")
 """Keys that say how a run is started and watched, not what it is."""
 
@@ -185,7 +185,8 @@ class TrainConfig:
     out: Path | None = None
     """Run folder to write; must not hold a run already."""
     init: Path | None = None
-    """Where weights come from: an export folder or an earlier run's folder. Not used by `base`."""
+    """Where weights come from: an export folder or an earlier run's folder. `base` needs none, but may take that of
+    `autoencoder`; without it the latents are those of a fixed transform."""
     steps: int = 1000
     """Optimizer steps."""
     batch: int = 4

@@ -16,10 +16,10 @@ from fw_model.autoencoder import BlockDCT
 from fw_model.companions import load_companions
 from fw_model.text import HashTextEncoder
 from fw_train.clips import Split, open_dataset, split_clips
-from fw_train.config import ClipConfig, TrainConfig
+from fw_train.config import ClipConfig, ConfigError, TrainConfig
 from fw_train.encoded import EncodedClips, encodings
 from fw_train.parallel import pick_device
-from fw_train.parts import Encoded, Encoders, check_start, first_of, world_config
+from fw_train.parts import Encoded, Encoders, autoencoder_alone, check_start, first_of, world_config
 
 
 def encode(config: TrainConfig) -> Iterator[str]:
@@ -28,6 +28,8 @@ def encode(config: TrainConfig) -> Iterator[str]:
     Raises:
         ConfigError: the dataset or `init` will not do.
     """
+    if config.stage == "autoencoder":
+        raise ConfigError("autoencoder trains the encoder itself; encode for base, stage1 or stage2")
     dataset = open_dataset(config.data)
     split = split_clips(dataset.records, config.clip)
     yield from split.describe()
@@ -62,9 +64,10 @@ def load_encoders(config: TrainConfig) -> Encoders:
     """
     folder, world = check_start(config), world_config(config.model)
     sizes = {"condition_channels": world.video.y_dim, "tokens": world.video.clip_dim is not None}
-    if folder is None:
+    if folder is None or autoencoder_alone(folder):
         text = HashTextEncoder(text_len=world.video.text_len, text_dim=world.video.text_dim)
-        return Encoders(autoencoder=BlockDCT(), text_encoder=text, image_encoder=None, **sizes)
+        learned = BlockDCT() if folder is None else load_companions(folder).autoencoder
+        return Encoders(autoencoder=learned, text_encoder=text, image_encoder=None, **sizes)
     parts = load_companions(folder)
     return Encoders(
         autoencoder=parts.autoencoder, text_encoder=parts.text_encoder, image_encoder=parts.image_encoder, **sizes

@@ -28,7 +28,8 @@ from fw_train.lora import add_adapters, merge_adapters
 
 HISTORY = "training.json"
 FOLLOWS: dict[Stage, tuple[Stage, ...]] = {
-    "base": ("base",),
+    "autoencoder": (),
+    "base": ("autoencoder", "base"),
     "stage1": ("base", "stage1"),
     "stage2": ("stage1", "stage2"),
 }
@@ -140,6 +141,11 @@ def check_start(config: TrainConfig) -> Path | None:
         before = " or ".join(f"`fw-train {stage}`" for stage in FOLLOWS[config.stage] if stage != config.stage)
         raise ConfigError(f"{config.stage} needs --init: a run or export folder of {before}, or converted weights")
     folder = _export_folder(config.init)
+    if autoencoder_alone(folder):
+        if config.stage == "base":
+            return folder
+        continued = " or ".join(FOLLOWS[config.stage])
+        raise ConfigError(f"init {folder} is the result of autoencoder, but {config.stage} continues {continued}")
     try:
         stored = read_config(folder)
     except ValueError as error:
@@ -166,11 +172,16 @@ def load_parts(config: TrainConfig) -> Parts:
         ConfigError: see `check_start`.
     """
     folder = check_start(config)
-    if folder is None:
+    if folder is None or autoencoder_alone(folder):
         wanted = world_config(config.model)
         text = HashTextEncoder(text_len=wanted.video.text_len, text_dim=wanted.video.text_dim)
-        world = FantasyWorld(wanted, seed=config.seed)
-        return Parts(world=world, autoencoder=BlockDCT(), text_encoder=text, sampling=_sampling(config, Sampling()))
+        return Parts(
+            world=FantasyWorld(wanted, seed=config.seed),
+            autoencoder=BlockDCT() if folder is None else load_companions(folder).autoencoder,
+            text_encoder=text,
+            sampling=_sampling(config, Sampling()),
+            history=[] if folder is None else _history(folder),
+        )
     try:
         with_it = load_companions(folder)
         world = load_world(folder, dtype=torch.float32).train()
@@ -234,6 +245,11 @@ def _sampling(config: TrainConfig, before: Sampling) -> Sampling:
     clip, chosen = config.clip, config.sampling
     size = {"frames": clip.frames, "height": clip.height, "width": clip.width}
     return replace(before, **size, shift=config.noise.shift, steps=chosen.steps, guidance=chosen.guidance)
+
+
+def autoencoder_alone(folder: Path) -> bool:
+    """Whether a folder holds the result of `fw-train autoencoder`: an autoencoder, and no model yet."""
+    return (folder / "pipeline.json").is_file() and not (folder / "config.json").exists()
 
 
 def _export_folder(init: Path) -> Path:

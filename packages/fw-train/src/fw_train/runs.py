@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fw_train.autoencoder import AutoencoderTask, describe
 from fw_train.checkpoint import CheckpointError, CheckpointStore, read
 from fw_train.clips import open_dataset, split_clips
 from fw_train.config import ConfigError, TrainConfig
@@ -84,7 +85,12 @@ def export_run(run_folder: Path, to: Path | None = None) -> Path:
         raise CheckpointError(f"{run_folder} has no checkpoint to export yet")
     snapshot = read(found.path)
     trained = snapshot.tensors.get("ema", snapshot.tensors["model"])
-    return export(load_parts(config), to or run_folder / EXPORT, trained=trained, entry=_entry(config, found.step))
+    folder, entry = to or run_folder / EXPORT, _entry(config, found.step)
+    if config.stage == "autoencoder":
+        dataset = open_dataset(config.data)
+        task = AutoencoderTask(config, dataset, split_clips(dataset.records, config.clip), torch.device("cpu"))
+        return task.export(folder, trained=trained, entry=entry)
+    return export(load_parts(config), folder, trained=trained, entry=entry)
 
 
 def read_config(run_folder: Path) -> TrainConfig:
@@ -124,7 +130,10 @@ def _run(config: TrainConfig, ctx: Context, *, quiet: bool) -> Outcome:
         say(f"stopped at step {result.step}; go on with: fw-train resume {out}")
         return Outcome(result, None)
     folder = out / EXPORT
-    if ctx.leads:
+    if isinstance(task, AutoencoderTask):
+        if ctx.leads:
+            task.export(folder, trained=_final_weights(result), entry=_entry(config, result.step))
+    elif ctx.leads:
         changed = config.compute.frozen_dtype == "bf16" or _sharded(config, ctx)
         parts = load_parts(config) if changed else task.parts  # what was frozen leaves as it came
         export(parts, folder, trained=_final_weights(result), entry=_entry(config, result.step))
@@ -133,7 +142,7 @@ def _run(config: TrainConfig, ctx: Context, *, quiet: bool) -> Outcome:
     return Outcome(result, folder)
 
 
-def prepare(config: TrainConfig, ctx: Context) -> tuple[WorldTask, Sequence[str]]:
+def prepare(config: TrainConfig, ctx: Context) -> tuple[WorldTask | AutoencoderTask, Sequence[str]]:
     """The task of a run, and what to tell about it; everything that can be refused is refused here.
 
     Raises:
@@ -153,6 +162,9 @@ def prepare(config: TrainConfig, ctx: Context) -> tuple[WorldTask, Sequence[str]
             f"{len(split.train)} clips to train on are too few for batch = {config.batch}; "
             f"give --batch {len(split.train)} or less, or a larger dataset"
         )
+    if config.stage == "autoencoder":
+        autoencoder = AutoencoderTask(config, dataset, split, ctx.device)
+        return autoencoder, [f"autoencoder on {ctx.device}, {ctx.world} process(es)", *describe(autoencoder)]
     check_start(config)
     parts = load_parts(config)
     table = choose_parameters(parts.world, config.stage, unfreeze_geometry=config.unfreeze_geometry)

@@ -23,6 +23,7 @@ from fw_train.config import LossConfig, Stage
 from fw_train.lora import is_adapter
 
 TRAINED: dict[Stage, frozenset[str]] = {
+    "autoencoder": frozenset(),
     "base": frozenset({"video"}),
     "stage1": frozenset({"geometry"}),
     "stage2": frozenset({"coupling"}),
@@ -154,7 +155,7 @@ def stage2_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mappin
     return {"loss": flow + weighted, "loss/flow": flow, **terms, "balance/geometry_over_flow": balance}
 
 
-LOSSES: dict[Stage, Loss] = {"base": base_loss, "stage1": stage1_loss, "stage2": stage2_loss}
+LOSSES: Mapping[Stage, Loss] = {"base": base_loss, "stage1": stage1_loss, "stage2": stage2_loss}
 """The loss of each stage."""
 
 

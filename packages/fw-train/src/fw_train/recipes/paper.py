@@ -57,7 +57,8 @@ def one_gpu_24gb(stage: Stage) -> TrainConfig:
 
 
 def _not_base(stage: Stage) -> None:
-    if stage == "base":
+    if stage in ("autoencoder", "base"):
         raise ConfigError(
-            "this recipe starts from a pretrained Wan model and has no `base`; go on with `fw-train init` and `stage1`"
+            f"this recipe starts from a pretrained Wan model and has no `{stage}`; "
+            "go on with `fw-train init` and `stage1`"
         )

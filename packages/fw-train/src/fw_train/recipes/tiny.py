@@ -1,4 +1,4 @@
-"""The `tiny` recipe: three short trainings on two CPU cores, 17 frames of 64x96."""
+"""The small preset: `tiny`, minutes on a few clips; `small-world`, the training that the shipped weights are from."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from fw_train.config import (
 
 
 def tiny(stage: Stage) -> TrainConfig:
-    """The small preset on a small dataset: learning rates far above the paper's 1e-5, because nothing is pretrained."""
+    """17 frames of 64x96, a few hundred steps; learning rates far above the paper's 1e-5: nothing is pretrained."""
     shared = TrainConfig(
         stage=stage,
         model="tiny",
@@ -26,9 +26,10 @@ def tiny(stage: Stage) -> TrainConfig:
         sampling=SamplingConfig(steps=30, guidance=1.5),
         every=Cadence(log=5, validate=20, checkpoint=20),
     )
+    if stage == "autoencoder":
+        optim = OptimConfig(lr=6e-4, betas=(0.9, 0.99), weight_decay=0.0, warmup=20, schedule="cosine")
+        return replace(shared, steps=300, batch=4, optim=optim, every=Cadence(log=10, validate=100, checkpoint=50))
     if stage == "base":
         optim = OptimConfig(lr=4e-3, warmup=10, schedule="cosine")
         return replace(shared, steps=200, batch=4, optim=optim, every=Cadence(log=10, validate=50, checkpoint=50))
-    if stage == "stage1":
-        return replace(shared, steps=60, batch=4, optim=OptimConfig(lr=1e-3, warmup=10, schedule="cosine"))
     return replace(shared, steps=60, batch=4, optim=OptimConfig(lr=1e-3, warmup=10, schedule="cosine"))
