@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from fw_train.config import ConfigError
-from fw_train.evaluate.evaluation import Evaluation, Plain
+from fw_train.evaluate.evaluation import Evaluation, Plain, SetDistance
 from fw_train.evaluate.measures import MEASURES
 from fw_train.evaluate.statistics import Summary, summarize
 
@@ -44,6 +44,7 @@ class Comparison(_Record):
     clips: int
     videos: int = Field(description="source videos that the clips come from")
     others: list[list[Difference]] = Field(description="for each evaluation after the first, one entry per measure")
+    fvd: list[SetDistance | None] = Field(description="of every evaluation; null = not measured")
 
 
 def compare(runs: Sequence[Evaluation]) -> Comparison:
@@ -63,6 +64,7 @@ def compare(runs: Sequence[Evaluation]) -> Comparison:
         clips=len(first.clips),
         videos=len({clip.group for clip in first.clips}),
         others=[_differences(first, run) for run in runs[1:]],
+        fvd=[run.fvd for run in runs],
     )
 
 

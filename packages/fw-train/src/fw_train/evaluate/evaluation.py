@@ -34,6 +34,24 @@ class MeasuredClip(_Record):
     notes: list[str] = Field(description="why a score is not defined, and what else a reader should know")
 
 
+class SetDistance(_Record):
+    """FVD: a number of all clips together, which no clip has alone."""
+
+    value: float
+    clips: int = Field(description="in each of the two sets, generated and real")
+    features: int = Field(description="of the network; with no more clips than these the covariances lack full rank")
+
+    @property
+    def caution(self) -> str:
+        """What to say about a number that rests on few clips; nothing if there are enough."""
+        if self.clips > self.features:
+            return ""
+        return (
+            f"FVD rests on {self.clips} clips, too few for a covariance of {self.features} features: it is far too "
+            f"large, and can only be put beside one over as many clips. Published figures rest on 2,048."
+        )
+
+
 class Evaluation(_Record):
     """One evaluation."""
 
@@ -48,6 +66,7 @@ class Evaluation(_Record):
     left_out: dict[str, int] = Field(description="reason -> clips that could not be measured")
     clips: list[MeasuredClip]
     summary: dict[str, Summary]
+    fvd: SetDistance | None = Field(None, description="null = not measured")
 
 
 def summarize_clips(clips: Sequence[MeasuredClip]) -> dict[str, Summary]:

@@ -46,6 +46,9 @@ class EvaluateOptions:
     """Where the recovered path comes from: the model's own cameras; `sfm` adds cameras found in the generated video."""
     lpips_weights: Path | None = None
     """Safetensors of the LPIPS network (AlexNet, version 0.1), which adds LPIPS to the measures."""
+    fvd_network: Path | None = None
+    """TorchScript file of the I3D network (i3d_torchscript.pt), which adds FVD: one number for all clips together. The
+    file is a program that is run; give none whose origin you do not trust."""
     against: tuple[Path, ...] = ()
     """Earlier evaluations (their folders) to compare this one with at the end."""
     show: int = 2

@@ -21,6 +21,7 @@ from fw_train.evaluate.tables import (
     HEADINGS,
     caution,
     difference_rows,
+    fvd_note,
     label,
     number,
     summary_rows,
@@ -65,7 +66,7 @@ def write_page(out: Path, evaluation: Evaluation, pair: Pair, show: int) -> Path
         html_table(HEADINGS, summary_rows(evaluation)),
         '<p class="note">Intervals are 95 % bootstrap intervals over source videos (clips of one video are not '
         f"independent). {caution(len({clip.group for clip in evaluation.clips}))} Lengths are in scene units: 1 is the "
-        "mean distance of what a clip's first frame shows.</p>",
+        f"mean distance of what a clip's first frame shows. {evaluation.fvd.caution if evaluation.fvd else ''}</p>",
         "<h2>By frame and by distance</h2>",
         '<div class="row">' + "".join(_charts({evaluation.name: evaluation.clips})) + "</div>",
         *(_shown("Best", clip, *pair(clip.id)) for clip in best),
@@ -87,6 +88,7 @@ def write_comparison(out: Path, comparison: Comparison, runs: Sequence[Evaluatio
         f'<p class="note">{comparison.clips} clips, the same in all. A difference is taken clip by clip; its 95 % '
         "bootstrap interval is over source videos. An interval that holds 0 shows no difference.</p>",
         html_table(("how the worlds were made", *comparison.names), made),
+        f"<p>{html.escape(fvd_note(comparison))}</p>",
     ]
     for name, rows in zip(comparison.names[1:], comparison.others, strict=True):
         sections.append(f"<h2>{html.escape(name)} against {html.escape(comparison.names[0])}</h2>")
@@ -188,6 +190,11 @@ def _meanings(evaluation: Evaluation) -> str:
         f"<dt><b>{html.escape(label(name))}</b></dt><dd>{html.escape(MEASURES[name].meaning)}</dd>"
         for name in evaluation.summary
     )
+    if evaluation.fvd:
+        items += (
+            "<dt><b>FVD</b></dt><dd>squared Frechet distance of the I3D features of all generated clips from those of "
+            "the real ones</dd>"
+        )
     ranked = ", ".join(measure.label for measure in MEASURES.values() if measure.ranked)
     return f"<h2>What the measures mean</h2><dl>{items}</dl><p>Best and worst go by the mean rank in {ranked}.</p>"
 

@@ -5,13 +5,24 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
+from fw_model.result import World
 from fw_train.clips import open_dataset
 from fw_train.config import ConfigError
-from fw_train.evaluate.checkpoint import Checkpoint, Say
+from fw_train.evaluate.checkpoint import Checkpoint, Say, choose_device
 from fw_train.evaluate.compare import check_comparable, compare
-from fw_train.evaluate.evaluation import FILE, Evaluation, MeasuredClip, Plain, read_evaluation, summarize_clips
+from fw_train.evaluate.evaluation import (
+    FILE,
+    Evaluation,
+    MeasuredClip,
+    Plain,
+    SetDistance,
+    read_evaluation,
+    summarize_clips,
+)
+from fw_train.evaluate.frechet import VideoFeatures, frechet_distance
 from fw_train.evaluate.generation import finish, noise_seed, write_world
 from fw_train.evaluate.measure import measure
 from fw_train.evaluate.options import CompareOptions, EvaluateOptions, Recover
@@ -19,6 +30,7 @@ from fw_train.evaluate.page import write_comparison, write_page
 from fw_train.evaluate.perceptual import LPIPS_PIXELS, Lpips
 from fw_train.evaluate.tables import comparison_tables, summary_table
 from fw_train.evaluate.tasks import Task, existing_worlds, worlds_to_generate
+from fw_train.evaluate.truth import TruthClip
 
 COMPARISON = "comparison.json"
 
@@ -34,15 +46,19 @@ def evaluate(options: EvaluateOptions, say: Say = print) -> Path:
     lpips = Lpips(options.lpips_weights) if options.lpips_weights else None
     task = existing_worlds(options, dataset) if options.worlds else worlds_to_generate(options, dataset, say)
     _check_shape(task.shape, lpips)
+    features = _features(options, task)
     measured = _settings(options, task)
     earlier = [read_evaluation(folder) for folder in options.against]
     for run in earlier:
         check_comparable(measured, {clip: task.content(clip) for clip in task.clips}, run)
     if task.checkpoint is not None:
         _generate(options, task, task.checkpoint, say)
-    clips = []
+    clips, seen = [], []
     for number, clip_id in enumerate(task.clips, start=1):
-        clips.append(_measured(task, clip_id, lpips, options.recover))
+        world, truth = task.pair(clip_id)
+        clips.append(_measured(task, world, truth, lpips, options.recover))
+        if features is not None:
+            seen.append((features(world.video), features(truth.video)))
         say(f"[{number}/{len(task.clips)}] {clip_id}: measured")
     evaluation = Evaluation(
         name=options.out.resolve().name,
@@ -52,6 +68,7 @@ def evaluate(options: EvaluateOptions, say: Say = print) -> Path:
         left_out=task.left_out,
         clips=clips,
         summary=summarize_clips(clips),
+        fvd=_fvd(seen) if seen else None,
     )
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / FILE).write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -103,9 +120,26 @@ def _check_shape(shape: tuple[int, int, int], lpips: Lpips | None) -> None:
         )
 
 
+def _features(options: EvaluateOptions, task: Task) -> VideoFeatures | None:
+    """The network of FVD, tried on a video of the worlds' shape; None where none is asked for."""
+    if options.fvd_network is None:
+        return None
+    features = VideoFeatures(options.fvd_network, choose_device(options.device))
+    if len(task.clips) < 2:
+        raise ConfigError("FVD is a distance of two sets of videos, and there is one clip; leave --fvd-network out")
+    features.check(*task.shape)
+    return features
+
+
+def _fvd(seen: Sequence[tuple[np.ndarray, np.ndarray]]) -> SetDistance:
+    generated, real = (np.stack(side) for side in zip(*seen, strict=True))
+    return SetDistance(value=frechet_distance(generated, real), clips=len(seen), features=generated.shape[1])
+
+
 def _settings(options: EvaluateOptions, task: Task) -> dict[str, Plain]:
     """What decides about the numbers besides worlds and clips."""
-    weights = hashlib.sha256(options.lpips_weights.read_bytes()).hexdigest()[:16] if options.lpips_weights else None
+    files = (options.lpips_weights, options.fvd_network)
+    lpips, fvd = (path and hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files)
     frames, height, width = task.shape
     return {
         "frames": frames,
@@ -113,7 +147,8 @@ def _settings(options: EvaluateOptions, task: Task) -> dict[str, Plain]:
         "width": width,
         "min_confidence": options.min_confidence,
         "recover": None if options.recover == "model" else options.recover,
-        "lpips_weights": weights,
+        "lpips_weights": lpips,
+        "fvd_network": fvd,
     }
 
 
@@ -139,18 +174,17 @@ def _generate(options: EvaluateOptions, task: Task, checkpoint: Checkpoint, say:
         write_world(world, task.worlds / clip, task.origin(clip))
 
 
-def _measured(task: Task, clip_id: str, lpips: Lpips | None, recover: Recover) -> MeasuredClip:
-    world, truth = task.pair(clip_id)
+def _measured(task: Task, world: World, truth: TruthClip, lpips: Lpips | None, recover: Recover) -> MeasuredClip:
+    record = truth.record
     try:
         result = measure(world, truth, lpips=lpips, recover=recover)
     except ValueError as error:
-        raise ConfigError(f"{task.worlds / clip_id}: {error}") from None
-    record = truth.record
+        raise ConfigError(f"{task.worlds / record.id}: {error}") from None
     return MeasuredClip(
         id=record.id,
         source=record.source,
         group=record.source_sha256,
-        content=task.content(clip_id),
+        content=task.content(record.id),
         caption=record.caption,
         **asdict(result),
     )

@@ -16,7 +16,8 @@ ENOUGH_VIDEOS = 10
 
 
 def summary_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """One row of `HEADINGS` per measure."""
+    """One row of `HEADINGS` per measure; FVD, which clips have together only, has no median and no interval."""
+    fvd = evaluation.fvd
     return [
         (
             label(name),
@@ -28,7 +29,7 @@ def summary_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
             str(one.count),
         )
         for name, one in evaluation.summary.items()
-    ]
+    ] + ([("FVD, all clips together", "↓", number(fvd.value), "-", "-", "-", str(fvd.clips))] if fvd else [])
 
 
 def difference_rows(differences: list[Difference]) -> list[tuple[str, ...]]:
@@ -59,17 +60,26 @@ def summary_table(evaluation: Evaluation) -> Table:
     """The summary for a terminal."""
     title = f"{evaluation.name}: {len(evaluation.clips)} clips"
     videos = len({clip.group for clip in evaluation.clips})
-    return _table(title, HEADINGS, summary_rows(evaluation), caution(videos))
+    notes = (caution(videos), evaluation.fvd.caution if evaluation.fvd else "")
+    return _table(title, HEADINGS, summary_rows(evaluation), "\n".join(filter(None, notes)))
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """A comparison for a terminal: one table for each evaluation after the first."""
     first, *others = comparison.names
-    note = caution(comparison.videos)
+    notes = [caution(comparison.videos), fvd_note(comparison)]
+    note = "\n".join(filter(None, notes))
     return [
         _table(f"{name} against {first}: {comparison.clips} clips", DIFFERENCE_HEADINGS, difference_rows(rows), note)
         for name, rows in zip(others, comparison.others, strict=True)
     ]
+
+
+def fvd_note(comparison: Comparison) -> str:
+    """FVD of every evaluation that has it, in one sentence; nothing if none has."""
+    known = [f"{name} {fvd.value:.4g}" for name, fvd in zip(comparison.names, comparison.fvd, strict=True) if fvd]
+    cautions = {fvd.caution for fvd in comparison.fvd if fvd}
+    return " ".join(filter(None, [f"FVD, all clips together: {', '.join(known)}." if known else "", *cautions]))
 
 
 def label(name: str) -> str:
