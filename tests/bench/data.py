@@ -1,5 +1,6 @@
 """The data bench: `python -m tests.bench.data` reads the same clips from our shards, from npz folders and through
-webdataset, times annotate by stage and the depth codec, and writes data.json and data.md. A missed target exits 1.
+webdataset, times annotate by stage, the depth codec and DUSt3R's pairs, and writes data.json and data.md. A missed
+target exits 1.
 
 Clips are toy worlds with true geometry, so nothing is downloaded. Ratios are of processor time, medians of alternating
 pairs; above 1 is better for us. `make bench-data` runs it.
@@ -19,9 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tests.bench.model_table import Row, machine, markdown, paired, ratio_row
 
 from fw_data import ClipDataset, depth_codec
+from fw_data.annotators.dust3r.network import Dust3rConfig, Dust3rNetwork, Features, PairOutput
+from fw_data.annotators.dust3r.pairs import pair_graph
+from fw_data.annotators.dust3r.predictor import NetworkPredictor, PairPointmaps
 from fw_data.backends import OracleSpec, SfmSpec
 from fw_data.buckets import Bucket, BucketTable
 from fw_data.cli import main as fw_data
@@ -178,6 +183,38 @@ def codec_rows(clip: Clip, pairs: int) -> list[Row]:
     ]
 
 
+def encoder_rows(pairs: int, frames: int = 6, height: int = 64, width: int = 96) -> list[Row]:
+    """Point maps of a clip's pairs: every frame encoded once, against both frames of every pair encoded for that pair.
+
+    The network has the released 512_dpt's size and random weights. The other side is as lean as the pair-wise way can
+    be: a pair's two pictures are encoded once for both of its directions.
+    """
+    network = Dust3rNetwork(Dust3rConfig()).eval()
+    predictor, graph = NetworkPredictor(network), pair_graph(frames, "swin", 3)
+    pictures = np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), np.uint8)
+    images = torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1
+    both = [(i, j) for i, j in graph if i < j]
+
+    def mine() -> list[PairPointmaps]:
+        return list(predictor.predict(pictures, graph, lambda _: None))
+
+    @torch.inference_mode()
+    def theirs() -> list[PairOutput]:
+        out = []
+        for pair in both:
+            seen = network.encode(images[list(pair)])
+            out.append(network.decode(seen, Features(seen.tokens.flip(0), seen.grid)))
+        return out
+
+    ours, other = {(one.first, one.second): one.first_points for one in mine()}, theirs()
+    for pair, maps in zip(both, other, strict=True):
+        for side, key in enumerate((pair, (pair[1], pair[0]))):
+            np.testing.assert_allclose(ours[key], maps.points1[side].numpy(), rtol=1e-3, atol=1e-4)
+    times = paired(mine, theirs, pairs=min(pairs, 3))
+    note = f"{frames} frames of {height}x{width}, {len(graph)} directed pairs (swin, reach 3), same maps"
+    return [ratio_row("DUSt3R, all pairs: per-pair encoding / encoded once", times, target=">= 1.3", note=note)]
+
+
 def stage_rows(summary: RunSummary, name: str) -> list[Row]:
     """Where annotate's time goes."""
     total = sum(summary.seconds.values())
@@ -232,6 +269,7 @@ def main() -> int:
         rows = reading_rows(dataset, folder / "npz", options.pairs)
         rows += loader_rows(dataset, options.pairs)
         rows += codec_rows(dataset.load(0), options.pairs)
+        rows += encoder_rows(options.pairs)
         rows += stage_rows(summary, "oracle")
         rows += sfm_rows(folder, options.frames) if options.sfm else []
     facts = machine() | {"clips": len(dataset), "frames": options.frames, "size": options.size}
