@@ -19,27 +19,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from tests.bench.model_table import Row, machine, markdown, paired
 from tests.bench.train_step import build, stepper
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from fw_model.config import WorldConfig, preset
 from fw_train.config import Stage, TrainConfig
-from fw_train.parts import world_config
 from fw_train.plan import Plan, make_plan
+from fw_train.plan_meter import Operation
 from fw_train.resolve import from_mapping, load
 
 EXACT_HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
 """glibc gives freed tensors back at once; left to itself it keeps several times what a step needs."""
 STAGES: tuple[Stage, ...] = ("stage1", "stage2")
+_CHAIN = 100
 SMALL = {"frames": 5, "height": 32, "width": 48}
 
 
 def against_plan(name: str, config: TrainConfig, steps: int, *, update: bool = True) -> Iterator[Row]:
     """Time and memory of real steps over what the plan says."""
     plan = make_plan(config, device="cpu", optimizer=update)
-    expected = predicted_s(plan, world_config(config.model))
+    expected = predicted_s(plan)
     cpu = statistics.median(seconds for seconds, _ in measure(config, "ours", steps, update=update)["times"])
     note = f"{steps} steps" + ("" if update else ", up to the gradients: the optimizer has no room here")
     yield _within(f"{name}: time of a step, measured over planned", cpu, expected, "s of processor time", note)
@@ -47,34 +48,32 @@ def against_plan(name: str, config: TrainConfig, steps: int, *, update: bool = T
     yield _within(f"{name}: memory of a step, measured over planned", gib, plan.bytes / 2**30, "GiB", note)
 
 
-def predicted_s(plan: Plan, model: WorldConfig) -> float:
-    """FLOPs over the rates of single operations of this model's shapes, and bytes over the rate of an addition."""
-    rates = machine_rates(plan, model)
-    products = sum(flops / rates[kind] for (_, kind), flops in plan.kinds.items())
-    moved = sum(plan.traffic.values()) / rates["bytes"]
-    calls = sum(plan.operations.values()) * rates["call"]
-    return plan.config.accumulate * (products + moved + calls)
+def predicted_s(plan: Plan) -> float:
+    """Processor time of a step: every distinct operation that the plan lists, timed alone, times its count."""
+    alone = sum(operation.count * seconds_alone(operation) for operation in plan.operations)
+    return alone + sum(operation.count for operation in plan.operations) * call_overhead_s()
 
 
-def machine_rates(plan: Plan, model: WorldConfig) -> dict[str, float]:
-    """FLOP per second of processor time by kind, bytes per second, and seconds of a call that does nothing much."""
-    clip, batch, geometry = plan.config.clip, plan.micro_batch, model.geometry
-    dtype = torch.bfloat16 if plan.config.compute.precision == "bf16" else torch.float32
-    tokens, dim, heads = batch * plan.tokens, model.video.dim, model.video.heads
-    x, w = torch.randn(tokens, dim).to(dtype), torch.randn(dim, dim).to(dtype)
-    rows, columns, features = clip.height // 2, clip.width // 2, geometry.dpt_features
-    maps = torch.randn(batch * 4, features, rows, columns).to(dtype)
-    kernel = torch.randn(features, features, 3, 3).to(dtype)
-    q = torch.randn(batch, heads, plan.tokens, dim // heads).to(dtype)
-    conv = 2 * maps.numel() * features * 9
-    large, other, small = torch.randn(maps.shape), torch.randn(maps.shape), torch.randn(8)
-    return {
-        "matmul": 2 * tokens * dim**2 / _seconds(lambda: F.linear(x, w)),
-        "convolution": 3 * conv / _seconds(lambda: _gradients(F.conv2d, maps, kernel)),
-        "attention": 4 * batch * plan.tokens**2 * dim / _seconds(lambda: F.scaled_dot_product_attention(q, q, q)),
-        "bytes": 12 * large.numel() / _seconds(lambda: large + other),
-        "call": _seconds(lambda: small + small),
-    }
+def seconds_alone(operation: Operation) -> float:
+    """Processor time of one call on random numbers; 0 for what makes nothing but an empty tensor."""
+    arguments, options = tree_map(_real, (operation.arguments, operation.options))
+    with torch.no_grad():
+        return _seconds(lambda: operation.function(*arguments, **options))
+
+
+def call_overhead_s() -> float:
+    """What an operation costs in a training step beside its own work: Python and the graph of gradients."""
+    x = torch.ones(8, requires_grad=True)
+
+    def chain() -> None:
+        y = x
+        for _ in range(_CHAIN):
+            y = y * x
+        y.backward(x)
+
+    small = x.detach()
+    calls = 4 * _CHAIN  # forward; in the backward pass two products and one sum
+    return max(0.0, _seconds(chain) / calls - _seconds(lambda: small * small))
 
 
 def measure(
@@ -139,15 +138,20 @@ def _within(name: str, measured: float, planned: float, unit: str, note: str) ->
     return Row(name=name, value=off, unit="off", target="<= 0.2", details=details)
 
 
-def _gradients(run: Callable[..., Tensor], *inputs: Tensor) -> None:
-    given = [value.detach().requires_grad_(True) for value in inputs]
-    run(*given, padding=1).sum().backward()
+def _real(value: Any) -> Any:
+    """Random numbers for a tensor of the meta device; zeros for whole numbers, which may be places."""
+    if isinstance(value, torch.device):
+        return torch.device("cpu")
+    if not isinstance(value, Tensor):
+        return value
+    size = value.untyped_storage().nbytes() // value.element_size()
+    base = torch.randn(size).to(value.dtype) if value.is_floating_point() else torch.zeros(size, dtype=value.dtype)
+    return base.as_strided(value.shape, value.stride())
 
 
-def _seconds(run: Callable[[], object], budget_s: float = 0.3) -> float:
-    """Median processor time of a call, after two that warm up."""
-    for _ in range(2):
-        run()
+def _seconds(run: Callable[[], object], budget_s: float = 0.02) -> float:
+    """Median processor time of a call, after one that warms up."""
+    run()
     seen: list[float] = []
     end = time.process_time() + budget_s
     while not seen or time.process_time() < end:

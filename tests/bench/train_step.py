@@ -2,23 +2,20 @@
 
 `python -m tests.bench.train_step FILE --way WAY` runs a step of the configuration in a JSON file in a process of its
 own and prints its processor time and memory as JSON. Ways: `ours` is the stage's own loss; `plain` is stage 1 in the
-plain way: every video block runs with gradients (because embeddings and output head are trained beside the geometry
-branch), under full activation checkpointing, and both losses are taken from the same pass.
+plain way (`tests.bench.train_plain`).
 """
 
 import argparse
 import json
-import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
+from tests.bench.train_plain import choose_plain, plain_loss
 from torch import Tensor
 
-from fw_model.flow import TRAIN_STEPS, add_noise, flow_target
-from fw_model.losses import flow_matching_loss
 from fw_model.rope import PlaneRope, VideoRope
 from fw_model.scene import GeometryTargets
 from fw_model.world import FantasyWorld
@@ -28,7 +25,7 @@ from fw_train.optim import AdamW
 from fw_train.parts import world_config
 from fw_train.plan import meta_batch
 from fw_train.resolve import from_mapping
-from fw_train.stages import LOSSES, Batch, _geometry_terms, choose_parameters, idle_parts
+from fw_train.stages import LOSSES, Batch, choose_parameters, idle_parts
 from fw_train.task import halve_frozen
 
 Way = Literal["ours", "plain"]
@@ -70,8 +67,7 @@ def choose(world: FantasyWorld, config: TrainConfig, way: Way) -> None:
     choose_parameters(world, config.stage, unfreeze_geometry=config.unfreeze_geometry)
     world.set_checkpointing(config.compute.activation_checkpointing)
     if way == "plain":
-        world.video.requires_grad_(True)
-        world.set_checkpointing("full")
+        choose_plain(world)
 
 
 def random_batch(world: FantasyWorld, config: TrainConfig, size: int) -> Batch:
@@ -101,22 +97,6 @@ def random_batch(world: FantasyWorld, config: TrainConfig, size: int) -> Batch:
     )
 
 
-def plain_loss(world: FantasyWorld, batch: Batch, config: TrainConfig) -> Mapping[str, Tensor]:
-    """Stage 1 without the saving: one pass over all blocks, flow and geometry losses."""
-    noisy = add_noise(batch.clean, batch.noise, batch.sigma)
-    out = world(
-        noisy,
-        batch.sigma * TRAIN_STEPS,
-        context=batch.context,
-        y=batch.y,
-        clip_feature=batch.clip_feature,
-        couple=False,
-    )
-    assert out.geometry is not None
-    flow = flow_matching_loss(out.velocity, flow_target(batch.clean, batch.noise), batch.weight)
-    return {"loss": flow + _geometry_terms(out.geometry, batch.targets, config.loss)["loss/geometry"]}
-
-
 def stepper(world: FantasyWorld, config: TrainConfig, way: Way, *, update: bool = True) -> Callable[[], None]:
     """A function that does one whole step: micro-batches of one batch, clipping, AdamW."""
     batch = random_batch(world, config, config.batch // config.accumulate)
@@ -131,7 +111,7 @@ def stepper(world: FantasyWorld, config: TrainConfig, way: Way, *, update: bool 
         for _ in range(config.accumulate):
             with torch.autocast("cpu", torch.bfloat16, enabled=config.compute.precision == "bf16"):
                 if way == "plain":
-                    loss = plain_loss(world, batch, config)["loss"]
+                    loss = plain_loss(world, batch, config.loss)
                 else:
                     loss = LOSSES[config.stage](world, batch, config.loss)["loss"]
             (loss / config.accumulate).backward()
@@ -154,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     dtype = torch.bfloat16 if config.compute.precision == "bf16" else torch.float32
     warm = torch.ones(64, 64, dtype=dtype, requires_grad=True)
     (torch.nn.functional.conv2d(warm[None, None], warm[None, None, :3, :3]).sum() + (warm @ warm).sum()).backward()
-    before = _resident()
+    before = _memory("VmRSS")
     world = build(config, options.way)
     step = stepper(world, config, options.way, update=not options.without_update)
     times = []
@@ -162,12 +142,13 @@ def main(arguments: list[str] | None = None) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         step()
         times.append((time.process_time() - cpu, time.perf_counter() - wall))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"times": times, "memory": peak - before, "before": before}))
+    print(json.dumps({"times": times, "memory": _memory("VmHWM") - before, "before": before}))
 
 
-def _resident() -> int:
-    return 1024 * int(next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmRSS")))
+def _memory(line: Literal["VmRSS", "VmHWM"]) -> int:
+    """Bytes of this process, now or at most. (`getrusage` would count the process that started this one along.)"""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * int(next(entry.split()[1] for entry in lines if entry.startswith(line)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from fw_train.lora import add_adapters
 from fw_train.optim import AdamW, Average
 from fw_train.parts import world_config
 from fw_train.plan_encoders import EncoderWork, encoder_work
-from fw_train.plan_meter import Kind, Phase, StepMeter
+from fw_train.plan_meter import Operation, StepMeter
 from fw_train.plan_stand import Stand
 from fw_train.stages import LOSSES, Batch, choose_parameters, idle_parts, parameter_group
 from fw_train.task import halve_frozen, shard_units
@@ -96,12 +96,8 @@ class Plan:
     """Bytes on each GPU at the worst moment of a step, by what they are (MEMORY)."""
     encoders: list[EncoderWork]
     """What the frozen encoders add for every window that was not encoded before."""
-    kinds: dict[tuple[Phase, Kind], int]
-    """FLOPs of one micro-batch by phase and kind of operation."""
-    traffic: dict[Phase, int]
-    """Bytes that operations without FLOPs read and write, in one micro-batch."""
-    operations: dict[Phase, int]
-    """Operations started, in one micro-batch."""
+    operations: list[Operation]
+    """Distinct operations of one micro-batch and the update: what can be timed one by one."""
 
     @property
     def flops(self) -> int:
@@ -156,9 +152,7 @@ def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optim
         work=_work(meter, parts),
         memory=_memory(meter, world, config, gpus),
         encoders=encoder_work(model, clip.frames, clip.height, clip.width),
-        kinds=dict(_by_kind(meter)),
-        traffic=dict(meter.traffic),
-        operations=dict(meter.operations),
+        operations=meter.operations(),
     )
 
 
@@ -299,20 +293,13 @@ def _whole(parameters: Iterable[nn.Parameter]) -> int:
 
 def _work(meter: StepMeter, parts: int) -> list[Work]:
     table: dict[str, Counter[str]] = {}
-    for (part, phase, _), flops in meter.flops.items():
+    for (part, phase), flops in meter.flops.items():
         table.setdefault(part, Counter())[phase] += flops * parts
     rows = [
         Work(part=part, forward=row["forward"], recompute=row["recompute"], backward=row["backward"])
         for part, row in table.items()
     ]
     return sorted(rows, key=lambda row: row.total, reverse=True)
-
-
-def _by_kind(meter: StepMeter) -> Counter[tuple[Phase, Kind]]:
-    kinds: Counter[tuple[Phase, Kind]] = Counter()
-    for (_, phase, kind), flops in meter.flops.items():
-        kinds[phase, kind] += flops
-    return kinds
 
 
 def as_json(plan: Plan) -> dict[str, object]:

@@ -2,27 +2,44 @@
 
 On meta, tensors have shapes, types and lifetimes but no values, so the very code of a training step runs in seconds
 for a model of any size. `StepMeter` sees every operation (FLOPs by torch's own formulas) and every tensor's birth and
-death. What the meta device lacks is in `fw_train.plan_stand`.
+death, and lists the distinct operations, so that each can be timed alone on a machine. What the meta device lacks is in
+`fw_train.plan_stand`.
 """
 
 import contextlib
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, no_type_check
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 Phase = Literal["forward", "backward", "recompute", "update"]
-Kind = Literal["matmul", "convolution", "attention"]
 
 _aten = torch.ops.aten
 _ATTEND = _aten._scaled_dot_product_flash_attention_for_cpu
 _ATTEND_BACKWARD = _aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@dataclass
+class Operation:
+    """An operation on tensors of certain shapes, strides and types, and how often a step starts it."""
+
+    function: Any
+    """Torch's overload."""
+    arguments: tuple[Any, ...]
+    """Tensors on the meta device stand for those of the step."""
+    options: dict[str, Any]
+    """Arguments by name."""
+    count: int
+    """In one micro-batch and the update after the last."""
+    flops: int
+    """Of one call; 0 for what only moves data."""
 
 
 @no_type_check  # runs for every operation: checking types at run time, as the tests do, would take longest of all
@@ -36,10 +53,7 @@ class StepMeter(TorchDispatchMode):
 
     def __init__(self, root: nn.Module, part: Callable[[str], str | None]) -> None:
         super().__init__()
-        self.flops: Counter[tuple[str, Phase, Kind]] = Counter()
-        self.traffic: Counter[Phase] = Counter()
-        """Bytes read and written by operations without FLOPs."""
-        self.operations: Counter[Phase] = Counter()
+        self.flops: Counter[tuple[str, Phase]] = Counter()
         self.label = "activations"
         """What tensors that are born now are booked as."""
         self.phase: Phase = "forward"
@@ -75,6 +89,10 @@ class StepMeter(TorchDispatchMode):
         finally:
             self.label = before
 
+    def operations(self) -> list[Operation]:
+        """What was started, views left out."""
+        return [operation for known in self._known.values() for operation in known.operations.values()]
+
     def live(self) -> dict[str, int]:
         """Bytes alive now, by label."""
         return {label: size for label, size in self._live.items() if size}
@@ -91,14 +109,11 @@ class StepMeter(TorchDispatchMode):
         known = self._known.get(func)
         if known is None:
             known = self._known[func] = _Known(func)
-        out, results, flops, moved = known.call(args, kwargs)
+        out, results, flops = known.call(args, kwargs)
         phase: Phase = "recompute" if self._stack and self.phase == "backward" else self.phase
         if flops:
             part = self._stack[-1] if self._stack else self._backward_of
-            self.flops[part, phase, _kind(func.overloadpacket)] += flops
-        if not known.is_view:
-            self.operations[phase] += 1
-            self.traffic[phase] += moved
+            self.flops[part, phase] += flops
         for result in results:
             storage = result.untyped_storage()
             if storage._cdata not in self._labels:
@@ -160,26 +175,42 @@ class _Known:
         name = func.overloadpacket.__name__
         self.in_place = schema.is_mutable and name.endswith("_") and not name.endswith("__") and "set" not in name
         self.repeatable = not self.is_view and (self.in_place or not schema.is_mutable)
-        self._seen: dict[Any, tuple[Any, int, int]] = {}
+        self._seen: dict[Any, tuple[Any, int]] = {}
+        self.operations: dict[Any, Operation] = {}
+        """By shapes, strides and types of the arguments."""
 
-    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, list[Tensor], int, int]:
-        """Result, its tensors, FLOPs, and bytes moved by operations that have no FLOPs."""
-        key = _key((args, kwargs)) if self.repeatable else None
-        if key is not None and key in self._seen:
-            recipe, flops, moved = self._seen[key]
+    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, list[Tensor], int]:
+        """Result, its tensors, and FLOPs."""
+        key = None if self.is_view else _key((args, kwargs))
+        if self.repeatable and key is not None and key in self._seen:
+            recipe, flops = self._seen[key]
             out = (args[0] if recipe else None) if self.in_place else _make(recipe)
-            return out, _leaves(out), flops, moved
+            self.operations[key].count += 1
+            return out, _leaves(out), flops
         out = self.func(*args, **kwargs)
         results = _leaves(out)
         flops = _flops(self.func.overloadpacket, args, kwargs, out)
-        given = _leaves((args, kwargs))
-        moved = 0 if flops else sum(t.numel() * t.element_size() for t in (*given, *results))
-        if key is not None and all(result.is_meta for result in results):
+        if key is None:
+            return out, results, flops
+        if key not in self.operations:
+            arguments, options = tree_map(_stand_in, (args, dict(kwargs)))
+            self.operations[key] = Operation(self.func, arguments, options, 0, flops)
+        self.operations[key].count += 1
+        if self.repeatable and all(result.is_meta for result in results):
+            given = {t.untyped_storage()._cdata for t in _leaves((args, kwargs))}
             if self.in_place:
-                self._seen[key] = (out is not None, flops, moved)
-            elif not {t.untyped_storage()._cdata for t in given} & {t.untyped_storage()._cdata for t in results}:
-                self._seen[key] = (_recipe(out), flops, moved)
-        return out, results, flops, moved
+                self._seen[key] = (out is not None, flops)
+            elif not given & {t.untyped_storage()._cdata for t in results}:
+                self._seen[key] = (_recipe(out), flops)
+        return out, results, flops
+
+
+@no_type_check
+def _stand_in(value: Any) -> Any:
+    """A tensor of the same kind that keeps nothing alive."""
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
 
 
 @no_type_check
@@ -225,10 +256,3 @@ def _flops(packet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: A
     if packet not in flop_registry:
         return 0
     return flop_registry[packet](*args, **kwargs, out_val=out)
-
-
-@no_type_check
-def _kind(packet: Any) -> Kind:
-    if packet in (_ATTEND, _ATTEND_BACKWARD):
-        return "attention"
-    return "convolution" if "convolution" in packet.__name__ else "matmul"
