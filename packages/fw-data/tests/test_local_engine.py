@@ -15,6 +15,7 @@ from fw_data.engine.local import LocalEngine, describe_error
 _TASK = '''
 """A task that worker processes can import."""
 import os
+import signal
 from dataclasses import dataclass
 
 
@@ -23,7 +24,7 @@ class Odd:
     offset: int
 
     def __call__(self, job, progress):
-        progress(str(os.getpid()) if job == "forever" else "half", 0.5)
+        progress(str(os.getpid()) if job in ("forever", "silent") else "half", 0.5)
         if job == "die":
             os._exit(7)
         if job == "kill":
@@ -33,6 +34,9 @@ class Odd:
         if job == "forever":
             while True:
                 progress(str(os.getpid()), 0.5)
+        if job == "silent":
+            while True:
+                signal.pause()
         if job == "pid":
             return os.getpid()
         return job + self.offset
@@ -87,7 +91,7 @@ from fw_data.engine.local import LocalEngine
 from task_of_local_engine_test import Odd
 
 if __name__ == "__main__":
-    list(LocalEngine(workers=2).run(Odd(0), ["forever"] * 2, lambda job, stage, done: print(stage, flush=True)))
+    list(LocalEngine(workers=2).run(Odd(0), ["forever", "silent"], lambda job, stage, done: print(stage, flush=True)))
 """
 
 

@@ -7,6 +7,7 @@ more try and is then reported as failed, a new worker starts, and the rest goes 
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -142,7 +143,8 @@ def _start(threads: int) -> _Worker:
 
 
 def _serve(pipe: Connection, threads: int) -> None:
-    """The life of a worker process; it ends when the other side of the pipe closes."""
+    """The life of a worker process; it ends with its parent, however that ends and whatever the worker is at."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops its workers
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
@@ -171,6 +173,13 @@ def _serve(pipe: Connection, threads: int) -> None:
             pipe.send(answer)
         except BrokenPipeError:
             return
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def describe_error(error: BaseException) -> str:

@@ -87,7 +87,13 @@ def plan_clips(options: ToyOptions) -> list["ClipPlan"]:
     from fw_data.toy.clips import ClipPlan
 
     height, width = parse_size(options.size)
-    limits = {"clips": (1, 1_000_000), "takes": (1, 1000), "frames": (2, 10_000), "supersample": (1, 8), "workers": (0, 1024)}
+    limits = {
+        "clips": (1, 1_000_000),
+        "takes": (1, 1000),
+        "frames": (2, 10_000),
+        "supersample": (1, 8),
+        "workers": (0, 1024),
+    }
     for name, (low, high) in limits.items():
         value = getattr(options, name)
         if not low <= value <= high:
@@ -185,9 +191,7 @@ class _WorldMaker:
 
     out: Path
 
-    def __call__(
-        self, job: tuple["ClipPlan", ...], progress: Callable[[str, float], None]
-    ) -> list[dict[str, object]]:
+    def __call__(self, job: tuple["ClipPlan", ...], progress: Callable[[str, float], None]) -> list[dict[str, object]]:
         from fw_data.toy.clips import design, write
 
         progress("designing", 0.0)

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from fw_train.config import Stage, TrainConfig
 from fw_train.recipes.paper import eight_gpu, one_gpu_24gb, one_gpu_80gb, paper
-from fw_train.recipes.tiny import tiny
+from fw_train.recipes.tiny import small_world, tiny
 
 RECIPES: dict[str, Callable[[Stage], TrainConfig]] = {
     "tiny": tiny,
+    "small-world": small_world,
     "paper": paper,
     "one-gpu-24gb": one_gpu_24gb,
     "one-gpu-80gb": one_gpu_80gb,
