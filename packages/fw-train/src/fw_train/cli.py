@@ -25,8 +25,8 @@ usage: fw-train COMMAND ...
   fw-train worldscore WORLDSCORE_DATASET --out OUT [...]   generate WorldScore's static subset in its own layout
 
 CONFIG is a recipe name (tiny, small-world, paper, one-gpu-24gb, one-gpu-80gb, 8-gpu) or a TOML file; flags override it:
-command line > file > recipe > default. `fw-train stage1 tiny --help` lists every flag with the value it would have. FW_DEBUG=1
-shows tracebacks.
+command line > file > recipe > default. `fw-train stage1 tiny --help` lists every flag with the value it would have.
+FW_DEBUG=1 shows tracebacks.
 
 Exit codes: 0 done, 1 failure, 2 wrong usage or input, 3 diverged (loss not finite), 130 or 143 stopped by a signal
 after saving.
