@@ -20,6 +20,7 @@ from fw_train.parallel import Context
 from fw_train.parts import load_parts
 from fw_train.runs import prepare, train
 from fw_train.start import InitOptions, init
+from fw_train.task import WorldTask
 
 D, PATCH, IMAGE = 16, 14, 224
 CLIP_SIZES = {
@@ -114,6 +115,7 @@ def test_picture_tokens_reach_the_loss(run, tmp_path):
     losses = []
     for chance in (0.0, 1.0):  # without and with every picture dropped
         task, _ = prepare(dataclasses.replace(run, dropout=DropoutConfig(text=0.0, image=chance)), context)
+        assert isinstance(task, WorldTask)
         tokens = task.parts.encode(torch.rand(1, 3, 5, 32, 32)).image_tokens
         assert tokens is not None
         assert tokens.shape == (1, 1 + (IMAGE // PATCH) ** 2, D)
