@@ -197,7 +197,9 @@ def test_the_meter_knows_when_tensors_die() -> None:
     assert meter.live() == {"weights": 8 * 8 * 4, "activations": 2 * each}
     del x, out
     assert meter.live() == {"weights": 8 * 8 * 4}
-    assert meter.flops == Counter({("chain", "forward", "matmul"): 2 * 2 * 4 * 8 * 8})
+    assert meter.flops == Counter({("chain", "forward"): 2 * 2 * 4 * 8 * 8})
+    products = [(one.count, one.flops) for one in meter.operations() if one.flops]
+    assert products == [(2, 2 * 4 * 8 * 8)]  # the same shapes twice
 
 
 def test_checkpointing_and_bf16_save_memory_and_a_batch_costs_it() -> None:
@@ -284,6 +286,7 @@ def test_the_command_prints_tables_and_json(mini: Path, capsys: pytest.CaptureFi
     ("words", "message"),
     [
         (["plan"], "usage: fw-train plan STAGE CONFIG"),
+        (["plan", "autoencoder", "tiny"], "where STAGE is one of base, stage1, stage2"),
         (["plan", "stage3", "tiny"], "where STAGE is one of base, stage1, stage2"),
         (["plan", "stage1"], "CONFIG comes first"),
         (["plan", "stage1", "one-gpu-24g"], "did you mean 'one-gpu-24gb'"),

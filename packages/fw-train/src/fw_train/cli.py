@@ -128,10 +128,11 @@ def _configured(stage: Stage, words: list[str], *, prog: str) -> TrainConfig:
 
 
 def _stage_of(command: str, words: list[str]) -> Stage:
-    for stage in STAGES:
+    stages = [stage for stage in STAGES if stage != "autoencoder"]  # it runs no world model, and no frozen encoder
+    for stage in stages:
         if words[:1] == [stage]:
             return stage
-    raise ConfigError(f"usage: fw-train {command} STAGE CONFIG ..., where STAGE is one of {', '.join(STAGES)}")
+    raise ConfigError(f"usage: fw-train {command} STAGE CONFIG ..., where STAGE is one of {', '.join(stages)}")
 
 
 def _source(words: list[str], prog: str) -> str:
