@@ -128,7 +128,8 @@ def _configured(stage: Stage, words: list[str], *, prog: str) -> TrainConfig:
 
 
 def _stage_of(command: str, words: list[str]) -> Stage:
-    stages: list[Stage] = [stage for stage in STAGES if stage != "autoencoder"]  # it runs no world model, and no frozen encoder
+    # The autoencoder runs no world model, and no frozen encoder.
+    stages: list[Stage] = [stage for stage in STAGES if stage != "autoencoder"]
     for stage in stages:
         if words[:1] == [stage]:
             return stage
