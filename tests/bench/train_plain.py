@@ -59,6 +59,7 @@ def plain_forward(world: FantasyWorld, batch: Batch) -> WorldOutput:
         assert isinstance(layer, IRGBlock)
         context = condition.block(len(world.pcb) + i)
         out = recomputed(layer, video, geometry, video_step=step, context=context, geometry_steps=steps, kind="full")
+        assert layer.coupling is not None
         video, state = layer.coupling(out.video, out.geometry.flatten(1, 2), meeting)
         geometry = state.unflatten(1, out.geometry.shape[1:3])
         if world._is_tapped(i):

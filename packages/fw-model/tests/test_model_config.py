@@ -67,3 +67,14 @@ def test_configs_that_cannot_be_built(part, change, message):
         dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **change)})
     with pytest.raises(ValueError, match="coupling"):
         dataclasses.replace(config, coupling=CouplingConfig(dim=30, heads=4))
+
+
+def test_a_config_written_before_directions_is_one_of_both():
+    values = preset("tiny").to_dict()
+    assert "direction" not in values["coupling"]
+    assert WorldConfig.from_dict(values) == preset("tiny")
+    one_way = dataclasses.replace(preset("tiny"), coupling=CouplingConfig(dim=96, heads=4, direction="to_video"))
+    assert WorldConfig.from_json(one_way.to_json()) == one_way
+    values["coupling"]["direction"] = "sideways"
+    with pytest.raises(ValueError, match="direction must be one of both, to_geometry, to_video, none"):
+        WorldConfig.from_dict(values)

@@ -339,3 +339,64 @@ def test_autocast_stays_close(micro, world, make_inputs):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = world(latents, timestep, **inputs)
     assert (rough.velocity - exact.velocity).abs().max() < 0.05 * exact.velocity.abs().max()
+
+
+def directed(micro, make_world, direction: str):
+    """A live model whose branches read each other in one direction, with the weights of the live `both` model."""
+    both = make_world(micro)
+    world = make_world(micro, coupling=dataclasses.replace(micro.coupling, direction=direction))
+    world.load_state_dict({name: value for name, value in both.state_dict().items() if name in world.state_dict()})
+    return world
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("direction", ["to_geometry", "to_video", "none"])
+def test_a_branch_that_does_not_read_the_other_is_what_it_is_alone(micro, make_world, make_inputs, direction):
+    world = directed(micro, make_world, direction)
+    latents, timestep, inputs = make_inputs(micro)
+    met, alone = world(latents, timestep, **inputs), world(latents, timestep, **inputs, couple=False)
+    assert torch.equal(met.velocity, alone.velocity) == (direction != "to_video")
+    same = torch.equal(met.geometry.points, alone.geometry.points)
+    assert same == (direction != "to_geometry")
+    without_heads = world(latents, timestep, **inputs, predict_geometry=False)
+    assert torch.equal(without_heads.velocity, met.velocity)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [("to_video", "velocity"), ("to_geometry", "depth")])
+def test_the_first_meeting_gives_a_direction_what_both_ways_give_it(micro, make_world, make_inputs, layers):
+    """With one IRG block no stream has met the other before, so one way and both ways agree in what is read."""
+    direction, what = layers
+    one = dataclasses.replace(micro, pcb_blocks=5, geometry=dataclasses.replace(micro.geometry, dpt_taps=(0, 0, 0, 0)))
+    outputs = []
+    for way in ("both", direction):
+        world = directed(one, make_world, way)
+        latents, timestep, inputs = make_inputs(one)
+        out = world(latents, timestep, **inputs)
+        outputs.append(out.velocity if what == "velocity" else out.geometry.depth)
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("direction", ["both", "to_geometry", "to_video", "none"])
+def test_every_coupling_weight_is_used(micro, make_world, make_inputs, direction):
+    world = directed(micro, make_world, direction)
+    latents, timestep, inputs = make_inputs(micro)
+    out = world(latents, timestep, **inputs)
+    (out.velocity.square().mean() + sum(t.square().mean() for t in geometry_tensors(out.geometry))).backward()
+    grads = {name: p.grad for name, p in world.named_parameters() if ".coupling." in name}
+    last = f"irg.{micro.irg_blocks - 1}.coupling"
+    assert all(g is not None and g.abs().max() > 0 for name, g in grads.items() if not name.startswith(last))
+    kinds = {name.split(".")[3] for name in grads}
+    assert ("gamma_video" in kinds) == (direction in ("both", "to_video"))
+    assert ("value_video" in kinds) == (direction in ("both", "to_geometry"))
+    assert bool(kinds) == (direction != "none")
+
+
+def test_the_bridge_may_follow_the_patch_embedding(micro, make_world, make_inputs):
+    world = make_world(micro, pcb_blocks=0)
+    latents, timestep, inputs = make_inputs(micro)
+    out = world(latents, timestep, **inputs)
+    assert len(world.irg) == micro.video.blocks
+    assert out.geometry.depth.isfinite().all()
+    alone = world(latents, timestep, **inputs, couple=False).geometry
+    assert close(world.forward_geometry(latents, timestep, **inputs).depth, alone.depth)

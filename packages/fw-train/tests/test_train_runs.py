@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from torch import Tensor
 from fw_data.dataset import ClipDataset
 from fw_data.manifest import write_manifest
 from fw_model.checkpoint import load_world
+from fw_model.config import WorldConfig
 from fw_model.pipeline import WorldPipeline
 from fw_train.cli import main
 from fw_train.config import ConfigError, TrainConfig
 from fw_train.journal import read_log
+from fw_train.parts import load_parts
 from fw_train.resolve import from_mapping
 from fw_train.runs import export_run, resume, train
 from fw_train.runs import read_config as read_run
@@ -257,6 +260,32 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert "is not a run folder" in refuse(["resume", str(tmp_path)], capsys)
     assert not out.exists()
     assert "holds a run already" in refuse([*stage1, "--init", base, "--out", base], capsys)
+
+
+def test_what_nothing_has_trained_yet_may_be_of_another_config(chain: Path, dataset: Path, mini: Path, tmp_path: Path):
+    """Ablations share a base: the bridge may move, the coupling may change, and the trained weights come along."""
+    other = tmp_path / "other.json"
+    config = WorldConfig.from_json(mini.read_text())
+    early = replace(config, name="early", pcb_blocks=0, geometry=replace(config.geometry, width=24))
+    other.write_text(early.to_json())
+    start = load_parts(configure("stage1", dataset, other, tmp_path / "s1", init=str(chain / "base"))).world
+    base = load_world(chain / "base" / "export")
+    assert start.config == early
+    for mine, theirs in zip(start.video_blocks(), base.video_blocks(), strict=True):
+        assert all(torch.equal(mine.state_dict()[name], value) for name, value in theirs.state_dict().items())
+    assert torch.equal(start.video.patch_embedding.weight, base.video.patch_embedding.weight)
+
+    apart = replace(config, coupling=replace(config.coupling, direction="none"))
+    other.write_text(apart.to_json())
+    stage1 = configure("stage2", dataset, other, tmp_path / "s2", init=str(chain / "stage1"), steps=2)
+    train(stage1, quiet=True)
+    trained, before = weights(tmp_path / "s2" / "export"), weights(chain / "stage1" / "export")
+    assert not [name for name in trained if ".coupling." in name]
+    assert all(torch.equal(value, before[name]) for name, value in trained.items() if name.startswith("geometry."))
+
+    other.write_text(early.to_json())
+    with pytest.raises(ConfigError, match=r"wants 'early'.*only coupling may differ here"):
+        load_parts(configure("stage2", dataset, other, tmp_path / "s3", init=str(chain / "stage1")))
 
 
 def test_a_dataset_without_depth_is_refused(

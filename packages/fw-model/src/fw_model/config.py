@@ -7,7 +7,7 @@ stored beside the weights as JSON, with the `Compat` fields that a checkpoint wa
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 PATCH = (1, 2, 2)
 """Latent frames, rows and columns of one video token. Every preset has it; a token covers 16 x 16 output pixels."""
@@ -124,6 +124,19 @@ class CouplingConfig:
     """Hidden width of the shared attention."""
     heads: int
     """Attention heads; `dim / heads` must split into three even rotary parts."""
+    direction: Literal["both", "to_geometry", "to_video", "none"] = "both"
+    """Which branch reads the other: each the other, geometry alone the video, video alone the geometry, or neither.
+    For ablations; what a direction does not use has no weights."""
+
+    @property
+    def video_reads(self) -> bool:
+        """Whether the video branch reads the geometry branch."""
+        return self.direction in ("both", "to_video")
+
+    @property
+    def geometry_reads(self) -> bool:
+        """Whether the geometry branch reads the video branch."""
+        return self.direction in ("both", "to_geometry")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +193,8 @@ class WorldConfig:
     camera: CameraConfig | None
     """None: the model has no pose encoder and no adapters (Wan2.2, steered by its control adapter alone)."""
     pcb_blocks: int
-    """Preconditioning blocks; the other video blocks each get a geometry layer and a coupling (IRG)."""
+    """Preconditioning blocks; the other video blocks each get a geometry layer and a coupling (IRG). With 0 the
+    geometry branch starts from the embedded patches."""
     timestep_range: tuple[float, float] = (0.0, 1000.0)
     """The model is for timesteps in (low, high]; the two Wan2.2 experts share the way at 900."""
     compat: Compat = dataclasses.field(default_factory=Compat)
@@ -198,8 +212,11 @@ class WorldConfig:
         return self.camera is not None and block < self.camera.adapter_blocks
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, for JSON."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """Plain values only, for JSON. What came later is left out at its default: runs of before go on."""
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        if self.coupling.direction == "both":
+            del values["coupling"]["direction"]
+        return values
 
     def to_json(self) -> str:
         """Readable JSON with a final newline."""
@@ -259,7 +276,9 @@ def _validate(config: WorldConfig) -> None:
     need(2 * geometry.width % geometry.camera_heads == 0, "2 * geometry.width must be a multiple of camera_heads")
     need(geometry.dpt_features % 8 == 0, "geometry.dpt_features must be a multiple of 8")
     need(all(c % 4 == 0 for c in geometry.dpt_channels), "geometry.dpt_channels must be multiples of 4")
-    need(0 < config.pcb_blocks < video.blocks, f"pcb_blocks must lie in 1..{video.blocks - 1}")
+    need(0 <= config.pcb_blocks < video.blocks, f"pcb_blocks must lie in 0..{video.blocks - 1}")
+    directions = get_args(CouplingConfig.__annotations__["direction"])
+    need(coupling.direction in directions, f"coupling.direction must be one of {', '.join(directions)}")
     need(
         all(0 <= tap < config.irg_blocks for tap in geometry.dpt_taps),
         f"geometry.dpt_taps {geometry.dpt_taps} must lie in 0..{config.irg_blocks - 1}",

@@ -41,17 +41,33 @@ class BidirectionalCrossAttention(Attending):
 
     video += gamma_v out_v(softmax(q k^T) value_g(geo)) and geo += gamma_g out_g(softmax(k q^T) value_v(video)), with
     q from video and k from geometry. The gates start at zero: a new model is the plain video model beside a geometry
-    branch.
+    branch. A branch that does not read the other has no gate and no output, and stays as it is.
     """
 
-    def __init__(self, *, video_dim: int, geometry_dim: int, dim: int, heads: int) -> None:
+    def __init__(
+        self,
+        *,
+        video_dim: int,
+        geometry_dim: int,
+        dim: int,
+        heads: int,
+        video_reads: bool = True,
+        geometry_reads: bool = True,
+    ) -> None:
         super().__init__()
-        self.heads = heads
-        self.gamma_video = nn.Parameter(torch.zeros(video_dim))
-        self.gamma_geometry = nn.Parameter(torch.zeros(geometry_dim))
+        self.heads, self.video_reads, self.geometry_reads = heads, video_reads, geometry_reads
+        if video_reads:
+            self.gamma_video = nn.Parameter(torch.zeros(video_dim))
+        if geometry_reads:
+            self.gamma_geometry = nn.Parameter(torch.zeros(geometry_dim))
         self.key_video, self.key_geometry = nn.Linear(video_dim, dim), nn.Linear(geometry_dim, dim)
-        self.value_video, self.value_geometry = nn.Linear(video_dim, dim), nn.Linear(geometry_dim, dim)
-        self.out_video, self.out_geometry = nn.Linear(dim, video_dim), nn.Linear(dim, geometry_dim)
+        if geometry_reads:
+            self.value_video = nn.Linear(video_dim, dim)
+        if video_reads:
+            self.value_geometry = nn.Linear(geometry_dim, dim)
+            self.out_video = nn.Linear(dim, video_dim)
+        if geometry_reads:
+            self.out_geometry = nn.Linear(dim, geometry_dim)
 
     def forward(
         self, video: Float[Tensor, "b l d"], geometry: Float[Tensor, "b g c"], step: CouplingStep
@@ -60,12 +76,13 @@ class BidirectionalCrossAttention(Attending):
         a, b = layer_norm(video, _EPS).to(video.dtype), layer_norm(geometry, _EPS).to(geometry.dtype)
         q = rotate_pairs(self._split(self.key_video(a)), step.video)
         k = rotate_pairs(self._split(self.key_geometry(b)), step.geometry)
-        to_video = attention(q, k, self._split(self.value_geometry(b)), self.backend).flatten(2)
-        to_geometry = attention(k, q, self._split(self.value_video(a)), self.backend).flatten(2)
-        return (
-            video + self.gamma_video * self.out_video(to_video),
-            geometry + self.gamma_geometry * self.out_geometry(to_geometry),
-        )
+        if self.video_reads:
+            to_video = attention(q, k, self._split(self.value_geometry(b)), self.backend).flatten(2)
+            video = video + self.gamma_video * self.out_video(to_video)
+        if self.geometry_reads:
+            to_geometry = attention(k, q, self._split(self.value_video(a)), self.backend).flatten(2)
+            geometry = geometry + self.gamma_geometry * self.out_geometry(to_geometry)
+        return video, geometry
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))
@@ -85,9 +102,16 @@ class IRGBlock(nn.Module):
             )
             for _ in range(2)
         )
-        self.coupling = BidirectionalCrossAttention(
-            video_dim=video.dim, geometry_dim=geometry.width, dim=config.coupling.dim, heads=config.coupling.heads
-        )
+        self.coupling: BidirectionalCrossAttention | None = None
+        if config.coupling.direction != "none":
+            self.coupling = BidirectionalCrossAttention(
+                video_dim=video.dim,
+                geometry_dim=geometry.width,
+                dim=config.coupling.dim,
+                heads=config.coupling.heads,
+                video_reads=config.coupling.video_reads,
+                geometry_reads=config.coupling.geometry_reads,
+            )
 
     def forward(
         self,
@@ -124,6 +148,8 @@ class IRGBlock(nn.Module):
     def _couple(self, video: Tensor | None, state: Tensor | None, step: CouplingStep) -> tuple[Tensor, Tensor]:
         if video is None or state is None:
             raise ValueError("IRGBlock: coupling needs both streams.")
+        if self.coupling is None:
+            raise ValueError("IRGBlock: this model's branches do not meet (coupling.direction is none).")
         return self.coupling(video, state, step)
 
 

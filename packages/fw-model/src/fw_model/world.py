@@ -89,7 +89,8 @@ class FantasyWorld(nn.Module):
             condition: from `encode_condition`, in place of the raw inputs that follow.
             context, y, clip_feature, plucker, poses: see `encode_condition`.
             predict_geometry: run the heads.
-            couple: let the branches see each other; False is the plain video model and independent geometry.
+            couple: let the branches see each other, as far as `config.coupling.direction` has it; False is the plain
+                video model and independent geometry.
 
         Raises:
             ValueError: an input is missing, not wanted by this model, or of the wrong size.
@@ -99,6 +100,8 @@ class FantasyWorld(nn.Module):
         video, time, step = self._start(latents, timestep, condition, grid)
         for i, block in enumerate(self.pcb):
             video = self._run(block, video, step, condition.block(i))
+        coupling = self.config.coupling
+        couple = couple and (coupling.video_reads or (coupling.geometry_reads and predict_geometry))
         both = predict_geometry or couple
         geometry = self.geometry.enter(video, grid[0], condition.pose_tokens) if both else None
         steps = self.geometry.steps(self._rounded(timestep), *grid) if both else None

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,13 +150,15 @@ def check_start(config: TrainConfig) -> Path | None:
         stored = read_config(folder)
     except ValueError as error:
         raise ConfigError(f"init: {error}") from None
-    if stored != wanted:
+    history = _history(folder)
+    free = _free_to_differ(config.stage, history)
+    if any(getattr(stored, one.name) != getattr(wanted, one.name) for one in fields(wanted) if one.name not in free):
         raise ConfigError(
             f"init {folder} is a checkpoint of model {stored.name!r}, and this run wants {wanted.name!r}"
             + (" with other sizes" if stored.name == wanted.name else "")
             + "; give the right init, or --model to match it"
+            + (f" (only {', '.join(free[1:])} may differ here)" if free else "")
         )
-    history = _history(folder)
     if history and history[-1]["stage"] not in FOLLOWS[config.stage]:
         raise ConfigError(
             f"init {folder} is the result of {history[-1]['stage']}, but {config.stage} continues "
@@ -184,7 +186,7 @@ def load_parts(config: TrainConfig) -> Parts:
         )
     try:
         with_it = load_companions(folder)
-        world = load_world(folder, dtype=torch.float32).train()
+        world = _load_world(folder, world_config(config.model), config.seed)
     except ValueError as error:
         raise ConfigError(f"init: {error}") from None
     if world.config.video.clip_dim is not None and with_it.image_encoder is None:
@@ -238,6 +240,43 @@ def fingerprint(world: FantasyWorld, *, trained: bool) -> str:
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _free_to_differ(stage: Stage, history: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Fields of a WorldConfig in which `init` may differ from the run: those of what nothing has trained yet."""
+    before = history[-1]["stage"] if history else None
+    if (stage, before) == ("stage1", "base"):
+        return ("name", "geometry", "coupling", "pcb_blocks")
+    return ("name", "coupling") if (stage, before) == ("stage2", "stage1") else ()
+
+
+def _load_world(folder: Path, wanted: WorldConfig, seed: int) -> FantasyWorld:
+    """The stored model; where `wanted` differs from its config, a new one with every weight that both have.
+
+    Video blocks are matched by their number over all blocks, so that they load wherever the branches meet.
+    """
+    stored = load_world(folder, dtype=torch.float32)
+    if stored.config == wanted:
+        return stored.train()
+    world = FantasyWorld(wanted, seed=seed)
+    known = {_over_all_blocks(name, stored.config.pcb_blocks): p for name, p in stored.named_parameters()}
+    with torch.no_grad():
+        for name, parameter in world.named_parameters():
+            old = known.get(_over_all_blocks(name, wanted.pcb_blocks))
+            if old is not None and old.shape == parameter.shape:
+                parameter.copy_(old)
+    return world.train()
+
+
+def _over_all_blocks(name: str, pcb_blocks: int) -> str:
+    """A parameter's name with the number of its video block counted over all blocks; others are as they are."""
+    part, _, rest = name.partition(".")
+    index, _, inner = rest.partition(".")
+    if part == "pcb":
+        return f"block.{index}.{inner}"
+    if part == "irg" and inner.startswith("video."):
+        return f"block.{pcb_blocks + int(index)}.{inner.removeprefix('video.')}"
+    return name
 
 
 def _sampling(config: TrainConfig, before: Sampling) -> Sampling:
