@@ -204,5 +204,5 @@ def test_peak_memory_is_little_more_than_the_weights(world, micro, tmp_path):
 def test_device_and_refused_ids(world, tmp_path):
     world.save_pretrained(tmp_path)
     assert load_world(tmp_path, device="cpu").video.head.head.weight.device.type == "cpu"
-    with pytest.raises(ValueError, match="not a Hugging Face id"):
+    with pytest.raises(ValueError, match="does not exist; give"):
         load_world("no/such/folder")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from fw_model.shipped import SMALL_WORLD
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -24,9 +26,9 @@ class GenerateOptions:
 
     image: tyro.conf.Positional[Path]
     """The first frame: any picture that Pillow reads. It is resized and centre-cropped to the clip's size."""
-    checkpoint: str | None = None
-    """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one. Needed
-    unless a server makes the world."""
+    checkpoint: str = SMALL_WORLD
+    """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one. Left out,
+    the small weights that come with the package: toy scenes at 64x96."""
     server: str | None = None
     """Let a server (fw-serve up) make the world, for example http://127.0.0.1:8000. An API key is read from the
     environment variable FW_API_KEY."""
@@ -148,20 +150,14 @@ def main(argv: list[str]) -> int:
 
 
 def generate(options: GenerateOptions) -> "World":
-    """Make the world that `options` describe, write it to `options.out`, print progress, and return it.
-
-    Raises ValueError if there is no checkpoint to make it with.
-    """
-    if options.checkpoint is None:
-        raise ValueError("give --checkpoint FOLDER to make the world here, or --server URL to let a server make it")
+    """Make the world that `options` describe, write it to `options.out`, print progress, and return it."""
     import torch
 
     from fw_model.export import export_world
     from fw_model.pipeline import WorldPipeline
 
-    folder = Path(options.checkpoint)
     pipeline = WorldPipeline.from_pretrained(
-        folder if folder.exists() else options.checkpoint,
+        options.checkpoint,
         device=choose_device(options.device),
         dtype=None if options.dtype is None else getattr(torch, options.dtype),
         offload=options.offload,

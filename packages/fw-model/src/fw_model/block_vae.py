@@ -19,6 +19,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fw_model.weights import SHARD_BYTES, save_weights
+
 FIRST_VALUES, LATER_VALUES = 3 * 8 * 8, 3 * 4 * 8 * 8
 """Numbers in a block of the first frame, and of four later frames."""
 
@@ -92,12 +94,10 @@ class BlockVAE(nn.Module):
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Writes ``vae/config.json`` and ``vae/model.safetensors``."""
-        from safetensors.torch import save_file
-
         out = folder / "vae"
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(json.dumps(self.shape, indent=1) + "\n", encoding="utf-8")
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, out / "model.safetensors")
+        save_weights(out, self.state_dict(), dtype=None, shard_bytes=SHARD_BYTES)
         return {"kind": "block_vae", "folder": "vae"}
 
     @classmethod

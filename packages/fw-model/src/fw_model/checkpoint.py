@@ -5,7 +5,6 @@ than the weights. Names and shapes are compared before anything is read.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fw_model.config import WorldConfig
+from fw_model.convert.sources import local_folder
 from fw_model.keys import released_names, to_diffusers, to_wan
 from fw_model.weights import SHARD_BYTES, WeightFolder, compare_names, looks_like, save_weights, write_text
 from fw_model.world import FantasyWorld
@@ -45,7 +45,7 @@ def load_world(
     """Build and load a model from a folder, or from a Hugging Face id.
 
     Args:
-        source: folder with config.json and weights, or "owner/name" to download.
+        source: folder with config.json and weights, "owner/name" to download, or "small-world" (see fw_model.shipped).
         device: where the parameters go.
         dtype: their type; None keeps the file's.
         preset: refuse a checkpoint of any other preset.
@@ -53,7 +53,7 @@ def load_world(
     Raises:
         ValueError: not a FantasyWorld checkpoint, another preset, or weights that do not fit the config.
     """
-    folder = _local(source)
+    folder = local_folder(source)
     config = read_config(folder)
     if preset is not None and config.name != preset:
         raise ValueError(
@@ -182,15 +182,3 @@ def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _local(source: str | Path) -> Path:
-    folder = Path(source)
-    if folder.exists():
-        return folder
-    text = os.fspath(source)
-    if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise ValueError(f"There is no folder {source}, and it is not a Hugging Face id (owner/name) either.")
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors"]))

@@ -139,9 +139,10 @@ class WorldPipeline:
         """Load a pipeline folder or hub id.
 
         Args:
-            source: the folder, or "owner/name" to download.
+            source: the folder, "owner/name" to download, or "small-world" for the weights that come with the package.
             device: where to compute.
-            dtype: precision of the transformer; None keeps the file's.
+            dtype: precision of the transformer; None keeps the file's, but widens float16 to float32: here it is a
+                precision to store in, not one to compute in.
             preset: refuse a checkpoint of any other preset.
             free_encoders: see the class.
             offload: see the class.
@@ -157,9 +158,9 @@ class WorldPipeline:
         folder = local_folder(source)
         parts = load_companions(folder)
         home = device if offload == "none" else "cpu"
-        world = FantasyWorld.from_pretrained(folder, device=home, dtype=dtype, preset=preset)
+        world = _load_expert(folder, home, dtype, preset)
         other = folder / HIGH_NOISE
-        high = FantasyWorld.from_pretrained(other, device=home, dtype=dtype) if other.is_dir() else None
+        high = _load_expert(other, home, dtype) if other.is_dir() else None
         for expert in [world] if high is None else [world, high]:
             expert.set_attention_backend(attention)
             if compile_blocks:
@@ -421,6 +422,14 @@ class _Inputs:
     clip: Tensor | None
     y: Tensor | None
     plucker: Tensor | None
+
+
+def _load_expert(
+    folder: Path, device: str | torch.device, dtype: torch.dtype | None, preset: str | None = None
+) -> FantasyWorld:
+    world = FantasyWorld.from_pretrained(folder, device=device, dtype=dtype, preset=preset)
+    stored_half = dtype is None and next(world.parameters()).dtype == torch.float16
+    return world.float() if stored_half else world
 
 
 def _recovered(encoding: Tensor, requested: Trajectory) -> Trajectory:

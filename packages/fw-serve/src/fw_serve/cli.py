@@ -12,7 +12,7 @@ from pathlib import Path
 USAGE = """\
 usage: fw-serve COMMAND ...
 
-  fw-serve up CHECKPOINT [--port N ...]   serve worlds over HTTP
+  fw-serve up [CHECKPOINT --port N ...]   serve worlds over HTTP
   fw-serve key add NAME                   make an API key; it is shown once
   fw-serve key list                       who has a key
   fw-serve key revoke ID                  end a key

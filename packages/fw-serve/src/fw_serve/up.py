@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import tyro
 
+from fw_model.shipped import SMALL_WORLD, shipped_weights
 from fw_serve.settings import Limits, Scale, Settings, WorkerSettings
 
 SERVER: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": 5, "proxy_headers": False}
@@ -22,8 +23,9 @@ SERVER: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": 5
 class UpOptions:
     """Serve worlds over HTTP."""
 
-    checkpoint: tyro.conf.Positional[str]
-    """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one."""
+    checkpoint: tyro.conf.Positional[str] = SMALL_WORLD
+    """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one. Left out,
+    the small weights that come with the package: toy scenes at 64x96."""
     host: str = "127.0.0.1"
     """Address to listen on. Any other than this machine's own needs API keys (fw-serve key add)."""
     port: int = 8000
@@ -134,6 +136,7 @@ def prepare(options: UpOptions) -> tuple[Settings, WorkerSettings]:
     from fw_serve.jobs.store import JobStore
 
     _check(options)
+    checkpoint = _source(options.checkpoint)
     options.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = database_url(options.database, options.data)
     store = JobStore(database)
@@ -141,7 +144,6 @@ def prepare(options: UpOptions) -> tuple[Settings, WorkerSettings]:
         keys = needs_keys(options.host, options.keys, has_keys=KeyRing(store).any_valid())
     finally:
         store.close()
-    checkpoint = Path(options.checkpoint)
     keep_s = options.keep_hours * 3600 if options.keep_hours > 0 else None
     limits = Limits(
         queue=options.queue,
@@ -164,7 +166,7 @@ def prepare(options: UpOptions) -> tuple[Settings, WorkerSettings]:
         data=str(settings.data),
         name="",
         options={
-            "checkpoint": str(checkpoint.resolve()) if checkpoint.exists() else options.checkpoint,
+            "checkpoint": checkpoint,
             "name": options.name,
             "device": "auto",
             "dtype": options.dtype,
@@ -240,10 +242,18 @@ def _check(options: UpOptions) -> None:
         raise ValueError("--device needs at least one device, for example --device cuda:0 cuda:1")
     if not 0 <= options.port <= 65535:
         raise ValueError(f"--port is 0 to 65535, got {options.port}")
-    if "/" not in options.checkpoint and not Path(options.checkpoint).exists():
-        raise ValueError(
-            f"there is no folder {options.checkpoint!r}; give a checkpoint folder, or owner/name of the hub"
-        )
+
+
+def _source(checkpoint: str) -> str:
+    """A checkpoint as a worker in another folder finds it: a path is made absolute, a name stays."""
+    if checkpoint == SMALL_WORLD:
+        shipped_weights()  # or say now that they are not there
+        return checkpoint
+    if Path(checkpoint).exists():
+        return str(Path(checkpoint).resolve())
+    if "/" not in checkpoint:
+        raise ValueError(f"there is no folder {checkpoint!r}; give a checkpoint folder, or owner/name of the hub")
+    return checkpoint
 
 
 def _check_engine(options: UpOptions) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from fw_model.shipped import SMALL_WORLD, shipped_weights
+
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 
 
@@ -40,7 +42,12 @@ def locate(source: str | Path, *, weights: str) -> Path:
 
 
 def local_folder(source: str | Path) -> Path:
-    """``source`` if it exists, else the snapshot of the hub id it names. ValueError if it is neither."""
+    """``source`` if it exists, else the snapshot of the hub id it names. ValueError if it is neither.
+
+    The text "small-world" means the weights that come with the package; a folder of that name is "./small-world".
+    """
+    if source == SMALL_WORLD:
+        return shipped_weights()
     path = Path(source)
     if path.exists():
         return path

@@ -77,9 +77,8 @@ def load(
     """Load a pipeline folder or hub id and make it ready. Raises ValueError if it is not one."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    folder = Path(checkpoint)
     pipeline = WorldPipeline.from_pretrained(
-        folder if folder.exists() else checkpoint,
+        checkpoint,
         device=device,
         dtype=None if dtype is None else getattr(torch, dtype),
         offload=offload,

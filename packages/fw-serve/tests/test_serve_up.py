@@ -1,0 +1,33 @@
+"""`fw-serve up`: which checkpoint the workers are told to load, before anything is started."""
+
+from pathlib import Path
+
+import pytest
+
+from fw_model import shipped
+from fw_model.shipped import SMALL_WORLD
+from fw_serve.up import UpOptions, prepare
+
+
+def loaded(folder: Path, **options: str) -> object:
+    _, worker = prepare(UpOptions(data=folder / "data", **options))
+    return worker.options["checkpoint"]
+
+
+def test_without_a_checkpoint_the_shipped_weights_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "shipped.py"))
+    with pytest.raises(ValueError, match="comes without the weights 'small-world'"):
+        loaded(tmp_path)
+    assert not (tmp_path / "data").exists()
+    (tmp_path / "small_world").mkdir()
+    (tmp_path / "small_world" / "pipeline.json").write_text("{}")
+    assert loaded(tmp_path) == SMALL_WORLD, "a name: a worker on another machine has a folder of its own"
+
+
+def test_a_folder_is_made_absolute_and_a_hub_id_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "export").mkdir()
+    assert loaded(tmp_path, checkpoint="export") == str(tmp_path / "export")
+    assert loaded(tmp_path, checkpoint="owner/name") == "owner/name"
+    with pytest.raises(ValueError, match="there is no folder 'absent'"):
+        loaded(tmp_path, checkpoint="absent")
