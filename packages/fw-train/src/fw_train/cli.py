@@ -20,6 +20,7 @@ usage: fw-train COMMAND ...
   fw-train encode STAGE CONFIG [...]                       run the frozen encoders once, for the run of these words
   fw-train resume RUN [--steps N ...]                      go on with a run that was stopped or killed
   fw-train export RUN [DIR]                                write the newest checkpoint's weights to RUN/export or DIR
+  fw-train ship RUN OUT --videos TOY                      float16 weights and a model card, to hand out
   fw-train evaluate CHECKPOINT --data DATASET --out OUT    generate worlds for held-out clips and measure them
   fw-train compare OUT OUT ...                             put evaluations of the same clips side by side
   fw-train worldscore WORLDSCORE_DATASET --out OUT [...]   generate WorldScore's static subset in its own layout
@@ -71,12 +72,14 @@ def _dispatch(words: list[str]) -> int:
         return _export(rest)
     if command == "init":
         return _init(rest)
+    if command == "ship":
+        return _ship(rest)
     if command in EVALUATION:
         return _evaluation(command, rest)
     import difflib
 
     nearest = difflib.get_close_matches(
-        command, [*STAGES, "plan", "encode", "resume", "export", "init", *EVALUATION], n=1
+        command, [*STAGES, "plan", "encode", "resume", "export", "init", "ship", *EVALUATION], n=1
     )
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see `fw-train --help`"
     raise ConfigError(f"there is no command {command!r}; {hint}")
@@ -171,6 +174,16 @@ def _init(words: list[str]) -> int:
     from fw_train.start import InitOptions, init
 
     for line in init(tyro.cli(InitOptions, args=words, prog="fw-train init")):
+        print(line)
+    return 0
+
+
+def _ship(words: list[str]) -> int:
+    import tyro
+
+    from fw_train.ship import ShipOptions, ship
+
+    for line in ship(tyro.cli(ShipOptions, args=words, prog="fw-train ship")):
         print(line)
     return 0
 
