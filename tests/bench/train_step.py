@@ -25,6 +25,7 @@ from fw_train.optim import AdamW
 from fw_train.parts import world_config
 from fw_train.plan import meta_batch
 from fw_train.resolve import from_mapping
+from fw_train.runs import keep_freed_memory
 from fw_train.stages import LOSSES, Batch, choose_parameters, idle_parts
 from fw_train.task import halve_frozen
 
@@ -134,6 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     dtype = torch.bfloat16 if config.compute.precision == "bf16" else torch.float32
     warm = torch.ones(64, 64, dtype=dtype, requires_grad=True)
     (torch.nn.functional.conv2d(warm[None, None], warm[None, None, :3, :3]).sum() + (warm @ warm).sum()).backward()
+    keep_freed_memory()
     before = _memory("VmRSS")
     world = build(config, options.way)
     step = stepper(world, config, options.way, update=not options.without_update)

@@ -1,5 +1,6 @@
 """Whole runs of the mini world: three stages after each other, killed and resumed, refused before they begin."""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -338,3 +339,22 @@ def test_another_dataset_under_the_same_run_is_refused(chain: Path, dataset: Pat
     write_manifest(other / "manifest.parquet", ClipDataset(dataset).records[:-1])
     with pytest.raises(ValueError, match="written with another dataset"):
         resume(run, lambda c: from_mapping({"data": str(other)}, c), quiet=True)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+@pytest.mark.parametrize("chosen", [{}, {"MALLOC_ARENA_MAX": "2"}])
+def test_freed_memory_is_kept_unless_the_environment_says_how_to_allocate(chosen: dict[str, str]) -> None:
+    program = """
+import resource, torch
+from fw_train.runs import keep_freed_memory
+keep_freed_memory()
+for _ in range(2): torch.ones(16_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5): torch.ones(16_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**environment, **chosen}
+    )
+    assert (int(done.stdout) < 50) == (not chosen)

@@ -4,7 +4,9 @@ outcome = train(load("tiny", "stage1"))
 outcome = resume(Path("runs/stage1"))
 """
 
+import ctypes
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -117,6 +119,8 @@ def _run(config: TrainConfig, ctx: Context, *, quiet: bool) -> Outcome:
     say: Say = print if ctx.leads and not quiet else (lambda _line: None)
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
+    if ctx.device.type == "cpu":
+        keep_freed_memory()
     task, lines = prepare(config, ctx)
     for line in lines:
         say(line)
@@ -196,3 +200,17 @@ def _absolute(config: TrainConfig) -> TrainConfig:
     if Path(config.model).suffix == ".json":
         paths["model"] = str(Path(config.model).resolve())
     return from_mapping(paths, config)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what large tensors leave for the next ones, which would otherwise be new pages in every operation.
+
+    Training on a CPU is a tenth to a fifth faster for it. Does nothing with another C library, or where the environment
+    already says how to allocate (`MALLOC_...`, `GLIBC_TUNABLES`).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return
+    trim_threshold, mmap_max, most = -1, -4, 2**31 - 1  # names and numbers of malloc.h
+    mallopt(trim_threshold, most)
+    mallopt(mmap_max, 0)
