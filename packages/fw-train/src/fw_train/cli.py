@@ -23,6 +23,7 @@ usage: fw-train COMMAND ...
   fw-train ship RUN OUT --videos TOY                      float16 weights and a model card, to hand out
   fw-train evaluate CHECKPOINT --data DATASET --out OUT    generate worlds for held-out clips and measure them
   fw-train compare OUT OUT ...                             put evaluations of the same clips side by side
+  fw-train evidence --checkpoint EXPORT --data DATASET --out OUT  measure weights and ablations against exact truth
   fw-train worldscore WORLDSCORE_DATASET --out OUT [...]   generate WorldScore's static subset in its own layout
 
 CONFIG is a recipe name (tiny, small-world, paper, one-gpu-24gb, one-gpu-80gb, 8-gpu) or a TOML file; flags override it:
@@ -33,7 +34,7 @@ Exit codes: 0 done, 1 failure, 2 wrong usage or input, 3 diverged (loss not fini
 after saving.
 """
 
-EVALUATION = ("evaluate", "compare", "worldscore")
+EVALUATION = ("evaluate", "compare", "evidence", "worldscore")
 """Commands of fw_train.evaluate."""
 
 
@@ -212,6 +213,12 @@ def _evaluate(command: str, words: list[str]) -> int:
         from fw_train.evaluate.run import compare_runs
 
         compare_runs(runs)
+        return 0
+    if command == "evidence":
+        wanted = tyro.cli(options.EvidenceOptions, args=words, prog=prog)
+        from fw_train.evaluate.evidence import evidence
+
+        evidence(wanted)
         return 0
     chosen = tyro.cli(options.EvaluateOptions, args=words, prog=prog)
     from fw_train.evaluate.run import evaluate

@@ -14,6 +14,7 @@ import torch
 
 from fw_model.checkpoint import read_config
 from fw_model.companions import HIGH_NOISE, SPEC_FILE, Sampling
+from fw_model.shipped import SMALL_WORLD, shipped_weights
 from fw_train.config import ClipConfig, ConfigError
 from fw_train.parts import HISTORY
 from fw_train.resolve import from_mapping
@@ -52,12 +53,18 @@ class Checkpoint:
         )
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, *, video_alone: bool = False) -> Checkpoint:
     """Look into a run folder or an export.
+
+    Args:
+        path: the folder; "small-world" means the weights that come with fw-model.
+        video_alone: its geometry is not asked for, so a video prior will do.
 
     Raises:
         ConfigError: no checkpoint there, a run without export, or weights whose geometry branch was never trained.
     """
+    if str(path) == SMALL_WORLD:
+        path = _shipped()
     folder = path / EXPORT if (path / EXPORT).is_dir() else path
     if not folder.is_dir():
         raise ConfigError(f"{path} does not exist; give a run of fw-train, its export, or a pipeline folder")
@@ -70,7 +77,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     history = folder / HISTORY
     stages = json.loads(history.read_text(encoding="utf-8"))["stages"] if history.is_file() else []
     stage = stages[-1]["stage"] if stages else None
-    if stage == "base":
+    if stage == "base" and not video_alone:
         raise ConfigError(
             f"{folder} is a video prior (`fw-train base`): its geometry branch has not been trained, so it gives no "
             "depth and no cameras to measure; evaluate the result of stage 1 or stage 2"
@@ -85,6 +92,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
         training=_clips_of(around / CONFIG) if is_run else None,
         fingerprint=_fingerprint(folder),
     )
+
+
+def _shipped() -> Path:
+    try:
+        return shipped_weights()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _clips_of(path: Path) -> ClipConfig:

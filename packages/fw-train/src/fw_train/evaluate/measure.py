@@ -42,8 +42,7 @@ def measure(world: World, truth: TruthClip, *, lpips: Lpips | None = None, recov
         raise ValueError(f"the world is {world.video.shape}, the clip {truth.video.shape}; they must be the same")
     if len(world.video) < 2:
         raise ValueError("a world of one frame has no motion to measure; generate at least five frames")
-    if not (np.isfinite(world.depth).all() and np.isfinite(world.points).all() and (world.depth > 0).all()):
-        raise ValueError("the world's depth or points are not finite and positive everywhere; generate it again")
+    _check_geometry(world, truth)
     result = ClipScores()
     _video(result, world, truth, lpips)
     scale = _depth(result, world, truth)
@@ -52,6 +51,27 @@ def measure(world: World, truth: TruthClip, *, lpips: Lpips | None = None, recov
     _following(result, world, recover)
     _consistency(result, world)
     return result
+
+
+def measure_geometry(world: World, truth: TruthClip) -> ClipScores:
+    """Depth, cameras and points alone: for worlds whose frames are not the model's.
+
+    Raises:
+        ValueError: geometry of another shape than the clip's, or not finite and positive.
+    """
+    _check_geometry(world, truth)
+    result = ClipScores()
+    scale = _depth(result, world, truth)
+    _poses(result, world, truth)
+    _points(result, world, truth, scale)
+    return result
+
+
+def _check_geometry(world: World, truth: TruthClip) -> None:
+    if world.depth.shape != truth.depth.shape:
+        raise ValueError(f"the world's depth is {world.depth.shape}, the clip's {truth.depth.shape}; give the same")
+    if not (np.isfinite(world.depth).all() and np.isfinite(world.points).all() and (world.depth > 0).all()):
+        raise ValueError("the world's depth or points are not finite and positive everywhere; generate it again")
 
 
 def _video(result: ClipScores, world: World, truth: TruthClip, lpips: Lpips | None) -> None:

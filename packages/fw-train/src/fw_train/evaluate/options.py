@@ -70,6 +70,40 @@ class CompareOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvidenceOptions:
+    """Regenerate the tables of docs/evidence.md from weights and a dataset with exact truth."""
+
+    checkpoint: Path | None = None
+    """The model: a run of fw-train, its export, or small-world for the weights that come with fw-model."""
+    base: Path | None = None
+    """The video prior it was made from, generated without camera control as a comparison."""
+    arm: tuple[str, ...] = ()
+    """An ablation as NAME=EXPORT; several of one NAME are trainings with different seeds. Put in one table, the first
+    being what the others are compared with."""
+    data: Path
+    """The annotated dataset whose clips are the truth; none of them may have been trained on."""
+    out: Path
+    """Folder for clips.jsonl (one line per clip and model; a second run goes on), evidence.json, evidence.md and
+    strip.png."""
+    clips: int = 200
+    """The first so many usable clips, in the order of their sources."""
+    takes: int = 1
+    """So many clips in a row show one world (`fw-data toy --takes`): intervals are drawn over worlds."""
+    seeds: tuple[int, ...] = (0,)
+    """Noise seeds; every clip is generated once with each, and its numbers are averaged."""
+    steps: int = 15
+    """Denoising steps."""
+    guidance: float = 1.0
+    """Guidance on the text; 1 is none, and halves the time."""
+    strip: int = 12
+    """The first so many clips are drawn into strip.png."""
+    min_confidence: float = 0.3
+    """Annotated depth below this confidence (0 to 1) is not used as truth."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorldScoreOptions:
     """Generate the static subset of WorldScore in the layout that its own evaluation reads, or check it."""
 
