@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fw_app import cli, demo, doctor
+from fw_app import cli, demo, doctor, report
 from fw_app.generate import parse_size, resolve_trajectory
 from fw_geometry import formats, make_trajectory
 
@@ -125,6 +125,29 @@ def test_every_command_of_the_demo_is_one_of_ours(tmp_path: Path) -> None:
     steps = demo.plan(demo.DemoOptions(out=tmp_path))
     assert {step.command[0] for step in steps} == {"fw", "fw-data", "fw-train"}
     assert [step.command[1] for step in steps if step.command[0] == "fw-train"] == ["base", "stage1", "stage2"]
+
+
+def test_the_demo_generates_with_the_shipped_weights_or_else_with_its_own(tmp_path, monkeypatch):
+    options = demo.DemoOptions(out=tmp_path)
+    for at_hand in (True, False):
+        monkeypatch.setattr(demo, "has_shipped_weights", lambda found=at_hand: found)
+        steps = demo.plan(options)
+        own = str(tmp_path / "runs" / "stage2" / "export")
+        assert (own in steps[-1].command) is not at_hand
+        (tmp_path / "demo.json").write_text(json.dumps({"steps": [asdict(step) for step in steps]}))
+        assert report.made_with(tmp_path) == (None if at_hand else Path(own))
+        said = report._head(report.made_with(tmp_path))
+        assert ("weights that come with the package" in said) is at_hand
+        assert ("comes without trained weights" in said) is not at_hand
+
+
+def test_generate_without_a_checkpoint_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    from fw_model import shipped
+
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "shipped.py"))
+    Image.fromarray(np.full((64, 96, 3), 128, np.uint8)).save(tmp_path / "grey.png")
+    assert cli.main(["generate", str(tmp_path / "grey.png"), "--out", str(tmp_path / "world")]) == 2
+    assert "comes without the weights 'small-world'" in capsys.readouterr().err
 
 
 def test_convert_says_what_the_file_was(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from fw_app.pictures import render_cloud
+from fw_app.pictures import RECOVERED, REQUESTED, render_cloud
 from fw_geometry import make_trajectory
 from fw_train.page import figure, html_table, png_data_uri, strip
 
@@ -35,7 +35,20 @@ def test_a_cloud_is_drawn_near_over_far_with_the_path_in_red() -> None:
     counts = {tuple(c): n for c, n in zip(*np.unique(picture.reshape(-1, 3), axis=0, return_counts=True), strict=True)}
     assert counts[(0, 0, 255)] > 500
     assert counts[(0, 255, 0)] > 20
-    assert counts[(215, 38, 61)] > 5
+    assert counts[(215, 38, 61)] > 50, "the whole path is in the picture"
+
+
+def test_the_recovered_path_is_drawn_beside_the_requested_one() -> None:
+    wall = np.array([[x, y, 3.0] for x in np.linspace(-1, 1, 20) for y in np.linspace(-1, 1, 20)])
+    colours = np.zeros((len(wall), 3), np.uint8)
+    asked = make_trajectory("truck", 9, width=96, height=64)
+    alone = render_cloud(wall, colours, asked)
+    assert not (alone == RECOVERED).all(axis=-1).any()
+    same = render_cloud(wall, colours, asked, recovered=asked)
+    other = render_cloud(wall, colours, asked, recovered=make_trajectory("dolly", 9, width=96, height=64))
+    hidden, blue = ((picture == RECOVERED).all(axis=-1) for picture in (same, other))
+    assert (same == REQUESTED).all(axis=-1).any(), "a path that was followed exactly hides the requested one"
+    assert (hidden != blue).any(), "another path is drawn elsewhere"
 
 
 def test_an_empty_cloud_is_an_empty_picture() -> None:

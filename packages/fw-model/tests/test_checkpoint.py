@@ -151,7 +151,7 @@ def test_wrong_files_say_what_they_are(world, micro, tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "WanTransformer3DModel"}')
     with pytest.raises(ValueError, match="config of WanTransformer3DModel"):
         FantasyWorld.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="no folder"):
+    with pytest.raises(ValueError, match="absent does not exist"):
         FantasyWorld.from_pretrained(tmp_path / "absent")
 
 

@@ -1,5 +1,8 @@
 """`fw demo`: the main job once, small: toy raw videos -> annotate -> train -> generate -> one HTML report.
 
+A few steps of training show the way and teach nothing, so the world is generated with the weights that come with the
+package; an installation without them generates with what the demo trained.
+
 Every step is a command that a user could type; it is shown before it runs, and runs in its own process. A step whose
 command has finished before in the same folder is not run again.
 """
@@ -17,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from fw_model.shipped import shipped_weights
+
 if TYPE_CHECKING:
     from fw_data.dataset import Clip
 
@@ -29,11 +34,11 @@ class DemoOptions:
     """The folder everything is written to."""
     clips: int = 5
     """Toy videos to render and annotate."""
-    base_steps: int = 80
+    base_steps: int = 40
     """Steps of the small video prior, which is then frozen."""
-    stage1_steps: int = 30
+    stage1_steps: int = 20
     """Steps of stage 1 (geometry branch)."""
-    stage2_steps: int = 30
+    stage2_steps: int = 20
     """Steps of stage 2 (coupling and camera)."""
     seed: int = 0
     """Seed of the scenes, the training and the generated world."""
@@ -100,10 +105,20 @@ def plan(options: DemoOptions) -> list[Step]:
             name="Generate a world",
             command=(
                 *("fw", "generate", str(out / "first_frame.png"), "--trajectory", "orbit"),
-                *("--checkpoint", str(runs / "stage2" / "export"), "--out", str(out / "world"), *seed),
+                *(() if has_shipped_weights() else ("--checkpoint", str(runs / "stage2" / "export"))),
+                *("--out", str(out / "world"), *seed),
             ),
         ),
     ]
+
+
+def has_shipped_weights() -> bool:
+    """Whether this installation came with weights."""
+    try:
+        shipped_weights()
+    except ValueError:
+        return False
+    return True
 
 
 def main(argv: list[str]) -> int:

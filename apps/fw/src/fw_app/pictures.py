@@ -1,6 +1,6 @@
 """Pictures of worlds for the report: a point cloud and the camera path in it, seen from outside.
 
-Axis legend: h height, w width, n points. Pictures are uint8 RGB arrays.
+Axis legend: h height, w width, n points, f frames. Pictures are uint8 RGB arrays.
 """
 
 import numpy as np
@@ -8,18 +8,23 @@ from jaxtyping import Float, UInt8
 
 from fw_geometry import Trajectory
 
+REQUESTED, RECOVERED = (215, 38, 61), (30, 100, 220)
+"""Red and blue, of the two camera paths."""
+
 
 def render_cloud(
     points: Float[np.ndarray, "n 3"],
     colours: UInt8[np.ndarray, "n 3"],
     path: Trajectory,
     *,
+    recovered: Trajectory | None = None,
     height: int = 360,
     width: int = 560,
 ) -> UInt8[np.ndarray, "{height} {width} 3"]:
     """A point cloud and the camera path in it, seen from behind and above the first camera.
 
-    The view looks at the median point; the path is drawn in red on top. Frame of the points: that of `path`.
+    The view looks half-way between the path and the median point, so that both are in it. The path is drawn in red on
+    top, and `recovered`, a second one, in blue and thinner over it. Frame of the points and of both paths: the same.
     """
     picture = np.full((height, width, 3), 250, dtype=np.uint8)
     finite = np.isfinite(points).all(axis=1)
@@ -32,7 +37,8 @@ def render_cloud(
     eye = (
         first[:3, 3] - 0.75 * distance * first[:3, 2] - 0.55 * distance * first[:3, 1] + 0.45 * distance * first[:3, 0]
     )
-    rotation = _look_at(eye, centre, down=first[:3, 1])
+    middle = (centre + path.pose_c2w[:, :3, 3].mean(axis=0)) / 2
+    rotation = _look_at(eye, middle, down=first[:3, 1])
     focal = 0.9 * width
 
     def to_pixels(world: Float[np.ndarray, "m 3"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -48,15 +54,21 @@ def render_cloud(
     order = order[np.isfinite(z[order])]
     for du, dv in ((0, 0), (1, 0), (0, 1), (1, 1)):
         picture[v[order] + dv, u[order] + du] = colours[order]
-    centres = path.pose_c2w[:, :3, 3]
-    steps = np.linspace(0, len(centres) - 1, 400)
-    line = np.stack([np.interp(steps, np.arange(len(centres)), centres[:, axis]) for axis in range(3)], axis=1)
-    u, v, z = to_pixels(line)
-    seen = np.isfinite(z)
-    for du in (-1, 0, 1):
-        for dv in (-1, 0, 1):
-            picture[v[seen] + dv, u[seen] + du] = (215, 38, 61)
+    lines = [(path, REQUESTED, 1)] if recovered is None else [(path, REQUESTED, 3), (recovered, RECOVERED, 1)]
+    for cameras, colour, radius in lines:
+        u, v, z = to_pixels(_line(cameras.pose_c2w[:, :3, 3]))
+        seen = np.isfinite(z)
+        for du in range(-radius, radius + 1):
+            for dv in range(-radius, radius + 1):
+                row, column = (v[seen] + dv).clip(0, height - 1), (u[seen] + du).clip(0, width - 1)
+                picture[row, column] = colour
     return picture
+
+
+def _line(centres: Float[np.ndarray, "f 3"], count: int = 400) -> Float[np.ndarray, "{count} 3"]:
+    """Points at even steps along the camera centres."""
+    steps = np.linspace(0, len(centres) - 1, count)
+    return np.stack([np.interp(steps, np.arange(len(centres)), centres[:, axis]) for axis in range(3)], axis=1)
 
 
 def _look_at(

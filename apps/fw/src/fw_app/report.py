@@ -11,29 +11,52 @@ import numpy as np
 from PIL import Image
 
 from fw_app.pictures import render_cloud
+from fw_model.shipped import shipped_weights
 from fw_train.page import figure, html_page, html_table, strip
 
 
 def write_demo_report(folder: Path) -> Path:
     """Write FOLDER/report.html from a finished demo and return its path."""
-    sections = [_head(), _world(folder), _annotation(folder), _training(folder), _steps(folder)]
+    sections = [_head(made_with(folder)), _world(folder), _annotation(folder), _training(folder), _steps(folder)]
     path = folder / "report.html"
     path.write_text(html_page("fantasy-world demo", sections), encoding="utf-8")
     return path
 
 
-def _head() -> str:
+def made_with(folder: Path) -> Path | None:
+    """The checkpoint that the demo's world was generated with; None for the weights that come with the package."""
+    command = json.loads((folder / "demo.json").read_text())["steps"][-1]["command"]
+    return folder / "runs" / "stage2" / "export" if "--checkpoint" in command else None
+
+
+def _head(checkpoint: Path | None) -> str:
+    shipped = (
+        "The world below was generated with the small weights that come with the package. They were trained before, "
+        "with the same commands on toy scenes; fw_model/small_world/README.md, their model card, says on which and for "
+        "how long. The trainings of this page are the same path cut to a few steps, and the world is not theirs."
+    )
+    own = (
+        "This installation comes without trained weights, so the world below was generated with what this page "
+        "trained in a few steps: its frames show that every part works, and nothing else."
+    )
     return (
         "<h1>fantasy-world demo</h1>"
-        '<p class="note">Raw toy videos were annotated without a look at their ground truth, a small model was trained '
-        "on the result for a few minutes, and it then generated the world below from one held-out frame. The data and "
-        "the model are tiny and have seen minutes of training, so the generated frames are rough: the page shows that "
-        "every part works and measures how well, not what the method can do at full size.</p>"
+        '<p class="note">Raw toy videos were annotated without a look at their ground truth, and a small model was '
+        f"trained on the result for a few steps. {shipped if checkpoint is None else own} Model and data are tiny: the "
+        "page measures what they do, not what the method can do at full size.</p>"
     )
 
 
+def _weights(checkpoint: Path | None) -> str:
+    """What the world was generated with, by the history in the checkpoint itself."""
+    name = "small-world, of the package" if checkpoint is None else "trained in this demo"
+    history = (checkpoint or shipped_weights()) / "training.json"
+    stages = json.loads(history.read_text())["stages"]
+    return f"{name}: " + ", ".join(f"{stage['stage']} {stage['steps']:,} steps" for stage in stages)
+
+
 def _world(folder: Path) -> str:
-    """The generated world: frames, depth, point cloud with the requested path, and the figures of world.json."""
+    """The generated world: frames, depth, point cloud with both camera paths, and the figures of world.json."""
     from fw_geometry import Trajectory
     from fw_model.export import colorize
 
@@ -45,10 +68,12 @@ def _world(folder: Path) -> str:
     frames, height, width = geometry["depth"].shape
     asked = Trajectory(pose_c2w=geometry["requested_pose_c2w"], K=geometry["requested_K"], width=width, height=height)
     sure = geometry["depth_confidence"] >= np.percentile(geometry["depth_confidence"], 25)
-    cloud = render_cloud(geometry["points"][sure].astype(np.float64), video[sure], asked)
+    found = Trajectory(pose_c2w=geometry["pose_c2w"], K=geometry["K"], width=width, height=height)
+    cloud = render_cloud(geometry["points"][sure].astype(np.float64), video[sure], asked, recovered=found)
     error, length = summary["camera_error"], summary["path_length"]
     direction = error["translation_deg"]
     rows = [
+        ("weights", _weights(made_with(folder))),
         ("rotation, recovered against requested", f"{error['rotation_deg']:.1f} deg"),
         ("direction of travel, recovered against requested", "-" if direction is None else f"{direction:.1f} deg"),
         ("path length, recovered against requested", f"{length['recovered']:.3f} / {length['requested']:.3f}"),
@@ -64,7 +89,10 @@ def _world(folder: Path) -> str:
         + figure(strip(colorize(geometry["depth"]), 6, 2), "Depth of the same frames, from the same denoising pass")
         + '<div class="row">'
         + figure(given, "The picture it started from: a frame of a held-out clip")
-        + figure(cloud, "Point cloud from the point head, coloured by the video; red: the requested camera path")
+        + figure(
+            cloud,
+            "Point cloud from the point head, coloured by the video; red: requested camera path, blue: recovered one",
+        )
         + "</div>"
         + html_table(("figure", "value"), rows)
     )
@@ -120,6 +148,8 @@ def _training(folder: Path) -> str:
         rows.append((stage, str(held_out.steps[-1]), f"{first:.3f}", f"{last:.3f}", f"{held_out.drop:.0%}"))
     return (
         "<h2>Training</h2>"
+        '<p class="note">The three trainings of this demo, a few steps each; the whole recipe is '
+        "<code>fw-train base small-world</code> and its stages.</p>"
         + html_table(("run", "steps", "held-out loss before", "after", "drop"), rows)
         + f'<div class="row">{"".join(charts)}</div>'
     )
