@@ -9,13 +9,14 @@ from fw_model.shipped import SMALL_WORLD
 from fw_serve.up import UpOptions, prepare
 
 
-def loaded(folder: Path, **options: str) -> object:
-    _, worker = prepare(UpOptions(data=folder / "data", **options))
+def loaded(folder: Path, checkpoint: str = SMALL_WORLD) -> object:
+    _, worker = prepare(UpOptions(data=folder / "data", checkpoint=checkpoint))
     return worker.options["checkpoint"]
 
 
 def test_without_a_checkpoint_the_shipped_weights_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "__file__", str(tmp_path / "shipped.py"))
+    assert UpOptions().checkpoint == SMALL_WORLD
     with pytest.raises(ValueError, match="comes without the weights 'small-world'"):
         loaded(tmp_path)
     assert not (tmp_path / "data").exists()
