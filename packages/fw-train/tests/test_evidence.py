@@ -20,7 +20,7 @@ from fw_train.evaluate.measure import measure_geometry
 from fw_train.evaluate.options import EvidenceOptions
 from fw_train.evaluate.recovery import recover_path
 from fw_train.evaluate.scores import frame_ranges, rebuilt, reference_scores, video_scores
-from fw_train.evaluate.strip import STRIP, depth_picture
+from fw_train.evaluate.strip import STRIP
 from fw_train.evaluate.truth import TruthClip, load_truth
 from fw_train.evaluate.warp import fill_holes, splat, warp_first_frame
 
@@ -221,9 +221,3 @@ def test_takes_of_one_world_are_one_group(dataset: Path):
     assert world_of(record, 1) == record.source_sha256
     with pytest.raises(ConfigError, match="no number at its end"):
         world_of(record.model_copy(update={"source": "room.mp4"}), 2)
-
-
-def test_near_is_red_and_far_is_blue():
-    picture = depth_picture(np.linspace(1, 5, 12).reshape(1, 12)).astype(int)
-    assert picture[0, 1, 0] > picture[0, 1, 2]
-    assert picture[0, 9, 2] > picture[0, 9, 0]

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -227,13 +228,17 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth(config: TrainConfig) ->
 
 def test_the_running_average_matches_its_closed_form() -> None:
     parameter = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    parameter.data.fill_(1e6)
     average = Average({"p": parameter}, 0.9)
-    values = [torch.full((3,), float(k**2), dtype=torch.float64) for k in range(1, 20)]
-    for value in values:
+    values = [torch.full((3,), float(k**2), dtype=torch.float64) for k in range(1, 121)]
+    for step, value in enumerate(values, start=1):
         parameter.data.copy_(value)
-        average.update({"p": parameter})
-    expected = sum(0.1 * 0.9 ** (len(values) - 1 - k) * value for k, value in enumerate(values))
-    torch.testing.assert_close(average.weights["p"], torch.as_tensor(expected), rtol=0, atol=1e-12)
+        average.update({"p": parameter}, step)
+    decays = [min(0.9, n / (n + 9)) for n in range(1, 121)]
+    kept = [math.prod(decays[k:]) for k in range(121)]
+    expected = kept[0] * 1e6 + sum((1 - decays[k]) * kept[k + 1] * value for k, value in enumerate(values))
+    torch.testing.assert_close(average.weights["p"], torch.as_tensor(expected), rtol=1e-12, atol=0)
+    assert kept[0] * 1e6 < 1e-5, "what the run began with is forgotten"
 
 
 def test_adamw_equals_torch_and_decays_weight_matrices_only(config: TrainConfig) -> None:

@@ -20,13 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from fw_geometry.camera import Trajectory
-from fw_geometry.pose import decode_pose, se3_inverse
-from fw_geometry.rays import plucker_rays, plucker_rays_double_scaled
 from fw_model.attention import Backend, check_backend
 from fw_model.autoencoder import VideoAutoencoder, first_frame_condition, latent_shape
 from fw_model.companions import HIGH_NOISE, Sampling, load_companions, save_companions
@@ -42,6 +39,7 @@ from fw_model.offload import Offload, check_offload
 from fw_model.placement import Placement
 from fw_model.result import Progress, World
 from fw_model.samplers import make_sampler
+from fw_model.scene import path_rays, recovered_path
 from fw_model.text import TextEncoder
 from fw_model.world import FantasyWorld
 
@@ -340,7 +338,8 @@ class WorldPipeline:
         last = None if job.end_image is None else job.end_image.to(self.device)[None, :, None]
         with self.placement.part("autoencoder", self.autoencoder):
             y = first_frame_condition(self.autoencoder, image[:, :, None], len(job.path), config.video.y_dim, last=last)
-        return _Inputs(text=text, clip=clip, y=y, plucker=self._rays(job.path))
+        rays = path_rays(config, job.path)
+        return _Inputs(text=text, clip=clip, y=y, plucker=None if rays is None else rays.to(self.device)[None])
 
     @torch.no_grad()
     def _conditions(self, world: FantasyWorld, inputs: "_Inputs") -> tuple[Conditioning, Conditioning | None]:
@@ -350,17 +349,6 @@ class WorldPipeline:
             for row in inputs.text
         ]
         return made[0], made[1] if len(made) == 2 else None
-
-    def _rays(self, path: Trajectory) -> Float[Tensor, "1 F py px 6"] | None:
-        config = self.world.config
-        if config.camera is None and config.video.control_dim is None:
-            return None
-        scale = 8 if config.camera is None else config.camera.downscale
-        height, width = scale * path.height // 8, scale * path.width // 8
-        path = path if scale == 8 else path.resized(width, height)
-        rays = plucker_rays if config.compat.plucker == "correct" else plucker_rays_double_scaled
-        plucker = rays(torch.from_numpy(path.K), torch.from_numpy(path.pose_c2w), height, width)
-        return plucker.float().to(self.device)[None]
 
     @torch.no_grad()
     def _finish(self, job: "_Job", state: DenoiseStep, geometry: GeometryOutput) -> World:
@@ -374,7 +362,7 @@ class WorldPipeline:
             depth_confidence=_host(geometry.depth_confidence),
             points=_host(geometry.points * scale),
             points_confidence=_host(geometry.points_confidence),
-            trajectory=_recovered(geometry.pose_encodings[-1][0], job.path).scaled(scale),
+            trajectory=recovered_path(geometry.pose_encodings[-1][0], job.path).scaled(scale),
             requested=job.path.scaled(scale),
             fps=job.fps,
             settings={
@@ -430,22 +418,6 @@ def _load_expert(
     world = FantasyWorld.from_pretrained(folder, device=device, dtype=dtype, preset=preset)
     stored_half = dtype is None and next(world.parameters()).dtype == torch.float16
     return world.float() if stored_half else world
-
-
-def _recovered(encoding: Tensor, requested: Trajectory) -> Trajectory:
-    """The predicted cameras, relative to the first one."""
-    encoding = encoding.double().cpu()
-    # a field of view of 0 or of a half turn is no camera; an untrained head says such things
-    encoding = torch.cat([encoding[:, :7], encoding[:, 7:].clamp(0.02, 3.0)], dim=-1)
-    pose_w2c, K = decode_pose(encoding, requested.height, requested.width)
-    path = Trajectory(
-        pose_c2w=se3_inverse(pose_w2c).numpy(),
-        K=K.numpy(),
-        width=requested.width,
-        height=requested.height,
-        units=requested.units,
-    )
-    return path.relative_to_first()
 
 
 def _host(x: Tensor) -> np.ndarray:

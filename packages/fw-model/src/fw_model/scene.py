@@ -1,4 +1,4 @@
-"""The frame and the unit that the geometry branch learns in, and the targets built from a clip's depth and cameras.
+"""The frame and the unit that the geometry branch learns in; targets, camera rays and cameras in its terms.
 
 The world is seen from the first camera (its pose is the identity) and lengths are counted in the mean distance of
 the valid points, so scenes of any size look alike to the network; the network itself normalises nothing.
@@ -6,6 +6,7 @@ the valid points, so scenes of any size look alike to the network; the network i
 Axes: b batch, F frames, H W pixels. OpenCV camera axes, camera-to-world poses, z-depth with 0 = invalid.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,9 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fw_geometry import encode_pose, se3_inverse, unproject
+from fw_geometry import decode_pose, encode_pose, plucker_rays, plucker_rays_double_scaled, se3_inverse, unproject
+from fw_geometry.camera import Trajectory
+from fw_model.config import WorldConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,3 +137,34 @@ def geometry_targets(
         weight=weight,
     )
     return targets, scene
+
+
+def ray_map(config: WorldConfig) -> Callable[[Tensor, Tensor, int, int], Tensor]:
+    """The Pluecker rays that a model was made with, as a function of K, pose_c2w, height and width."""
+    return plucker_rays_double_scaled if config.compat.plucker == "double_scaled" else plucker_rays
+
+
+def path_rays(config: WorldConfig, path: Trajectory) -> Float[Tensor, "F py px 6"] | None:
+    """A camera path as the model reads it, at the resolution of its camera encoder; None if it reads none."""
+    if config.camera is None and config.video.control_dim is None:
+        return None
+    scale = 8 if config.camera is None else config.camera.downscale
+    height, width = scale * path.height // 8, scale * path.width // 8
+    path = path if scale == 8 else path.resized(width, height)
+    return ray_map(config)(torch.from_numpy(path.K), torch.from_numpy(path.pose_c2w), height, width).float()
+
+
+def recovered_path(encoding: Float[Tensor, "F 9"], requested: Trajectory) -> Trajectory:
+    """The cameras that the camera head says, relative to the first one; size and units of the requested path."""
+    encoding = encoding.double().cpu()
+    # a field of view of 0 or of a half turn is no camera; an untrained head says such things
+    encoding = torch.cat([encoding[:, :7], encoding[:, 7:].clamp(0.02, 3.0)], dim=-1)
+    pose_w2c, K = decode_pose(encoding, requested.height, requested.width)
+    path = Trajectory(
+        pose_c2w=se3_inverse(pose_w2c).numpy(),
+        K=K.numpy(),
+        width=requested.width,
+        height=requested.height,
+        units=requested.units,
+    )
+    return path.relative_to_first()

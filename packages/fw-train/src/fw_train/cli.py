@@ -20,10 +20,10 @@ usage: fw-train COMMAND ...
   fw-train encode STAGE CONFIG [...]                       run the frozen encoders once, for the run of these words
   fw-train resume RUN [--steps N ...]                      go on with a run that was stopped or killed
   fw-train export RUN [DIR]                                write the newest checkpoint's weights to RUN/export or DIR
-  fw-train ship RUN OUT --videos TOY                      float16 weights and a model card, to hand out
+  fw-train ship RUN OUT --videos TOY                       float16 weights and a model card, to hand out
   fw-train evaluate CHECKPOINT --data DATASET --out OUT    generate worlds for held-out clips and measure them
   fw-train compare OUT OUT ...                             put evaluations of the same clips side by side
-  fw-train evidence --checkpoint EXPORT --data DATASET --out OUT  measure weights and ablations against exact truth
+  fw-train evidence --data DATASET --out OUT [...]         measure weights and ablations against exact truth
   fw-train worldscore WORLDSCORE_DATASET --out OUT [...]   generate WorldScore's static subset in its own layout
 
 CONFIG is a recipe name (tiny, small-world, paper, one-gpu-24gb, one-gpu-80gb, 8-gpu) or a TOML file; flags override it:

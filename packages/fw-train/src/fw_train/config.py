@@ -68,7 +68,8 @@ class OptimConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up: constant, or a cosine to a tenth of the peak at the last step."""
     ema: float = 0.0
-    """Decay of the running average of the trained weights, which is then what gets exported; 0 keeps none."""
+    """Decay of the running average of the trained weights, which is then what gets exported; 0 keeps none. It rises to
+    this value over the first steps, so that the weights of the start are forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)

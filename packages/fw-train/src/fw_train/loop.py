@@ -200,7 +200,7 @@ class Trainer:
         self.optimizer.step(rate)
         self.step += 1
         if self.average:
-            self.average.update(self.trained)
+            self.average.update(self.trained, self.step)
         return Step(sums, norm, rate, time.perf_counter() - begin)
 
     def _check_finite(self, terms: Mapping[str, Tensor], norm: Tensor, draws: Sequence[Draw]) -> None:

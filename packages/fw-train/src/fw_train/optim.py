@@ -82,17 +82,22 @@ def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
 
 
 class Average:
-    """Exponential running average: `average <- decay * average + (1 - decay) * weights` after every step."""
+    """Exponential running average: `average <- d * average + (1 - d) * weights` after every step.
+
+    d is `decay`, but after step n at most n / (n + 9), so that the weights a run began with are soon forgotten, also in
+    a run not much longer than the average: with d = 0.998 from the start 45 % of them were left after 400 steps.
+    """
 
     def __init__(self, parameters: Parameters, decay: float) -> None:
         self.decay = decay
         self.weights = {name: p.detach().clone() for name, p in parameters.items()}
 
     @torch.no_grad()
-    def update(self, parameters: Parameters) -> None:
-        """Take in the weights of a finished step."""
+    def update(self, parameters: Parameters, step: int) -> None:
+        """Take in the weights after step `step`, counted from 1."""
+        decay = min(self.decay, step / (step + 9))
         current = [piece(parameters[name]) for name in self.weights]
-        torch._foreach_lerp_([piece(average) for average in self.weights.values()], current, 1 - self.decay)
+        torch._foreach_lerp_([piece(average) for average in self.weights.values()], current, 1 - decay)
 
     def load(self, saved: Mapping[str, Tensor]) -> None:
         """Put back an average from a checkpoint."""

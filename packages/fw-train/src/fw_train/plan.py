@@ -236,7 +236,7 @@ def run_step(
             nn.utils.clip_grad_norm_(list(trained.values()), config.optim.clip_norm or float("inf"))
             adam.step(config.optim.lr)
         if average:
-            average.update(trained)
+            average.update(trained, 1)
     return meter
 
 

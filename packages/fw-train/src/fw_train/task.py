@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from fw_data.dataset import ClipDataset
 from fw_data.sampler import Draw, window_start
 from fw_data.schema import ClipRecord
-from fw_geometry import plucker_rays, plucker_rays_double_scaled
 from fw_model.flow import TimestepSampler, counter_noise, counter_uniform
 from fw_model.irg import IRGBlock
-from fw_model.scene import geometry_targets
+from fw_model.scene import geometry_targets, ray_map
 from fw_model.world import FantasyWorld
 from fw_train.clips import Sample, SampleSource, Split
 from fw_train.config import Stage, TrainConfig
@@ -198,9 +197,7 @@ class WorldTask:
             weight=torch.stack([sample.confidence for sample in samples]).to(device),
             first_frame_only=self.config.clip.scale_by_first_frame,
         )
-        double = self.world.config.compat.plucker == "double_scaled"
-        rays = plucker_rays_double_scaled if double else plucker_rays
-        plucker = rays(K, scene.pose_c2w, *targets.depth.shape[-2:])
+        plucker = ray_map(self.world.config)(K, scene.pose_c2w, *targets.depth.shape[-2:])
         return Batch(
             clean=clean,
             noise=noise,

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from fw_geometry import decode_pose, plucker_rays, plucker_rays_double_scaled, se3_inverse, unproject
+from fw_geometry import unproject
 from fw_model.autoencoder import first_frame_condition
 from fw_model.flow import TRAIN_STEPS, add_noise, counter_noise
 from fw_model.pipeline import WorldPipeline
 from fw_model.result import World
+from fw_model.scene import path_rays, recovered_path
 from fw_train.evaluate.truth import TruthClip
 
 NOISE_LEVELS = (0.0, 0.2, 0.5, 0.8)
@@ -39,23 +40,16 @@ def world_at_level(pipeline: WorldPipeline, truth: TruthClip, sigma: float, *, s
     clean = pipeline.autoencoder.encode(video)
     noise = counter_noise(seed, 0, 0, clean.shape[1:], device=device)[None]
     path = truth.trajectory
-    rays = plucker_rays_double_scaled if config.compat.plucker == "double_scaled" else plucker_rays
-    plucker = rays(torch.from_numpy(path.K), torch.from_numpy(path.pose_c2w), path.height, path.width)
+    rays = path_rays(config, path)
     level = torch.full((1,), sigma, device=device)
     out = world(
         add_noise(clean, noise, level),
         level * TRAIN_STEPS,
         context=pipeline.text_encoder.encode([truth.record.caption]).to(device),
         y=first_frame_condition(pipeline.autoencoder, video[:, :, :1], len(path), config.video.y_dim),
-        plucker=plucker.float().to(device)[None],
+        plucker=None if rays is None else rays.to(device)[None],
     ).geometry
     assert out is not None, "the heads were asked for"
-    encoding = out.pose_encodings[-1][0].double().cpu()
-    encoding = torch.cat([encoding[:, :7], encoding[:, 7:].clamp(0.02, 3.0)], dim=-1)
-    pose_w2c, K = decode_pose(encoding, path.height, path.width)
-    cameras = type(path)(
-        pose_c2w=se3_inverse(pose_w2c).numpy(), K=K.numpy(), width=path.width, height=path.height, units=path.units
-    )
     depth, depth_confidence, points, points_confidence = (
         value[0].float().cpu().numpy() for value in (out.depth, out.depth_confidence, out.points, out.points_confidence)
     )
@@ -65,7 +59,7 @@ def world_at_level(pipeline: WorldPipeline, truth: TruthClip, sigma: float, *, s
         depth_confidence=depth_confidence,
         points=points,
         points_confidence=points_confidence,
-        trajectory=cameras.relative_to_first(),
+        trajectory=recovered_path(out.pose_encodings[-1][0], path),
         requested=path,
     )
 

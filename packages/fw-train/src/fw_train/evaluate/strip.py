@@ -7,12 +7,12 @@ the last frame, and the points of all frames from above and behind. Axis legend:
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from fw_geometry.trajectories import look_at
+from fw_model.export.depth import colorize
 from fw_model.result import World
 from fw_train.evaluate.truth import TruthClip
 from fw_train.evaluate.warp import splat
@@ -28,7 +28,7 @@ def save_row(out: Path, clip: str, world: World, truth: TruthClip) -> Path:
     last = len(world.video) - 1
     shown = [round(last * share / 4) for share in (1, 2, 3, 4)]
     tiles = [truth.video[0], *(world.video[frame] for frame in shown), truth.video[last]]
-    tiles += [depth_picture(world.depth[last]), cloud_picture(world)]
+    tiles += [colorize(world.depth[last]), cloud_picture(world)]
     gap = np.full((tiles[0].shape[0], _GAP, 3), 255, np.uint8)
     row = np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
     path = out / _ROWS / f"{clip}.png"
@@ -46,14 +46,6 @@ def write_strip(out: Path, clips: Sequence[str]) -> Path:
     picture = np.concatenate([part for row in rows for part in (row, gap)][:-1])
     Image.fromarray(picture).save(out / STRIP)
     return out / STRIP
-
-
-def depth_picture(depth: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Near red, far blue: 1 / depth between its 2nd and 98th percentile."""
-    near = 1 / depth
-    low, high = np.percentile(near, (2, 98))
-    level = ((near - low) / max(high - low, 1e-9)).clip(0, 1)
-    return cv2.cvtColor(cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
 
 
 def cloud_picture(world: World) -> UInt8[np.ndarray, "H W 3"]:
