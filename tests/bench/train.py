@@ -129,9 +129,10 @@ def saving(name: str, config: TrainConfig, pairs: int) -> Iterator[Row]:
     )
 
 
-def cut() -> WorldConfig:
-    """The 1.3B preset with 5 of its 30 blocks, PCB and IRG in proportion; geometry a quarter as wide."""
+def cut(pcb: int, irg: int) -> WorldConfig:
+    """The 1.3B preset with some of its 12 + 18 blocks, taps in proportion; geometry a quarter as wide."""
     config = preset("wan21_fun_1_3b")
+    first, second, third, fourth = (round((tap + 1) * irg / 18) - 1 for tap in config.geometry.dpt_taps)
     geometry = dataclasses.replace(
         config.geometry,
         width=256,
@@ -139,11 +140,11 @@ def cut() -> WorldConfig:
         camera_heads=4,
         dpt_features=64,
         dpt_channels=(64, 128, 256, 256),
-        dpt_taps=(2, 2, 1, 1),
+        dpt_taps=(first, second, third, fourth),
     )
-    video = dataclasses.replace(config.video, blocks=5)
-    camera = dataclasses.replace(config.camera, adapter_blocks=2) if config.camera else None
-    return dataclasses.replace(config, name="cut", video=video, pcb_blocks=2, geometry=geometry, camera=camera)
+    video = dataclasses.replace(config.video, blocks=pcb + irg)
+    camera = dataclasses.replace(config.camera, adapter_blocks=pcb) if config.camera else None
+    return dataclasses.replace(config, name="cut", video=video, pcb_blocks=pcb, geometry=geometry, camera=camera)
 
 
 def _within(name: str, measured: float, planned: float, unit: str, note: str) -> Row:
@@ -221,10 +222,12 @@ def _rows(options: argparse.Namespace) -> Iterator[Row]:
             yield from saving(f"tiny, checkpointing {kind}", tiny, options.pairs)
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "cut.json"
-                path.write_text(cut().to_json(), encoding="utf-8")
                 # two clips: with one, torch runs 3-D convolutions of the heads, which both sides have, in its slow way
                 sizes = {"model": str(path), "batch": 2, "clip": {"frames": 9, "height": 96, "width": 160}}
-                yield from saving(f"1.3B cut to 2 + 3 blocks, {kind}", from_mapping(sizes, tiny), options.pairs)
+                for pcb, irg in ((2, 3), (4, 6)):
+                    path.write_text(cut(pcb, irg).to_json(), encoding="utf-8")
+                    name = f"1.3B cut to {pcb} + {irg} blocks, {kind}"
+                    yield from saving(name, from_mapping(sizes, tiny), options.pairs)
 
 
 if __name__ == "__main__":
