@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
 from fw_data.dataset import ClipDataset
@@ -221,3 +222,8 @@ def test_takes_of_one_world_are_one_group(dataset: Path):
     assert world_of(record, 1) == record.source_sha256
     with pytest.raises(ConfigError, match="no number at its end"):
         world_of(record.model_copy(update={"source": "room.mp4"}), 2)
+
+
+def test_every_arm_of_the_command_line_counts():
+    words = ["--data", "d", "--out", "o", "--arm", "both=a", "--arm", "both=b", "--arm", "none=c"]
+    assert tyro.cli(EvidenceOptions, args=words).arm == ("both=a", "both=b", "none=c")

@@ -227,8 +227,7 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth(config: TrainConfig) ->
 
 
 def test_the_running_average_matches_its_closed_form() -> None:
-    parameter = nn.Parameter(torch.zeros(3, dtype=torch.float64))
-    parameter.data.fill_(1e6)
+    parameter = nn.Parameter(torch.full((3,), 1e6, dtype=torch.float64))
     average = Average({"p": parameter}, 0.9)
     values = [torch.full((3,), float(k**2), dtype=torch.float64) for k in range(1, 121)]
     for step, value in enumerate(values, start=1):

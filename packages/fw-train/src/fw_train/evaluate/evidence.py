@@ -1,4 +1,4 @@
-"""`fw-train evidence`: the tables of docs/evidence.md from weights and a dataset with exact truth.
+"""`fw-train evidence`: weights, and ablations of them, measured against a dataset with exact truth.
 
 Every clip is measured once per model, training and noise seed; each result is a line of clips.jsonl, and lines that are
 there are not computed again. Tables and the strip are made of all lines at the end.

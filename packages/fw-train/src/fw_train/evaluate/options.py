@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 Subset = Literal["held-out", "all"]
 Recover = Literal["model", "sfm"]
@@ -71,13 +71,13 @@ class CompareOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceOptions:
-    """Regenerate the tables of docs/evidence.md from weights and a dataset with exact truth."""
+    """Measure weights, or ablations of them, against a dataset with exact truth; docs/evidence.md says what and how."""
 
     checkpoint: Path | None = None
     """The model: a run of fw-train, its export, or small-world for the weights that come with fw-model."""
     base: Path | None = None
     """The video prior it was made from, generated without camera control as a comparison."""
-    arm: tuple[str, ...] = ()
+    arm: UseAppendAction[tuple[str, ...]] = ()
     """An ablation as NAME=EXPORT; several of one NAME are trainings with different seeds. Put in one table, the first
     being what the others are compared with."""
     data: Path
