@@ -1,7 +1,7 @@
 # A fresh machine needs python3 and make only: uv is found, or installed privately under .tools.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-serve studio format clean
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-serve small-world evidence studio format clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
@@ -69,6 +69,19 @@ bench-train: env ## what stage 1 saves against the plain way, and fw-train plan 
 
 bench-serve: env ## create and poll times of the service, time to ready, memory (idle machine)
 	@$(RUN) python -m tests.bench.serve --out bench
+
+SMALL := small_world
+TRAIN = $(RUN) fw-train
+GO := --launcher torchrun --workers 2 --go-on
+
+small-world: env ## train the shipped weights anew, in small_world/ (about 2 hours on 2 cores; goes on where it was)
+	@$(RUN) fw-data toy $(SMALL)/toy --clips 2400 --takes 6 --frames 17 --size 64x96 --seed 7
+	@$(RUN) fw-data annotate $(SMALL)/toy/raw $(SMALL)/dataset --geometry oracle --truth $(SMALL)/toy/truth --duplicate-bits -1
+	@$(TRAIN) autoencoder small-world --data $(SMALL)/dataset --out $(SMALL)/autoencoder $(GO)
+	@$(TRAIN) base small-world --data $(SMALL)/dataset --init $(SMALL)/autoencoder --out $(SMALL)/base $(GO)
+	@$(TRAIN) stage1 small-world --data $(SMALL)/dataset --init $(SMALL)/base --out $(SMALL)/stage1 $(GO)
+	@$(TRAIN) stage2 small-world --data $(SMALL)/dataset --init $(SMALL)/stage1 --out $(SMALL)/stage2 $(GO)
+	@$(TRAIN) ship $(SMALL)/stage2 packages/fw-model/src/fw_model/small_world --videos $(SMALL)/toy
 
 studio: ## build the web page of fw-serve (needs node)
 	@cd apps/studio && npm ci --no-fund --no-audit && npm run build

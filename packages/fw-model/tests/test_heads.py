@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from fw_model.camera_adapter import halve_time
-from fw_model.config import Compat
+from fw_model.config import Compat, tiny
 from fw_model.geometry.camera_head import CameraExpansion, CameraHead
 from fw_model.geometry.temporal import TemporalUpsampler
 from fw_model.geometry.tokens import PoseTokens, TransformerBridge
 from fw_model.initialise import initialise
+from fw_model.world import FantasyWorld
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,23 @@ def test_gradient_stops_between_refinements(micro):
     poses = head(torch.randn(1, 2, 48, generator=g))
     assert torch.autograd.grad(poses[0].sum(), head.empty_pose, retain_graph=True)[0].any()
     assert torch.autograd.grad(poses[1].sum(), head.empty_pose, allow_unused=True)[0] is None
+
+
+@torch.no_grad()
+def test_a_new_model_sees_a_plain_scene_and_lets_clips_differ(make_inputs):
+    """One unit ahead, a still camera with a usual view; yet features of two clips differ up to the last convolution."""
+    config = tiny()
+    model = FantasyWorld(config)
+    latents, timestep, inputs = make_inputs(config, batch=8)
+    last: list[torch.Tensor] = []
+    model.geometry.depth_head.conv3.register_forward_hook(lambda _m, args, _out: last.append(args[0]))
+    out = model.forward_geometry(latents, timestep, **{k: inputs[k] for k in ("context", "y")})
+    assert (out.depth.log().abs() < 0.5).all()
+    assert (out.points - torch.tensor([0.0, 0.0, 1.0])).abs().mean() < 0.2
+    pose = out.pose_encodings[-1]
+    assert (pose - torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1, 1])).abs().mean() < 0.2
+    feature = last[0].unflatten(0, (8, -1)).flatten(1)
+    assert feature.var(dim=0).mean() > 0.05 * feature.square().mean()
 
 
 @torch.no_grad()

@@ -217,12 +217,13 @@ def test_weights_are_a_function_of_the_seed(micro):
     assert torch.equal(before, torch.random.get_rng_state())
     pairs = list(zip(a.parameters(), b.parameters(), c.parameters(), strict=True))
     assert all(torch.equal(x, y) for x, y, _ in pairs)
-    assert sum(not torch.equal(x, z) for x, _, z in pairs) > len(pairs) / 2
+    assert all(not torch.equal(x, z) for x, _, z in pairs if x.std() > 0 and x.ndim > 1)
+    assert sum(x.ndim > 1 and bool(x.std() > 0) for x, _, _ in pairs) > 100
     for name, parameter in a.named_parameters():
         if "gamma_" in name or ".to_shift.2." in name or name.startswith("video.head.head"):
             assert not parameter.any(), name
         elif name.endswith(("ls1.gamma", "ls2.gamma")):
-            assert torch.equal(parameter, torch.full_like(parameter, 0.01))
+            assert torch.equal(parameter, torch.full_like(parameter, micro.geometry.layer_scale))
         assert parameter.isfinite().all()
     norms = [m for m in a.modules() if isinstance(m, torch.nn.LayerNorm | torch.nn.GroupNorm | RMSNorm)]
     assert len(norms) > 50

@@ -109,6 +109,8 @@ class GeometryConfig:
     """Widths of the four DPT streams (multiples of 4)."""
     dpt_hidden: int = 32
     """Width before the last 1x1 convolution of a DPT head."""
+    layer_scale: float = 0.01
+    """Start of the LayerScale factors of new weights: small where a pretrained branch is loaded afterwards."""
 
     @property
     def specials(self) -> int:
@@ -308,6 +310,7 @@ def tiny() -> WorldConfig:
             dpt_features=24,
             dpt_channels=(24, 32, 32, 32),
             dpt_hidden=16,
+            layer_scale=0.05,
         ),
         coupling=CouplingConfig(dim=96, heads=4),
         camera=CameraConfig(adapter_blocks=7, feature_dim=128, channels=128),

@@ -65,7 +65,7 @@ class FantasyWorld(nn.Module):
             self.coupling_rope = VideoRope(config.coupling.dim // config.coupling.heads)
         if device.type != "meta":
             self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device) if t.is_meta else t.to(device))
-            initialise(self, seed)
+            initialise(self, seed, layer_scale=config.geometry.layer_scale)
 
     def forward(
         self,

@@ -253,13 +253,19 @@ def _free_to_differ(stage: Stage, history: list[dict[str, Any]]) -> tuple[str, .
 def _load_world(folder: Path, wanted: WorldConfig, seed: int) -> FantasyWorld:
     """The stored model; where `wanted` differs from its config, a new one with every weight that both have.
 
-    Video blocks are matched by their number over all blocks, so that they load wherever the branches meet.
+    Video blocks are matched by their number over all blocks, so that they load wherever the branches meet. Another
+    geometry branch, which nothing has trained yet, starts as `wanted` has it, also where sizes agree.
     """
     stored = load_world(folder, dtype=torch.float32)
     if stored.config == wanted:
         return stored.train()
     world = FantasyWorld(wanted, seed=seed)
-    known = {_over_all_blocks(name, stored.config.pcb_blocks): p for name, p in stored.named_parameters()}
+    same_geometry = stored.config.geometry == wanted.geometry
+    known = {
+        _over_all_blocks(name, stored.config.pcb_blocks): p
+        for name, p in stored.named_parameters()
+        if same_geometry or FantasyWorld.parameter_group(name) != "geometry"
+    }
     with torch.no_grad():
         for name, parameter in world.named_parameters():
             old = known.get(_over_all_blocks(name, wanted.pcb_blocks))
