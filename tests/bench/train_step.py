@@ -76,6 +76,8 @@ def random_batch(world: FantasyWorld, config: TrainConfig, size: int) -> Batch:
     g = torch.Generator().manual_seed(1)
     shapes = meta_batch(world.config, config, size)
 
+    assert shapes.targets is not None, "base is not measured here"
+
     def like(x: Tensor) -> Tensor:
         return torch.randn(x.shape, generator=g)
 
@@ -87,7 +89,7 @@ def random_batch(world: FantasyWorld, config: TrainConfig, size: int) -> Batch:
         context=like(shapes.context),
         y=None if shapes.y is None else like(shapes.y),
         clip_feature=None if shapes.clip_feature is None else like(shapes.clip_feature),
-        plucker=like(shapes.plucker),
+        plucker=None if shapes.plucker is None else like(shapes.plucker),
         targets=GeometryTargets(
             depth=1 + torch.rand(shapes.targets.depth.shape, generator=g),
             points=like(shapes.targets.points),

@@ -160,7 +160,7 @@ def test_memory_is_that_of_the_real_step(real: Real, stage: Stage, precision: st
 
 
 def _fields(batch: Batch) -> list[object]:
-    return [*vars(batch).values(), *vars(batch.targets).values()]
+    return [*vars(batch).values(), *(vars(batch.targets).values() if batch.targets else ())]
 
 
 def test_what_stays_in_memory_is_booked_to_the_byte(mini: Path) -> None:

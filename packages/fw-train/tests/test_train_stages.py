@@ -159,7 +159,7 @@ def test_dropout_removes_its_input(base: TrainConfig, what: str) -> None:
     removed = {
         "text": lambda: not batch.context.any(),
         "image": lambda: batch.y is not None and not batch.y.any(),
-        "camera": lambda: not batch.plucker.any(),
+        "camera": lambda: batch.plucker is not None and not batch.plucker.any(),
         "bicross": lambda: not batch.couple,
     }
     assert {name for name, gone in removed.items() if gone()} == {what}
@@ -211,6 +211,8 @@ def test_the_labels_are_in_units_of_the_scene(base: TrainConfig) -> None:
     task = make(base, "stage2")
     batch = drawn(task)
     targets = batch.targets
+    assert targets is not None
+    assert batch.plucker is not None
     torch.testing.assert_close(targets.points.norm(dim=-1).mean(dim=(1, 2, 3)), torch.ones(2))
     # a ray's moment is its camera's centre times its direction, so the camera path is in the same units
     direction, moment = batch.plucker[..., 3:], batch.plucker[..., :3]

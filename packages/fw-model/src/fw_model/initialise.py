@@ -1,8 +1,8 @@
 """Weights of a new model: a function of a seed and of each parameter's name, and of nothing else.
 
 Gates, last adapter layers and the output head start at zero, so that a new world model equals its plain video backbone
-and an independent geometry branch. The dense heads keep the power of their input from layer to layer: with PyTorch's own
-choice, under twenty convolutions, what differs between two clips is a 5000th of what their biases say.
+and an independent geometry branch. The dense heads keep the power of their input from layer to layer: under PyTorch's
+own choice, twenty convolutions deep, what differs between two clips is a 5000th of what their biases say.
 """
 
 import hashlib

@@ -254,6 +254,13 @@ def meta_batch(model: WorldConfig, config: TrainConfig, size: int) -> Batch:
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(size, *shape, dtype=dtype, device="meta")
 
+    targets = GeometryTargets(
+        depth=empty(frames, height, width),
+        points=empty(frames, height, width, 3),
+        pose_encoding=empty(frames, 9),
+        mask=empty(frames, height, width, dtype=torch.bool),
+        weight=empty(frames, height, width),
+    )
     return Batch(
         clean=empty(video.out_dim, *grid),
         noise=empty(video.out_dim, *grid),
@@ -262,14 +269,8 @@ def meta_batch(model: WorldConfig, config: TrainConfig, size: int) -> Batch:
         context=empty(video.text_len, video.text_dim),
         y=empty(video.y_dim, *grid) if video.y_dim else None,
         clip_feature=None if video.clip_dim is None else empty(video.clip_len, video.clip_dim),
-        plucker=empty(frames, height, width, 6),
-        targets=GeometryTargets(
-            depth=empty(frames, height, width),
-            points=empty(frames, height, width, 3),
-            pose_encoding=empty(frames, 9),
-            mask=empty(frames, height, width, dtype=torch.bool),
-            weight=empty(frames, height, width),
-        ),
+        plucker=empty(frames, height, width, 6) if config.stage == "stage2" else None,
+        targets=None if config.stage == "base" else targets,
     )
 
 

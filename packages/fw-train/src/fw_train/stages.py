@@ -49,10 +49,10 @@ class Batch:
     """First-frame condition."""
     clip_feature: Float[Tensor, "b l e"] | None
     """CLIP tokens of the first frame."""
-    plucker: Float[Tensor, "b F H W 6"]
-    """Camera rays in units of the scene."""
-    targets: GeometryTargets
-    """Depth, points and poses in units of the scene."""
+    plucker: Float[Tensor, "b F H W 6"] | None
+    """Camera rays in units of the scene; stage 2 alone reads them."""
+    targets: GeometryTargets | None
+    """Depth, points and poses in units of the scene; `base` reads none."""
     couple: bool = True
     """Whether the branches see each other (bicross dropout)."""
 
@@ -159,8 +159,9 @@ LOSSES: Mapping[Stage, Loss] = {"base": base_loss, "stage1": stage1_loss, "stage
 """The loss of each stage."""
 
 
-def _geometry_terms(geometry: GeometryOutput, targets: GeometryTargets, config: LossConfig) -> dict[str, Tensor]:
+def _geometry_terms(geometry: GeometryOutput, targets: GeometryTargets | None, config: LossConfig) -> dict[str, Tensor]:
     """L_geo and its parts; every sample counts the same, whatever its number of valid pixels."""
+    assert targets is not None, "a batch for geometry losses has targets"
     weights = WorldLossConfig(depth=config.depth, points=config.points, camera=config.camera)
     losses = [geometry_loss(_one(geometry, i), _one_target(targets, i), weights) for i in range(targets.depth.shape[0])]
     terms = {"loss/geometry": torch.stack([loss.total for loss in losses]).mean()}

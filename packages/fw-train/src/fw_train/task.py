@@ -189,15 +189,19 @@ class WorldTask:
         y = torch.stack(conditions).to(device) if conditions else None
         pictures = [sample.image_tokens for sample in samples if sample.image_tokens is not None]
         tokens = torch.stack(pictures).to(device) if pictures else None
-        K = torch.stack([sample.K for sample in samples]).to(device)
-        targets, scene = geometry_targets(
-            torch.stack([sample.depth for sample in samples]).to(device),
-            K,
-            torch.stack([sample.pose_c2w for sample in samples]).to(device),
-            weight=torch.stack([sample.confidence for sample in samples]).to(device),
-            first_frame_only=self.config.clip.scale_by_first_frame,
-        )
-        plucker = ray_map(self.world.config)(K, scene.pose_c2w, *targets.depth.shape[-2:])
+        targets, plucker = None, None
+        if self.config.stage != "base":
+            K = torch.stack([sample.K for sample in samples]).to(device)
+            targets, scene = geometry_targets(
+                torch.stack([sample.depth for sample in samples]).to(device),
+                K,
+                torch.stack([sample.pose_c2w for sample in samples]).to(device),
+                weight=torch.stack([sample.confidence for sample in samples]).to(device),
+                first_frame_only=self.config.clip.scale_by_first_frame,
+            )
+            if self.config.stage == "stage2":
+                rays = ray_map(self.world.config)(K, scene.pose_c2w, *targets.depth.shape[-2:])
+                plucker = _zero(rays, without_camera)
         return Batch(
             clean=clean,
             noise=noise,
@@ -206,7 +210,7 @@ class WorldTask:
             context=torch.stack([self.text(caption) for caption in captions]),
             y=None if y is None else _zero(y, without_image),
             clip_feature=None if tokens is None else _zero(tokens, without_image),
-            plucker=_zero(plucker, without_camera),
+            plucker=plucker,
             targets=targets,
             couple=couple,
         )

@@ -36,11 +36,20 @@ def tiny(stage: Stage) -> TrainConfig:
 
 
 def small_world(stage: Stage) -> TrainConfig:
-    """A small world in earnest: for the 2,400 clips of `fw-data toy --clips 2400 --takes 6`, some hours on two cores."""
+    """A small world in earnest: for the 2,400 clips of `fw-data toy --clips 2400 --takes 6`, some hours on two cores.
+
+    Stage 2 goes on training the geometry branch, which the paper freezes: it starts from nothing here, and its heads
+    run in stage 2 anyway.
+    """
     start = replace(tiny(stage), every=Cadence(log=25, validate=200, checkpoint=100))
     clip = replace(start.clip, cache_gb=6.0, validate_on=32)
     if stage == "autoencoder":
         return replace(start, clip=clip, steps=1500, batch=8)
-    optim = OptimConfig(lr=2e-3 if stage == "base" else 1e-3, warmup=50, schedule="cosine", ema=0.995)
-    steps = {"base": 3000, "stage1": 1200, "stage2": 1200}[stage]
-    return replace(start, clip=clip, steps=steps, batch=16 if stage == "base" else 8, optim=optim)
+    if stage == "base":
+        optim = OptimConfig(lr=2e-3, warmup=50, schedule="cosine", ema=0.995)
+        return replace(start, clip=clip, steps=3000, batch=16, optim=optim)
+    optim = OptimConfig(lr=1e-3, warmup=50, schedule="cosine", ema=0.995)
+    start = replace(start, clip=clip, steps=1000, batch=8, optim=optim)
+    if stage == "stage1":
+        return start
+    return replace(start, unfreeze_geometry=True, loss=replace(start.loss, geometry=0.1))
