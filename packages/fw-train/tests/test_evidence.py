@@ -1,17 +1,20 @@
 """`fw-train evidence`: each measure on input whose answer is known, and the command from end to end on a mini model."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import tyro
 from PIL import Image
 
 from fw_data.dataset import ClipDataset
 from fw_geometry import Trajectory, camera_error
 from fw_model.autoencoder import BlockDCT
+from fw_model.checkpoint import load_world, save_world
 from fw_model.pipeline import WorldPipeline
 from fw_train.config import ConfigError
 from fw_train.evaluate.evidence import LINES, evidence, read_lines, world_of
@@ -162,6 +165,32 @@ def test_seeds_are_averaged_and_the_trainings_are_told_apart(tmp_path: Path):
     assert "| full | 2 | 13.0 [12, 14]; 11 to 15 |" in page
     assert "difference from full" in page
     assert "Autoencoder" not in page
+
+
+def test_the_prior_of_a_frozen_video_branch_is_the_checkpoint_without_its_cameras(
+    checkpoint: Path, dataset: Path, tmp_path: Path
+):
+    """Adapters that move the video are live; the `base` row is that of weights whose adapters are zero."""
+    world = load_world(checkpoint)
+    plain, live = tmp_path / "plain", tmp_path / "live"
+    for folder, value in ((plain, 0.0), (live, 3.0)):
+        shutil.copytree(checkpoint, folder)
+        with torch.no_grad():
+            world.video.head.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+            for block in world.video_blocks():
+                if block.camera_adapter is not None:
+                    block.camera_adapter.to_shift[2].bias.fill_(value)
+                    block.camera_adapter.to_shift[2].weight.zero_()
+        save_world(world, folder)
+    found = {}
+    for name, base in (("live", live), ("plain", plain)):
+        options = EvidenceOptions(
+            checkpoint=live, base=base, data=dataset, out=tmp_path / name / "evidence", clips=1, steps=1, strip=0
+        )
+        evidence(options, lambda _line: None)
+        found[name] = {line.model: line.scores for line in read_lines(options.out / LINES)}
+    assert found["live"]["base"] == found["plain"]["base"]
+    assert found["live"]["model"]["video/psnr"] != found["live"]["base"]["video/psnr"]
 
 
 def test_the_command_goes_on_where_it_stopped(checkpoint: Path, dataset: Path, tmp_path: Path):

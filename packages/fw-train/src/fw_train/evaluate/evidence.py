@@ -226,6 +226,8 @@ def _measure_missing(
                     continue
                 if loaded is None or loaded[0] is not subject:
                     loaded = subject, subject.checkpoint.pipeline(options.device, None)
+                    if name == BASE:
+                        _forget_cameras(loaded[1])
                 truth = load_truth(
                     dataset,
                     record.id,
@@ -282,6 +284,13 @@ def _generated(
     )
     assert last.world is not None, "a generation ends with a world"
     return last.world
+
+
+def _forget_cameras(pipeline: WorldPipeline) -> None:
+    """Take the camera adapters out: with frozen video blocks, what is left beside no coupling is the prior itself."""
+    for world in [pipeline.world] if pipeline.high_noise is None else [pipeline.world, pipeline.high_noise]:
+        for block in world.video_blocks():
+            block.camera_adapter = None
 
 
 def _settings(

@@ -76,7 +76,8 @@ class EvidenceOptions:
     checkpoint: Path | None = None
     """The model: a run of fw-train, its export, or small-world for the weights that come with fw-model."""
     base: Path | None = None
-    """The video prior it was made from, generated without camera control as a comparison."""
+    """The video prior as a comparison: the run of `fw-train base`, or the checkpoint itself, whose frozen video blocks
+    it is. Generated without the camera adapters and without the geometry branch."""
     arm: UseAppendAction[tuple[str, ...]] = ()
     """An ablation as NAME=EXPORT; several of one NAME are trainings with different seeds. Put in one table, the first
     being what the others are compared with."""
