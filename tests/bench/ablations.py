@@ -1,17 +1,26 @@
 """The ablations of docs/evidence.md: `python -m tests.bench.ablations` trains every arm twice and measures them.
 
-All arms start from the same video prior. Where the bridge sits decides what stage 1 trains, so there is a stage 1 for
-every depth, of equal budget, and the arms of one depth share it. What was trained or measured before is not done again.
+All arms start from the same video prior, which is the frozen video branch of the shipped weights. Where the bridge sits
+decides what stage 1 trains, so there is a stage 1 for every depth, of equal budget, and the arms of one depth share it.
+What was trained or measured before is not done again.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from fw_model.checkpoint import load_world
+from fw_model.companions import load_companions
 from fw_model.config import WorldConfig, tiny
+from fw_model.shipped import shipped_weights
+from fw_model.world import FantasyWorld
+from fw_train.parts import HISTORY, Parts, export
 
 SEEDS = (0, 1)
 
@@ -37,7 +46,6 @@ def arms() -> dict[str, WorldConfig]:
 def main() -> None:
     """Stage 1 by depth, stage 2 by arm and seed, then the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", type=Path, required=True, help="run of fw-train base")
     parser.add_argument("--data", type=Path, required=True, help="what to train on")
     parser.add_argument("--held-out", type=Path, required=True, help="dataset of other worlds to measure on")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and tables; a second run goes on")
@@ -51,7 +59,8 @@ def main() -> None:
     for name, config in configs.items():
         (models / f"{slug(name)}.json").write_text(config.to_json() + "\n", encoding="utf-8")
     starts = {config.pcb_blocks: name for name, config in reversed(configs.items())}
-    first = [stage(options, "stage1", starts[blocks], f"stage1-{blocks}", options.base, 0) for blocks in starts]
+    base = video_prior(options.out / "prior")
+    first = [stage(options, "stage1", starts[blocks], f"stage1-{blocks}", base, 0) for blocks in starts]
     second = [
         stage(options, "stage2", name, f"{slug(name)}-{seed}", options.out / f"stage1-{config.pcb_blocks}", seed)
         for name, config in configs.items()
@@ -67,6 +76,29 @@ def main() -> None:
             *("--out", str(options.out / "evidence"), "--clips", str(options.clips), "--takes", "2"),
         ]
     )
+
+
+def video_prior(folder: Path) -> Path:
+    """What `fw-train base` exported before the shipped weights were trained on: their video branch, all else new."""
+    if folder.is_dir():
+        return folder
+    shipped = shipped_weights()
+    old, companions = load_world(shipped, dtype=torch.float32), load_companions(shipped)
+    world = FantasyWorld(old.config)
+    with torch.no_grad():
+        for name, parameter in world.named_parameters():
+            if FantasyWorld.parameter_group(name) == "video":
+                parameter.copy_(old.get_parameter(name))
+    stages = json.loads((shipped / HISTORY).read_text(encoding="utf-8"))["stages"]
+    upto = next(i for i, entry in enumerate(stages) if entry["stage"] == "base")
+    parts = Parts(
+        world=world,
+        autoencoder=companions.autoencoder,
+        text_encoder=companions.text_encoder,
+        sampling=companions.sampling,
+        history=stages[:upto],
+    )
+    return export(parts, folder, trained={}, entry=stages[upto])
 
 
 def stage(options: argparse.Namespace, name: str, arm: str, run_name: str, init: Path, seed: int) -> list[str]:

@@ -52,4 +52,5 @@ def small_world(stage: Stage) -> TrainConfig:
     start = replace(start, clip=clip, steps=1000, batch=8, optim=optim)
     if stage == "stage1":
         return start
-    return replace(start, unfreeze_geometry=True, loss=replace(start.loss, geometry=0.1))
+    optim = replace(optim, lr=8e-4)
+    return replace(start, steps=1200, optim=optim, unfreeze_geometry=True, loss=replace(start.loss, geometry=0.1))
