@@ -276,6 +276,17 @@ def test_released_rays_for_released_weights(config, path):
         torch.testing.assert_close(path_rays(dataclasses.replace(config, compat=compat), path), expected)
 
 
+def test_relative_rays_tell_the_change_of_direction(config, path):
+    relative = path_rays(dataclasses.replace(config, compat=Compat(plucker="relative")), path)
+    plain = path_rays(config, path)
+    assert relative is not None
+    assert plain is not None
+    torch.testing.assert_close(relative[..., :3], plain[..., :3])
+    torch.testing.assert_close(relative[..., 3:] + plain[:1, ..., 3:], plain[..., 3:])
+    assert not relative[0].any()
+    assert relative[-1].any()
+
+
 def test_first_frame_conditions():
     dct = BlockDCT()
     picture = torch.rand(2, 3, 1, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1

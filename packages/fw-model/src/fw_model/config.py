@@ -149,8 +149,9 @@ class Compat:
     two agree, the released behaviour is kept on purpose and the other value is there for ablations.
     """
 
-    plucker: Literal["correct", "double_scaled"] = "correct"
-    """Pluecker rays fed to the model: true pinhole rays, or the released ones whose intrinsics are scaled twice."""
+    plucker: Literal["correct", "double_scaled", "relative"] = "correct"
+    """Pluecker rays fed to the model: true pinhole rays; the released ones whose intrinsics are scaled twice; or (tiny)
+    true ones with the change of the direction since frame 0 in place of the direction."""
     timestep_rounding: Literal["none", "bf16"] = "none"
     """Whether t (and the video sinusoid) is rounded to bfloat16, as the released weights saw it."""
     camera_token_order: Literal["interleaved", "block"] = "interleaved"
@@ -315,6 +316,7 @@ def tiny() -> WorldConfig:
         coupling=CouplingConfig(dim=96, heads=4),
         camera=CameraConfig(adapter_blocks=7, feature_dim=128, channels=128),
         pcb_blocks=4,
+        compat=Compat(plucker="relative"),
     )
 
 

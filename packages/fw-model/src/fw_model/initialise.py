@@ -112,6 +112,7 @@ _UNSURE = -3.0
 _LAYER_SCALE = r"\.ls[12]\.gamma$"
 _DENSE = r"(^|\.)(streams\.\d+|fusions\.\d+|conv[123])\."
 _BRANCH = r"(^|\.)(attn|mlp|bridge|expand|embed_pose|pose_modulation|pose_branch)\."
+_CAMERA = r"(pose_encoder\.(first\.2|second\.0|patch_embedding|fc\.[03])|camera_adapter\.\w+(\.\d)?)\."
 _VIDEO = r"^(pcb\.\d+|irg\.\d+\.video)\.(self_attn|cross_attn|ffn)\."
 
 _RULES: list[tuple[str, Rule]] = [
@@ -133,6 +134,8 @@ _RULES: list[tuple[str, Rule]] = [
     (r"pose_branch\.fc2\.weight$", _normal(_POSE_STD)),
     (_BRANCH + r".*weight$", _xavier),
     (_BRANCH + r".*bias$", _zeros),
+    (_CAMERA + r"weight$", _keep_power),
+    (_CAMERA + r"bias$", _zeros),
     (r"coupling\..*weight$", _xavier),
     (r"coupling\..*bias$", _zeros),
     (_VIDEO + r".*weight$", _xavier),

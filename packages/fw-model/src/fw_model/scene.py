@@ -141,7 +141,20 @@ def geometry_targets(
 
 def ray_map(config: WorldConfig) -> Callable[[Tensor, Tensor, int, int], Tensor]:
     """The Pluecker rays that a model was made with, as a function of K, pose_c2w, height and width."""
-    return plucker_rays_double_scaled if config.compat.plucker == "double_scaled" else plucker_rays
+    rays = {"correct": plucker_rays, "double_scaled": plucker_rays_double_scaled, "relative": relative_rays}
+    return rays[config.compat.plucker]
+
+
+def relative_rays(
+    K: Float[Tensor, "*b F 3 3"], pose_c2w: Float[Tensor, "*b F 4 4"], height: int, width: int
+) -> Float[Tensor, "*b F h w 6"]:
+    """Pluecker rays whose direction is told as its change since frame 0: all zeros as long as the camera stands still.
+
+    Of the plain direction 98 % is the same for every path, and a small pose encoder that starts from nothing passes on
+    little else. Arguments and result as in ``plucker_rays``.
+    """
+    rays = plucker_rays(K, pose_c2w, height, width)
+    return torch.cat([rays[..., :3], rays[..., 3:] - rays[..., :1, :, :, 3:]], dim=-1)
 
 
 def path_rays(config: WorldConfig, path: Trajectory) -> Float[Tensor, "F py px 6"] | None:
