@@ -74,6 +74,7 @@ bench-serve: env ## create and poll times of the service, time to ready, memory 
 
 SMALL := small_world
 TRAIN = $(RUN) fw-train
+CAMERA := --steps 700 --batch 16 --loss.geometry 0 --no-unfreeze-geometry --optim.lr 1e-3 --optim.warmup 50 --optim.ema 0.995 --lora.rank 32 --lora.alpha 32
 GO := --launcher torchrun --workers 2 --go-on
 
 small-world-data: env
@@ -84,7 +85,8 @@ small-world: small-world-data ## train the shipped weights anew, in small_world/
 	@$(TRAIN) autoencoder small-world --data $(SMALL)/dataset --out $(SMALL)/autoencoder $(GO)
 	@$(TRAIN) base small-world --data $(SMALL)/dataset --init $(SMALL)/autoencoder --out $(SMALL)/base $(GO)
 	@$(TRAIN) stage1 small-world --data $(SMALL)/dataset --init $(SMALL)/base --out $(SMALL)/stage1 $(GO)
-	@$(TRAIN) stage2 small-world --data $(SMALL)/dataset --init $(SMALL)/stage1 --out $(SMALL)/stage2 $(GO)
+	@$(TRAIN) stage2 small-world --data $(SMALL)/dataset --init $(SMALL)/stage1 --out $(SMALL)/camera $(CAMERA) $(GO)
+	@$(TRAIN) stage2 small-world --data $(SMALL)/dataset --init $(SMALL)/camera --out $(SMALL)/stage2 $(GO)
 	@$(TRAIN) ship $(SMALL)/stage2 packages/fw-model/src/fw_model/small_world --videos $(SMALL)/toy
 
 evidence-data: env
@@ -92,7 +94,7 @@ evidence-data: env
 	@$(RUN) fw-data annotate $(SMALL)/new/raw $(SMALL)/newds --geometry oracle --truth $(SMALL)/new/truth --duplicate-bits -1
 
 evidence: evidence-data ## the tables of docs/evidence.md from the shipped weights (about 30 minutes on 2 cores)
-	@$(TRAIN) evidence --checkpoint small-world --base small-world --data $(SMALL)/newds --out $(SMALL)/evidence --takes 2
+	@$(TRAIN) evidence --checkpoint small-world $(if $(wildcard $(SMALL)/base/export),--base $(SMALL)/base) --data $(SMALL)/newds --out $(SMALL)/evidence --takes 2
 
 ablations: small-world-data evidence-data ## train and measure the ablations of docs/evidence.md (hours on 2 cores)
 	@OMP_NUM_THREADS=1 $(RUN) python -m tests.bench.ablations --data $(SMALL)/dataset --held-out $(SMALL)/newds --out $(SMALL)/ablations

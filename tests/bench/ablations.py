@@ -1,8 +1,8 @@
 """The ablations of docs/evidence.md: `python -m tests.bench.ablations` trains every arm twice and measures them.
 
-All arms start from the same video prior, which is the frozen video branch of the shipped weights. Where the bridge sits
-decides what stage 1 trains, so there is a stage 1 for every depth, of equal budget, and the arms of one depth share it.
-What was trained or measured before is not done again.
+All arms start from the same video branch, that of the shipped weights (which LoRA has adapted to cameras; adapters and
+geometry start anew). Where the bridge sits decides what stage 1 trains, so there is a stage 1 for every depth, of equal
+budget, and the arms of one depth share it. What was trained or measured before is not done again.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def video_prior(folder: Path) -> Path:
-    """What `fw-train base` exported before the shipped weights were trained on: their video branch, all else new."""
+    """The shipped weights' video branch as if `fw-train base` had just exported it: all else is new."""
     if folder.is_dir():
         return folder
     shipped = shipped_weights()

@@ -76,8 +76,8 @@ class EvidenceOptions:
     checkpoint: Path | None = None
     """The model: a run of fw-train, its export, or small-world for the weights that come with fw-model."""
     base: Path | None = None
-    """The video prior as a comparison: the run of `fw-train base`, or the checkpoint itself, whose frozen video blocks
-    it is. Generated without the camera adapters and without the geometry branch."""
+    """The video prior as a comparison: the run of `fw-train base`, or the checkpoint itself if its video blocks were
+    never adapted (LoRA). Generated without the camera adapters and without the geometry branch."""
     arm: UseAppendAction[tuple[str, ...]] = ()
     """An ablation as NAME=EXPORT; several of one NAME are trainings with different seeds. Put in one table, the first
     being what the others are compared with."""

@@ -38,8 +38,8 @@ def tiny(stage: Stage) -> TrainConfig:
 def small_world(stage: Stage) -> TrainConfig:
     """A small world in earnest: for the 2,400 clips of `fw-data toy --clips 2400 --takes 6`, some hours on two cores.
 
-    Stage 2 goes on training the geometry branch, which the paper freezes: it starts from nothing here, and its heads
-    run in stage 2 anyway.
+    Stage 2 goes on training the geometry branch, which the paper freezes: it starts from nothing here. Before it,
+    `make small-world` runs a longer stage 2 of the video alone, with LoRA, from which the camera is learned.
     """
     start = replace(tiny(stage), every=Cadence(log=25, validate=200, checkpoint=100))
     clip = replace(start.clip, cache_gb=6.0, validate_on=32)
@@ -52,5 +52,5 @@ def small_world(stage: Stage) -> TrainConfig:
     start = replace(start, clip=clip, steps=1000, batch=8, optim=optim)
     if stage == "stage1":
         return start
-    optim = replace(optim, lr=8e-4)
-    return replace(start, steps=1200, optim=optim, unfreeze_geometry=True, loss=replace(start.loss, geometry=0.1))
+    optim = replace(optim, lr=5e-4, warmup=20, ema=0.98)
+    return replace(start, steps=240, optim=optim, unfreeze_geometry=True, loss=replace(start.loss, geometry=0.1))
