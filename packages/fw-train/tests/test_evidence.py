@@ -179,8 +179,8 @@ def test_the_prior_of_a_frozen_video_branch_is_the_checkpoint_without_its_camera
             world.video.head.head.weight.normal_(generator=torch.Generator().manual_seed(0))
             for block in world.video_blocks():
                 if block.camera_adapter is not None:
-                    block.camera_adapter.to_shift[2].bias.fill_(value)
-                    block.camera_adapter.to_shift[2].weight.zero_()
+                    block.camera_adapter.get_parameter("to_shift.2.bias").fill_(value)
+                    block.camera_adapter.get_parameter("to_shift.2.weight").zero_()
         save_world(world, folder)
     found = {}
     for name, base in (("live", live), ("plain", plain)):
