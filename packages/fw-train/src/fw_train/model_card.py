@@ -68,7 +68,7 @@ def model_card(chain: Sequence[Link], folder: Path, videos: Path) -> str:
         _block([_toy_command(toy), _annotate_command(dataset)]),
         _data(toy, dataset, split),
         "## Training",
-        _block(_command(link.config, before) for before, link in zip([None, *chain], chain, strict=False)),
+        _block(_command(link, before) for before, link in zip([None, *chain], chain, strict=False)),
         "CONFIG is the run's config.json, which holds every setting.",
         _table(
             ("run", "steps", "clips per step", "parameters trained", "SHA-256 of CONFIG"),
@@ -153,14 +153,15 @@ def _data(toy: dict[str, Any], dataset: ClipDataset, split: Split) -> str:
     return _table(("data", "value"), rows)
 
 
-def _command(config: TrainConfig, before: Link | None) -> str:
+def _command(link: Link, before: Link | None) -> str:
     """The command of a run: its recipe, and every setting that is not the recipe's."""
+    config = link.config
     if not config.recipe:
         raise ConfigError(f"{config.out} was not started from a recipe, so no command of the card could name it")
     recipe = load(config.recipe, config.stage)
-    words = f"fw-train {config.stage} {config.recipe} --data dataset --out runs/{config.stage}"
+    words = f"fw-train {config.stage} {config.recipe} --data dataset --out runs/{link.folder.name}"
     if before is not None:
-        words += f" --init runs/{before.config.stage}"
+        words += f" --init runs/{before.folder.name}"
     if config.model != recipe.model:
         words += f" --model {Path(config.model).name}"
     values = _flat(config.to_json())
@@ -182,17 +183,23 @@ def _option(key: str, value: Any) -> str:
 def _training_row(link: Link) -> tuple[str, ...]:
     started = next(row for row in link.log if row.get("event") == "started")
     digest = hashlib.sha256((link.folder / CONFIG).read_bytes()).hexdigest()
-    return link.config.stage, str(link.steps), str(link.config.batch), f"{started['trained']:,}", digest
+    return (
+        f"{link.folder.name} ({link.config.stage})",
+        str(link.steps),
+        str(link.config.batch),
+        f"{started['trained']:,}",
+        digest,
+    )
 
 
 def _figures(link: Link) -> str:
     """Every held-out number of a run's log, at its first and at its last measurement."""
     rows = [row for row in link.log if row.get("split") == "val"]
     if not rows:
-        return f"### {link.config.stage}\n\nNothing was measured."
+        return f"### {link.folder.name}\n\nNothing was measured."
     first, last = rows[0], rows[-1]
     names = [name for name in last if name not in ("step", "split")]
-    head = (link.config.stage, f"step {first['step']}", f"step {last['step']}")
+    head = (f"{link.folder.name} ({link.config.stage})", f"step {first['step']}", f"step {last['step']}")
     table = _table(head, [(name, *(f"{row[name]:.4g}" for row in (first, last))) for name in names])
     if "psnr/block_dct" not in names:
         return table
