@@ -5,6 +5,8 @@ Axis legend: f frames, h height, w width, 3 = RGB.
 
 import io
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 
 import av
 import numpy as np
@@ -29,7 +31,7 @@ def encode_video(frames: UInt8[np.ndarray, "f h w 3"], fps: float, crf: int) -> 
             options={
                 "crf": str(crf),
                 "preset": "medium",
-                "x264-params": f"keyint={GROUP}:min-keyint={GROUP}:scenecut=0:open-gop=0",
+                "x264-params": f"keyint={GROUP}:min-keyint={GROUP}:scenecut=0:open-gop=0{_instructions()}",
             },
         )
         context = stream.codec_context
@@ -70,3 +72,13 @@ def decode_video(data: bytes, num_frames: int, frames: range | None = None) -> U
     if len(pictures) != len(wanted):
         raise DataError("clip-video", f"stored video gives {len(pictures)} of the frames {wanted}: the clip is damaged")
     return np.stack(pictures) if pictures else np.zeros((0, 0, 0, 3), np.uint8)
+
+
+@cache
+def _instructions() -> str:
+    """AVX2 instead of AVX-512, whose code in x264 gives other bytes from call to call (PyAV 18.1 on an AMD EPYC)."""
+    try:
+        processor = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return ":asm=avx2" if " avx512bw" in processor else ""
