@@ -31,7 +31,7 @@ def encode_video(frames: UInt8[np.ndarray, "f h w 3"], fps: float, crf: int) -> 
             options={
                 "crf": str(crf),
                 "preset": "medium",
-                "x264-params": f"keyint={GROUP}:min-keyint={GROUP}:scenecut=0:open-gop=0{_instructions()}",
+                "x264-params": f"keyint={GROUP}:min-keyint={GROUP}:scenecut=0:open-gop=0{x264_instructions()}",
             },
         )
         context = stream.codec_context
@@ -75,7 +75,7 @@ def decode_video(data: bytes, num_frames: int, frames: range | None = None) -> U
 
 
 @cache
-def _instructions() -> str:
+def x264_instructions() -> str:
     """AVX2 instead of AVX-512, whose code in x264 gives other bytes from call to call (PyAV 18.1 on an AMD EPYC)."""
     try:
         processor = Path("/proc/cpuinfo").read_text(encoding="utf-8")

@@ -181,6 +181,8 @@ def write_video(path: Path, video: UInt8[np.ndarray, "f h w 3"], fps: float) -> 
     import av
     from av.video.reformatter import ColorRange, Colorspace
 
+    from fw_data.media.stored import x264_instructions
+
     part = _part(path)
     with av.open(str(part), "w", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
@@ -188,6 +190,8 @@ def write_video(path: Path, video: UInt8[np.ndarray, "f h w 3"], fps: float) -> 
         stream.pix_fmt = "yuv420p"
         stream.gop_size = 8
         stream.options = {"crf": "10", "preset": "medium", "threads": "1"}
+        if instructions := x264_instructions():
+            stream.options |= {"x264-params": instructions.removeprefix(":")}
         for picture in video:
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG)
