@@ -357,4 +357,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**environment, **chosen}
     )
-    assert (int(done.stdout) < 50) == (not chosen)
+    pages = 16_000_000 * 4 // 4096
+    # without it all five are new; with it one may find the place of the last one taken by something small
+    assert (int(done.stdout) < 2.5 * pages) == (not chosen)
