@@ -81,7 +81,7 @@ small-world-data: env
 	@$(RUN) fw-data toy $(SMALL)/toy --clips 2400 --takes 6 --frames 17 --size 64x96 --seed 7
 	@$(RUN) fw-data annotate $(SMALL)/toy/raw $(SMALL)/dataset --geometry oracle --truth $(SMALL)/toy/truth --duplicate-bits -1
 
-small-world: small-world-data ## train the shipped weights anew, in small_world/ (about 2 hours on 2 cores; goes on where it was)
+small-world: small-world-data ## train the shipped weights anew, in small_world/ (hours on 2 cores; goes on where it was)
 	@$(TRAIN) autoencoder small-world --data $(SMALL)/dataset --out $(SMALL)/autoencoder $(GO)
 	@$(TRAIN) base small-world --data $(SMALL)/dataset --init $(SMALL)/autoencoder --out $(SMALL)/base $(GO)
 	@$(TRAIN) stage1 small-world --data $(SMALL)/dataset --init $(SMALL)/base --out $(SMALL)/stage1 $(GO)
@@ -93,10 +93,10 @@ evidence-data: env
 	@$(RUN) fw-data toy $(SMALL)/new --clips 208 --takes 2 --frames 17 --size 64x96 --seed 1007
 	@$(RUN) fw-data annotate $(SMALL)/new/raw $(SMALL)/newds --geometry oracle --truth $(SMALL)/new/truth --duplicate-bits -1
 
-evidence: evidence-data ## the tables of docs/evidence.md from the shipped weights (about 30 minutes on 2 cores)
+evidence: evidence-data ## the tables of docs/evidence.md from the shipped weights
 	@$(TRAIN) evidence --checkpoint small-world $(if $(wildcard $(SMALL)/base/export),--base $(SMALL)/base) --data $(SMALL)/newds --out $(SMALL)/evidence --takes 2
 
-ablations: small-world-data evidence-data ## train and measure the ablations of docs/evidence.md (hours on 2 cores)
+ablations: small-world-data evidence-data ## train and measure the ablations of docs/evidence.md
 	@OMP_NUM_THREADS=1 $(RUN) python -m tests.bench.ablations --data $(SMALL)/dataset --held-out $(SMALL)/newds --out $(SMALL)/ablations
 
 studio: ## build the web page of fw-serve (needs node)

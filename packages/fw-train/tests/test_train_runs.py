@@ -348,7 +348,7 @@ def test_freed_memory_is_kept_unless_the_environment_says_how_to_allocate(chosen
 import resource, torch
 from fw_train.runs import keep_freed_memory
 keep_freed_memory()
-for _ in range(2): torch.ones(16_000_000)
+for _ in range(8): torch.ones(16_000_000)  # the heap settles after three
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5): torch.ones(16_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -357,6 +357,4 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**environment, **chosen}
     )
-    pages = 16_000_000 * 4 // 4096
-    # without it all five are new; with it one may find the place of the last one taken by something small
-    assert (int(done.stdout) < 2.5 * pages) == (not chosen)
+    assert (int(done.stdout) < 50) == (not chosen)
