@@ -1,7 +1,7 @@
 """What the tests share: a regression task for the loop, a mini world, and a small dataset of slanted walls."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,13 +117,15 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve clips of seven 32x48 frames: a camera that slides past a slanted striped wall."""
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Twelve clips of seven 32x48 frames: a camera that slides past a slanted striped wall. Copy it to write into it."""
     root = tmp_path_factory.mktemp("data")
     with ShardWriter(root / "shards" / "000000.tar") as writer:
         records = [_add_clip(writer, index) for index in range(12)]
     write_manifest(root / "manifest.parquet", records)
-    return root
+    made = sorted(root.rglob("*"))
+    yield root
+    assert sorted(root.rglob("*")) == made, "a test wrote into the data set that all of them read"
 
 
 def _add_clip(writer: ShardWriter, index: int, frames: int = 7, height: int = 32, width: int = 48) -> ClipRecord:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -83,7 +84,9 @@ def test_an_interrupted_run_ends_in_the_same_bits(run: TrainConfig, tmp_path: Pa
 
 
 def test_base_trains_on_its_latents_and_keeps_it(run: TrainConfig, tmp_path: Path) -> None:
-    base = dataclasses.replace(run, stage="base", init=run.out, out=tmp_path / "base", steps=2)
+    assert run.data is not None
+    data = shutil.copytree(run.data, tmp_path / "data")  # encode writes beside the clips, which other tests read
+    base = dataclasses.replace(run, stage="base", data=data, init=run.out, out=tmp_path / "base", steps=2)
     list(encode(base))
     outcome = train(base, quiet=True)
     assert outcome.export is not None
