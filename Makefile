@@ -74,7 +74,7 @@ bench-serve: env ## create and poll times of the service, time to ready, memory 
 
 SMALL := small_world
 TRAIN = $(RUN) fw-train
-CAMERA := --steps 700 --batch 16 --loss.geometry 0 --no-unfreeze-geometry --optim.lr 1e-3 --optim.warmup 50 --optim.ema 0.995 --lora.rank 32 --lora.alpha 32
+CAMERA := --steps 2600 --batch 16 --loss.geometry 0 --no-unfreeze-geometry --optim.lr 2e-3 --optim.warmup 50 --optim.ema 0.995 --lora.rank 32 --lora.alpha 32
 GO := --launcher torchrun --workers 2 --go-on
 
 small-world-data: env
@@ -96,8 +96,8 @@ evidence-data: env
 evidence: evidence-data ## the tables of docs/evidence.md from the shipped weights
 	@$(TRAIN) evidence --checkpoint small-world $(if $(wildcard $(SMALL)/base/export),--base $(SMALL)/base) --data $(SMALL)/newds --out $(SMALL)/evidence --takes 2
 
-ablations: small-world-data evidence-data ## train and measure the ablations of docs/evidence.md
-	@OMP_NUM_THREADS=1 $(RUN) python -m tests.bench.ablations --data $(SMALL)/dataset --held-out $(SMALL)/newds --out $(SMALL)/ablations
+ablations: evidence-data ## train and measure the ablations of docs/evidence.md, after make small-world
+	@OMP_NUM_THREADS=1 $(RUN) python -m tests.bench.ablations --data $(SMALL)/dataset --start $(SMALL)/camera --held-out $(SMALL)/newds --out $(SMALL)/ablations
 
 studio: ## build the web page of fw-serve (needs node)
 	@cd apps/studio && npm ci --no-fund --no-audit && npm run build

@@ -1,8 +1,9 @@
 """The ablations of docs/evidence.md: `python -m tests.bench.ablations` trains every arm twice and measures them.
 
-All arms start from the same video branch, that of the shipped weights (which LoRA has adapted to cameras; adapters and
-geometry start anew). Where the bridge sits decides what stage 1 trains, so there is a stage 1 for every depth, of equal
-budget, and the arms of one depth share it. What was trained or measured before is not done again.
+All arms start from the same video branch and camera control, which `make small-world` trains before the branches meet
+(`small_world/camera`); geometry and bridge start anew. Where the bridge sits decides what stage 1 trains, so there is a
+stage 1 for every depth, of equal budget, and the arms of one depth share it. What was trained or measured before is not
+done again. Writes OUT/evidence/evidence.md and, with the losses of every training on held-out clips, OUT/losses.md.
 """
 
 import argparse
@@ -18,8 +19,8 @@ import torch
 from fw_model.checkpoint import load_world
 from fw_model.companions import load_companions
 from fw_model.config import WorldConfig, tiny
-from fw_model.shipped import shipped_weights
 from fw_model.world import FantasyWorld
+from fw_train.evaluate.evidence import LINES
 from fw_train.parts import HISTORY, Parts, export
 
 SEEDS = (0, 1)
@@ -48,8 +49,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="what to train on")
     parser.add_argument("--held-out", type=Path, required=True, help="dataset of other worlds to measure on")
+    parser.add_argument("--start", type=Path, required=True, help="run of the video alone that all arms start from")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and tables; a second run goes on")
-    parser.add_argument("--steps", type=int, default=150, help="steps of each stage 1 and stage 2")
+    parser.add_argument("--steps", type=int, default=150, help="steps of each stage 2")
+    parser.add_argument("--stage1-steps", type=int, default=300, help="steps of each stage 1")
+    parser.add_argument("--sampling-steps", type=int, default=15, help="steps of each generation")
     parser.add_argument("--clips", type=int, default=200, help="clips to measure")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
     options = parser.parse_args()
@@ -59,7 +63,7 @@ def main() -> None:
     for name, config in configs.items():
         (models / f"{slug(name)}.json").write_text(config.to_json() + "\n", encoding="utf-8")
     starts = {config.pcb_blocks: name for name, config in reversed(configs.items())}
-    base = video_prior(options.out / "prior")
+    base = video_prior(options.start, options.out / "prior")
     first = [stage(options, "stage1", starts[blocks], f"stage1-{blocks}", base, 0) for blocks in starts]
     second = [
         stage(options, "stage2", name, f"{slug(name)}-{seed}", options.out / f"stage1-{config.pcb_blocks}", seed)
@@ -69,27 +73,60 @@ def main() -> None:
     for commands in (first, second):
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(run, commands))
-    measured = [f"--arm={name}={options.out / f'{slug(name)}-{seed}'}" for name in configs for seed in SEEDS]
-    run(
-        [
-            *(sys.executable, "-m", "fw_train.cli", "evidence", *measured, "--data", str(options.held_out)),
-            *("--out", str(options.out / "evidence"), "--clips", str(options.clips), "--takes", "2"),
-        ]
-    )
+    (options.out / "losses.md").write_text(losses(options.out, configs), encoding="utf-8")
+    measure(options, list(configs))
 
 
-def video_prior(folder: Path) -> Path:
-    """The shipped weights' video branch as if `fw-train base` had just exported it: all else is new."""
+def measure(options: argparse.Namespace, names: list[str]) -> None:
+    """One process for each share of the arms, then the tables of all of them."""
+    shares = [names[job :: options.jobs] for job in range(min(options.jobs, len(names)))]
+    folders = [options.out / f"evidence-{job}" for job in range(len(shares))]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(run, [evidence(options, *share) for share in zip(shares, folders, strict=True)]))
+    whole = options.out / "evidence"
+    whole.mkdir(exist_ok=True)
+    lines = "".join((folder / LINES).read_text(encoding="utf-8") for folder in folders)
+    (whole / LINES).write_text(lines, encoding="utf-8")
+    run(evidence(options, names, whole))
+
+
+def evidence(options: argparse.Namespace, names: list[str], folder: Path) -> list[str]:
+    """The command that measures all trainings of some arms."""
+    arms = [f"--arm={name}={options.out / f'{slug(name)}-{seed}'}" for name in names for seed in SEEDS]
+    return [
+        *(sys.executable, "-m", "fw_train.cli", "evidence", *arms, "--data", str(options.held_out)),
+        *("--out", str(folder), "--clips", str(options.clips), "--takes", "2", "--steps", str(options.sampling_steps)),
+    ]
+
+
+def losses(out: Path, configs: dict[str, WorldConfig]) -> str:
+    """A table of the losses on held-out clips, one number per training; all see the same noise."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for name, config in configs.items():
+        for seed in SEEDS:
+            lines = (out / f"{slug(name)}-{seed}" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+            first, *_, last = [row for row in map(json.loads, lines) if row.get("split") == "val"]
+            rows.setdefault(f"before stage 2, bridge after {config.pcb_blocks}", [first])
+            rows.setdefault(name, []).append(last)
+    table = ["| | flow loss | geometry loss |", "| --- | ---: | ---: |"]
+    for name, found in rows.items():
+        cells = (", ".join(f"{row[loss]:.4f}" for row in found) for loss in ("loss/flow", "loss/geometry"))
+        table.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(table) + "\n"
+
+
+def video_prior(start: Path, folder: Path) -> Path:
+    """A run's video branch and camera control as if `fw-train base` had just exported them: all else is new."""
     if folder.is_dir():
         return folder
-    shipped = shipped_weights()
-    old, companions = load_world(shipped, dtype=torch.float32), load_companions(shipped)
+    before = start / "export"
+    old, companions = load_world(before, dtype=torch.float32), load_companions(before)
     world = FantasyWorld(old.config)
     with torch.no_grad():
         for name, parameter in world.named_parameters():
-            if FantasyWorld.parameter_group(name) == "video":
+            if FantasyWorld.parameter_group(name) != "geometry" and ".coupling." not in name:
                 parameter.copy_(old.get_parameter(name))
-    stages = json.loads((shipped / HISTORY).read_text(encoding="utf-8"))["stages"]
+    stages = json.loads((before / HISTORY).read_text(encoding="utf-8"))["stages"]
     upto = next(i for i, entry in enumerate(stages) if entry["stage"] == "base")
     parts = Parts(
         world=world,
@@ -103,11 +140,13 @@ def video_prior(folder: Path) -> Path:
 
 def stage(options: argparse.Namespace, name: str, arm: str, run_name: str, init: Path, seed: int) -> list[str]:
     """The command of one training."""
+    steps = options.stage1_steps if name == "stage1" else options.steps
     return [
         *(sys.executable, "-m", "fw_train.cli", name, "small-world", "--go-on"),
         *("--model", str(options.out / "models" / f"{slug(arm)}.json"), "--init", str(init)),
-        *("--data", str(options.data), "--out", str(options.out / run_name), "--steps", str(options.steps)),
+        *("--data", str(options.data), "--out", str(options.out / run_name), "--steps", str(steps)),
         *("--seed", str(seed), "--compute.threads", "1"),
+        *("--clip.validate-on", "96", "--every.validate", str(steps)),
     ]
 
 

@@ -118,7 +118,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Twelve clips of seven 32x48 frames: a camera that slides past a slanted striped wall. Copy it to write into it."""
+    """Twelve clips of seven 32x48 frames: a camera that slides past a slanted striped wall. Not to be written into."""
     root = tmp_path_factory.mktemp("data")
     with ShardWriter(root / "shards" / "000000.tar") as writer:
         records = [_add_clip(writer, index) for index in range(12)]

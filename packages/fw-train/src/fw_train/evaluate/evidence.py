@@ -1,7 +1,8 @@
 """`fw-train evidence`: weights, and ablations of them, measured against a dataset with exact truth.
 
-Every clip is measured once per model, training and noise seed; each result is a line of clips.jsonl, and lines that are
-there are not computed again. Tables and the strip are made of all lines at the end.
+Every clip is measured once per model, training and noise seed, all by the noise schedule of the first weights; each
+result is a line of clips.jsonl, and lines that are there are not computed again. Tables and the strip are made of all
+lines at the end.
 """
 
 import hashlib
@@ -98,6 +99,7 @@ def evidence(options: EvidenceOptions, say: Say = print) -> Path:
         "noise_seeds": len(options.seeds),
         "steps": options.steps,
         "guidance": options.guidance,
+        "shift": subjects[0].checkpoint.sampling.shift,
         "frames": shape[0],
         "height": shape[1],
         "width": shape[2],
@@ -214,11 +216,12 @@ def _measure_missing(
     say: Say,
 ) -> None:
     by_name = {(s.name, s.run): s for s in subjects}
+    shift = subjects[0].checkpoint.sampling.shift
     loaded: tuple[Subject, WorldPipeline] | None = None
     with (options.out / LINES).open("a", encoding="utf-8") as file:
         for name, run, seed in _passes(options, subjects):
             subject = by_name.get((name, run), subjects[0])
-            settings = _settings(options, subject, shape, generated=name != REFERENCE)
+            settings = _settings(options, subject, shape, shift=None if name == REFERENCE else shift)
             for number, record in enumerate(records, start=1):
                 before = lines.get((name, run, seed, record.id))
                 if before is not None:
@@ -237,7 +240,7 @@ def _measure_missing(
                     min_confidence=options.min_confidence,
                 )
                 drawn = name == MODEL and seed == options.seeds[0] and number <= options.strip
-                scores = _scores(options, name, seed, loaded[1], truth, draw=drawn)
+                scores = _scores(options, name, seed, loaded[1], truth, shift=shift, draw=drawn)
                 line = Line(
                     model=name,
                     run=run,
@@ -254,12 +257,19 @@ def _measure_missing(
 
 
 def _scores(
-    options: EvidenceOptions, name: str, seed: int, pipeline: WorldPipeline, truth: TruthClip, *, draw: bool
+    options: EvidenceOptions,
+    name: str,
+    seed: int,
+    pipeline: WorldPipeline,
+    truth: TruthClip,
+    *,
+    shift: float,
+    draw: bool,
 ) -> Scores:
     if name == REFERENCE:
         return reference_scores(truth, pipeline.autoencoder)
     clip = truth.record.id
-    world = _generated(options, pipeline, truth, seed=noise_seed(seed, clip), couple=name != BASE)
+    world = _generated(options, pipeline, truth, seed=noise_seed(seed, clip), shift=shift, couple=name != BASE)
     if draw:
         save_row(options.out, clip, world, truth)
     scores = video_scores(world.video, truth)
@@ -271,7 +281,7 @@ def _scores(
 
 
 def _generated(
-    options: EvidenceOptions, pipeline: WorldPipeline, truth: TruthClip, *, seed: int, couple: bool
+    options: EvidenceOptions, pipeline: WorldPipeline, truth: TruthClip, *, seed: int, shift: float, couple: bool
 ) -> World:
     *_, last = pipeline.generate(
         truth.video[0],
@@ -280,6 +290,7 @@ def _generated(
         steps=options.steps,
         guidance=options.guidance,
         seed=seed,
+        shift=shift,
         couple=couple,
     )
     assert last.world is not None, "a generation ends with a world"
@@ -294,7 +305,7 @@ def _forget_cameras(pipeline: WorldPipeline) -> None:
 
 
 def _settings(
-    options: EvidenceOptions, subject: Subject, shape: tuple[int, int, int], *, generated: bool
+    options: EvidenceOptions, subject: Subject, shape: tuple[int, int, int], *, shift: float | None
 ) -> dict[str, Plain]:
     folder = subject.checkpoint.folder
     digest = hashlib.sha256()
@@ -307,11 +318,12 @@ def _settings(
         "min_confidence": options.min_confidence,
         "companions": digest.hexdigest()[:16],
     }
-    if generated:
+    if shift is not None:
         settings |= {
             "weights": subject.checkpoint.fingerprint,
             "steps": options.steps,
             "guidance": options.guidance,
+            "shift": shift,
         }
     return settings
 

@@ -52,5 +52,6 @@ def small_world(stage: Stage) -> TrainConfig:
     start = replace(start, clip=clip, steps=1000, batch=8, optim=optim)
     if stage == "stage1":
         return start
-    optim = replace(optim, lr=5e-4, warmup=20, ema=0.98)
-    return replace(start, steps=240, optim=optim, unfreeze_geometry=True, loss=replace(start.loss, geometry=0.1))
+    optim = replace(optim, warmup=20, ema=0.99)
+    noise, loss = replace(start.noise, shift=4.0), replace(start.loss, geometry=0.1)
+    return replace(start, steps=400, optim=optim, unfreeze_geometry=True, noise=noise, loss=loss)
