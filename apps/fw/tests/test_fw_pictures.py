@@ -59,4 +59,5 @@ def test_an_empty_cloud_is_an_empty_picture() -> None:
 
 def test_tables_and_captions_are_escaped() -> None:
     assert "<td>&lt;b&gt;</td>" in html_table(["a"], [["<b>"]])
+    assert '<td class="text">' in html_table(["command"], [["fw-train stage1 tiny --data demo/dataset --out demo"]])
     assert 'alt="a &quot;b&quot;"' in figure(np.zeros((1, 1, 3), np.uint8), 'a "b"')

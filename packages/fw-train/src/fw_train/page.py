@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+_LONGEST_FIGURE = 30
+"""Characters of a table's cell above which it is text, whose lines are broken."""
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #3b6fd4; }
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
@@ -20,6 +22,7 @@ p.note { opacity: .75; max-width: 75ch; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+td.text { text-align: left; white-space: normal; min-width: 24ch; overflow-wrap: anywhere; }
 code { background: var(--soft); padding: .1rem .3rem; border-radius: 3px; font-size: .88em; white-space: pre-wrap; }
 figure { margin: 1rem 0; } figure img { width: 100%; image-rendering: auto; border-radius: 4px; display: block; }
 figcaption { font-size: .88rem; opacity: .8; margin-top: .3rem; }
@@ -40,8 +43,13 @@ def html_page(title: str, sections: Sequence[str]) -> str:
 def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A plain table; every cell is escaped."""
     head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    kind = ' class="text"' if len(text) > _LONGEST_FIGURE else ""
+    return f"<td{kind}>{html.escape(text)}</td>"
 
 
 def figure(picture: UInt8[np.ndarray, "h w 3"], caption: str) -> str:
