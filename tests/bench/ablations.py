@@ -1,9 +1,10 @@
 """The ablations of docs/evidence.md: `python -m tests.bench.ablations` trains every arm twice and measures them.
 
-All arms start from the same video branch and camera control, which `make small-world` trains before the branches meet
-(`small_world/camera`); geometry and bridge start anew. Where the bridge sits decides what stage 1 trains, so there is a
-stage 1 for every depth, of equal budget, and the arms of one depth share it. What was trained or measured before is not
-done again. Writes OUT/evidence/evidence.md and, with the losses of every training on held-out clips, OUT/losses.md.
+All arms start from the same video branch and camera control, those of `small_world/camera` of `make small-world`. They
+were trained with a bridge; so that no arm has to make good for its loss, LoRA first trains the video on without one
+("alone"). Geometry and bridge start anew: where the bridge sits decides what stage 1 trains, so there is a stage 1 for
+every depth, of equal budget, and the arms of one depth share it. What was trained or measured before is not done again.
+Writes OUT/evidence/evidence.md and, with the losses of every training on held-out clips, OUT/losses.md.
 """
 
 import argparse
@@ -49,11 +50,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="what to train on")
     parser.add_argument("--held-out", type=Path, required=True, help="dataset of other worlds to measure on")
-    parser.add_argument("--start", type=Path, required=True, help="run of the video alone that all arms start from")
+    parser.add_argument("--start", type=Path, required=True, help="run whose video and cameras all arms start from")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and tables; a second run goes on")
-    parser.add_argument("--steps", type=int, default=150, help="steps of each stage 2")
-    parser.add_argument("--stage1-steps", type=int, default=300, help="steps of each stage 1")
-    parser.add_argument("--sampling-steps", type=int, default=15, help="steps of each generation")
+    parser.add_argument("--steps", type=int, default=100, help="steps of each stage 2")
+    parser.add_argument("--stage1-steps", type=int, default=250, help="steps of each stage 1")
+    parser.add_argument("--alone-steps", type=int, default=300, help="steps of the video without a bridge, before")
+    parser.add_argument("--sampling-steps", type=int, default=12, help="steps of each generation")
     parser.add_argument("--clips", type=int, default=200, help="clips to measure")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
     options = parser.parse_args()
@@ -65,14 +67,16 @@ def main() -> None:
     starts = {config.pcb_blocks: name for name, config in reversed(configs.items())}
     base = video_prior(options.start, options.out / "prior")
     first = [stage(options, "stage1", starts[blocks], f"stage1-{blocks}", base, 0) for blocks in starts]
+    run_all(options, first)
+    run(alone(options))
+    for blocks in starts:
+        with_video(options.out / "alone", options.out / f"stage1-{blocks}", options.out / f"start-{blocks}")
     second = [
-        stage(options, "stage2", name, f"{slug(name)}-{seed}", options.out / f"stage1-{config.pcb_blocks}", seed)
-        for name, config in configs.items()
+        stage(options, "stage2", name, f"{slug(name)}-{seed}", options.out / f"start-{config.pcb_blocks}", seed)
         for seed in SEEDS
+        for name, config in configs.items()
     ]
-    for commands in (first, second):
-        with ThreadPoolExecutor(options.jobs) as pool:
-            list(pool.map(run, commands))
+    run_all(options, second)
     (options.out / "losses.md").write_text(losses(options.out, configs), encoding="utf-8")
     measure(options, list(configs))
 
@@ -81,8 +85,7 @@ def measure(options: argparse.Namespace, names: list[str]) -> None:
     """One process for each share of the arms, then the tables of all of them."""
     shares = [names[job :: options.jobs] for job in range(min(options.jobs, len(names)))]
     folders = [options.out / f"evidence-{job}" for job in range(len(shares))]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(run, [evidence(options, *share) for share in zip(shares, folders, strict=True)]))
+    run_all(options, [evidence(options, *share) for share in zip(shares, folders, strict=True)])
     whole = options.out / "evidence"
     whole.mkdir(exist_ok=True)
     lines = "".join((folder / LINES).read_text(encoding="utf-8") for folder in folders)
@@ -119,15 +122,35 @@ def video_prior(start: Path, folder: Path) -> Path:
     """A run's video branch and camera control as if `fw-train base` had just exported them: all else is new."""
     if folder.is_dir():
         return folder
-    before = start / "export"
-    old, companions = load_world(before, dtype=torch.float32), load_companions(before)
-    world = FantasyWorld(old.config)
-    with torch.no_grad():
-        for name, parameter in world.named_parameters():
-            if FantasyWorld.parameter_group(name) != "geometry" and ".coupling." not in name:
-                parameter.copy_(old.get_parameter(name))
-    stages = json.loads((before / HISTORY).read_text(encoding="utf-8"))["stages"]
-    upto = next(i for i, entry in enumerate(stages) if entry["stage"] == "base")
+    world = load_world(start / "export", dtype=torch.float32)
+    fresh = FantasyWorld(world.config)
+    take_video(fresh, world)
+    return save(fresh, start, "base", folder)
+
+
+def with_video(video: Path, geometry: Path, folder: Path) -> Path:
+    """The result of a stage 1, with the video branch and camera control of another run in place of its own."""
+    if folder.is_dir():
+        return folder
+    world = load_world(geometry / "export", dtype=torch.float32)
+    take_video(world, load_world(video / "export", dtype=torch.float32))
+    return save(world, geometry, "stage1", folder)
+
+
+def take_video(world: FantasyWorld, other: FantasyWorld) -> None:
+    """Copy video branch, camera adapters and pose encoder, wherever the bridge sits in either."""
+    assert world.pose_encoder is not None
+    assert other.pose_encoder is not None
+    pairs = [(world.video, other.video), (world.pose_encoder, other.pose_encoder)]
+    for mine, theirs in [*pairs, *zip(world.video_blocks(), other.video_blocks(), strict=True)]:
+        mine.load_state_dict(theirs.state_dict())
+
+
+def save(world: FantasyWorld, source: Path, stage: str, folder: Path) -> Path:
+    """Export a model with the companions of a run, as a result of the stage of that name in its history."""
+    companions = load_companions(source / "export")
+    stages = json.loads((source / "export" / HISTORY).read_text(encoding="utf-8"))["stages"]
+    upto = next(i for i, entry in enumerate(stages) if entry["stage"] == stage)
     parts = Parts(
         world=world,
         autoencoder=companions.autoencoder,
@@ -136,6 +159,19 @@ def video_prior(start: Path, folder: Path) -> Path:
         history=stages[:upto],
     )
     return export(parts, folder, trained={}, entry=stages[upto])
+
+
+def alone(options: argparse.Namespace) -> list[str]:
+    """The command that accustoms the video to being without a bridge."""
+    return [
+        *(sys.executable, "-m", "fw_train.cli", "stage2", "small-world", "--go-on", "--seed", "0"),
+        *("--model", str(options.out / "models" / "apart.json"), "--init", str(options.out / "stage1-4")),
+        *("--data", str(options.data), "--out", str(options.out / "alone"), "--steps", str(options.alone_steps)),
+        *("--batch", "16", "--loss.geometry", "0", "--no-unfreeze-geometry", "--optim.lr", "5e-4"),
+        *("--lora.rank", "32", "--lora.alpha", "32"),
+        *("--clip.validate-on", "96", "--every.validate", str(options.alone_steps)),
+        *("--launcher", "torchrun", "--workers", str(options.jobs)),
+    ]
 
 
 def stage(options: argparse.Namespace, name: str, arm: str, run_name: str, init: Path, seed: int) -> list[str]:
@@ -153,6 +189,12 @@ def stage(options: argparse.Namespace, name: str, arm: str, run_name: str, init:
 def slug(name: str) -> str:
     """A name as a file name."""
     return name.replace(" ", "-")
+
+
+def run_all(options: argparse.Namespace, commands: list[list[str]]) -> None:
+    """Run commands, as many at a time as there may be jobs."""
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(run, commands))
 
 
 def run(command: list[str]) -> None:

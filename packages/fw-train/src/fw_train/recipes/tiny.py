@@ -39,7 +39,7 @@ def small_world(stage: Stage) -> TrainConfig:
     """A small world in earnest: for the 2,400 clips of `fw-data toy --clips 2400 --takes 6`, some hours on two cores.
 
     Stage 2 goes on training the geometry branch, which the paper freezes: it starts from nothing here. Before it,
-    `make small-world` runs a longer stage 2 of the video alone, with LoRA, from which the camera is learned.
+    `make small-world` runs a longer stage 2 for the video's loss alone, with LoRA, from which the camera is learned.
     """
     start = replace(tiny(stage), every=Cadence(log=25, validate=200, checkpoint=100))
     clip = replace(start.clip, cache_gb=6.0, validate_on=32)
