@@ -24,7 +24,7 @@ uv.lock: $(filter .tools/bin/uv,$(UV)) pyproject.toml $(wildcard packages/*/pypr
 env: uv.lock ## create or update the environment (.venv)
 	@$(UV) sync --frozen --all-packages --quiet --compile-bytecode
 
-demo: env ## toy videos -> annotate -> train -> generate -> demo/report.html (about 3 minutes on 2 cores)
+demo: env ## toy videos -> annotate -> train -> generate -> demo/report.html (about 2 minutes on 2 cores)
 	@$(RUN) fw demo --out demo
 
 test: env ## everything CI runs
