@@ -58,9 +58,9 @@ def test_windows_are_the_same_to_the_bit_and_no_encoder_runs(data: Path, mini: P
     config = configure(data, mini)
     parts = load_parts(config)
     dataset = ClipDataset(data)
-    assert encodings(dataset, config.clip, parts.encoders) is None
+    assert encodings(dataset.path, config.clip, parts.encoders) is None
     assert "26 windows of 10 clips, 13 captions" in said(config)
-    found = encodings(dataset, config.clip, parts.encoders)
+    found = encodings(dataset.path, config.clip, parts.encoders)
     assert found is not None
     plain = SampleSource(dataset, config.clip, parts.encode)
     cached = SampleSource(dataset, config.clip, refuse, found.clips)
@@ -103,7 +103,7 @@ def test_another_size_or_encoder_is_another_key_and_is_told(data: Path, mini: Pa
     said(config)
     dataset, encoders = ClipDataset(data), load_parts(config).encoders
     other = configure(data, mini, clip={**CLIP, "height": 32})
-    found = encodings(dataset, other.clip, encoders)
+    found = encodings(dataset.path, other.clip, encoders)
     assert found is not None
     assert any("other settings (height differ)" in line for line in found.lines())
     assert found.clips.read(dataset.records[0], 0) is None
@@ -112,7 +112,7 @@ def test_another_size_or_encoder_is_another_key_and_is_told(data: Path, mini: Pa
     changed = Encoders(
         autoencoder=vae, text_encoder=encoders.text_encoder, image_encoder=None, condition_channels=16, tokens=False
     )
-    found = encodings(dataset, config.clip, changed)
+    found = encodings(dataset.path, config.clip, changed)
     assert found is not None
     assert any("autoencoder" in line and "is not used" in line for line in found.lines())
 
@@ -170,7 +170,7 @@ def test_a_clip_that_changed_is_computed_anew(data: Path, mini: Path) -> None:
             records.append(record.model_copy(update={"members": writer.add(record.id, files)}))
     write_manifest(data / "manifest.parquet", records)
     dataset, parts = ClipDataset(data), load_parts(config)
-    found = encodings(dataset, config.clip, parts.encoders)
+    found = encodings(dataset.path, config.clip, parts.encoders)
     assert found is not None
     assert found.clips.read(dataset.record(changed), 0) is None
     assert found.clips.store.counts == {"stale": 1}

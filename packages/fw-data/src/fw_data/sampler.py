@@ -2,8 +2,9 @@
 
 The clips of all epochs form one endless stream, every epoch a fresh permutation. Step s takes the positions
 [s * batch, (s + 1) * batch) of it, whatever the world size, so a resumed run needs nothing but the step number, and a
-run that changes its world size neither loses nor repeats a clip. `BucketSampler` does the same for clips of several
-sizes: every bucket has a stream of its own, and the batches of an epoch come in a fresh order.
+run that changes its world size neither loses nor repeats a clip. `PoolSampler` draws from a window that slides along
+the clips, where preparing a clip costs more than training on it once. `BucketSampler` does the same for clips of
+several sizes: every bucket has a stream of its own, and the batches of an epoch come in a fresh order.
 """
 
 import hashlib
@@ -54,6 +55,45 @@ class Sampler:
     def _at(self, position: int, slot: int) -> Draw:
         epoch, place = divmod(position, self.clips)
         return Draw(int(_permutation(self.seed, epoch, self.clips)[place]), epoch, slot)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSampler:
+    """Random draws from a window of clips that slides on by one clip for every `reuse` draws.
+
+    Every clip is drawn `reuse` times on average while it lies in the window, so a cache of `pool` clips prepares each
+    only once. Slot k of the batch draws only the clips k, k + batch, ..., so ranks share no clip.
+    """
+
+    clips: int
+    """Number of training clips; the window goes round at the end."""
+    batch: int
+    """Samples per optimizer step over all ranks."""
+    seed: int
+    """Seed of the draws."""
+    pool: int
+    """Clips in the window, rounded down to a multiple of `batch`."""
+    reuse: int
+    """Mean number of draws of a clip before the window leaves it."""
+
+    def __post_init__(self) -> None:
+        if not self.batch <= self.pool <= self.clips or self.reuse < 1:
+            raise ValueError(
+                f"PoolSampler needs batch <= pool <= clips and reuse >= 1, got batch {self.batch}, pool {self.pool}, "
+                f"clips {self.clips}, reuse {self.reuse}"
+            )
+
+    def step(self, step: int, rank: int = 0, world: int = 1) -> list[Draw]:
+        """The draws of one rank at one step; see `Sampler.step`."""
+        if self.batch % world:
+            raise ValueError(f"batch {self.batch} cannot be cut into {world} equal parts; use a multiple of it")
+        return [self._at(step, slot) for slot in range(rank, self.batch, world)]
+
+    def _at(self, step: int, slot: int) -> Draw:
+        random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step, slot])))
+        place = step // self.reuse + int(random.integers(self.pool // self.batch))
+        epoch, clip = divmod(place * self.batch + slot, self.clips)
+        return Draw(clip, epoch, slot)
 
 
 class BucketDraws(NamedTuple):

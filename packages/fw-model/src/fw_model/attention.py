@@ -4,6 +4,7 @@ Axes: b batch, q query tokens, k key tokens, h heads, d head width.
 """
 
 import importlib.util
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -17,6 +18,8 @@ Backend = Literal["auto", "sdpa", "flash2", "flash3", "xformers"]
 
 _PACKAGES = {"sdpa": "torch", "flash2": "flash_attn", "flash3": "flash_attn_interface", "xformers": "xformers"}
 _MAX_FLASH_HEAD = 256
+_MAX_SCORES = 2**25
+"""Most attention scores (64 MB) that are written out rather than fused."""
 
 
 class Attending(nn.Module):
@@ -37,7 +40,7 @@ def attention(
     """
     name = choose_backend(q.device, q.dtype, q.shape[-1]) if backend == "auto" else backend
     if name == "sdpa":
-        return _sdpa(q, k, v)
+        return _products(q, k, v) if _favors_products(q, k) else _sdpa(q, k, v)
     if backend != "auto":
         check_backend(name)
         _check_tensor(name, q)
@@ -88,6 +91,27 @@ def _check_tensor(name: str, q: Tensor) -> None:
             + f"; it got {q.dtype} with head width {q.shape[-1]} on {q.device}. "
             "Use backend='auto' or 'sdpa', or change the model's dtype."
         )
+
+
+def _favors_products(q: Tensor, k: Tensor) -> bool:
+    """On a CPU torch's bfloat16 attention is slower than two matrix products, as long as the scores fit the caches."""
+    small = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] <= _MAX_SCORES
+    return small and q.device.type == "cpu" and q.dtype == torch.bfloat16 and has_fast_bfloat16()
+
+
+@lru_cache(maxsize=1)
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices natively (AVX512-BF16 or AMX); elsewhere float32 is far faster."""
+    limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper() not in ("ALL", "DEFAULT") or (
+        os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in ("default", "avx2")
+    )
+    flags = (torch.cpu._is_avx512_bf16_supported(), torch.cpu._is_amx_tile_supported())
+    return any(flags) and not limited
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = (q * q.shape[-1] ** -0.5).transpose(1, 2) @ k.permute(0, 2, 3, 1)
+    return (scores.softmax(-1) @ v.transpose(1, 2)).transpose(1, 2)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

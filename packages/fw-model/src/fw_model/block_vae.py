@@ -19,6 +19,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fw_model.wan.layers import RMSNorm
 from fw_model.weights import SHARD_BYTES, save_weights
 
 FIRST_VALUES, LATER_VALUES = 3 * 8 * 8, 3 * 4 * 8 * 8
@@ -123,7 +124,7 @@ class CausalBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width)
+        self.norm = RMSNorm(width, torch.finfo(torch.float32).eps)
         self.spatial = nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate")
         self.temporal = nn.Linear(3 * width, width)
 

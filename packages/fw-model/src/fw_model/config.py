@@ -47,6 +47,11 @@ class VideoConfig:
     """CLIP image tokens."""
     control_dim: int | None = None
     """Channels of the packed Pluecker video that the backbone's own control adapter reads (24); None: it has none."""
+    control_pooled: bool = False
+    """Whether the control adapter reads the mean of every 8 x 8 block of rays rather than all 64 of them. It costs a
+    64th, and equals an adapter of the Fun family whose weights are the same for all rays of a block."""
+    gate_start: float = 0.0
+    """Added to the residual gates of new blocks: without it a new backbone begins with hardly any attention."""
     eps: float = 1e-6
     """Epsilon of the LayerNorms and RMSNorms of the backbone."""
 
@@ -111,6 +116,11 @@ class GeometryConfig:
     """Width before the last 1x1 convolution of a DPT head."""
     layer_scale: float = 0.01
     """Start of the LayerScale factors of new weights: small where a pretrained branch is loaded afterwards."""
+    gate_start: float = 0.0
+    """Added to the MLP gates of new geometry blocks."""
+    time_index: Literal["none", "additive", "rotary"] = "none"
+    """How the branch knows which latent frame a token belongs to: not at all (released), by a sinusoid added to the
+    tokens after the bridge, or by a rotation of queries and keys in the global attention."""
 
     @property
     def specials(self) -> int:
@@ -215,10 +225,12 @@ class WorldConfig:
         return self.camera is not None and block < self.camera.adapter_blocks
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, for JSON. What came later is left out at its default: runs of before go on."""
+        """Plain values only, for JSON. Fields added later are left out at their default, so that older runs resume."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
-        if self.coupling.direction == "both":
-            del values["coupling"]["direction"]
+        for part, fields in _ADDED_LATER.items():
+            for name in fields:
+                if values[part][name] == getattr(type(getattr(self, part)), name):
+                    del values[part][name]
         return values
 
     def to_json(self) -> str:
@@ -245,6 +257,13 @@ class WorldConfig:
     def from_json(cls, text: str) -> "WorldConfig":
         """The inverse of `to_json`."""
         return cls.from_dict(json.loads(text))
+
+
+_ADDED_LATER = {
+    "video": ("control_pooled", "gate_start"),
+    "geometry": ("gate_start", "time_index"),
+    "coupling": ("direction",),
+}
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -287,6 +306,9 @@ def _validate(config: WorldConfig) -> None:
         f"geometry.dpt_taps {geometry.dpt_taps} must lie in 0..{config.irg_blocks - 1}",
     )
     need(video.y_dim in (0, 16, 20), f"video.in_dim {video.in_dim} must be 16, 32 or 36")
+    need(video.control_dim is not None or not video.control_pooled, "video.control_pooled needs video.control_dim")
+    indices = get_args(GeometryConfig.__annotations__["time_index"])
+    need(geometry.time_index in indices, f"geometry.time_index must be one of {', '.join(indices)}")
     need(video.freq_dim % 2 == 0 and geometry.freq_dim % 2 == 0, "freq_dim must be even")
     if config.camera is not None:
         need(config.camera.adapter_blocks <= video.blocks, "camera.adapter_blocks exceeds video.blocks")
@@ -317,6 +339,44 @@ def tiny() -> WorldConfig:
         camera=CameraConfig(adapter_blocks=7, feature_dim=128, channels=128),
         pcb_blocks=4,
         compat=Compat(plucker="relative"),
+    )
+
+
+def small_world() -> WorldConfig:
+    """The shipped small world: 13.8 M parameters for rooms of 17 frames at 96 x 144, 4 + 6 blocks.
+
+    The camera enters through the backbone's own control adapter, which every stage trains or reads.
+    """
+    return WorldConfig(
+        name="small_world",
+        video=VideoConfig(
+            dim=192,
+            heads=4,
+            ffn_dim=768,
+            blocks=10,
+            in_dim=32,
+            text_dim=64,
+            text_len=16,
+            control_dim=24,
+            control_pooled=True,
+            gate_start=0.3,
+        ),
+        geometry=GeometryConfig(
+            width=128,
+            heads=4,
+            dpt_taps=(5, 4, 2, 0),
+            camera_trunk=1,
+            camera_heads=4,
+            dpt_features=24,
+            dpt_channels=(16, 32, 48, 48),
+            dpt_hidden=16,
+            layer_scale=0.3,
+            gate_start=1.0,
+            time_index="additive",
+        ),
+        coupling=CouplingConfig(dim=96, heads=4),
+        camera=None,
+        pcb_blocks=4,
     )
 
 
@@ -379,6 +439,7 @@ def wan22_fun_a14b(expert: Literal["high_noise", "low_noise"] = "low_noise") -> 
 
 PRESETS: dict[str, Callable[[], WorldConfig]] = {
     "tiny": tiny,
+    "small_world": small_world,
     "wan21_fun_1_3b": wan21_fun_1_3b,
     "wan21_i2v_14b": wan21_i2v_14b,
     "wan22_fun_a14b": wan22_fun_a14b,

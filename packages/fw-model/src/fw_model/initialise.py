@@ -21,14 +21,19 @@ Rule = Callable[[Tensor, Generator], object]
 
 
 @torch.no_grad()
-def initialise(module: nn.Module, seed: int, *, layer_scale: float = 0.01) -> None:
+def initialise(
+    module: nn.Module, seed: int, *, layer_scale: float = 0.01, video_gate: float = 0.0, geometry_gate: float = 0.0
+) -> None:
     """Fill every parameter of `module` in place; equal names, shapes and seeds give equal weights on every device.
 
     Args:
         module: what to fill.
         seed: the random weights are a function of it.
         layer_scale: start of every LayerScale factor.
+        video_gate: added to the two residual gates of every video block.
+        geometry_gate: added to the MLP gate of every geometry block.
     """
+    gates = {_VIDEO_GATES: ((2, 5), video_gate), _GEOMETRY_GATES: ((5,), geometry_gate)}
     fan_in = {
         f"{name}.bias" if name else "bias": _fan_in(child.weight)
         for name, child in module.named_modules()
@@ -47,6 +52,9 @@ def initialise(module: nn.Module, seed: int, *, layer_scale: float = 0.01) -> No
                 break
         else:
             _default(value, generator, fan_in.get(name))
+        for pattern, (rows, start) in gates.items():
+            if re.search(pattern, name):
+                value[:, list(rows)] += start
         parameter.copy_(value)
 
 
@@ -90,6 +98,11 @@ def _keep_power_enlarging(value: Tensor, generator: Generator) -> None:
     value.normal_(0.0, value.shape[0] ** -0.5, generator=generator)
 
 
+def _control(value: Tensor, generator: Generator) -> None:
+    """Rays are small beside latents of unit power: three times what keeps their power."""
+    value.normal_(0.0, 3 * _fan_in(value) ** -0.5, generator=generator)
+
+
 def _plain_scene(value: Tensor, _: Generator) -> None:
     """Of a dense head: everything one unit ahead (depth exp(0), points z expm1(log 2)), and hardly any confidence.
 
@@ -109,6 +122,8 @@ def _plain_camera(value: Tensor, _: Generator) -> None:
 
 
 _UNSURE = -3.0
+_VIDEO_GATES = r"^(pcb\.\d+|irg\.\d+\.video)\.modulation$"
+_GEOMETRY_GATES = r"^irg\.\d+\.(frame|all_frames)\.modulation$"
 _LAYER_SCALE = r"\.ls[12]\.gamma$"
 _DENSE = r"(^|\.)(streams\.\d+|fusions\.\d+|conv[123])\."
 _BRANCH = r"(^|\.)(attn|mlp|bridge|expand|embed_pose|pose_modulation|pose_branch)\."
@@ -134,6 +149,9 @@ _RULES: list[tuple[str, Rule]] = [
     (r"pose_branch\.fc2\.weight$", _normal(_POSE_STD)),
     (_BRANCH + r".*weight$", _xavier),
     (_BRANCH + r".*bias$", _zeros),
+    (r"^video\.control_adapter\.conv\.weight$", _control),
+    (r"^video\.control_adapter\..*weight$", _keep_power),
+    (r"^video\.control_adapter\..*bias$", _zeros),
     (_CAMERA + r"weight$", _keep_power),
     (_CAMERA + r"bias$", _zeros),
     (r"coupling\..*weight$", _xavier),

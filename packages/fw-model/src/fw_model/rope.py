@@ -100,6 +100,22 @@ def plane_positions(rows: int, columns: int, specials: int, device: torch.device
     return torch.cat([patches.new_zeros(specials, 2), patches])
 
 
+def turn_by_frame(rotation: Rotation, frames: int) -> Rotation:
+    """Angles of a whole clip, turned further by latent frame times a rate that falls from pair to pair.
+
+    Args:
+        rotation: angles of all frames' tokens, frame by frame.
+        frames: latent frames.
+    """
+    length, pairs = rotation.cos.shape
+    rate = 10.0 ** -(torch.arange(pairs, dtype=torch.float64, device="cpu") / pairs)
+    angle = torch.outer(torch.arange(frames, dtype=torch.float64, device="cpu"), rate).repeat_interleave(
+        length // frames, dim=0
+    )
+    cos, sin = angle.cos().to(rotation.cos), angle.sin().to(rotation.sin)
+    return Rotation(rotation.cos * cos - rotation.sin * sin, rotation.sin * cos + rotation.cos * sin)
+
+
 def rotate_pairs(x: Float[Tensor, "b l h d"], rotation: Rotation) -> Float[Tensor, "b l h d"]:
     """Rotate adjacent channel pairs (2k, 2k+1) as complex numbers, in float32.
 

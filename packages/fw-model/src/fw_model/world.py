@@ -65,7 +65,13 @@ class FantasyWorld(nn.Module):
             self.coupling_rope = VideoRope(config.coupling.dim // config.coupling.heads)
         if device.type != "meta":
             self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device) if t.is_meta else t.to(device))
-            initialise(self, seed, layer_scale=config.geometry.layer_scale)
+            initialise(
+                self,
+                seed,
+                layer_scale=config.geometry.layer_scale,
+                video_gate=config.video.gate_start,
+                geometry_gate=config.geometry.gate_start,
+            )
 
     def forward(
         self,
@@ -77,6 +83,7 @@ class FantasyWorld(nn.Module):
         y: Float[Tensor, "b cy f y x"] | None = None,
         clip_feature: Float[Tensor, "b i clip"] | None = None,
         plucker: Float[Tensor, "b F py px p"] | None = None,
+        control: Float[Tensor, "b k f y x"] | None = None,
         poses: Float[Tensor, "b F 9"] | None = None,
         predict_geometry: bool = True,
         couple: bool = True,
@@ -87,7 +94,7 @@ class FantasyWorld(nn.Module):
             latents: noisy normalised latents.
             timestep: 0..1000 per sample.
             condition: from `encode_condition`, in place of the raw inputs that follow.
-            context, y, clip_feature, plucker, poses: see `encode_condition`.
+            context, y, clip_feature, plucker, control, poses: see `encode_condition`.
             predict_geometry: run the heads.
             couple: let the branches see each other, as far as `config.coupling.direction` has it; False is the plain
                 video model and independent geometry.
@@ -95,7 +102,7 @@ class FantasyWorld(nn.Module):
         Raises:
             ValueError: an input is missing, not wanted by this model, or of the wrong size.
         """
-        condition = self._condition(condition, context, y, clip_feature, plucker, poses)
+        condition = self._condition(condition, context, y, clip_feature, plucker, control, poses)
         grid = self._grid(latents, timestep, condition)
         video, time, step = self._start(latents, timestep, condition, grid)
         for i, block in enumerate(self.pcb):
@@ -134,6 +141,7 @@ class FantasyWorld(nn.Module):
         y: Float[Tensor, "b cy f y x"] | None = None,
         clip_feature: Float[Tensor, "b i clip"] | None = None,
         plucker: Float[Tensor, "b F py px p"] | None = None,
+        control: Float[Tensor, "b k f y x"] | None = None,
         poses: Float[Tensor, "b F 9"] | None = None,
     ) -> GeometryOutput:
         """Stage 1: preconditioning blocks without gradients, then the geometry branch alone.
@@ -142,7 +150,7 @@ class FantasyWorld(nn.Module):
         equal to the geometry of `forward(couple=False)`.
         """
         with torch.no_grad():
-            condition = self._condition(condition, context, y, clip_feature, plucker, None)
+            condition = self._condition(condition, context, y, clip_feature, plucker, control, None)
             grid = self._grid(latents, timestep, condition)
             video, _, step = self._start(latents, timestep, condition, grid)
             for i, block in enumerate(self.pcb):
@@ -165,7 +173,7 @@ class FantasyWorld(nn.Module):
         y: Float[Tensor, "b cy f y x"] | None = None,
         clip_feature: Float[Tensor, "b i clip"] | None = None,
         plucker: Float[Tensor, "b F py px p"] | None = None,
-        control: Float[Tensor, "b k f Y X"] | None = None,
+        control: Float[Tensor, "b k f y x"] | None = None,
         poses: Float[Tensor, "b F 9"] | None = None,
         cache: bool = True,
     ) -> Conditioning:
@@ -176,7 +184,8 @@ class FantasyWorld(nn.Module):
             y: channels beside the noise (16: image latent in frame 0 and zeros; 20: mask before it).
             clip_feature: CLIP tokens of the first frame, for backbones that have an image branch.
             plucker: Pluecker maps of all output frames, `downscale` times the latent's size; None: no camera.
-            control: packed Pluecker video for the control adapter, in place of packing `plucker`.
+            control: input of the control adapter as `control_input` makes it of Pluecker maps, in place of making it
+                here; without `plucker` the camera adapters see no camera.
             poses: known pose encodings; their tokens take the place of the learned camera tokens.
             cache: compute keys and values of every block now (for sampling); False leaves them to the blocks.
         """
@@ -185,7 +194,7 @@ class FantasyWorld(nn.Module):
         embedded = self.video.embed_context(context.to(dtype), _cast(clip_feature, dtype))
         adapter = self.video.control_adapter
         if adapter is not None and control is None and plucker is not None:
-            control = pack_plucker(plucker)
+            control = self.control_input(plucker)
         return Conditioning(
             context=tuple(self._project(b, embedded) for b in (*self.pcb, *self.irg)) if cache else embedded,
             y=_cast(y, dtype),
@@ -193,6 +202,13 @@ class FantasyWorld(nn.Module):
             control=None if control is None or adapter is None else adapter(control.to(dtype)),
             pose_tokens=None if poses is None else self.geometry.tokens.from_poses(poses.to(dtype)),
         )
+
+    def control_input(self, plucker: Float[Tensor, "b F py px p"]) -> Float[Tensor, "b k f y x"]:
+        """Pluecker maps as the control adapter reads them: packed by four frames, brought to the latent grid."""
+        adapter = self.video.control_adapter
+        if adapter is None:
+            raise ValueError(f"model {self.config.name!r} has no control adapter; leave control out.")
+        return adapter.prepare(pack_plucker(plucker))
 
     @classmethod
     def from_pretrained(
@@ -301,9 +317,11 @@ class FantasyWorld(nn.Module):
         y: Tensor | None,
         clip_feature: Tensor | None,
         plucker: Tensor | None,
+        control: Tensor | None,
         poses: Tensor | None,
     ) -> Conditioning:
-        raw = {"context": context, "y": y, "clip_feature": clip_feature, "plucker": plucker, "poses": poses}
+        raw = {"context": context, "y": y, "clip_feature": clip_feature, "plucker": plucker}
+        raw |= {"control": control, "poses": poses}
         given = [name for name, value in raw.items() if value is not None]
         if condition is not None:
             if given:
@@ -312,7 +330,7 @@ class FantasyWorld(nn.Module):
         if context is None:
             raise ValueError("Give context (the text encoder's output), or condition from encode_condition.")
         return self.encode_condition(
-            context=context, y=y, clip_feature=clip_feature, plucker=plucker, poses=poses, cache=False
+            context=context, y=y, clip_feature=clip_feature, plucker=plucker, control=control, poses=poses, cache=False
         )
 
     def _start(

@@ -8,6 +8,7 @@ Axes: b batch, F frames, H W pixels, f latent frames, h w latent rows and column
 
 import json
 import shutil
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from fw_model.flow import counter_noise, counter_uniform
 from fw_model.text import HashTextEncoder
 from fw_train.clips import Split
 from fw_train.config import TrainConfig
+from fw_train.parallel import half_precision
 from fw_train.parts import HISTORY, world_config
+from fw_train.rooms import RoomDataset
 from fw_train.samples import COLUMNS, save_strips
 
 LATENT_NOISE = 0.05
@@ -52,13 +55,16 @@ class AutoencoderTask:
 
     encodings = None
 
-    def __init__(self, config: TrainConfig, dataset: ClipDataset, split: Split, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, dataset: ClipDataset | RoomDataset, split: Split, device: torch.device
+    ) -> None:
         self.config, self.dataset, self.split, self.device = config, dataset, split, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.vae = BlockVAE().to(device)
         self.fixed = BlockDCT().to(device)
-        self._kept: dict[tuple[str, int], Tensor] = {}
+        self._kept: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self._half = half_precision(config.compute.precision, device)
         self.identity: Mapping[str, str] = {"configuration": config.digest(), "dataset": split.digest()}
 
     @property
@@ -75,9 +81,11 @@ class AutoencoderTask:
         """Of windows mirrored at random; `psnr` in dB is for the log."""
         videos = [self._mirrored(self._window(draw), step, draw.slot) for draw in draws]
         video = torch.stack(videos).to(self.device)
-        raw = self.vae.analyse(video)
-        noise = [counter_noise(self.config.seed, step, d.slot, raw.shape[1:], device=self.device) for d in draws]
-        error = self.vae.synthesise(raw + LATENT_NOISE * torch.stack(noise)) - video
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            raw = self.vae.analyse(video)
+            noise = [counter_noise(self.config.seed, step, d.slot, raw.shape[1:], device=self.device) for d in draws]
+            error = self.vae.synthesise(raw + LATENT_NOISE * torch.stack(noise)).float() - video
+        raw = raw.float()
         squared, power = error.square().mean(), raw.square().mean((0, 1, 2, 3))
         loss = squared + ABSOLUTE * error.abs().mean() + SCALE * (power - 1).square().mean()
         return {"loss": loss, "psnr": -10 * torch.log10(squared.detach() / 4)}
@@ -168,9 +176,12 @@ class AutoencoderTask:
         if key not in self._kept:
             video = fit_video(self.dataset.video(record.id, slice(start, start + clip.frames)), clip.height, clip.width)
             pixels = ((rearrange(video, "F c H W -> c F H W") + 1) * 127.5).round().to(torch.uint8)
-            if (len(self._kept) + 1) * pixels.numel() > clip.cache_gb * 2**30:
+            if pixels.numel() > clip.cache_gb * 2**30:
                 return _signed(pixels)
             self._kept[key] = pixels
+            while len(self._kept) * pixels.numel() > clip.cache_gb * 2**30:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
         return _signed(self._kept[key])
 
     @staticmethod

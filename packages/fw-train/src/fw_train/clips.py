@@ -9,7 +9,7 @@ Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frame
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -20,9 +20,12 @@ from torch import Tensor
 from fw_data.dataset import ClipDataset
 from fw_data.fit import fit_labels, fit_mask, fit_video
 from fw_data.schema import ClipRecord
-from fw_train.config import ClipConfig, ConfigError
+from fw_geometry.rays import unproject
+from fw_model.scene import NormalizedScene, normalize_scene
+from fw_train.config import ClipConfig, ConfigError, TrainConfig
 from fw_train.encoded import EncodedClips
 from fw_train.parts import Encoded, first_of
+from fw_train.rooms import RoomDataset, is_rooms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,33 +38,39 @@ class Sample:
     """First-frame condition (the model's `y`); None if the model takes none."""
     image_tokens: Float[Tensor, "l d"] | None
     """CLIP tokens of the window's first frame; None if the model reads none."""
-    depth: Float[Tensor, "F H W"]
-    """z-depth in the clip's unit; 0 where it is invalid or not trusted."""
-    confidence: Float[Tensor, "F H W"]
+    depth: Float[Tensor, "F H W"] | None
+    """z-depth in the clip's unit; 0 where it is invalid or not trusted. None where no loss reads it."""
+    confidence: Float[Tensor, "F H W"] | None
     """Trust in the depth, 0 to 1."""
     K: Float[Tensor, "F 3 3"]
     """Intrinsics in pixels of the window."""
     pose_c2w: Float[Tensor, "F 4 4"]
-    """Camera-to-world, relative to the first frame of the window."""
+    """Camera-to-world, relative to the first frame of the window, in the clip's unit."""
+    scale: float
+    """Length of one unit of the normalized scene, in the clip's unit."""
+    control: Float[Tensor, "k f y x"] | None = None
+    """Input of a pooled control adapter; None where the model has none."""
 
     def nbytes(self) -> int:
         """Memory it takes."""
         values = (getattr(self, item.name) for item in fields(self))
-        return sum(value.nbytes for value in values if value is not None)
+        return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """The clips a run may use, and what became of the others."""
 
-    train: tuple[ClipRecord, ...]
+    train: Sequence[ClipRecord]
     """Trained on."""
-    held_out: tuple[ClipRecord, ...]
+    held_out: Sequence[ClipRecord]
     """Only measured."""
     unusable: dict[str, int]
     """Reason -> number of clips that cannot be used."""
     by: str
-    """What the split keeps together: whole source videos, or single clips."""
+    """What the split keeps together: whole source videos, single clips, or seeds."""
+    name: str = ""
+    """Of clips that are made as they are read: what they are a function of."""
 
     def describe(self) -> list[str]:
         """What to tell before the first step."""
@@ -70,6 +79,8 @@ class Split:
 
     def digest(self) -> str:
         """Hash of which clips, with what content, in which order."""
+        if self.name:
+            return hashlib.sha256(self.name.encode()).hexdigest()
         rows = [(r.id, sorted((k, m.sha256) for k, m in r.members.items())) for r in (*self.train, *self.held_out)]
         return hashlib.sha256(repr(rows).encode()).hexdigest()
 
@@ -104,6 +115,26 @@ def split_clips(records: Sequence[ClipRecord], config: ClipConfig) -> Split:
     )
 
 
+def open_data(config: TrainConfig) -> tuple[ClipDataset | RoomDataset, Split]:
+    """The dataset of a run and its split.
+
+    Raises:
+        ConfigError: none given, no dataset there, or no clip of it can be used.
+    """
+    if is_rooms(config.data):
+        rooms = RoomDataset.open(config.data, config.clip)
+        held_out = max(config.clip.validate_on, config.sampling.clips)
+        return rooms, Split(
+            train=rooms.records,
+            held_out=rooms.held_out(held_out),
+            unusable={},
+            by="seed",
+            name=f"{rooms.name} {config.clip.frames}x{config.clip.height}x{config.clip.width}",
+        )
+    dataset = open_dataset(config.data)
+    return dataset, split_clips(dataset.records, config.clip)
+
+
 def open_dataset(path: Path | None) -> ClipDataset:
     """The dataset of a configuration's `data`.
 
@@ -111,7 +142,7 @@ def open_dataset(path: Path | None) -> ClipDataset:
         ConfigError: none given, or no dataset there.
     """
     if path is None:
-        raise ConfigError("data is not set: give --data DATASET, a folder written by `fw-data annotate`")
+        raise ConfigError("data is not set: give --data DATASET, a folder written by `fw-data annotate`, or rooms")
     if not (path / "manifest.parquet").is_file():
         raise ConfigError(
             f"{path} holds no dataset (no manifest.parquet); make one with `fw-data annotate VIDEOS {path}`"
@@ -127,16 +158,22 @@ class SampleSource:
         config: window size and masking.
         encode: video [1, 3, F, H, W] in [-1, 1] to the model's terms, each [1, ...].
         encoded: what `fw-train encode` kept of them; a window that is there is not decoded and not encoded.
+        control: K and normalized poses [1, F, ...] to the input of a pooled control adapter; None: there is none.
+        labels: keep depth and confidence, which only geometry losses read.
     """
 
     def __init__(
         self,
-        dataset: ClipDataset,
+        dataset: ClipDataset | RoomDataset,
         config: ClipConfig,
         encode: Callable[[Tensor], Encoded],
         encoded: EncodedClips | None = None,
+        *,
+        control: Callable[[Tensor, Tensor], Tensor] | None = None,
+        labels: bool = True,
     ) -> None:
         self.dataset, self.config, self.encode, self.encoded = dataset, config, encode, encoded
+        self.control, self.labels = control, labels
         self._kept: OrderedDict[tuple[str, int], Sample] = OrderedDict()
         self._bytes = 0
 
@@ -166,15 +203,31 @@ class SampleSource:
         if encoded is None:
             video = fit_video(self.dataset.video(clip_id, window), height, width)
             encoded = first_of(self.encode(rearrange(video, "F c H W -> 1 c F H W")))
+        K = torch.from_numpy(cameras.K).float()
+        pose_c2w = torch.from_numpy(cameras.relative_to_first().pose_c2w).float()
+        depth = torch.where(trusted, depth, 0.0)
+        scene = _normalized(depth, K, pose_c2w, first_frame_only=self.config.scale_by_first_frame)
         return Sample(
             latents=encoded.latents,
             condition=encoded.condition,
             image_tokens=encoded.image_tokens,
-            depth=torch.where(trusted, depth, 0.0),
-            confidence=confidence,
-            K=torch.from_numpy(cameras.K).float(),
-            pose_c2w=torch.from_numpy(cameras.relative_to_first().pose_c2w).float(),
+            depth=depth if self.labels else None,
+            confidence=confidence if self.labels else None,
+            K=K,
+            pose_c2w=pose_c2w,
+            scale=float(scene.scale),
+            control=None if self.control is None else self.control(K[None], scene.pose_c2w)[0],
         )
+
+
+def _normalized(depth: Tensor, K: Tensor, pose_c2w: Tensor, *, first_frame_only: bool) -> NormalizedScene:
+    """Scale and poses of a window as `geometry_targets` gives them; of the first frame alone where that decides."""
+    seen = slice(0, 1) if first_frame_only else slice(None)
+    points = unproject(depth[None, seen], K[None, seen], pose_c2w[None, seen])
+    scene = normalize_scene(depth[None, seen], points, pose_c2w[None, seen], depth[None, seen] > 0)
+    poses = pose_c2w[None].clone()
+    poses[..., :3, 3] /= scene.scale
+    return replace(scene, pose_c2w=poses)
 
 
 def why_unusable(record: ClipRecord, config: ClipConfig) -> str:

@@ -49,6 +49,11 @@ class ClipConfig:
     """Unit of length of a scene: mean distance of the points of all frames (the paper), or of the first frame alone."""
     cache_gb: float = 2.0
     """Host memory for prepared samples (latents and labels); 0 prepares every sample anew."""
+    pool: int = 0
+    """Draw from a window of this many clips that slides along the data, instead of every clip once an epoch: for data
+    that is made as it is read (`rooms`), and for decoding that costs more than a step. 0: no window."""
+    reuse: int = 8
+    """With `pool`: how often a clip is drawn on average before the window leaves it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +165,9 @@ class ComputeConfig:
 
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto (a GPU if there is one)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the network under autocast; trained weights, optimizer and losses stay fp32."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """bf16 runs the network under autocast; trained weights, optimizer and losses stay fp32. auto: bf16 on a GPU and on
+    a CPU that multiplies it natively (AVX512-BF16, AMX), else fp32, which is eight times faster there."""
     frozen_dtype: Literal["fp32", "bf16"] = "fp32"
     """bf16 holds the matrices that do not train in half the memory; needs precision bf16. Exports keep them exact."""
     shard: Literal["none", "full"] = "none"
@@ -182,7 +188,8 @@ class TrainConfig:
     model: str = "tiny"
     """Preset of fw_model.config, or a JSON file of a WorldConfig; with `init`, what that must be."""
     data: Path | None = None
-    """Dataset folder written by `fw-data annotate`."""
+    """Dataset folder written by `fw-data annotate`, or rooms rendered while training: `rooms`, or the seeds
+    `rooms:FIRST-LAST`."""
     out: Path | None = None
     """Run folder to write; must not hold a run already."""
     init: Path | None = None
@@ -235,6 +242,8 @@ class TrainConfig:
             del tree["compute"]["frozen_dtype"]
         if not self.clip.mask_moving:
             del tree["clip"]["mask_moving"]
+        if self.clip.pool == 0:
+            del tree["clip"]["pool"], tree["clip"]["reuse"]
         del tree["clip"]["cache_gb"], tree["compute"]["threads"]
         del tree["compute"]["activation_checkpointing"], tree["compute"]["shard"]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
@@ -262,6 +271,8 @@ class TrainConfig:
             "steps": self.steps >= 1,
             "clip.start_step": self.clip.start_step >= 1,
             "clip.validate_on": self.clip.validate_on >= 1,
+            "clip.pool": self.clip.pool == 0 or self.clip.pool >= self.batch,
+            "clip.reuse": self.clip.reuse >= 1,
             "clip.held_out": 0 < self.clip.held_out < 1,
             "optim.lr": self.optim.lr > 0,
             "optim.ema": 0 <= self.optim.ema < 1,

@@ -36,7 +36,7 @@ def encode(config: TrainConfig) -> Iterator[str]:
     encoders = load_encoders(config)
     device = pick_device(config.compute.device)
     encoders.to(device)
-    found = encodings(dataset, config.clip, encoders, make=True)
+    found = encodings(dataset.path, config.clip, encoders, make=True)
     assert found is not None
     todo = [(record, starts - found.clips.has(record)) for record, starts in wanted(split, config.clip)]
     todo = [(record, starts) for record, starts in todo if starts]

@@ -22,7 +22,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fw_data.dataset import ClipDataset
 from fw_data.schema import ClipRecord
 from fw_train.config import ClipConfig
 from fw_train.parts import Encoded, Encoders
@@ -211,9 +210,9 @@ class Encodings:
         return rows
 
 
-def encodings(dataset: ClipDataset, config: ClipConfig, encoders: Encoders, *, make: bool = False) -> Encodings | None:
+def encodings(folder: Path, config: ClipConfig, encoders: Encoders, *, make: bool = False) -> Encodings | None:
     """The caches that fit a run; None where nothing was ever encoded, unless they are to be made now."""
-    root = dataset.path / FOLDER
+    root = folder / FOLDER
     if not root.is_dir() and not make:
         return None
     hashes = {"autoencoder": part_fingerprint(encoders.autoencoder)}

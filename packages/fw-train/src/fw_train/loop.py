@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fw_data.sampler import Draw, Sampler
+from fw_data.sampler import Draw, PoolSampler, Sampler
 from fw_train.checkpoint import CheckpointError, Saver, Snapshot, read, step_of
 from fw_train.config import TrainConfig
 from fw_train.journal import Journal
@@ -112,6 +112,14 @@ def run(config: TrainConfig, task: Task, ctx: Context, *, out: Path, quiet: bool
             trainer.saver.close()
 
 
+def make_sampler(config: TrainConfig, clips: int) -> Sampler | PoolSampler:
+    """Which clips make up which step."""
+    if not config.clip.pool:
+        return Sampler(clips=clips, batch=config.batch, seed=config.seed)
+    pool = min(config.clip.pool, clips)
+    return PoolSampler(clips=clips, batch=config.batch, seed=config.seed, pool=pool, reuse=config.clip.reuse)
+
+
 class Trainer:
     """State of a run: network, optimizer, running average, step."""
 
@@ -123,7 +131,7 @@ class Trainer:
             raise ValueError("nothing to train: no parameter of the network requires a gradient")
         self.optimizer = AdamW(self.trained, config.optim)
         self.average = Average(self.trained, config.optim.ema) if config.optim.ema else None
-        self.sampler = Sampler(clips=task.clips, batch=config.batch, seed=config.seed)
+        self.sampler = make_sampler(config, task.clips)
         self.sampler.step(0, ctx.rank, ctx.world * config.accumulate)  # refuses a batch that cannot be cut
         self.saver = Saver(ctx.store)
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from fw_train.config import TrainConfig
-from fw_train.parallel import Context
+from fw_train.parallel import Context, half_precision
 
 PEAK_TFLOPS = {
     "H200": 989.0,
@@ -61,7 +61,7 @@ class Meter:
         self.tokens = config.batch * (clip.frames // 4 + 1) * (clip.height // 16) * (clip.width // 16)
         self.flops = 0
         """Of one optimizer step of this process; 0 before the first."""
-        self._dtype = torch.bfloat16 if config.compute.precision == "bf16" else torch.float32
+        self._dtype = torch.bfloat16 if half_precision(config.compute.precision, ctx.device) else torch.float32
         self._peak = 0.0
         self._steps: list[Step] = []
 

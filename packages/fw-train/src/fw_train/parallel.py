@@ -17,6 +17,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fw_model.attention import has_fast_bfloat16
 from fw_train.checkpoint import CheckpointStore
 
 
@@ -94,6 +95,13 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"compute.device = {name!r}, but torch sees no GPU here; use --compute.device cpu")
     return device
+
+
+def half_precision(precision: str, device: torch.device) -> bool:
+    """Whether the network runs under bfloat16 autocast; `auto` says yes where that is the faster way."""
+    if precision != "auto":
+        return precision == "bf16"
+    return device.type != "cpu" or has_fast_bfloat16()
 
 
 def join(store: CheckpointStore, device: str) -> Context:

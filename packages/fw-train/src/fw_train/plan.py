@@ -22,6 +22,7 @@ from fw_model.world import FantasyWorld
 from fw_train.config import ConfigError, TrainConfig
 from fw_train.lora import add_adapters
 from fw_train.optim import AdamW, Average
+from fw_train.parallel import half_precision
 from fw_train.parts import world_config
 from fw_train.plan_encoders import EncoderWork, encoder_work
 from fw_train.plan_meter import Operation, StepMeter
@@ -200,7 +201,7 @@ def run_step(
         optimizer: False leaves out the update and its state, and stops at the gradients.
     """
     meter = StepMeter(world, part_of)
-    stand = Stand(world, device=device, half=config.compute.precision == "bf16")
+    stand = Stand(world, device=device, half=half_precision(config.compute.precision, torch.device(device)))
     trained = {name: p for name, p in world.named_parameters() if p.requires_grad}
     meter.adopt(trained.values(), "trained weights")
     keeps_all = config.every.sample > 0 or is_sharded_plan(config, gpus)
@@ -250,6 +251,7 @@ def meta_batch(model: WorldConfig, config: TrainConfig, size: int) -> Batch:
     clip, video = config.clip, model.video
     frames, height, width = clip.frames, clip.height, clip.width
     grid = (frames // 4 + 1, height // 8, width // 8)
+    pixels = 1 if video.control_pooled else 64  # of a latent cell, that a control adapter reads
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(size, *shape, dtype=dtype, device="meta")
@@ -269,7 +271,8 @@ def meta_batch(model: WorldConfig, config: TrainConfig, size: int) -> Batch:
         context=empty(video.text_len, video.text_dim),
         y=empty(video.y_dim, *grid) if video.y_dim else None,
         clip_feature=None if video.clip_dim is None else empty(video.clip_len, video.clip_dim),
-        plucker=empty(frames, height, width, 6) if config.stage == "stage2" else None,
+        plucker=empty(frames, height, width, 6) if model.camera is not None and config.stage == "stage2" else None,
+        control=None if video.control_dim is None else empty(video.control_dim * pixels, *grid),
         targets=None if config.stage == "base" else targets,
     )
 

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from fw_train.autoencoder import AutoencoderTask, describe
 from fw_train.checkpoint import CheckpointError, CheckpointStore, read
-from fw_train.clips import open_dataset, split_clips
+from fw_train.clips import open_data
 from fw_train.config import ConfigError, TrainConfig
 from fw_train.loop import Result, run
 from fw_train.parallel import Context, join
 from fw_train.parts import check_start, export, load_parts
 from fw_train.resolve import CONFIG, check_resume, from_mapping, holds_run
+from fw_train.rooms import is_rooms
 from fw_train.stages import choose_parameters
 from fw_train.task import WorldTask
 from fw_train.trackers import check_trackers
@@ -89,8 +90,7 @@ def export_run(run_folder: Path, to: Path | None = None) -> Path:
     trained = snapshot.tensors.get("ema", snapshot.tensors["model"])
     folder, entry = to or run_folder / EXPORT, _entry(config, found.step)
     if config.stage == "autoencoder":
-        dataset = open_dataset(config.data)
-        task = AutoencoderTask(config, dataset, split_clips(dataset.records, config.clip), torch.device("cpu"))
+        task = AutoencoderTask(config, *open_data(config), torch.device("cpu"))
         return task.export(folder, trained=trained, entry=entry)
     return export(load_parts(config), folder, trained=trained, entry=entry)
 
@@ -159,8 +159,7 @@ def prepare(config: TrainConfig, ctx: Context) -> tuple[WorldTask | AutoencoderT
             f"batch = {config.batch} cannot be cut into {ctx.world} processes x accumulate = {config.accumulate} equal "
             f"parts; use a multiple of {cuts}"
         )
-    dataset = open_dataset(config.data)
-    split = split_clips(dataset.records, config.clip)
+    dataset, split = open_data(config)
     if len(split.train) < config.batch:
         raise ConfigError(
             f"{len(split.train)} clips to train on are too few for batch = {config.batch}; "
@@ -197,6 +196,8 @@ def _entry(config: TrainConfig, steps: int) -> dict[str, str | int]:
 def _absolute(config: TrainConfig) -> TrainConfig:
     """The same with absolute paths, so that a resume may start anywhere."""
     paths = {key: str(value.resolve()) for key in ("data", "out", "init") if (value := getattr(config, key))}
+    if is_rooms(config.data):
+        del paths["data"]
     if Path(config.model).suffix == ".json":
         paths["model"] = str(Path(config.model).resolve())
     return from_mapping(paths, config)

@@ -23,7 +23,6 @@ from fw_model.export.depth import colorize
 from fw_model.image_encoder import ClipImageEncoder
 from fw_model.pipeline import WorldPipeline
 from fw_model.result import World
-from fw_model.scene import geometry_targets
 from fw_train.clips import Sample
 from fw_train.parallel import unsharded
 
@@ -46,6 +45,7 @@ def sample_strip(task: "WorldTask", record: ClipRecord) -> UInt8[np.ndarray, "h 
     world = _generate(task, record, sample, truth[0])
     rows = [truth, world.video]
     if task.config.stage != "base":
+        assert sample.depth is not None, "a stage with geometry keeps its labels"
         rows += [colorize(sample.depth.numpy()), colorize(world.depth)]
     shown = np.unique(np.linspace(0, clip.frames - 1, COLUMNS).round().astype(int))
     return np.concatenate([rearrange(row[shown], "f h w c -> h (f w) c") for row in rows])
@@ -71,8 +71,6 @@ def _generate(task: "WorldTask", record: ClipRecord, sample: Sample, first: UInt
         width=config.clip.width,
         height=config.clip.height,
     )
-    once = (tensor[None] for tensor in (sample.depth, sample.K, sample.pose_c2w))
-    _, scene = geometry_targets(*once, first_frame_only=config.clip.scale_by_first_frame)
     pipeline = WorldPipeline(
         task.world,
         parts.autoencoder,
@@ -87,7 +85,7 @@ def _generate(task: "WorldTask", record: ClipRecord, sample: Sample, first: UInt
             record.caption,
             path,
             seed=task.split.held_out.index(record),
-            scene_scale=float(scene.scale),
+            scene_scale=sample.scale,
             couple=config.stage == "stage2",
         )
     assert last.world is not None, "the last report has the world"

@@ -1,6 +1,6 @@
 """The three trainings: which parameters each trains, and what its loss is.
 
-base    the video branch alone, as a small prior (flow matching; no camera, no geometry)
+base    the video branch alone, as a small prior (flow matching; no geometry)
 stage1  the geometry branch on features of the frozen preconditioning blocks (geometry losses only)
 stage2  cross-attention between the branches, camera adapters and encoder (flow and geometry losses)
 
@@ -50,7 +50,9 @@ class Batch:
     clip_feature: Float[Tensor, "b l e"] | None
     """CLIP tokens of the first frame."""
     plucker: Float[Tensor, "b F H W 6"] | None
-    """Camera rays in units of the scene; stage 2 alone reads them."""
+    """Camera rays in units of the scene, for the pose encoder, which stage 2 trains; None elsewhere."""
+    control: Float[Tensor, "b k f y x"] | None
+    """The same camera for the backbone's control adapter, in every stage; None for a backbone without one."""
     targets: GeometryTargets | None
     """Depth, points and poses in units of the scene; `base` reads none."""
     couple: bool = True
@@ -93,7 +95,7 @@ def idle_parts(world: FantasyWorld, stage: Stage) -> list[nn.Module]:
     layers = [layer for layer in world.irg if isinstance(layer, IRGBlock)]
     if stage == "stage1":
         idle = [*(layer.video for layer in layers), *(layer.coupling for layer in layers)]
-        idle += [world.pose_encoder, world.video.control_adapter, world.video.head]
+        idle += [world.pose_encoder, world.video.head]
     elif stage == "base":
         idle = [part for layer in layers for part in (layer.frame, layer.all_frames, layer.coupling)]
         idle += [world.geometry, world.pose_encoder]
@@ -117,6 +119,7 @@ def base_loss(world: FantasyWorld, batch: Batch, _: LossConfig) -> Mapping[str, 
         batch.sigma * TRAIN_STEPS,
         context=batch.context,
         y=batch.y,
+        control=batch.control,
         predict_geometry=False,
         couple=False,
     )
@@ -128,7 +131,12 @@ def stage1_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mappin
     """L_geo of the geometry branch alone; the video blocks after the preconditioning ones are not executed."""
     noisy = add_noise(batch.clean, batch.noise, batch.sigma)
     geometry = world.forward_geometry(
-        noisy, batch.sigma * TRAIN_STEPS, context=batch.context, y=batch.y, clip_feature=batch.clip_feature
+        noisy,
+        batch.sigma * TRAIN_STEPS,
+        context=batch.context,
+        y=batch.y,
+        clip_feature=batch.clip_feature,
+        control=batch.control,
     )
     terms = _geometry_terms(geometry, batch.targets, config)
     return {"loss": terms["loss/geometry"], **terms}
@@ -143,6 +151,7 @@ def stage2_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mappin
         y=batch.y,
         clip_feature=batch.clip_feature,
         plucker=batch.plucker,
+        control=batch.control,
         predict_geometry=config.geometry > 0,
         couple=batch.couple,
     )

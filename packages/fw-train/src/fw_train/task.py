@@ -16,14 +16,15 @@ from fw_data.sampler import Draw, window_start
 from fw_data.schema import ClipRecord
 from fw_model.flow import TimestepSampler, counter_noise, counter_uniform
 from fw_model.irg import IRGBlock
-from fw_model.scene import geometry_targets, ray_map
+from fw_model.scene import GeometryTargets, geometry_targets, ray_map
 from fw_model.world import FantasyWorld
 from fw_train.clips import Sample, SampleSource, Split
 from fw_train.config import Stage, TrainConfig
 from fw_train.encoded import encodings
 from fw_train.meter import uncounted
-from fw_train.parallel import shard
+from fw_train.parallel import half_precision, shard
 from fw_train.parts import Encoded, Parts, fingerprint
+from fw_train.rooms import RoomDataset
 from fw_train.samples import sample_strip, save_strips
 from fw_train.stages import LOSSES, Batch, idle_parts, place
 
@@ -47,7 +48,7 @@ class WorldTask:
         self,
         config: TrainConfig,
         parts: Parts,
-        dataset: ClipDataset,
+        dataset: ClipDataset | RoomDataset,
         split: Split,
         device: torch.device,
         *,
@@ -65,9 +66,15 @@ class WorldTask:
             place(self.world, device, without=[] if config.every.sample else idle_parts(self.world, config.stage))
         parts.encoders.to(device)
         self.world.set_checkpointing(config.compute.activation_checkpointing)
-        self.encodings = encodings(dataset, config.clip, parts.encoders)
+        self._half = half_precision(config.compute.precision, device)
+        self.encodings = encodings(dataset.path, config.clip, parts.encoders)
         self.samples = SampleSource(
-            dataset, config.clip, self._encode, self.encodings.clips if self.encodings else None
+            dataset,
+            config.clip,
+            self._encode,
+            self.encodings.clips if self.encodings else None,
+            control=self._control if parts.world.config.video.control_pooled else None,
+            labels=config.stage != "base",
         )
         self._texts: dict[str, Tensor] = {}
         noise = config.noise
@@ -166,7 +173,7 @@ class WorldTask:
             return self._loss(self.world, batch, self.config.loss)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute.precision == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
     def _batch(
         self,
@@ -189,19 +196,7 @@ class WorldTask:
         y = torch.stack(conditions).to(device) if conditions else None
         pictures = [sample.image_tokens for sample in samples if sample.image_tokens is not None]
         tokens = torch.stack(pictures).to(device) if pictures else None
-        targets, plucker = None, None
-        if self.config.stage != "base":
-            K = torch.stack([sample.K for sample in samples]).to(device)
-            targets, scene = geometry_targets(
-                torch.stack([sample.depth for sample in samples]).to(device),
-                K,
-                torch.stack([sample.pose_c2w for sample in samples]).to(device),
-                weight=torch.stack([sample.confidence for sample in samples]).to(device),
-                first_frame_only=self.config.clip.scale_by_first_frame,
-            )
-            if self.config.stage == "stage2":
-                rays = ray_map(self.world.config)(K, scene.pose_c2w, *targets.depth.shape[-2:])
-                plucker = _zero(rays, without_camera)
+        plucker, control = self._camera(samples)
         return Batch(
             clean=clean,
             noise=noise,
@@ -210,10 +205,45 @@ class WorldTask:
             context=torch.stack([self.text(caption) for caption in captions]),
             y=None if y is None else _zero(y, without_image),
             clip_feature=None if tokens is None else _zero(tokens, without_image),
-            plucker=plucker,
-            targets=targets,
+            plucker=None if plucker is None else _zero(plucker, without_camera),
+            control=None if control is None else _zero(control, without_camera),
+            targets=self._targets(samples),
             couple=couple,
         )
+
+    def _targets(self, samples: Sequence[Sample]) -> GeometryTargets | None:
+        if not self.samples.labels:
+            return None
+        depth, confidence, K, pose_c2w = (
+            torch.stack([getattr(sample, name) for sample in samples]).to(self.device)
+            for name in ("depth", "confidence", "K", "pose_c2w")
+        )
+        only_first = self.config.clip.scale_by_first_frame
+        return geometry_targets(depth, K, pose_c2w, weight=confidence, first_frame_only=only_first)[0]
+
+    def _camera(self, samples: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None]:
+        """Rays for the pose encoder, which stage 2 trains, and the control adapter's input, which every stage reads."""
+        config = self.world.config
+        encoder = config.camera is not None and self.config.stage == "stage2"
+        control = config.video.control_dim is not None
+        made = [sample.control for sample in samples if sample.control is not None]
+        if made and not encoder:
+            return None, torch.stack(made).to(self.device)
+        if not encoder and not control:
+            return None, None
+        K, pose_c2w = (
+            torch.stack([getattr(sample, name) for sample in samples]).to(self.device) for name in ("K", "pose_c2w")
+        )
+        pose_c2w[..., :3, 3] /= torch.tensor([sample.scale for sample in samples], device=self.device)[:, None, None]
+        height, width = (8 * side for side in samples[0].latents.shape[-2:])
+        plucker = ray_map(config)(K, pose_c2w, height, width)
+        return (plucker if encoder else None), (self.world.control_input(plucker) if control else None)
+
+    @torch.no_grad()
+    def _control(self, K: Tensor, pose_c2w: Tensor) -> Tensor:
+        """The pooled control adapter's input, which is small enough to keep with a sample."""
+        clip = self.config.clip
+        return self.world.control_input(ray_map(self.world.config)(K, pose_c2w, clip.height, clip.width))
 
     def _encode(self, video: Tensor) -> Encoded:
         """The video in the model's terms, on the CPU."""

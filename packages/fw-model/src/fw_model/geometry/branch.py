@@ -17,8 +17,8 @@ from fw_model.geometry.block import GeometryStep
 from fw_model.geometry.camera_head import CameraHead
 from fw_model.geometry.dpt import DPTHead
 from fw_model.geometry.tokens import build_bridge
-from fw_model.rope import PlaneRope, Rotation
-from fw_model.wan.layers import TimeEmbedding
+from fw_model.rope import PlaneRope, Rotation, turn_by_frame
+from fw_model.wan.layers import TimeEmbedding, sinusoid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,8 @@ class GeometryBranch(nn.Module):
         super().__init__()
         geometry, compat = config.geometry, config.compat
         self.specials = geometry.specials
+        self.width = geometry.width
+        self.time_index = geometry.time_index
         self.taps = geometry.dpt_taps
         self.bridge, self.tokens = build_bridge(config.video, geometry, compat)
         self.time = TimeEmbedding(geometry.freq_dim, geometry.width, rows=6)
@@ -63,14 +65,24 @@ class GeometryBranch(nn.Module):
     def enter(
         self, video: Float[Tensor, "b l d"], frames: int, poses: Float[Tensor, "b f c"] | None
     ) -> Float[Tensor, "b f m c"]:
-        """Bridge the video tokens after the preconditioning blocks and add the special tokens."""
-        return self.tokens(self.bridge(rearrange(video, "b (f l) d -> b f l d", f=frames)), poses)
+        """Bridge the video tokens after the preconditioning blocks, add the special tokens and an additive time index.
+
+        Without a time index, what all frames have in common grows from layer to layer until it drowns what tells them
+        apart, and the camera head predicts one pose for all of them.
+        """
+        tokens = self.tokens(self.bridge(rearrange(video, "b (f l) d -> b f l d", f=frames)), poses)
+        if self.time_index == "additive":
+            index = sinusoid(torch.arange(frames, device=tokens.device, dtype=torch.float32), self.width)
+            tokens = tokens + rearrange(index, "f c -> 1 f 1 c").to(tokens.dtype)
+        return tokens
 
     def steps(self, timestep: Float[Tensor, " b"], frames: int, rows: int, columns: int) -> GeometrySteps:
         """What the geometry blocks need to know of the timestep and of the grid."""
         modulation = self.time(timestep)[1]
         rotation = self.rope(rows, columns, self.specials)
         everywhere = Rotation(rotation.cos.repeat(frames, 1), rotation.sin.repeat(frames, 1))
+        if self.time_index == "rotary":
+            everywhere = turn_by_frame(everywhere, frames)
         return GeometrySteps(
             GeometryStep(modulation.repeat_interleave(frames, dim=0), rotation), GeometryStep(modulation, everywhere)
         )

@@ -29,7 +29,7 @@ class WanShell(nn.Module):
         )
         self.time = TimeEmbedding(config.freq_dim, dim, rows=6, rounding=rounding)
         self.image_embedding = None if config.clip_dim is None else image_embedding(config.clip_dim, dim)
-        self.control_adapter = None if config.control_dim is None else ControlAdapter(config.control_dim, dim)
+        self.control_adapter = _control_adapter(config)
         self.head = OutputHead(dim, config.out_dim * PATCH[0] * PATCH[1] * PATCH[2], config.eps)
 
     def embed_context(self, text: Float[Tensor, "b t text"], image: Float[Tensor, "b i clip"] | None) -> Context:
@@ -60,6 +60,12 @@ class OutputHead(nn.Module):
         """Apply to the tokens of the last block."""
         shift, scale = (self.modulation.float() + time[:, None]).unbind(1)
         return self.head(modulate(layer_norm(x, self.eps), shift, scale).to(x.dtype))
+
+
+def _control_adapter(config: VideoConfig) -> ControlAdapter | None:
+    if config.control_dim is None:
+        return None
+    return ControlAdapter(config.control_dim, config.dim, pooled=config.control_pooled)
 
 
 def image_embedding(clip_dim: int, dim: int) -> nn.Sequential:
