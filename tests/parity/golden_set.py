@@ -100,13 +100,14 @@ class SetCheck:
 
     def condition(self, *, context: str = "context", camera: bool = True, poses: bool = False) -> Conditioning:
         """The set's conditioning, or a variation of it."""
-        given = self.inputs
+        given, adapter = self.inputs, self.world.video.control_adapter
+        packed = given.get("control_camera_latents_input") if camera else None
         return self.world.encode_condition(
             context=given[context],
             y=given["y"],
             clip_feature=given.get("clip_feature"),
             plucker=given.get("plucker_embedding") if camera else None,
-            control=given.get("control_camera_latents_input") if camera else None,
+            control=None if packed is None or adapter is None else adapter.prepare(packed),
             poses=given["camera_token_gt"] if poses else None,
         )
 

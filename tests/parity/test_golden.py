@@ -57,8 +57,10 @@ def test_tool_reads_sets_of_the_wan22_kind(tmp_path):
         for parameter in world.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=g))
         recorder = Recorder(world)
+        adapter = world.video.control_adapter
+        assert adapter is not None
         condition = world.encode_condition(
-            context=inputs["context"], y=inputs["y"], control=inputs["control_camera_latents_input"]
+            context=inputs["context"], y=inputs["y"], control=adapter.prepare(inputs["control_camera_latents_input"])
         )
         out = world(inputs["latents"], inputs["timestep"], condition=condition)
 

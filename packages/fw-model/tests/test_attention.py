@@ -88,3 +88,26 @@ def test_kernels_are_called_with_our_layout(fake_flash):
     for name in ("flash2", "flash3", "xformers"):
         assert torch.equal(module._KERNELS[name]()(q, k, v), expected)
     assert fake_flash == ["flash2", "flash3", "xformers"]
+
+
+@pytest.mark.parametrize("shape", [(2, 70, 4, 48), (1, 5, 2, 8)])
+def test_two_products_are_attention(shape: tuple[int, int, int, int]) -> None:
+    """The CPU's way in bfloat16, against float64."""
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(shape, generator=generator) for _ in range(3))
+    scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) * shape[-1] ** -0.5
+    expected = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v.double())
+    torch.testing.assert_close(module._products(q, k, v).double(), expected, rtol=1e-4, atol=1e-5)
+    half = module._products(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.double(), expected, rtol=0.05, atol=0.03)
+
+
+def test_products_stand_in_only_for_small_bfloat16_on_a_capable_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "has_fast_bfloat16", lambda: True)
+    small, large = torch.zeros(1, 64, 2, 8), torch.zeros(1, 8192, 2, 8)
+    assert module._favors_products(small.bfloat16(), small.bfloat16())
+    assert not module._favors_products(small, small)
+    assert not module._favors_products(large.bfloat16(), large.bfloat16())
+    monkeypatch.setattr(module, "has_fast_bfloat16", lambda: False)
+    assert not module._favors_products(small.bfloat16(), small.bfloat16())

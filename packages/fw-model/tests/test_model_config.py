@@ -45,7 +45,7 @@ def test_unknown_and_missing_fields_are_named():
     del values["video"]["heads"]
     with pytest.raises(ValueError, match=r"video: .*missing fields \['heads'\]"):
         WorldConfig.from_dict(values)
-    with pytest.raises(ValueError, match="there are tiny, wan21_fun_1_3b"):
+    with pytest.raises(ValueError, match="there are tiny, small_world, wan21_fun_1_3b"):
         preset("huge")
 
 

@@ -12,7 +12,7 @@ from fw_data.dataset import ClipDataset, StoredMasks
 from fw_data.fit import fit_window
 from fw_data.schema import ClipRecord
 from fw_geometry import Trajectory
-from fw_train.clips import SampleSource, open_dataset, split_clips, why_unusable
+from fw_train.clips import Sample, SampleSource, open_dataset, split_clips, why_unusable
 from fw_train.config import ClipConfig, ConfigError, TrainConfig
 from fw_train.parts import Encoded
 
@@ -49,6 +49,11 @@ def test_cameras_follow_resize_and_crop(height: int, width: int) -> None:
     np.testing.assert_allclose(labels[0].numpy() - 2, after[0], atol=0.6 / 70 + 1e-6)
 
 
+def depth_of(sample: Sample) -> torch.Tensor:
+    assert sample.depth is not None
+    return sample.depth
+
+
 def test_a_window_of_the_same_size_is_left_alone(dataset: Path) -> None:
     clip = ClipDataset(dataset).load(0, frames=slice(0, 5))
     cameras = Trajectory(pose_c2w=clip.pose_c2w, K=clip.K, width=48, height=32)
@@ -62,14 +67,14 @@ def test_the_window_starts_where_asked_and_its_first_camera_is_the_identity(data
     source = SampleSource(ClipDataset(dataset), SMALL, encode)
     whole = ClipDataset(dataset).load("clip-03")
     sample = source.load("clip-03", 2)
-    np.testing.assert_array_equal(sample.depth.numpy(), whole.depth_m[2:7])
+    np.testing.assert_array_equal(depth_of(sample).numpy(), whole.depth_m[2:7])
     relative = np.linalg.inv(whole.pose_c2w[2]) @ whole.pose_c2w[2:7]
     np.testing.assert_allclose(sample.pose_c2w.numpy(), relative, atol=1e-6)
 
 
 def test_untrusted_depth_is_masked(dataset: Path) -> None:
     strict = SampleSource(ClipDataset(dataset), dataclasses.replace(SMALL, min_confidence=2.0), encode)
-    assert not strict.load("clip-00", 0).depth.any()
+    assert not depth_of(strict.load("clip-00", 0)).any()
 
 
 def test_what_moves_and_the_sky_are_masked_where_asked(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,11 +88,11 @@ def test_what_moves_and_the_sky_are_masked_where_asked(dataset: Path, monkeypatc
     config = dataclasses.replace(SMALL, mask_moving=True)
     monkeypatch.setattr(ClipDataset, "masks", masks)
     masked = SampleSource(ClipDataset(dataset), config, encode).load("clip-00", 2)
-    gone = (masked.depth == 0) & (plain.depth > 0)
+    gone = (depth_of(masked) == 0) & (depth_of(plain) > 0)
     assert gone[:, :, :5].all()
     assert gone[1, 8:12].all()
     assert int(gone.sum()) == 5 * 32 * 5 + 4 * (48 - 5)
-    assert torch.equal(SampleSource(ClipDataset(dataset), SMALL, encode).load("clip-00", 2).depth, plain.depth)
+    assert torch.equal(depth_of(SampleSource(ClipDataset(dataset), SMALL, encode).load("clip-00", 2)), depth_of(plain))
 
 
 def test_clips_without_masks_are_left_out_where_they_are_asked_for(dataset: Path) -> None:
@@ -108,7 +113,7 @@ def test_the_cache_changes_nothing_and_stays_in_its_bounds(dataset: Path) -> Non
     for index in (0, 1, 2, 3, 4, 0, 1, 4, 4):
         loaded = [source.load(f"clip-{index:02d}", index % 3) for source in (free, bounded, none)]
         assert all(torch.equal(loaded[0].latents, other.latents) for other in loaded)
-        assert all(torch.equal(loaded[0].depth, other.depth) for other in loaded)
+        assert all(torch.equal(depth_of(loaded[0]), depth_of(other)) for other in loaded)
     assert free.load("clip-00", 0) is free.load("clip-00", 0)
     assert (len(free._kept), len(bounded._kept), len(none._kept)) == (5, 3, 0)
 

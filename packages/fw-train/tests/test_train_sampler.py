@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fw_data.sampler import Draw, Sampler, window_start
+from fw_data.sampler import Draw, PoolSampler, Sampler, window_start
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 5))
@@ -51,3 +51,31 @@ def test_windows_cover_every_start_and_depend_on_all_arguments() -> None:
     assert [window_start(0, e, "other", 3) for e in range(200)] != starts
     assert [window_start(1, e, "clip", 3) for e in range(200)] != starts
     assert starts == [window_start(0, epoch, "clip", 3) for epoch in range(200)]
+
+
+def test_a_pool_slides_along_the_clips_and_draws_each_about_reuse_times() -> None:
+    sampler = PoolSampler(clips=4000, batch=4, seed=3, pool=40, reuse=5)
+    draws = [sampler.step(step) for step in range(2000)]
+    for step, slots in enumerate(draws):
+        first = 4 * (step // 5)
+        assert all(first <= draw.clip < first + 40 and draw.clip % 4 == draw.slot for draw in slots)
+    counts = Counter(draw.clip for slots in draws for draw in slots)
+    inside = [counts[clip] for clip in range(40, 1600)]
+    assert 4.7 < sum(inside) / len(inside) < 5.3
+    assert draws[700] == PoolSampler(clips=4000, batch=4, seed=3, pool=40, reuse=5).step(700)
+    assert draws[700] != PoolSampler(clips=4000, batch=4, seed=4, pool=40, reuse=5).step(700)
+
+
+def test_ranks_share_no_clip_of_a_pool_and_together_draw_the_batch() -> None:
+    sampler = PoolSampler(clips=400, batch=4, seed=3, pool=40, reuse=5)
+    ranks = [[sampler.step(step, rank, 2) for step in range(300)] for rank in range(2)]
+    seen = [{draw.clip for slots in rank for draw in slots} for rank in ranks]
+    assert not seen[0] & seen[1]
+    assert sorted(ranks[0][7] + ranks[1][7]) == sorted(sampler.step(7))
+    assert max(draw.epoch for slots in ranks[0] for draw in slots) == 0
+
+
+@pytest.mark.parametrize("wrong", [{"pool": 3}, {"pool": 41}, {"reuse": 0}])
+def test_a_pool_smaller_than_the_batch_or_larger_than_the_data_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="pool"):
+        PoolSampler(**{"clips": 40, "batch": 4, "seed": 0, "pool": 8, "reuse": 2} | wrong)

@@ -1,6 +1,7 @@
 """The three stages: what trains, what is executed, what each loss is made of."""
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fw_train.clips import split_clips
 from fw_train.config import LossConfig, Stage, TrainConfig
 from fw_train.parts import Parts, load_parts
 from fw_train.resolve import from_mapping
-from fw_train.stages import TRAINED, Batch, choose_parameters
+from fw_train.stages import LOSSES, TRAINED, Batch, choose_parameters
 from fw_train.task import WorldTask
 
 DRAWS = [Draw(0, 0, 0), Draw(3, 0, 1)]
@@ -79,6 +80,33 @@ def test_only_the_stage_s_parameters_get_gradients(base: TrainConfig, stage: Sta
     assert set(got) == expected - idle
     assert [name for name, gradient in got.items() if not gradient.isfinite().all()] == []
     assert [name for name, gradient in got.items() if not gradient.any()] == []
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("stage", ["base", "stage1", "stage2"])
+def test_every_stage_reads_the_camera_of_a_controlled_backbone(
+    base: TrainConfig, mini: Path, tmp_path: Path, stage: Stage, pooled: bool
+) -> None:
+    world = WorldConfig.from_json(mini.read_text())
+    video = dataclasses.replace(world.video, control_dim=24, control_pooled=pooled)
+    model = tmp_path / "controlled.json"
+    model.write_text(dataclasses.replace(world, video=video, camera=None).to_json())
+    config = from_mapping({"model": str(model)}, base)
+    task = make(config, stage)
+    batch = drawn(task)
+    assert batch.control is not None
+    assert batch.control[0].any()
+    assert not torch.equal(batch.control[0], batch.control[1])
+    loss = LOSSES[stage]
+    with torch.no_grad():
+        seen = loss(task.world, batch, LossConfig())["loss"]
+        blind = loss(task.world, dataclasses.replace(batch, control=0 * batch.control), LossConfig())["loss"]
+    assert float(seen) != float(blind)
+    dropped = drawn(make(config, stage, dropout={"camera": 1.0})).control
+    assert dropped is not None
+    assert not dropped.any()
+    trained = [name for name in gradients(make(config, stage)) if "control_adapter" in name]
+    assert bool(trained) == (stage == "base")
 
 
 def test_stage2_can_train_the_geometry_too(base: TrainConfig) -> None:

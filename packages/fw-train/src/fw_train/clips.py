@@ -9,7 +9,7 @@ Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frame
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from fw_data.dataset import ClipDataset
 from fw_data.fit import fit_labels, fit_mask, fit_video
 from fw_data.schema import ClipRecord
 from fw_geometry.rays import unproject
-from fw_model.scene import NormalizedScene, normalize_scene
+from fw_model.scene import normalize_scene
 from fw_train.config import ClipConfig, ConfigError, TrainConfig
 from fw_train.encoded import EncodedClips
 from fw_train.parts import Encoded, first_of
@@ -206,7 +206,7 @@ class SampleSource:
         K = torch.from_numpy(cameras.K).float()
         pose_c2w = torch.from_numpy(cameras.relative_to_first().pose_c2w).float()
         depth = torch.where(trusted, depth, 0.0)
-        scene = _normalized(depth, K, pose_c2w, first_frame_only=self.config.scale_by_first_frame)
+        scale, normalized = _normalized(depth, K, pose_c2w, self.config.scale_by_first_frame)
         return Sample(
             latents=encoded.latents,
             condition=encoded.condition,
@@ -215,19 +215,21 @@ class SampleSource:
             confidence=confidence if self.labels else None,
             K=K,
             pose_c2w=pose_c2w,
-            scale=float(scene.scale),
-            control=None if self.control is None else self.control(K[None], scene.pose_c2w)[0],
+            scale=scale,
+            control=None if self.control is None else self.control(K[None], normalized)[0],
         )
 
 
-def _normalized(depth: Tensor, K: Tensor, pose_c2w: Tensor, *, first_frame_only: bool) -> NormalizedScene:
-    """Scale and poses of a window as `geometry_targets` gives them; of the first frame alone where that decides."""
+def _normalized(
+    depth: Float[Tensor, "F H W"], K: Float[Tensor, "F 3 3"], pose_c2w: Float[Tensor, "F 4 4"], first_frame_only: bool
+) -> tuple[float, Float[Tensor, "1 F 4 4"]]:
+    """Scale of a window and its poses in that unit, as `geometry_targets` gives them."""
     seen = slice(0, 1) if first_frame_only else slice(None)
     points = unproject(depth[None, seen], K[None, seen], pose_c2w[None, seen])
-    scene = normalize_scene(depth[None, seen], points, pose_c2w[None, seen], depth[None, seen] > 0)
+    scale = normalize_scene(depth[None, seen], points, pose_c2w[None, seen], depth[None, seen] > 0).scale
     poses = pose_c2w[None].clone()
-    poses[..., :3, 3] /= scene.scale
-    return replace(scene, pose_c2w=poses)
+    poses[..., :3, 3] /= scale
+    return float(scale), poses
 
 
 def why_unusable(record: ClipRecord, config: ClipConfig) -> str:
