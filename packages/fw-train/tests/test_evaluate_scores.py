@@ -14,10 +14,10 @@ from fw_data.dataset import ClipDataset
 from fw_data.engine.local import LocalEngine
 from fw_data.pipeline import annotate
 from fw_data.progress import PlainReporter
-from fw_data.toy.cli import ToyOptions
-from fw_data.toy.cli import run as render_toy
 from fw_geometry import unproject
 from fw_model.result import World
+from fw_toy.cli import ToyOptions
+from fw_toy.cli import run as render_toy
 from fw_train.evaluate.measure import measure
 from fw_train.evaluate.measures import MEASURES, ClipScores
 from fw_train.evaluate.perceptual import Lpips

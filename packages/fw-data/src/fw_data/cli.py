@@ -21,7 +21,7 @@ _COMMANDS = {
     "import": (_OPTIONS, "ImportOptions", "fw_data.import_scenes", "such scenes, with their cameras, as a dataset"),
     "card": (_OPTIONS, "CardOptions", "fw_data.card", "a page about a dataset, with licences and figures"),
     "schema": (_OPTIONS, "SchemaOptions", "fw_data.schema_json", "the JSON schema of a dataset"),
-    "toy": ("fw_data.toy.cli", "ToyOptions", "fw_data.toy.cli", "synthetic videos with exact depth and cameras"),
+    "toy": ("fw_toy.cli", "ToyOptions", "fw_toy.cli", "synthetic videos with exact depth and cameras"),
 }
 
 
@@ -44,7 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     import tyro
 
     options_module, class_name, run_module, _ = _COMMANDS[command]
-    options_class = getattr(import_module(options_module), class_name)
+    try:
+        options_class = getattr(import_module(options_module), class_name)
+    except ModuleNotFoundError as error:
+        if error.name != "fw_toy":
+            raise
+        print("error: `fw-data toy` needs the package fw-toy: pip install 'fw-data[toy]'", file=sys.stderr)
+        return 2
     options = tyro.cli(options_class, args=arguments[1:], prog=f"fw-data {command}")
     try:
         return import_module(run_module).run(options) or 0
