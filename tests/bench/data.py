@@ -23,21 +23,22 @@ import numpy as np
 import torch
 from tests.bench.model_table import Row, machine, markdown, paired, ratio_row
 
-from fw_data import ClipDataset, depth_codec
+from fw_data import ClipDataset
+from fw_data.annotate.backend_specs import OracleSpec, SfmSpec
+from fw_data.annotate.config import AnnotateConfig
+from fw_data.annotate.pipeline import RunSummary, annotate
+from fw_data.annotate.progress import PlainReporter
 from fw_data.annotators.dust3r.network import Dust3rConfig, Dust3rNetwork, Features, PairOutput
 from fw_data.annotators.dust3r.pairs import pair_graph
 from fw_data.annotators.dust3r.predictor import NetworkPredictor, PairPointmaps
-from fw_data.backends import OracleSpec, SfmSpec
-from fw_data.buckets import Bucket, BucketTable
 from fw_data.cli import main as fw_data
-from fw_data.clipfiles import Clip, unpack_cameras
-from fw_data.config import AnnotateConfig
+from fw_data.dataset import depth_codec
+from fw_data.dataset.buckets import Bucket, BucketTable
+from fw_data.dataset.clip import Clip, unpack_cameras
+from fw_data.dataset.loader import ClipLoader
+from fw_data.dataset.transforms import fit_window
 from fw_data.engine.local import LocalEngine
-from fw_data.fit import fit_window
-from fw_data.loader import ClipLoader
 from fw_data.media.stored import decode_video
-from fw_data.pipeline import RunSummary, annotate
-from fw_data.progress import PlainReporter
 from fw_geometry.camera import Trajectory
 
 WINDOW = 17

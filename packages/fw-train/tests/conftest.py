@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fw_data.clipfiles import Cameras, pack_clip
-from fw_data.dataset import ClipDataset
-from fw_data.manifest import write_manifest
-from fw_data.sampler import Draw
-from fw_data.schema import ClipRecord
-from fw_data.shards import ShardWriter
+from fw_data.dataset.clip import Cameras, pack_clip
+from fw_data.dataset.clip_order import Draw
+from fw_data.dataset.manifest import write_manifest
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.schema import ClipRecord
+from fw_data.dataset.shards import ShardWriter
 from fw_geometry import unproject
 from fw_model.autoencoder import BlockDCT
 from fw_model.companions import Sampling

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fw_data.sampler import Draw
+from fw_data.dataset.clip_order import Draw
 from fw_model.flow import counter_noise
 from fw_train.checkpoint import CheckpointStore
 from fw_train.config import Cadence, OptimConfig, TrainConfig

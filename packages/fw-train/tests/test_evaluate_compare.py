@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fw_data.dataset import ClipDataset
+from fw_data.dataset.reader import ClipDataset
 from fw_model.result import World
 from fw_train.config import ConfigError
 from fw_train.evaluate.evaluation import read_evaluation

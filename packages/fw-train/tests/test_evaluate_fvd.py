@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fw_data.dataset import ClipDataset
+from fw_data.dataset.reader import ClipDataset
 from fw_model.result import World
 from fw_train.config import ConfigError
 from fw_train.evaluate.evaluation import SetDistance, read_evaluation

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fw_data.dataset import ClipDataset
+from fw_data.dataset.reader import ClipDataset
 from fw_train.config import ClipConfig, ConfigError
 from fw_train.evaluate.options import EvaluateOptions
 from fw_train.evaluate.perceptual import Lpips
@@ -74,7 +74,7 @@ def test_worlds_that_do_not_match_are_refused(
 
 def without_depth(data: Path, to: Path, count: int) -> Path:
     """The same dataset, where `count` clips have cameras only."""
-    from fw_data.manifest import read_manifest, write_manifest
+    from fw_data.dataset.manifest import read_manifest, write_manifest
 
     shutil.copytree(data, to)
     records = read_manifest(to / "manifest.parquet")

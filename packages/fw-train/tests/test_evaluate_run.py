@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from fw_data.dataset import ClipDataset
+from fw_data.dataset.reader import ClipDataset
 from fw_model.config import WorldConfig
 from fw_model.pipeline import WorldPipeline
 from fw_model.result import World

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from fw_data.annotate.backend_specs import OracleSpec
+from fw_data.annotate.config import AnnotateConfig
+from fw_data.annotate.pipeline import annotate
+from fw_data.annotate.progress import PlainReporter
 from fw_data.annotators.base import AnnotationRefused, ClipGeometry
-from fw_data.backends import OracleSpec
-from fw_data.config import AnnotateConfig
-from fw_data.dataset import ClipDataset
+from fw_data.dataset.reader import ClipDataset
 from fw_data.engine.local import LocalEngine
-from fw_data.pipeline import annotate
-from fw_data.progress import PlainReporter
 from fw_geometry import unproject
 from fw_model.result import World
 from fw_toy.cli import ToyOptions

@@ -11,7 +11,7 @@ import torch
 import tyro
 from PIL import Image
 
-from fw_data.dataset import ClipDataset
+from fw_data.dataset.reader import ClipDataset
 from fw_geometry import Trajectory, camera_error
 from fw_model.autoencoder import BlockDCT
 from fw_model.checkpoint import load_world, save_world

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fw_data.dataset import ClipDataset, StoredMasks
-from fw_data.fit import fit_window
-from fw_data.schema import ClipRecord
+from fw_data.dataset.reader import ClipDataset, StoredMasks
+from fw_data.dataset.schema import ClipRecord
+from fw_data.dataset.transforms import fit_window
 from fw_geometry import Trajectory
 from fw_train.clips import SampleSource, open_dataset, split_clips, why_unusable
 from fw_train.config import ClipConfig, ConfigError, TrainConfig

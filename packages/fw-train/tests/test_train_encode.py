@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fw_data.clipfiles import pack_clip
-from fw_data.dataset import ClipDataset
-from fw_data.manifest import write_manifest
-from fw_data.shards import ShardWriter
+from fw_data.dataset.clip import pack_clip
+from fw_data.dataset.manifest import write_manifest
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.shards import ShardWriter
 from fw_model.autoencoder import BlockDCT, WanVAE
 from fw_model.checkpoint import load_world
 from fw_model.text import HashTextEncoder

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fw_data.dataset import ClipDataset
+from fw_data.dataset.reader import ClipDataset
 from fw_train.checkpoint import CheckpointStore
 from fw_train.cli import main
 from fw_train.config import ConfigError, TrainConfig

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fw_data.sampler import Draw
+from fw_data.dataset.clip_order import Draw
 from fw_train.checkpoint import CheckpointError, CheckpointStore, read
 from fw_train.config import TrainConfig
 from fw_train.journal import read_log

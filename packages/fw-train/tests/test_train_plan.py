@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from fw_data.dataset import ClipDataset
-from fw_data.sampler import Draw
+from fw_data.dataset.clip_order import Draw
+from fw_data.dataset.reader import ClipDataset
 from fw_model.config import preset
 from fw_model.recompute import Recompute
 from fw_model.world import FantasyWorld

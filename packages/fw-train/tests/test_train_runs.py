@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fw_data.dataset import ClipDataset
-from fw_data.manifest import write_manifest
+from fw_data.dataset.manifest import write_manifest
+from fw_data.dataset.reader import ClipDataset
 from fw_model.checkpoint import load_world
 from fw_model.config import WorldConfig
 from fw_model.pipeline import WorldPipeline

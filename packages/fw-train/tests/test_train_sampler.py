@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fw_data.sampler import Draw, Sampler, window_start
+from fw_data.dataset.clip_order import Draw, Sampler, window_start
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 5))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fw_data.dataset import ClipDataset
-from fw_data.sampler import Draw
+from fw_data.dataset.clip_order import Draw
+from fw_data.dataset.reader import ClipDataset
 from fw_model.config import WorldConfig
 from fw_model.world import FantasyWorld
 from fw_train.clips import split_clips

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fw_data.sampler import Sampler
+from fw_data.dataset.clip_order import Sampler
 from fw_model.autoencoder import WanVAE
 from fw_model.checkpoint import load_world
 from fw_model.config import WorldConfig

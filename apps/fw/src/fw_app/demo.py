@@ -23,7 +23,7 @@ import tyro
 from fw_model.shipped import shipped_weights
 
 if TYPE_CHECKING:
-    from fw_data.dataset import Clip
+    from fw_data.dataset.reader import Clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ def _save_first_frame(options: DemoOptions) -> None:
 
 def held_out_clip(folder: Path) -> "Clip":
     """The first clip of the demo's dataset that no training step has seen."""
-    from fw_data.dataset import ClipDataset
+    from fw_data.dataset.reader import ClipDataset
     from fw_train.clips import split_clips
     from fw_train.resolve import load
 

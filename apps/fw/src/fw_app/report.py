@@ -101,7 +101,7 @@ def _world(folder: Path) -> str:
 def _annotation(folder: Path) -> str:
     """Annotation against the exact ground truth, with one clip to look at (also saved as FOLDER/picture.png)."""
     from fw_app.demo import held_out_clip
-    from fw_data.accuracy import HEADINGS, TRUSTED, cells, compare_with_truth, median_of
+    from fw_data.inspect.compare import HEADINGS, TRUSTED, cells, compare_with_truth, median_of
     from fw_geometry import Trajectory
     from fw_model.export import colorize
 

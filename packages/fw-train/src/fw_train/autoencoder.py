@@ -18,10 +18,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fw_data.dataset import ClipDataset
-from fw_data.fit import fit_video
-from fw_data.sampler import Draw, window_start
-from fw_data.schema import ClipRecord
+from fw_data.dataset.clip_order import Draw, window_start
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.schema import ClipRecord
+from fw_data.dataset.transforms import fit_video
 from fw_model.autoencoder import BlockDCT, VideoAutoencoder
 from fw_model.block_vae import BlockVAE
 from fw_model.companions import save_companions

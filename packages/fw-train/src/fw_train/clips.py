@@ -17,9 +17,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from fw_data.dataset import ClipDataset
-from fw_data.fit import fit_labels, fit_mask, fit_video
-from fw_data.schema import ClipRecord
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.schema import ClipRecord
+from fw_data.dataset.transforms import fit_labels, fit_mask, fit_video
 from fw_train.config import ClipConfig, ConfigError
 from fw_train.encoded import EncodedClips
 from fw_train.parts import Encoded, first_of

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import torch
 from einops import rearrange
 
-from fw_data.dataset import ClipDataset
-from fw_data.fit import fit_video
-from fw_data.schema import ClipRecord
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.schema import ClipRecord
+from fw_data.dataset.transforms import fit_video
 from fw_model.autoencoder import BlockDCT
 from fw_model.companions import load_companions
 from fw_model.text import HashTextEncoder

@@ -22,14 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fw_data.dataset import ClipDataset
-from fw_data.schema import ClipRecord
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.schema import ClipRecord
 from fw_train.config import ClipConfig
 from fw_train.parts import Encoded, Encoders
 
 FOLDER = "encoded"
 PREPROCESSING = 1
-"""Goes up whenever fw_data.fit, or what is encoded of a window, gives other values for the same clip."""
+"""Goes up whenever fw_data.dataset.transforms, or what is encoded of a window, gives other values for the same clip."""
 Key = Mapping[str, str | int]
 _PIECE = 1 << 20
 _OUTCOMES = {

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fw_data.sampler import Draw, Sampler
+from fw_data.dataset.clip_order import Draw, Sampler
 from fw_train.checkpoint import CheckpointError, Saver, Snapshot, read, step_of
 from fw_train.config import TrainConfig
 from fw_train.journal import Journal

@@ -10,8 +10,8 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
-from fw_data.config import AnnotateConfig
-from fw_data.dataset import ClipDataset
+from fw_data.annotate.config import AnnotateConfig
+from fw_data.dataset.reader import ClipDataset
 from fw_model.companions import SPEC_FILE
 from fw_model.weights import WeightFolder
 from fw_train.clips import Split, open_dataset, split_clips

@@ -16,8 +16,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fw_data.fit import fit_video
-from fw_data.schema import ClipRecord
+from fw_data.dataset.schema import ClipRecord
+from fw_data.dataset.transforms import fit_video
 from fw_geometry.camera import Trajectory
 from fw_model.export.depth import colorize
 from fw_model.image_encoder import ClipImageEncoder

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fw_data.dataset import ClipDataset
-from fw_data.sampler import Draw, window_start
-from fw_data.schema import ClipRecord
+from fw_data.dataset.clip_order import Draw, window_start
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.schema import ClipRecord
 from fw_model.flow import TimestepSampler, counter_noise, counter_uniform
 from fw_model.irg import IRGBlock
 from fw_model.scene import geometry_targets, ray_map

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fw_data.dataset import ClipDataset
-from fw_data.schema import ClipRecord
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.schema import ClipRecord
 from fw_model.pipeline import WorldPipeline
 from fw_model.result import World
 from fw_train.clips import open_dataset, why_unusable

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fw_data.dataset import ClipDataset
+from fw_data.dataset.reader import ClipDataset
 from fw_model.inputs import check_clip
 from fw_model.result import World
 from fw_train.config import ClipConfig, ConfigError

@@ -14,9 +14,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Float32, UInt8
 
-from fw_data.dataset import ClipDataset
-from fw_data.fit import fit_window
-from fw_data.schema import ClipRecord
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.schema import ClipRecord
+from fw_data.dataset.transforms import fit_window
 from fw_geometry import Trajectory, unproject
 from fw_model.scene import normalize_scene
 from fw_train.clips import split_clips, why_unusable
