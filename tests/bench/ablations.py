@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from fw_model.checkpoint import load_world
-from fw_model.companions import load_companions
+from fw_model.checkpoints.checkpoint import load_world
 from fw_model.config import WorldConfig, tiny
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
+from fw_model.pipeline.components import load_companions
 from fw_train.evaluate.evidence import LINES
 from fw_train.parts import HISTORY, Parts, export
 

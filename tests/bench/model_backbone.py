@@ -17,9 +17,9 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, Wan
 from tests.bench.model_table import Row, Times, has_fast_bfloat16, matmul_peak, paired, ratio_row
 from torch.utils.flop_counter import FlopCounterMode
 
+from fw_model.checkpoints.keys import to_diffusers
 from fw_model.config import WorldConfig, wan21_fun_1_3b
-from fw_model.keys import to_diffusers
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
 
 LATENT = (3, 30, 52)
 """1,170 tokens: 9 frames of 240 x 416 pixels."""

@@ -16,9 +16,9 @@ import torch
 from tests.bench.train_plain import choose_plain, plain_loss
 from torch import Tensor
 
-from fw_model.rope import PlaneRope, VideoRope
-from fw_model.scene import GeometryTargets
-from fw_model.world import FantasyWorld
+from fw_model.layers.rope import PlaneRope, VideoRope
+from fw_model.losses.targets import GeometryTargets
+from fw_model.model.model import FantasyWorld
 from fw_train.config import TrainConfig
 from fw_train.lora import add_adapters
 from fw_train.optim import AdamW

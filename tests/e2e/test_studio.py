@@ -57,7 +57,7 @@ def test_the_page_is_what_its_sources_build(tmp_path):
 def files(tmp_path_factory) -> Path:
     """What every job of the server gives: a slope of coloured checks, surer to the right."""
     from fw_geometry.trajectories import make_trajectory
-    from fw_model.result import World
+    from fw_model.pipeline.result import World
     from fw_serve.worker.artifacts import write_artifacts
 
     row, column = np.mgrid[0:H, 0:W]

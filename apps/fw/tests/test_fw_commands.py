@@ -142,9 +142,9 @@ def test_the_demo_generates_with_the_shipped_weights_or_else_with_its_own(tmp_pa
 
 
 def test_generate_without_a_checkpoint_says_what_is_missing(tmp_path, monkeypatch, capsys):
-    from fw_model import shipped
+    from fw_model.checkpoints import shipped
 
-    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "shipped.py"))
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "checkpoints" / "shipped.py"))
     Image.fromarray(np.full((64, 96, 3), 128, np.uint8)).save(tmp_path / "grey.png")
     assert cli.main(["generate", str(tmp_path / "grey.png"), "--out", str(tmp_path / "world")]) == 2
     assert "comes without the weights 'small-world'" in capsys.readouterr().err
@@ -161,11 +161,11 @@ def test_convert_says_what_the_file_was(capsys: pytest.CaptureFixture[str], tmp_
 
 
 def test_generate_hands_its_options_to_the_pipeline(tmp_path, capsys):
-    from fw_model.autoencoder import BlockDCT
+    from fw_model.autoencoders.block_dct import BlockDCT
     from fw_model.config import tiny
-    from fw_model.pipeline import WorldPipeline
-    from fw_model.text import HashTextEncoder
-    from fw_model.world import FantasyWorld
+    from fw_model.encoders.hashing import HashTextEncoder
+    from fw_model.model.model import FantasyWorld
+    from fw_model.pipeline.pipeline import WorldPipeline
 
     WorldPipeline(FantasyWorld(tiny(), seed=0), BlockDCT(), HashTextEncoder()).save(tmp_path / "checkpoint")
     Image.fromarray(np.full((40, 50, 3), 128, np.uint8)).save(tmp_path / "grey.png")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fw_geometry.trajectories import make_trajectory
-from fw_model.result import World
+from fw_model.pipeline.result import World
 from fw_serve.worker.points import rank_bytes, write_points
 
 F, H, W = 3, 8, 12

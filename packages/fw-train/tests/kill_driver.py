@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fw_data.dataset.clip_order import Draw
-from fw_model.flow import counter_noise
+from fw_model.sampling.flow import counter_noise
 from fw_train.checkpoint import CheckpointStore
 from fw_train.config import Cadence, OptimConfig, TrainConfig
 from fw_train.loop import run

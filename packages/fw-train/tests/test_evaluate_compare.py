@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fw_data.dataset.reader import ClipDataset
-from fw_model.result import World
+from fw_model.pipeline.result import World
 from fw_train.config import ConfigError
 from fw_train.evaluate.evaluation import read_evaluation
 from fw_train.evaluate.options import CompareOptions, EvaluateOptions

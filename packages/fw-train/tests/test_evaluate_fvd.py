@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fw_data.dataset.reader import ClipDataset
-from fw_model.result import World
+from fw_model.pipeline.result import World
 from fw_train.config import ConfigError
 from fw_train.evaluate.evaluation import SetDistance, read_evaluation
 from fw_train.evaluate.frechet import VideoFeatures, frechet_distance

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from fw_geometry import Trajectory, make_trajectory
-from fw_model.result import World
+from fw_model.pipeline.result import World
 from fw_train.config import ConfigError
 from fw_train.evaluate.consistency import measured_gaps, reprojection
 from fw_train.evaluate.images import MOST_DB, psnr, ssim

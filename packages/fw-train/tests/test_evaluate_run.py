@@ -12,9 +12,9 @@ import pytest
 
 from fw_data.dataset.reader import ClipDataset
 from fw_model.config import WorldConfig
-from fw_model.pipeline import WorldPipeline
-from fw_model.result import World
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
+from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.result import World
 from fw_train.cli import main
 from fw_train.clips import split_clips
 from fw_train.config import ClipConfig, ConfigError, TrainConfig

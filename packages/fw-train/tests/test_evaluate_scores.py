@@ -15,7 +15,7 @@ from fw_data.annotators.base import AnnotationRefused, ClipGeometry
 from fw_data.dataset.reader import ClipDataset
 from fw_data.engine.local import LocalEngine
 from fw_geometry import unproject
-from fw_model.result import World
+from fw_model.pipeline.result import World
 from fw_toy.cli import ToyOptions
 from fw_toy.cli import run as render_toy
 from fw_train.evaluate.measure import measure

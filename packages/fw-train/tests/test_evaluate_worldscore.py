@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fw_geometry import make_trajectory
-from fw_model.pipeline import WorldPipeline
+from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.config import ConfigError
 from fw_train.evaluate.options import WorldScoreOptions
 from fw_train.evaluate.worldscore import run

@@ -13,9 +13,9 @@ from PIL import Image
 
 from fw_data.dataset.reader import ClipDataset
 from fw_geometry import Trajectory, camera_error
-from fw_model.autoencoder import BlockDCT
-from fw_model.checkpoint import load_world, save_world
-from fw_model.pipeline import WorldPipeline
+from fw_model.autoencoders.block_dct import BlockDCT
+from fw_model.checkpoints.checkpoint import load_world, save_world
+from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.config import ConfigError
 from fw_train.evaluate.evidence import LINES, evidence, read_lines, world_of
 from fw_train.evaluate.evidence_tables import Result, Table, write_tables

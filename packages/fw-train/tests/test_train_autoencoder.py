@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fw_model.block_vae import BlockVAE
-from fw_model.companions import load_companions
+from fw_model.autoencoders.block_vae import BlockVAE
+from fw_model.pipeline.components import load_companions
 from fw_train.autoencoder import AutoencoderTask
 from fw_train.clips import open_dataset, split_clips
 from fw_train.config import Cadence, ClipConfig, ConfigError, OptimConfig, TrainConfig

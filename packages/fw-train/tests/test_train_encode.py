@@ -13,9 +13,10 @@ from fw_data.dataset.clip import pack_clip
 from fw_data.dataset.manifest import write_manifest
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.shards import ShardWriter
-from fw_model.autoencoder import BlockDCT, WanVAE
-from fw_model.checkpoint import load_world
-from fw_model.text import HashTextEncoder
+from fw_model.autoencoders.block_dct import BlockDCT
+from fw_model.autoencoders.wan_vae import WanVAE
+from fw_model.checkpoints.checkpoint import load_world
+from fw_model.encoders.hashing import HashTextEncoder
 from fw_train.cli import main
 from fw_train.clips import SampleSource, split_clips
 from fw_train.config import TrainConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
 from fw_train.checkpoint import CheckpointStore, read
 from fw_train.config import LoraConfig, TrainConfig
 from fw_train.lora import LowRankLinear, add_adapters, merge_adapters

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from fw_data.dataset.clip_order import Draw
 from fw_data.dataset.reader import ClipDataset
 from fw_model.config import preset
-from fw_model.recompute import Recompute
-from fw_model.world import FantasyWorld
+from fw_model.layers.recompute import Recompute
+from fw_model.model.model import FantasyWorld
 from fw_train.cli import main
 from fw_train.clips import split_clips
 from fw_train.config import ConfigError, Stage, TrainConfig

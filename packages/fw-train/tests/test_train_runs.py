@@ -21,9 +21,9 @@ from torch import Tensor
 
 from fw_data.dataset.manifest import write_manifest
 from fw_data.dataset.reader import ClipDataset
-from fw_model.checkpoint import load_world
+from fw_model.checkpoints.checkpoint import load_world
 from fw_model.config import WorldConfig
-from fw_model.pipeline import WorldPipeline
+from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.cli import main
 from fw_train.config import ConfigError, TrainConfig
 from fw_train.journal import read_log

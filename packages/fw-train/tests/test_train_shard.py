@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fw_model.checkpoint import load_world
+from fw_model.checkpoints.checkpoint import load_world
 from fw_train.journal import read_log
 
 DRIVER = Path(__file__).with_name("shard_driver.py")

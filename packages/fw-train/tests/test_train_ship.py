@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from fw_data.options import AnnotateOptions
-from fw_model.checkpoint import load_world
-from fw_model.companions import load_companions
-from fw_model.pipeline import WorldPipeline
+from fw_model.checkpoints.checkpoint import load_world
+from fw_model.pipeline.components import load_companions
+from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.cli import main
 from fw_train.config import Cadence, ClipConfig, ConfigError
 from fw_train.resolve import changed_keys, load, override

@@ -11,7 +11,7 @@ from torch import Tensor
 from fw_data.dataset.clip_order import Draw
 from fw_data.dataset.reader import ClipDataset
 from fw_model.config import WorldConfig
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
 from fw_train.clips import split_clips
 from fw_train.config import LossConfig, Stage, TrainConfig
 from fw_train.parts import Parts, load_parts

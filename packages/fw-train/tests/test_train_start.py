@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from fw_data.dataset.clip_order import Sampler
-from fw_model.autoencoder import WanVAE
-from fw_model.checkpoint import load_world
+from fw_model.autoencoders.wan_vae import WanVAE
+from fw_model.checkpoints.checkpoint import load_world
+from fw_model.checkpoints.keys import to_wan
 from fw_model.config import WorldConfig
-from fw_model.keys import to_wan
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
 from fw_train.checkpoint import CheckpointStore
 from fw_train.config import ClipConfig, ConfigError, DropoutConfig, TrainConfig
 from fw_train.parallel import Context

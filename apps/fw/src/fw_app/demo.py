@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from fw_model.shipped import shipped_weights
+from fw_model.checkpoints.shipped import shipped_weights
 
 if TYPE_CHECKING:
     from fw_data.dataset.reader import Clip

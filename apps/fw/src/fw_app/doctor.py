@@ -153,7 +153,7 @@ def _accelerators() -> list[Check]:
 def _attention() -> Check:
     if importlib.util.find_spec("torch") is None:
         return Check(name="attention", status="missing", found="torch is not installed", fix="run `make env`")
-    from fw_model.attention import available_backends
+    from fw_model.layers.attention import available_backends
 
     return Check(name="attention", status="ok", found="backends: " + ", ".join(available_backends()))
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from fw_model.shipped import SMALL_WORLD
+from fw_model.checkpoints.shipped import SMALL_WORLD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fw_geometry import Trajectory
-    from fw_model.result import Progress, World
+    from fw_model.pipeline.result import Progress, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ def generate(options: GenerateOptions) -> "World":
     import torch
 
     from fw_model.export import export_world
-    from fw_model.pipeline import WorldPipeline
+    from fw_model.pipeline.pipeline import WorldPipeline
 
     pipeline = WorldPipeline.from_pretrained(
         options.checkpoint,

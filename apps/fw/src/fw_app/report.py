@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from fw_app.pictures import render_cloud
-from fw_model.shipped import shipped_weights
+from fw_model.checkpoints.shipped import shipped_weights
 from fw_train.page import figure, html_page, html_table, strip
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import tyro
 
-from fw_model.shipped import SMALL_WORLD, shipped_weights
+from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
 from fw_serve.settings import Limits, Scale, Settings, WorkerSettings
 
 SERVER: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": 5, "proxy_headers": False}

@@ -22,11 +22,12 @@ from fw_data.dataset.clip_order import Draw, window_start
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
 from fw_data.dataset.transforms import fit_video
-from fw_model.autoencoder import BlockDCT, VideoAutoencoder
-from fw_model.block_vae import BlockVAE
-from fw_model.companions import save_companions
-from fw_model.flow import counter_noise, counter_uniform
-from fw_model.text import HashTextEncoder
+from fw_model.autoencoders.base import VideoAutoencoder
+from fw_model.autoencoders.block_dct import BlockDCT
+from fw_model.autoencoders.block_vae import BlockVAE
+from fw_model.encoders.hashing import HashTextEncoder
+from fw_model.pipeline.components import save_companions
+from fw_model.sampling.flow import counter_noise, counter_uniform
 from fw_train.clips import Split
 from fw_train.config import TrainConfig
 from fw_train.parts import HISTORY, world_config

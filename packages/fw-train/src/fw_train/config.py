@@ -100,7 +100,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
-    """Which noise levels are trained on; see fw_model.flow.TimestepSampler."""
+    """Which noise levels are trained on; see fw_model.sampling.flow.TimestepSampler."""
 
     scheme: Literal["grid", "uniform", "logit_normal", "mode"] = "grid"
     """grid: uniform over Wan's 1000-step table; the others draw a level and then apply the shift."""

@@ -12,9 +12,9 @@ from einops import rearrange
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
 from fw_data.dataset.transforms import fit_video
-from fw_model.autoencoder import BlockDCT
-from fw_model.companions import load_companions
-from fw_model.text import HashTextEncoder
+from fw_model.autoencoders.block_dct import BlockDCT
+from fw_model.encoders.hashing import HashTextEncoder
+from fw_model.pipeline.components import load_companions
 from fw_train.clips import Split, open_dataset, split_clips
 from fw_train.config import ClipConfig, ConfigError, TrainConfig
 from fw_train.encoded import EncodedClips, encodings

@@ -12,8 +12,8 @@ from typing import Any
 
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.dataset.reader import ClipDataset
-from fw_model.companions import SPEC_FILE
-from fw_model.weights import WeightFolder
+from fw_model.checkpoints.weights import WeightFolder
+from fw_model.pipeline.components import SPEC_FILE
 from fw_train.clips import Split, open_dataset, split_clips
 from fw_train.config import LAUNCH, ConfigError, TrainConfig
 from fw_train.resolve import CONFIG, changed_keys, load

@@ -1,7 +1,7 @@
 """What a run starts from and what it leaves: the model with its autoencoder and text encoder, as one folder.
 
-An export folder holds config.json and model.safetensors (fw_model.checkpoint), pipeline.json (which autoencoder and
-text encoder the model was trained with) and training.json (which stages made it).
+An export folder holds config.json and model.safetensors (fw_model.checkpoints.checkpoint), pipeline.json (which
+autoencoder and text encoder the model was trained with) and training.json (which stages made it).
 """
 
 import hashlib
@@ -16,13 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fw_model.autoencoder import BlockDCT, VideoAutoencoder, first_frame_condition
-from fw_model.checkpoint import load_world, read_config, save_world
-from fw_model.companions import Sampling, load_companions, save_companions
+from fw_model.autoencoders.base import VideoAutoencoder, first_frame_condition
+from fw_model.autoencoders.block_dct import BlockDCT
+from fw_model.checkpoints.checkpoint import load_world, read_config, save_world
 from fw_model.config import WorldConfig, preset
-from fw_model.image_encoder import ClipImageEncoder
-from fw_model.text import HashTextEncoder, TextEncoder
-from fw_model.world import FantasyWorld
+from fw_model.encoders.base import TextEncoder
+from fw_model.encoders.clip import ClipImageEncoder
+from fw_model.encoders.hashing import HashTextEncoder
+from fw_model.model.model import FantasyWorld
+from fw_model.pipeline.components import Sampling, load_companions, save_companions
 from fw_train.config import ConfigError, Stage, TrainConfig
 from fw_train.lora import add_adapters, merge_adapters
 

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from fw_model.config import WorldConfig
-from fw_model.scene import GeometryTargets
-from fw_model.world import FantasyWorld
+from fw_model.losses.targets import GeometryTargets
+from fw_model.model.model import FantasyWorld
 from fw_train.config import ConfigError, TrainConfig
 from fw_train.lora import add_adapters
 from fw_train.optim import AdamW, Average

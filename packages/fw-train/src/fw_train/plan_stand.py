@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fw_model.wan.layers import TimeEmbedding
+from fw_model.layers.modulation import TimeEmbedding
 
 _ATTEND = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 """Keeps what every fused kernel keeps for its backward pass: inputs, output and one number per row."""

@@ -19,11 +19,11 @@ from torch import Tensor
 from fw_data.dataset.schema import ClipRecord
 from fw_data.dataset.transforms import fit_video
 from fw_geometry.camera import Trajectory
+from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.export.depth import colorize
-from fw_model.image_encoder import ClipImageEncoder
-from fw_model.pipeline import WorldPipeline
-from fw_model.result import World
-from fw_model.scene import geometry_targets
+from fw_model.losses.targets import geometry_targets
+from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.result import World
 from fw_train.clips import Sample
 from fw_train.parallel import unsharded
 

@@ -12,8 +12,8 @@ from typing import Annotated
 import torch
 import tyro
 
-from fw_model.checkpoint import load_world, save_world
-from fw_model.companions import SPEC_FILE, load_companions, save_companions
+from fw_model.checkpoints.checkpoint import load_world, save_world
+from fw_model.pipeline.components import SPEC_FILE, load_companions, save_companions
 from fw_train.config import ConfigError, TrainConfig
 from fw_train.journal import read_log
 from fw_train.model_card import Link, model_card

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fw_model.flow import TRAIN_STEPS, add_noise, flow_target
-from fw_model.irg import IRGBlock
-from fw_model.losses import WorldLossConfig, flow_matching_loss, geometry_loss
-from fw_model.scene import GeometryTargets
-from fw_model.world import FantasyWorld, GeometryOutput
+from fw_model.losses.losses import WorldLossConfig, flow_matching_loss, geometry_loss
+from fw_model.losses.targets import GeometryTargets
+from fw_model.model.irg import IRGBlock
+from fw_model.model.model import FantasyWorld, GeometryOutput
+from fw_model.sampling.flow import TRAIN_STEPS, add_noise, flow_target
 from fw_train.config import LossConfig, Stage
 from fw_train.lora import is_adapter
 

@@ -45,13 +45,13 @@ def init(options: InitOptions) -> list[str]:
     Raises:
         ConfigError: OUT exists already, or the Wan folder lacks a part or holds another model's.
     """
-    from fw_model.checkpoint import load_video_backbone, save_world
-    from fw_model.companions import save_companions
-    from fw_model.image_encoder import ClipImageEncoder
-    from fw_model.text import UMT5TextEncoder
-    from fw_model.vggt import start_from_vggt
-    from fw_model.wan_vae import WanVAE
-    from fw_model.world import FantasyWorld
+    from fw_model.autoencoders.wan_vae import WanVAE
+    from fw_model.checkpoints.checkpoint import load_video_backbone, save_world
+    from fw_model.checkpoints.vggt import start_from_vggt
+    from fw_model.encoders.clip import ClipImageEncoder
+    from fw_model.encoders.umt5 import UMT5TextEncoder
+    from fw_model.model.model import FantasyWorld
+    from fw_model.pipeline.components import save_companions
     from fw_train.parts import world_config
 
     config, wan, out = world_config(options.model), options.wan, options.out

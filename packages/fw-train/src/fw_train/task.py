@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from fw_data.dataset.clip_order import Draw, window_start
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
-from fw_model.flow import TimestepSampler, counter_noise, counter_uniform
-from fw_model.irg import IRGBlock
-from fw_model.scene import geometry_targets, ray_map
-from fw_model.world import FantasyWorld
+from fw_model.losses.targets import geometry_targets, ray_map
+from fw_model.model.irg import IRGBlock
+from fw_model.model.model import FantasyWorld
+from fw_model.sampling.flow import TimestepSampler, counter_noise, counter_uniform
 from fw_train.clips import Sample, SampleSource, Split
 from fw_train.config import Stage, TrainConfig
 from fw_train.encoded import encodings

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from fw_model.result import World
+from fw_model.pipeline.result import World
 
 GAPS = (1, 2, 4, 8, 16, 32, 64)
 """Frames between the two views; those below the clip's length are measured."""

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
-from fw_model.pipeline import WorldPipeline
-from fw_model.result import World
+from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.result import World
 from fw_train.clips import open_dataset, why_unusable
 from fw_train.config import ClipConfig, ConfigError
 from fw_train.evaluate.checkpoint import Checkpoint, Say, open_checkpoint

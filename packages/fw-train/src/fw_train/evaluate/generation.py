@@ -17,7 +17,7 @@ from fw_train.evaluate.checkpoint import Say
 from fw_train.evaluate.evaluation import Plain
 
 if TYPE_CHECKING:
-    from fw_model.result import Progress, World
+    from fw_model.pipeline.result import Progress, World
 
 ORIGIN = "origin.json"
 

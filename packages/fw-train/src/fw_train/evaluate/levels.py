@@ -8,11 +8,11 @@ import torch
 from einops import rearrange
 
 from fw_geometry import unproject
-from fw_model.autoencoder import first_frame_condition
-from fw_model.flow import TRAIN_STEPS, add_noise, counter_noise
-from fw_model.pipeline import WorldPipeline
-from fw_model.result import World
-from fw_model.scene import path_rays, recovered_path
+from fw_model.autoencoders.base import first_frame_condition
+from fw_model.losses.targets import path_rays, recovered_path
+from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.result import World
+from fw_model.sampling.flow import TRAIN_STEPS, add_noise, counter_noise
 from fw_train.evaluate.truth import TruthClip
 
 NOISE_LEVELS = (0.0, 0.2, 0.5, 0.8)

@@ -20,7 +20,7 @@ from fw_geometry import (
     unproject,
 )
 from fw_geometry.align import Sim3
-from fw_model.result import World
+from fw_model.pipeline.result import World
 from fw_train.evaluate.consistency import HEADLINE_GAP, measured_gaps, reprojection
 from fw_train.evaluate.images import psnr, ssim
 from fw_train.evaluate.measures import ClipScores, finite

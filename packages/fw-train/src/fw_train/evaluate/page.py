@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from fw_geometry import Trajectory, ate
 from fw_model.export import colorize
-from fw_model.result import World
+from fw_model.pipeline.result import World
 from fw_train.evaluate.compare import Comparison
 from fw_train.evaluate.evaluation import Evaluation, MeasuredClip, Plain, mean_curve, order_of_clips
 from fw_train.evaluate.measures import MEASURES

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from fw_model.result import World
+from fw_model.pipeline.result import World
 from fw_train.clips import open_dataset
 from fw_train.config import ConfigError
 from fw_train.evaluate.checkpoint import Checkpoint, Say, choose_device

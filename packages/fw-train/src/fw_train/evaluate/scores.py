@@ -13,9 +13,10 @@ from einops import rearrange
 from jaxtyping import UInt8
 
 from fw_geometry import camera_error
-from fw_model.autoencoder import BlockDCT, VideoAutoencoder
-from fw_model.pipeline import WorldPipeline
-from fw_model.result import World
+from fw_model.autoencoders.base import VideoAutoencoder
+from fw_model.autoencoders.block_dct import BlockDCT
+from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.result import World
 from fw_train.evaluate.consistency import HEADLINE_GAP, reprojection
 from fw_train.evaluate.images import psnr, ssim
 from fw_train.evaluate.levels import NOISE_LEVELS, true_world, world_at_level

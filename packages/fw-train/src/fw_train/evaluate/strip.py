@@ -13,7 +13,7 @@ from PIL import Image
 
 from fw_geometry.trajectories import look_at
 from fw_model.export.depth import colorize
-from fw_model.result import World
+from fw_model.pipeline.result import World
 from fw_train.evaluate.truth import TruthClip
 from fw_train.evaluate.warp import splat
 

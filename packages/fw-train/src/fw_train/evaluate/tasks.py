@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fw_data.dataset.reader import ClipDataset
-from fw_model.inputs import check_clip
-from fw_model.result import World
+from fw_model.pipeline.inputs import check_clip
+from fw_model.pipeline.result import World
 from fw_train.config import ClipConfig, ConfigError
 from fw_train.evaluate.checkpoint import Checkpoint, Say, open_checkpoint, parse_size
 from fw_train.evaluate.evaluation import Plain

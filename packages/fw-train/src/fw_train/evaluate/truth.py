@@ -18,7 +18,7 @@ from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
 from fw_data.dataset.transforms import fit_window
 from fw_geometry import Trajectory, unproject
-from fw_model.scene import normalize_scene
+from fw_model.losses.targets import normalize_scene
 from fw_train.clips import split_clips, why_unusable
 from fw_train.config import ClipConfig, ConfigError
 from fw_train.evaluate.options import Subset

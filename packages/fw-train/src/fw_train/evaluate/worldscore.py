@@ -9,8 +9,8 @@ from PIL import Image
 
 from fw_geometry import Trajectory, invert_poses
 from fw_model.export import write_video
-from fw_model.inputs import check_clip, prepare_image
-from fw_model.pipeline import WorldPipeline
+from fw_model.pipeline.inputs import check_clip, prepare_image
+from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.config import ConfigError
 from fw_train.evaluate.checkpoint import Checkpoint, Say, open_checkpoint, parse_size
 from fw_train.evaluate.evaluation import Plain
