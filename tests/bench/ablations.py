@@ -21,8 +21,8 @@ from fw_model.checkpoints.checkpoint import load_world
 from fw_model.config import WorldConfig, tiny
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.components import load_companions
-from fw_train.evaluate.evidence import LINES
-from fw_train.parts import HISTORY, Parts, export
+from fw_train.evidence.evidence import LINES
+from fw_train.model_bundle import HISTORY, Parts, export
 
 SEEDS = (0, 1)
 

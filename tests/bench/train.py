@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fw_model.config import WorldConfig, preset
-from fw_train.config import Stage, TrainConfig
-from fw_train.plan import Plan, make_plan
-from fw_train.plan_meter import Operation
-from fw_train.resolve import from_mapping, load
-from fw_train.runs import keep_freed_memory
+from fw_train.config.load import from_mapping, load
+from fw_train.config.schema import Stage, TrainConfig
+from fw_train.plan.meter import Operation
+from fw_train.plan.plan import Plan, make_plan
+from fw_train.tasks.train import keep_freed_memory
 
 EXACT_HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
 """glibc gives freed tensors back at once, for measuring memory; a run keeps them, and is faster."""

@@ -24,8 +24,8 @@ from fw_model.model.irg import IRGBlock
 from fw_model.model.model import FantasyWorld, WorldOutput
 from fw_model.sampling.flow import TRAIN_STEPS, add_noise, flow_target
 from fw_model.wan.embeddings import unpatchify
-from fw_train.config import LossConfig
-from fw_train.stages import Batch, _geometry_terms
+from fw_train.config.schema import LossConfig
+from fw_train.tasks.stages import Batch, _geometry_terms
 
 
 def choose_plain(world: FantasyWorld) -> None:

@@ -19,15 +19,15 @@ from torch import Tensor
 from fw_model.layers.rope import PlaneRope, VideoRope
 from fw_model.losses.targets import GeometryTargets
 from fw_model.model.model import FantasyWorld
-from fw_train.config import TrainConfig
+from fw_train.config.load import from_mapping
+from fw_train.config.schema import TrainConfig
+from fw_train.engine.optim import AdamW
 from fw_train.lora import add_adapters
-from fw_train.optim import AdamW
-from fw_train.parts import world_config
-from fw_train.plan import meta_batch
-from fw_train.resolve import from_mapping
-from fw_train.runs import keep_freed_memory
-from fw_train.stages import LOSSES, Batch, choose_parameters, idle_parts
-from fw_train.task import halve_frozen
+from fw_train.model_bundle import world_config
+from fw_train.plan.plan import meta_batch
+from fw_train.tasks.stages import LOSSES, Batch, choose_parameters, idle_parts
+from fw_train.tasks.train import keep_freed_memory
+from fw_train.tasks.world_task import halve_frozen
 
 Way = Literal["ours", "plain"]
 _POOL = 1 << 20

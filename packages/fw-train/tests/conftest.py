@@ -26,8 +26,8 @@ from fw_model.pipeline.components import Sampling
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
 from fw_model.sampling.flow import counter_noise
-from fw_train.config import Cadence, OptimConfig, TrainConfig
-from fw_train.evaluate.truth import load_truth
+from fw_train.config.schema import Cadence, OptimConfig, TrainConfig
+from fw_train.metrics.truth import load_truth
 
 
 class Regression:

@@ -15,10 +15,10 @@ import torch
 from fw_model.checkpoints.checkpoint import read_config
 from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
 from fw_model.pipeline.components import HIGH_NOISE, SPEC_FILE, Sampling
-from fw_train.config import ClipConfig, ConfigError
-from fw_train.parts import HISTORY
-from fw_train.resolve import from_mapping
-from fw_train.runs import CONFIG, EXPORT
+from fw_train.config.load import from_mapping
+from fw_train.config.schema import ClipConfig, ConfigError
+from fw_train.model_bundle import HISTORY
+from fw_train.tasks.train import CONFIG, EXPORT
 
 if TYPE_CHECKING:
     from fw_model.pipeline.pipeline import WorldPipeline
