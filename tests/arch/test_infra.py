@@ -50,7 +50,8 @@ def test_the_training_job_runs_a_command_that_exists() -> None:
 
 
 def test_the_ray_service_starts_what_the_command_starts() -> None:
-    from fw_serve.up import UpOptions, _check_engine
+    from fw_serve.options import UpOptions
+    from fw_serve.prepare import _check_engine
 
     service = yaml.safe_load((INFRA / "kuberay" / "serve.yaml").read_text(encoding="utf-8"))
     config = yaml.safe_load(service["spec"]["serveConfigV2"])

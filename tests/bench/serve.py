@@ -1,7 +1,7 @@
 """The bench of the service: `python -m tests.bench.serve` measures what docs/serving.md says of it, on SQLite.
 
 Starts `fw-serve up` as people do, for the time to the first answer, and a server with the stub engine of
-packages/fw-serve/tests, for creations, polls and memory, and for the studio's first paint where Chromium is. Writes
+tests/stub_server, for creations, polls and memory, and for the studio's first paint where Chromium is. Writes
 serve.json into an output folder; exits 1 if a target is missed. Wall time needs an idle machine; processor time, which
 is written beside it, does not.
 """
@@ -21,11 +21,8 @@ from statistics import median, quantiles
 from typing import Any
 
 import httpx
-from tests.chaos.serve import TESTS, memory_mb, picture
-
-assert str(TESTS) in sys.path
-
-from server_process import Server, free_port, wait_until  # type: ignore[import-not-found]  # noqa: E402
+from tests.chaos.serve import memory_mb, picture
+from tests.stub_server.server_process import Server, free_port, wait_until
 
 TARGETS = {
     "ready_s": 2.5,

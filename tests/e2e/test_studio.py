@@ -9,17 +9,13 @@ import io
 import shutil
 import struct
 import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "packages/fw-serve/tests"))
-
-from server_process import Server  # type: ignore[import-not-found]
+from tests.stub_server.server_process import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = ROOT / "packages/fw-serve/src/fw_serve/studio/static"

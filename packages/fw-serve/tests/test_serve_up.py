@@ -6,7 +6,8 @@ import pytest
 
 from fw_model.checkpoints import shipped
 from fw_model.checkpoints.shipped import SMALL_WORLD
-from fw_serve.up import UpOptions, prepare
+from fw_serve.options import UpOptions
+from fw_serve.prepare import prepare
 
 
 def loaded(folder: Path, checkpoint: str = SMALL_WORLD) -> object:

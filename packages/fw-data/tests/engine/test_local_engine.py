@@ -85,8 +85,6 @@ def test_leaving_early_ends_the_workers(odd):
 
 
 _PARENT = """
-import sys
-sys.path.insert(0, sys.argv[1])
 from fw_data.engine.local import LocalEngine
 from task_of_local_engine_test import Odd
 
@@ -99,7 +97,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_when_their_parent_is_killed(odd, tmp_path, how):
     (tmp_path / "parent.py").write_text(_PARENT)
-    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", tmp_path], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     workers: set[int] = set()
     while len(workers) < 2:

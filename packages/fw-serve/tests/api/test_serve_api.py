@@ -6,9 +6,9 @@ import json
 import httpx
 import openai
 import pytest
-from schema_fuzz import fuzz
-from server_process import QUEUE
-from stub_engine import FILES
+from tests.stub_server.schema_fuzz import fuzz
+from tests.stub_server.server_process import QUEUE
+from tests.stub_server.stub_engine import FILES
 
 PRESET = json.dumps({"preset": "dolly", "distance": 0.2})
 

@@ -18,9 +18,9 @@ from fw_serve.intake.fetch import Fetcher, FetchError, is_public
 from fw_serve.intake.images import BadImageError, ImageDecoder
 from fw_serve.jobs.keys import KeyRing
 from fw_serve.jobs.store import JobStore
+from fw_serve.prepare import is_loopback, needs_keys
 from fw_serve.settings import Limits, Settings
 from fw_serve.storage import Storage, StorageError
-from fw_serve.up import is_loopback, needs_keys
 
 SECRET = "the secret beside the storage"
 
