@@ -82,7 +82,7 @@ def test_a_world_through_the_openai_client(real, picture, tmp_path):
     assert len(zipfile.ZipFile(io.BytesIO(content("depth", format="zip"))).namelist()) == FRAMES + 1
     assert json.loads(content("world"))["settings"]["prompt"] == "a sunny room"
 
-    from fw_app.generate import GenerateOptions
+    from fw_app.options import GenerateOptions
     from fw_app.remote import generate_remotely
 
     (tmp_path / "room.png").write_bytes(picture)
