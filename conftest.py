@@ -11,5 +11,5 @@ from jaxtyping import install_import_hook
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("house")
 
-for _package in ("fw_geometry", "fw_model", "fw_data", "fw_train"):
+for _package in ("fw_geometry", "fw_model", "fw_data", "fw_toy", "fw_train"):
     install_import_hook(_package, "beartype.beartype").__enter__()

@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from fw_geometry import make_trajectory
-from fw_model.autoencoder import BlockDCT
+from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.config import tiny
+from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.export import export_world
-from fw_model.pipeline import WorldPipeline
-from fw_model.result import World
-from fw_model.text import HashTextEncoder
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
+from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.result import World
 
 
 def drawn_picture() -> Image.Image:

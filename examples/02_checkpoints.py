@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from fw_model.checkpoints.keys import to_released, to_wan
 from fw_model.config import Compat, WorldConfig, tiny
 from fw_model.convert import convert_checkpoint
-from fw_model.keys import to_released, to_wan
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
 
 
 def wan_backbone(config: WorldConfig) -> dict[str, torch.Tensor]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from fw_data import ClipDataset
-from fw_data.buckets import Bucket, BucketTable
 from fw_data.cli import main as fw_data
-from fw_data.loader import ClipLoader
+from fw_data.dataset.buckets import Bucket, BucketTable
+from fw_data.dataset.loader import ClipLoader
 from fw_data.media.stored import encode_video
 from fw_geometry import make_trajectory
 

@@ -18,7 +18,8 @@ import yaml
 from fw_serve.api.metrics import Metrics
 from fw_serve.jobs.fleet import Fleet
 from fw_serve.jobs.store import JobStore
-from fw_serve.up import UpOptions, _check_engine
+from fw_serve.options import UpOptions
+from fw_serve.prepare import _check_engine
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

@@ -85,7 +85,7 @@ def test_help_needs_neither_torch_nor_ray(module: str) -> None:
     assert f"usage: {CLIS[module]}" in done.stdout
 
 
-@pytest.mark.parametrize("package", ["fw_geometry", "fw_model", "fw_data", "fw_train"])
+@pytest.mark.parametrize("package", ["fw_geometry", "fw_model", "fw_data", "fw_toy", "fw_train"])
 def test_importing_a_package_pulls_nothing_heavy(package: str) -> None:
     code = (
         f"import sys, {package}\n"

@@ -36,8 +36,8 @@ def test_the_annotation_job_runs_a_command_that_exists() -> None:
 
 
 def test_the_training_job_runs_a_command_that_exists() -> None:
-    from fw_train.config import TrainConfig
-    from fw_train.resolve import override
+    from fw_train.config.load import override
+    from fw_train.config.schema import TrainConfig
 
     job = yaml.safe_load((INFRA / "kuberay" / "train.yaml").read_text(encoding="utf-8"))
     program, stage, _toml, *words = shlex.split(job["spec"]["entrypoint"])
@@ -50,7 +50,8 @@ def test_the_training_job_runs_a_command_that_exists() -> None:
 
 
 def test_the_ray_service_starts_what_the_command_starts() -> None:
-    from fw_serve.up import UpOptions, _check_engine
+    from fw_serve.options import UpOptions
+    from fw_serve.prepare import _check_engine
 
     service = yaml.safe_load((INFRA / "kuberay" / "serve.yaml").read_text(encoding="utf-8"))
     config = yaml.safe_load(service["spec"]["serveConfigV2"])
@@ -75,9 +76,9 @@ def test_the_ray_service_starts_what_the_command_starts() -> None:
 
 
 def test_the_slurm_script_runs_what_the_launcher_runs() -> None:
-    from fw_train.config import TrainConfig
+    from fw_train.config.load import override
+    from fw_train.config.schema import TrainConfig
     from fw_train.launch.torchrun import ENVIRONMENT, command
-    from fw_train.resolve import override
 
     script = INFRA / "slurm" / "train.sbatch"
     subprocess.run(["bash", "-n", str(script)], check=True)

@@ -1,4 +1,4 @@
-"""The ablations of docs/evidence.md: `python -m tests.bench.ablations` trains every arm twice and measures them.
+"""The ablations of docs/evidence.md: `python -m benchmarks.ablations` trains every arm twice and measures them.
 
 All arms start from the same video branch and camera control, those of `small_world/camera` of `make small-world`. They
 were trained with a bridge; so that no arm has to make good for its loss, LoRA first trains the video on without one
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from fw_model.checkpoint import load_world
-from fw_model.companions import load_companions
+from fw_model.checkpoints.checkpoint import load_world
 from fw_model.config import WorldConfig, tiny
-from fw_model.world import FantasyWorld
-from fw_train.evaluate.evidence import LINES
-from fw_train.parts import HISTORY, Parts, export
+from fw_model.model.model import FantasyWorld
+from fw_model.pipeline.components import load_companions
+from fw_train.evidence.evidence import LINES
+from fw_train.model_bundle import HISTORY, Parts, export
 
 SEEDS = (0, 1)
 

@@ -1,4 +1,4 @@
-"""The data bench: `python -m tests.bench.data` reads the same clips from our shards, from npz folders and through
+"""The data bench: `python -m benchmarks.data` reads the same clips from our shards, from npz folders and through
 webdataset, times annotate by stage, the depth codec and DUSt3R's pairs, and writes data.json and data.md. A missed
 target exits 1.
 
@@ -21,23 +21,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.bench.model_table import Row, machine, markdown, paired, ratio_row
+from benchmarks.model_table import Row, machine, markdown, paired, ratio_row
 
-from fw_data import ClipDataset, depth_codec
+from fw_data import ClipDataset
+from fw_data.annotate.backend_specs import OracleSpec, SfmSpec
+from fw_data.annotate.config import AnnotateConfig
+from fw_data.annotate.pipeline import RunSummary, annotate
+from fw_data.annotate.progress import PlainReporter
 from fw_data.annotators.dust3r.network import Dust3rConfig, Dust3rNetwork, Features, PairOutput
 from fw_data.annotators.dust3r.pairs import pair_graph
 from fw_data.annotators.dust3r.predictor import NetworkPredictor, PairPointmaps
-from fw_data.backends import OracleSpec, SfmSpec
-from fw_data.buckets import Bucket, BucketTable
 from fw_data.cli import main as fw_data
-from fw_data.clipfiles import Clip, unpack_cameras
-from fw_data.config import AnnotateConfig
+from fw_data.dataset import depth_codec
+from fw_data.dataset.buckets import Bucket, BucketTable
+from fw_data.dataset.clip import Clip, unpack_cameras
+from fw_data.dataset.loader import ClipLoader
+from fw_data.dataset.transforms import fit_window
 from fw_data.engine.local import LocalEngine
-from fw_data.fit import fit_window
-from fw_data.loader import ClipLoader
 from fw_data.media.stored import decode_video
-from fw_data.pipeline import RunSummary, annotate
-from fw_data.progress import PlainReporter
 from fw_geometry.camera import Trajectory
 
 WINDOW = 17
@@ -253,7 +254,7 @@ def _times(count: int, action: Callable[[], Any]) -> Callable[[], None]:
 
 def main() -> int:
     """Measure, print, write; 1 if a target is missed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.data", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench"), help="folder for data.json and data.md")
     parser.add_argument("--clips", type=int, default=3)
     parser.add_argument("--frames", type=int, default=49)

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.bench.model_table import Row, paired
+from benchmarks.model_table import Row, paired
 
 from fw_geometry import make_trajectory
-from fw_model.autoencoder import BlockDCT
+from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.config import tiny
-from fw_model.pipeline import Sampling, WorldPipeline
-from fw_model.text import HashTextEncoder
-from fw_model.world import FantasyWorld
+from fw_model.encoders.hashing import HashTextEncoder
+from fw_model.model.model import FantasyWorld
+from fw_model.pipeline.components import Sampling
+from fw_model.pipeline.pipeline import WorldPipeline
 
 FRAMES, HEIGHT, WIDTH, STEPS = 9, 64, 96, 20
 REUSE_STEPS = 50

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from benchmarks.model_table import Row, paired, ratio_row
 from diffusers import AutoencoderKLWan
-from tests.bench.model_table import Row, paired, ratio_row
 
-from fw_model.wan_vae import WanVAE
+from fw_model.autoencoders.wan_vae import WanVAE
 
 
 @torch.no_grad()

@@ -16,16 +16,16 @@ given. Network, batch, precision, losses and optimizer are the same on both side
 
 from torch import Tensor
 
-from fw_model.flow import TRAIN_STEPS, add_noise, flow_target
 from fw_model.geometry.branch import join_features
 from fw_model.geometry.dpt import DPTHead
-from fw_model.irg import IRGBlock
-from fw_model.losses import flow_matching_loss
-from fw_model.recompute import recomputed
-from fw_model.wan.shell import unpatchify
-from fw_model.world import FantasyWorld, WorldOutput
-from fw_train.config import LossConfig
-from fw_train.stages import Batch, _geometry_terms
+from fw_model.layers.recompute import recomputed
+from fw_model.losses.losses import flow_matching_loss
+from fw_model.model.irg import IRGBlock
+from fw_model.model.model import FantasyWorld, WorldOutput
+from fw_model.sampling.flow import TRAIN_STEPS, add_noise, flow_target
+from fw_model.wan.embeddings import unpatchify
+from fw_train.config.schema import LossConfig
+from fw_train.tasks.stages import Batch, _geometry_terms
 
 
 def choose_plain(world: FantasyWorld) -> None:

@@ -1,8 +1,8 @@
 """One training step on random weights and random data: what the training bench times, and what it measures alone.
 
-`python -m tests.bench.train_step FILE --way WAY` runs a step of the configuration in a JSON file in a process of its
+`python -m benchmarks.train_step FILE --way WAY` runs a step of the configuration in a JSON file in a process of its
 own and prints its processor time and memory as JSON. Ways: `ours` is the stage's own loss; `plain` is stage 1 in the
-plain way (`tests.bench.train_plain`).
+plain way (`benchmarks.train_plain`).
 """
 
 import argparse
@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tests.bench.train_plain import choose_plain, plain_loss
+from benchmarks.train_plain import choose_plain, plain_loss
 from torch import Tensor
 
-from fw_model.rope import PlaneRope, VideoRope
-from fw_model.scene import GeometryTargets
-from fw_model.world import FantasyWorld
-from fw_train.config import TrainConfig
+from fw_model.layers.rope import PlaneRope, VideoRope
+from fw_model.losses.targets import GeometryTargets
+from fw_model.model.model import FantasyWorld
+from fw_train.config.load import from_mapping
+from fw_train.config.schema import TrainConfig
+from fw_train.engine.optim import AdamW
 from fw_train.lora import add_adapters
-from fw_train.optim import AdamW
-from fw_train.parts import world_config
-from fw_train.plan import meta_batch
-from fw_train.resolve import from_mapping
-from fw_train.runs import keep_freed_memory
-from fw_train.stages import LOSSES, Batch, choose_parameters, idle_parts
-from fw_train.task import halve_frozen
+from fw_train.model_bundle import world_config
+from fw_train.plan.plan import meta_batch
+from fw_train.tasks.stages import LOSSES, Batch, choose_parameters, idle_parts
+from fw_train.tasks.train import keep_freed_memory
+from fw_train.tasks.world_task import halve_frozen
 
 Way = Literal["ours", "plain"]
 _POOL = 1 << 20

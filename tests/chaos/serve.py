@@ -8,8 +8,8 @@
     python -m tests.chaos.serve soak           2,000 jobs: memory and open files must not grow
     python -m tests.chaos.serve fuzz           Schemathesis, all checks, 5,000 cases
 
-Each starts a server with the stub engine of packages/fw-serve/tests. Exit code 1 if something is not as promised.
-`python -m tests.bench.serve` measures.
+Each starts a server with the stub engine of tests/stub_server. Exit code 1 if something is not as promised.
+`python -m benchmarks.serve` measures.
 """
 
 import argparse
@@ -25,13 +25,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
-
-TESTS = Path(__file__).parents[2] / "packages" / "fw-serve" / "tests"
-sys.path.append(str(TESTS))
-
-from schema_fuzz import fuzz  # type: ignore[import-not-found]  # noqa: E402
-from server_process import Server, wait_until  # type: ignore[import-not-found]  # noqa: E402
-from stub_engine import FILES  # type: ignore[import-not-found]  # noqa: E402
+from tests.stub_server.schema_fuzz import fuzz
+from tests.stub_server.server_process import Server, wait_until
+from tests.stub_server.stub_engine import FILES
 
 BATCH = 25
 """Jobs of the soak that are queued at a time."""

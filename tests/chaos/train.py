@@ -58,8 +58,8 @@ def main() -> int:
 def prepare(folder: Path, options: argparse.Namespace) -> list[str]:
     """A dataset, a small model to start from, and the command of the run, up to the value of --out."""
     from fw_model.config import preset
-    from fw_train.config import ClipConfig, TrainConfig
-    from fw_train.parts import export, load_parts
+    from fw_train.config.schema import ClipConfig, TrainConfig
+    from fw_train.model_bundle import export, load_parts
 
     raw, truth = write_wall_videos(folder, videos=6, frames=9)
     subprocess.run(annotate_command(raw, truth, folder / "data", "local"), check=True, stdout=subprocess.DEVNULL)

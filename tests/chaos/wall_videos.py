@@ -10,7 +10,7 @@ HEIGHT, WIDTH, DEPTH_M, STEP_PX = 48, 64, 2.0, 2
 
 def write_wall_videos(root: Path, *, videos: int, frames: int) -> tuple[Path, Path]:
     """`root/raw` with so many videos and `root/truth` with their npz files; returns both."""
-    from fw_data.toy.clips import write_video
+    from fw_toy.files import write_video
 
     raw, truth = root / "raw", root / "truth"
     raw.mkdir(parents=True)

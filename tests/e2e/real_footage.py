@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fw_data import ClipDataset
-from fw_data.annotate import run
+from fw_data.annotate.command import run
+from fw_data.dataset.schema import Refusal
 from fw_data.options import AnnotateOptions
-from fw_data.schema import Refusal
 from fw_geometry.align import fit_scale
 from fw_geometry.metrics import ate
 from fw_geometry.rigid import nearest_rotations

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from fw_model.autoencoder import WanVAE
-from fw_model.companions import load_companions
+from fw_model.autoencoders.wan_vae import WanVAE
 from fw_model.config import Compat
+from fw_model.pipeline.components import load_companions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "README_zh.md", ROOT / "examples" / "README.md"]

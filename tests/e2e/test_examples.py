@@ -16,7 +16,7 @@ from PIL import Image
 from fw_data import ClipDataset
 from fw_geometry import formats
 from fw_model.config import Compat
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FILES = {

@@ -9,17 +9,13 @@ import io
 import shutil
 import struct
 import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "packages/fw-serve/tests"))
-
-from server_process import Server  # type: ignore[import-not-found]
+from tests.stub_server.server_process import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = ROOT / "packages/fw-serve/src/fw_serve/studio/static"
@@ -57,7 +53,7 @@ def test_the_page_is_what_its_sources_build(tmp_path):
 def files(tmp_path_factory) -> Path:
     """What every job of the server gives: a slope of coloured checks, surer to the right."""
     from fw_geometry.trajectories import make_trajectory
-    from fw_model.result import World
+    from fw_model.pipeline.result import World
     from fw_serve.worker.artifacts import write_artifacts
 
     row, column = np.mgrid[0:H, 0:W]

@@ -1,7 +1,7 @@
 """Check golden component files (one building block each) against the module or function that does the same here.
 
 `weights.*` in a file are a module's parameters under their official names; they are loaded through the mapping of
-`fw_model.keys`, so the files test that too.
+`fw_model.checkpoints.keys`, so the files test that too.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,18 +14,18 @@ from safetensors.torch import load_file
 from tests.parity.golden_conventions import geometry_utils, plucker, pose_encoding, scheduler
 from torch import Tensor, nn
 
-from fw_model.camera_adapter import PoseEncoder, halve_time
+from fw_model.checkpoints.keys import to_released
 from fw_model.config import CameraConfig, Compat, GeometryConfig
 from fw_model.geometry.block import GeometryBlock, GeometryStep
 from fw_model.geometry.camera_head import CameraHead
 from fw_model.geometry.dpt import DPTHead, position_embedding, position_grid
 from fw_model.geometry.temporal import TemporalUpsampler
 from fw_model.geometry.tokens import PoseTokens
-from fw_model.irg import BidirectionalCrossAttention, CouplingStep
-from fw_model.keys import to_released
-from fw_model.rope import PlaneRope, Rotation, VideoRope, rotate_halves, rotate_pairs
-from fw_model.wan.block import Context, VideoStep, WanBlock
-from fw_model.wan.shell import OutputHead, image_embedding
+from fw_model.layers.rope import PlaneRope, Rotation, VideoRope, rotate_halves, rotate_pairs
+from fw_model.model.irg import BidirectionalCrossAttention, CouplingStep
+from fw_model.wan.blocks import Context, VideoStep, WanBlock
+from fw_model.wan.camera_adapter import PoseEncoder, halve_time
+from fw_model.wan.embeddings import OutputHead, image_embedding
 
 Tensors = dict[str, Tensor]
 Pair = tuple[str, Tensor, Tensor]

@@ -6,9 +6,9 @@ from torch import Tensor
 from fw_geometry import released_intrinsics
 from fw_geometry.pose import decode_pose, encode_pose, se3_inverse
 from fw_geometry.rays import pack_plucker, plucker_rays, plucker_rays_double_scaled, unproject
-from fw_model.flow import FlowSchedule, add_noise, euler_step, flow_target, round_timestep, training_grid
-from fw_model.scene import trajectory_scale
-from fw_model.wan.layers import sinusoid
+from fw_model.layers.modulation import sinusoid
+from fw_model.losses.targets import trajectory_scale
+from fw_model.sampling.flow import FlowSchedule, add_noise, euler_step, flow_target, round_timestep, training_grid
 
 Tensors = dict[str, Tensor]
 

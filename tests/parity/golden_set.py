@@ -15,12 +15,12 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fw_model.condition import Conditioning
+from fw_model.checkpoints.keys import released_names
 from fw_model.config import CameraConfig, Compat, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
-from fw_model.flow import FlowSchedule, guide
-from fw_model.keys import released_names
-from fw_model.rope import plane_positions
-from fw_model.world import FantasyWorld, WorldOutput
+from fw_model.layers.rope import plane_positions
+from fw_model.model.conditioning import Conditioning
+from fw_model.model.model import FantasyWorld, WorldOutput
+from fw_model.sampling.flow import FlowSchedule, guide
 
 Pair = tuple[str, Tensor, Tensor]
 """Name, ours, theirs."""

@@ -12,8 +12,8 @@ from tests.parity.golden import TARGET, check, main, relative_error
 from tests.parity.golden_components import CHECKS
 from tests.parity.golden_set import Recorder, set_config, stored_outputs
 
-from fw_model.keys import released_names
-from fw_model.world import FantasyWorld
+from fw_model.checkpoints.keys import released_names
+from fw_model.model.model import FantasyWorld
 
 GOLDEN = Path(__file__).parent / "golden"
 COMPONENTS = sorted(path.stem for path in (GOLDEN / "components").glob("*.safetensors"))

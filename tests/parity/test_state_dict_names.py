@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fw_model.checkpoints.keys import released_names, to_released
 from fw_model.config import PRESETS, preset, wan22_fun_a14b
-from fw_model.keys import released_names, to_released
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
 
 GOLDEN = Path(__file__).parent / "golden"
 

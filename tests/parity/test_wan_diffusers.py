@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 from fw_geometry.rays import pack_plucker
+from fw_model.checkpoints.keys import to_diffusers
 from fw_model.config import VideoConfig, WorldConfig, tiny
-from fw_model.keys import to_diffusers
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
 
 BOUND = 5e-5
 LATENT = (3, 4, 6)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from fw_app import cli, demo, doctor, report
-from fw_app.generate import parse_size, resolve_trajectory
+from fw_app.generate import resolve_trajectory
+from fw_app.options import DemoOptions, parse_size
 from fw_geometry import formats, make_trajectory
 
 
@@ -111,24 +112,24 @@ def test_a_file_of_another_kind_and_a_shaped_file(tmp_path: Path) -> None:
 
 
 def test_the_demo_skips_only_what_was_done_with_the_same_command(tmp_path: Path) -> None:
-    steps = demo.plan(demo.DemoOptions(out=tmp_path))
+    steps = demo.plan(DemoOptions(out=tmp_path))
     record = tmp_path / "demo.json"
     assert demo.already_done(record, steps) == []
     rows = [asdict(replace(step, seconds=1.0)) for step in steps[:4]]
     record.write_text(json.dumps({"steps": rows}))
     assert [step.name for step in demo.already_done(record, steps)] == [step.name for step in steps[:4]]
-    other = demo.plan(demo.DemoOptions(out=tmp_path, clips=3))
+    other = demo.plan(DemoOptions(out=tmp_path, clips=3))
     assert demo.already_done(record, other) == []
 
 
 def test_every_command_of_the_demo_is_one_of_ours(tmp_path: Path) -> None:
-    steps = demo.plan(demo.DemoOptions(out=tmp_path))
+    steps = demo.plan(DemoOptions(out=tmp_path))
     assert {step.command[0] for step in steps} == {"fw", "fw-data", "fw-train"}
     assert [step.command[1] for step in steps if step.command[0] == "fw-train"] == ["base", "stage1", "stage2"]
 
 
 def test_the_demo_generates_with_the_shipped_weights_or_else_with_its_own(tmp_path, monkeypatch):
-    options = demo.DemoOptions(out=tmp_path)
+    options = DemoOptions(out=tmp_path)
     for at_hand in (True, False):
         monkeypatch.setattr(demo, "has_shipped_weights", lambda found=at_hand: found)
         steps = demo.plan(options)
@@ -142,9 +143,9 @@ def test_the_demo_generates_with_the_shipped_weights_or_else_with_its_own(tmp_pa
 
 
 def test_generate_without_a_checkpoint_says_what_is_missing(tmp_path, monkeypatch, capsys):
-    from fw_model import shipped
+    from fw_model.checkpoints import shipped
 
-    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "shipped.py"))
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "checkpoints" / "shipped.py"))
     Image.fromarray(np.full((64, 96, 3), 128, np.uint8)).save(tmp_path / "grey.png")
     assert cli.main(["generate", str(tmp_path / "grey.png"), "--out", str(tmp_path / "world")]) == 2
     assert "comes without the weights 'small-world'" in capsys.readouterr().err
@@ -161,11 +162,11 @@ def test_convert_says_what_the_file_was(capsys: pytest.CaptureFixture[str], tmp_
 
 
 def test_generate_hands_its_options_to_the_pipeline(tmp_path, capsys):
-    from fw_model.autoencoder import BlockDCT
+    from fw_model.autoencoders.block_dct import BlockDCT
     from fw_model.config import tiny
-    from fw_model.pipeline import WorldPipeline
-    from fw_model.text import HashTextEncoder
-    from fw_model.world import FantasyWorld
+    from fw_model.encoders.hashing import HashTextEncoder
+    from fw_model.model.model import FantasyWorld
+    from fw_model.pipeline.pipeline import WorldPipeline
 
     WorldPipeline(FantasyWorld(tiny(), seed=0), BlockDCT(), HashTextEncoder()).save(tmp_path / "checkpoint")
     Image.fromarray(np.full((40, 50, 3), 128, np.uint8)).save(tmp_path / "grey.png")

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from fw_data.backends import OracleSpec
-from fw_data.config import AnnotateConfig
+from fw_data.annotate.backend_specs import OracleSpec
+from fw_data.annotate.config import AnnotateConfig
+from fw_data.annotate.pipeline import annotate
+from fw_data.annotate.progress import PlainReporter
+from fw_data.annotate.summary import RunSummary
 from fw_data.engine.local import LocalEngine
-from fw_data.pipeline import annotate
-from fw_data.progress import PlainReporter
-from fw_data.summary import RunSummary
 
 HEIGHT, WIDTH = 48, 64
 

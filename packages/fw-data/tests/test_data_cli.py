@@ -130,3 +130,10 @@ def test_kill_9_loses_nothing_that_was_finished(raw_with_truth, scene, make_vide
 def _content(out: Path) -> dict[str, bytes]:
     names = ("manifest.parquet", "dataset.json", "refusals.jsonl", "shards/000000.tar")
     return {name: (out / name).read_bytes() for name in names}
+
+
+def test_toy_says_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "fw_toy.cli", raising=False)
+    monkeypatch.setitem(sys.modules, "fw_toy", None)
+    assert main(["toy", "out"]) == 2
+    assert "pip install 'fw-data[toy]'" in capsys.readouterr().err

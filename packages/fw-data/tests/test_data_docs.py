@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 import fw_data
-from fw_data.filters import FilterConfig
-from fw_data.grade import GRADE_MEANINGS, LIMITS
-from fw_data.motion_tags import TAGS
 from fw_data.options import AnnotateOptions
+from fw_data.quality.filters import FilterConfig
+from fw_data.quality.grade import GRADE_MEANINGS, LIMITS
+from fw_data.quality.motion_tags import TAGS
 
 _PAGE = Path(__file__).resolve().parents[3] / "docs" / "data-preparation.md"
 _SOURCE = Path(fw_data.__file__).parent
-_MODULES = ["survey.py", "survey_pass.py", "filters.py", "tasks.py", "media/*.py", "annotators/**/*.py"]
+_MODULES = ["annotate/scan.py", "annotate/scan_pass.py", "annotate/tasks.py", "quality/filters.py"]
+_MODULES += ["media/*.py", "annotators/**/*.py"]
 _DAMAGE = {"clip-video"}
 """Codes of the dataset's own files, which `fw-data validate` explains."""
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fw_model.config import CameraConfig, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
 
 LATENT = (2, 4, 6)
 

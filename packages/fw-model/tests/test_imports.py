@@ -9,7 +9,8 @@ import fw_model
 bare = {"torch", "numpy", "diffusers"} & set(sys.modules)
 for name in fw_model.__all__:
     getattr(fw_model, name)
-import fw_model.export, fw_model.checkpoint, fw_model.autoencoder, fw_model.text, fw_model.losses
+import fw_model.export, fw_model.checkpoints.checkpoint, fw_model.autoencoders.registry, fw_model.encoders.registry
+import fw_model.losses.losses
 print(sorted(bare), sorted({"ray", "fastapi", "tyro", "diffusers", "transformers", "av"} & set(sys.modules)))
 """
 

@@ -7,16 +7,12 @@ import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
-
-sys.path.append(str(Path(__file__).parent))  # server_process and stub_engine are modules of the tests
-
-from server_process import QUEUE, Server, wait_until
+from tests.stub_server.server_process import QUEUE, Server, wait_until
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from server_process import QUEUE, wait_until
+from tests.stub_server.server_process import QUEUE, wait_until
 
 
 @pytest.mark.slow

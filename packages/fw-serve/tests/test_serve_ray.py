@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from server_process import wait_until
+from tests.stub_server.server_process import wait_until
 
 from fw_serve.jobs.keys import KeyRing
 from fw_serve.jobs.store import JobStore

@@ -16,11 +16,12 @@ FRAMES, WIDTH, HEIGHT = 5, 48, 32
 def checkpoint(tmp_path_factory):
     import torch
 
-    from fw_model.autoencoder import BlockDCT
+    from fw_model.autoencoders.block_dct import BlockDCT
     from fw_model.config import CameraConfig, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
-    from fw_model.pipeline import Sampling, WorldPipeline
-    from fw_model.text import HashTextEncoder
-    from fw_model.world import FantasyWorld
+    from fw_model.encoders.hashing import HashTextEncoder
+    from fw_model.model.model import FantasyWorld
+    from fw_model.pipeline.components import Sampling
+    from fw_model.pipeline.pipeline import WorldPipeline
 
     torch.manual_seed(0)
     config = WorldConfig(
@@ -81,7 +82,7 @@ def test_a_world_through_the_openai_client(real, picture, tmp_path):
     assert len(zipfile.ZipFile(io.BytesIO(content("depth", format="zip"))).namelist()) == FRAMES + 1
     assert json.loads(content("world"))["settings"]["prompt"] == "a sunny room"
 
-    from fw_app.generate import GenerateOptions
+    from fw_app.options import GenerateOptions
     from fw_app.remote import generate_remotely
 
     (tmp_path / "room.png").write_bytes(picture)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fw_model import shipped
-from fw_model.shipped import SMALL_WORLD
-from fw_serve.up import UpOptions, prepare
+from fw_model.checkpoints import shipped
+from fw_model.checkpoints.shipped import SMALL_WORLD
+from fw_serve.options import UpOptions
+from fw_serve.prepare import prepare
 
 
 def loaded(folder: Path, checkpoint: str = SMALL_WORLD) -> object:
@@ -15,7 +16,7 @@ def loaded(folder: Path, checkpoint: str = SMALL_WORLD) -> object:
 
 
 def test_without_a_checkpoint_the_shipped_weights_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "shipped.py"))
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "checkpoints" / "shipped.py"))
     assert UpOptions().checkpoint == SMALL_WORLD
     with pytest.raises(ValueError, match="comes without the weights 'small-world'"):
         loaded(tmp_path)

@@ -10,24 +10,24 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fw_data.clipfiles import Cameras, pack_clip
-from fw_data.dataset import ClipDataset
-from fw_data.manifest import write_manifest
-from fw_data.sampler import Draw
-from fw_data.schema import ClipRecord
-from fw_data.shards import ShardWriter
+from fw_data.dataset.clip import Cameras, pack_clip
+from fw_data.dataset.clip_order import Draw
+from fw_data.dataset.manifest import write_manifest
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.schema import ClipRecord
+from fw_data.dataset.shards import ShardWriter
 from fw_geometry import unproject
-from fw_model.autoencoder import BlockDCT
-from fw_model.companions import Sampling
+from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.config import CameraConfig, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
+from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.export import export_world
-from fw_model.flow import counter_noise
-from fw_model.pipeline import WorldPipeline
-from fw_model.result import World
-from fw_model.text import HashTextEncoder
-from fw_model.world import FantasyWorld
-from fw_train.config import Cadence, OptimConfig, TrainConfig
-from fw_train.evaluate.truth import load_truth
+from fw_model.model.model import FantasyWorld
+from fw_model.pipeline.components import Sampling
+from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.result import World
+from fw_model.sampling.flow import counter_noise
+from fw_train.config.schema import Cadence, OptimConfig, TrainConfig
+from fw_train.metrics.truth import load_truth
 
 
 class Regression:

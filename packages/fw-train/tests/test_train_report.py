@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fw_train.journal import Journal, read_log
+from fw_train.engine.run_log import Journal, read_log
 from fw_train.report import Series, loss_curves, svg_chart
 
 

@@ -1,19 +1,8 @@
 """`fw convert`: a checkpoint that others published as a pickle becomes safetensors, opened in a process of its own."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import tyro
 
-
-@dataclass(frozen=True, kw_only=True)
-class ConvertOptions:
-    """Turn a published .pth (released FantasyWorld, Wan VAE, UMT5, CLIP) into safetensors."""
-
-    source: tyro.conf.Positional[Path]
-    """The .pth, .pt, .bin or .safetensors file. What it is, is told by its tensor names."""
-    folder: tyro.conf.Positional[Path]
-    """The folder to write."""
+from fw_app.options import ConvertOptions
 
 
 def main(argv: list[str]) -> int:

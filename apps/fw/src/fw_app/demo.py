@@ -16,32 +16,12 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
-from fw_model.shipped import shipped_weights
-
-if TYPE_CHECKING:
-    from fw_data.dataset import Clip
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoOptions:
-    """Run everything once at a small size: toy videos, annotate, train, generate, report."""
-
-    out: Path = Path("demo")
-    """The folder everything is written to."""
-    clips: int = 5
-    """Toy videos to render and annotate."""
-    base_steps: int = 40
-    """Steps of the small video prior, which is then frozen."""
-    stage1_steps: int = 20
-    """Steps of stage 1 (geometry branch)."""
-    stage2_steps: int = 20
-    """Steps of stage 2 (coupling and camera)."""
-    seed: int = 0
-    """Seed of the scenes, the training and the generated world."""
+from fw_app.demo_data import held_out_clip
+from fw_app.options import DemoOptions
+from fw_model.checkpoints.shipped import shipped_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,13 +170,3 @@ def _save_first_frame(options: DemoOptions) -> None:
     from PIL import Image
 
     Image.fromarray(held_out_clip(options.out).video[0]).save(options.out / "first_frame.png")
-
-
-def held_out_clip(folder: Path) -> "Clip":
-    """The first clip of the demo's dataset that no training step has seen."""
-    from fw_data.dataset import ClipDataset
-    from fw_train.clips import split_clips
-    from fw_train.resolve import load
-
-    dataset = ClipDataset(folder / "dataset")
-    return dataset.load(split_clips(dataset.records, load("tiny", "stage2").clip).held_out[0].id)

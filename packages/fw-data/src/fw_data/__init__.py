@@ -8,18 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fw_data.clipfiles import Clip
-    from fw_data.dataset import ClipDataset
+    from fw_data.dataset.clip import Clip
+    from fw_data.dataset.reader import ClipDataset
+    from fw_data.dataset.schema import ClipRecord, DatasetCard, Refusal
     from fw_data.errors import DataError
-    from fw_data.schema import ClipRecord, DatasetCard, Refusal
 
 _HOMES = {
-    "Clip": "fw_data.clipfiles",
-    "ClipDataset": "fw_data.dataset",
-    "ClipRecord": "fw_data.schema",
+    "Clip": "fw_data.dataset.clip",
+    "ClipDataset": "fw_data.dataset.reader",
+    "ClipRecord": "fw_data.dataset.schema",
     "DataError": "fw_data.errors",
-    "DatasetCard": "fw_data.schema",
-    "Refusal": "fw_data.schema",
+    "DatasetCard": "fw_data.dataset.schema",
+    "Refusal": "fw_data.dataset.schema",
 }
 __all__ = ["Clip", "ClipDataset", "ClipRecord", "DataError", "DatasetCard", "Refusal"]
 

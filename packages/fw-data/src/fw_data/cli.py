@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from importlib import import_module
 
 _OPTIONS = "fw_data.options"
+_COMPARE = "fw_data.inspect.compare"
+_EXPORT = "fw_data.exporters.command"
 _COMMANDS = {
-    "annotate": (_OPTIONS, "AnnotateOptions", "fw_data.annotate", "raw videos in, dataset out"),
-    "validate": (_OPTIONS, "ValidateOptions", "fw_data.validate", "check every file and number of a dataset"),
-    "inspect": (_OPTIONS, "InspectOptions", "fw_data.report", "contact sheets and a page to look at"),
-    "compare": ("fw_data.accuracy", "CompareOptions", "fw_data.accuracy", "an annotated toy dataset against its truth"),
-    "stats": (_OPTIONS, "StatsOptions", "fw_data.stats", "counts and figures of a dataset"),
-    "export": (_OPTIONS, "ExportOptions", "fw_data.export", "clips for nerfstudio, COLMAP, TUM, RealEstate10K tools"),
-    "import": (_OPTIONS, "ImportOptions", "fw_data.import_scenes", "such scenes, with their cameras, as a dataset"),
-    "card": (_OPTIONS, "CardOptions", "fw_data.card", "a page about a dataset, with licences and figures"),
-    "schema": (_OPTIONS, "SchemaOptions", "fw_data.schema_json", "the JSON schema of a dataset"),
-    "toy": ("fw_data.toy.cli", "ToyOptions", "fw_data.toy.cli", "synthetic videos with exact depth and cameras"),
+    "annotate": (_OPTIONS, "AnnotateOptions", "fw_data.annotate.command", "raw videos in, dataset out"),
+    "validate": (_OPTIONS, "ValidateOptions", "fw_data.inspect.validate", "check every file and number of a dataset"),
+    "inspect": (_OPTIONS, "InspectOptions", "fw_data.inspect.report", "contact sheets and a page to look at"),
+    "compare": (_COMPARE, "CompareOptions", _COMPARE, "an annotated toy dataset against its truth"),
+    "stats": (_OPTIONS, "StatsOptions", "fw_data.inspect.stats", "counts and figures of a dataset"),
+    "export": (_OPTIONS, "ExportOptions", _EXPORT, "clips for nerfstudio, COLMAP, TUM, RealEstate10K tools"),
+    "import": (_OPTIONS, "ImportOptions", "fw_data.importers.command", "such scenes, with their cameras, as a dataset"),
+    "card": (_OPTIONS, "CardOptions", "fw_data.inspect.card", "a page about a dataset, with licences and figures"),
+    "schema": (_OPTIONS, "SchemaOptions", "fw_data.inspect.schema_json", "the JSON schema of a dataset"),
+    "toy": ("fw_toy.cli", "ToyOptions", "fw_toy.cli", "synthetic videos with exact depth and cameras"),
 }
 
 
@@ -44,7 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     import tyro
 
     options_module, class_name, run_module, _ = _COMMANDS[command]
-    options_class = getattr(import_module(options_module), class_name)
+    try:
+        options_class = getattr(import_module(options_module), class_name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "fw_toy":
+            raise
+        print("error: `fw-data toy` needs the package fw-toy: pip install 'fw-data[toy]'", file=sys.stderr)
+        return 2
     options = tyro.cli(options_class, args=arguments[1:], prog=f"fw-data {command}")
     try:
         return import_module(run_module).run(options) or 0

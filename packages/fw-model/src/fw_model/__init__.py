@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fw_model.condition import Conditioning
     from fw_model.config import WorldConfig, preset, tiny, wan21_fun_1_3b, wan21_i2v_14b, wan22_fun_a14b
     from fw_model.geometry.branch import GeometryOutput
-    from fw_model.pipeline import WorldPipeline
-    from fw_model.result import Progress, World
-    from fw_model.world import FantasyWorld, WorldOutput
+    from fw_model.model.conditioning import Conditioning
+    from fw_model.model.model import FantasyWorld, WorldOutput
+    from fw_model.pipeline.pipeline import WorldPipeline
+    from fw_model.pipeline.result import Progress, World
 
 __all__ = [
     "Conditioning",
@@ -31,14 +31,14 @@ __all__ = [
 ]
 
 _HOME = {
-    "Conditioning": "fw_model.condition",
-    "FantasyWorld": "fw_model.world",
+    "Conditioning": "fw_model.model.conditioning",
+    "FantasyWorld": "fw_model.model.model",
     "GeometryOutput": "fw_model.geometry.branch",
-    "Progress": "fw_model.result",
-    "World": "fw_model.result",
+    "Progress": "fw_model.pipeline.result",
+    "World": "fw_model.pipeline.result",
     "WorldConfig": "fw_model.config",
-    "WorldOutput": "fw_model.world",
-    "WorldPipeline": "fw_model.pipeline",
+    "WorldOutput": "fw_model.model.model",
+    "WorldPipeline": "fw_model.pipeline.pipeline",
     "preset": "fw_model.config",
     "tiny": "fw_model.config",
     "wan21_fun_1_3b": "fw_model.config",

@@ -6,8 +6,6 @@ Exit codes: 0 done, 1 failure, 2 wrong usage or bad input, 130 interrupted.
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 USAGE = """\
 usage: fw-serve COMMAND ...
@@ -19,26 +17,6 @@ usage: fw-serve COMMAND ...
 
 `fw-serve COMMAND --help` lists the options of one command; FW_DEBUG=1 shows the traceback of an error.
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyOptions:
-    """Where the keys are kept."""
-
-    data: Path = Path("fw-serve-data")
-    """The data folder of `fw-serve up`."""
-    database: str | None = None
-    """The database of `fw-serve up`, if it has one of its own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyAddOptions(KeyOptions):
-    """Make an API key. It is shown once and kept as a digest."""
-
-    per_minute: int = 30
-    """Worlds that its owner may ask for within a minute."""
-    max_queued: int = 8
-    """Jobs of its owner that may wait at once."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,13 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _up(words: list[str]) -> int:
     import tyro
 
-    from fw_serve.up import UpOptions, up
+    from fw_serve.options import UpOptions
 
-    return up(tyro.cli(UpOptions, prog="fw-serve up", args=words))
+    options = tyro.cli(UpOptions, prog="fw-serve up", args=words)
+    from fw_serve.up import up
+
+    return up(options)
 
 
 def _key(verb: str, words: list[str]) -> int:
     import tyro
+
+    from fw_serve.options import KeyAddOptions, KeyOptions
 
     options_class = KeyAddOptions if verb == "add" else KeyOptions
     named = verb != "list" and bool(words) and not words[0].startswith("-")
@@ -84,7 +67,7 @@ def _key(verb: str, words: list[str]) -> int:
 
     from fw_serve.jobs.keys import KeyRing
     from fw_serve.jobs.store import JobStore
-    from fw_serve.up import database_url
+    from fw_serve.prepare import database_url
 
     if verb != "list" and not name:
         raise ValueError(f"say which: fw-serve key {verb} {'NAME' if verb == 'add' else 'ID'}")

@@ -17,9 +17,10 @@ from ray.serve import Application
 
 from fw_serve.api.app import create_app
 from fw_serve.jobs.store import JobStore
+from fw_serve.options import UpOptions
+from fw_serve.prepare import prepare, scale_of, until_stopped
 from fw_serve.settings import Scale, Settings, WorkerSettings
 from fw_serve.supervisor import PATIENCE_S, Supervisor
-from fw_serve.up import UpOptions, prepare, scale_of, until_stopped
 
 NAME = "fantasy-world"
 """The application's name on the cluster."""
@@ -66,7 +67,7 @@ def build(arguments: dict[str, Any]) -> Application:
             listen; left out, 0.0.0.0, for which there must be an API key in the store.
 
     Raises:
-        ValueError: no such option, or as `fw_serve.up.prepare`.
+        ValueError: no such option, or as `fw_serve.prepare.prepare`.
     """
     unknown = arguments.keys() - {field.name for field in fields(UpOptions)}
     if unknown:

@@ -10,21 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fw_train.config import ConfigError, TrainConfig
-    from fw_train.resolve import load, override
-    from fw_train.runs import Outcome, export_run, resume, train
+    from fw_train.config.load import load, override
+    from fw_train.config.schema import ConfigError, TrainConfig
+    from fw_train.tasks.train import Outcome, export_run, resume, train
 
 __all__ = ["ConfigError", "Outcome", "TrainConfig", "export_run", "load", "override", "resume", "train"]
 
 _HOME = {
-    "ConfigError": "fw_train.config",
-    "Outcome": "fw_train.runs",
-    "TrainConfig": "fw_train.config",
-    "export_run": "fw_train.runs",
-    "load": "fw_train.resolve",
-    "override": "fw_train.resolve",
-    "resume": "fw_train.runs",
-    "train": "fw_train.runs",
+    "ConfigError": "fw_train.config.schema",
+    "Outcome": "fw_train.tasks.train",
+    "TrainConfig": "fw_train.config.schema",
+    "export_run": "fw_train.tasks.train",
+    "load": "fw_train.config.load",
+    "override": "fw_train.config.load",
+    "resume": "fw_train.tasks.train",
+    "train": "fw_train.tasks.train",
 }
 
 

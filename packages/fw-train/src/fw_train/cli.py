@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fw_train.config import STAGES, ConfigError, Stage, TrainConfig
+from fw_train.config.schema import STAGES, ConfigError, Stage, TrainConfig
 
 USAGE = """\
 usage: fw-train COMMAND ...
@@ -96,7 +96,7 @@ def _stage(stage: Stage, words: list[str]) -> int:
 def _encode(words: list[str]) -> int:
     stage = _stage_of("encode", words)
     config = _configured(stage, words[1:], prog=f"fw-train encode {stage} CONFIG")
-    from fw_train.encode import encode
+    from fw_train.data.encode import encode
 
     for line in encode(config):
         print(line, flush=True)
@@ -106,8 +106,8 @@ def _encode(words: list[str]) -> int:
 def _plan(words: list[str]) -> int:
     import tyro
 
-    from fw_train.plan_options import PlanOptions
-    from fw_train.resolve import load
+    from fw_train.config.load import load
+    from fw_train.plan.options import PlanOptions
 
     if words[:1] in (["-h"], ["--help"]):
         tyro.cli(
@@ -117,14 +117,14 @@ def _plan(words: list[str]) -> int:
     prog = f"fw-train plan {stage} CONFIG"
     run = load(_source(words[1:], prog), stage)
     options = tyro.cli(PlanOptions, default=PlanOptions(run=run), args=words[2:], prog=prog, description=None)
-    from fw_train.plan_report import show
+    from fw_train.plan.report import show
 
     show(options)
     return 0
 
 
 def _configured(stage: Stage, words: list[str], *, prog: str) -> TrainConfig:
-    from fw_train.resolve import load, override
+    from fw_train.config.load import load, override
 
     if words and words[0] in ("-h", "--help"):
         override(TrainConfig(stage=stage), ["--help"], prog=prog)
@@ -147,11 +147,11 @@ def _source(words: list[str], prog: str) -> str:
 
 
 def _resume(words: list[str]) -> int:
-    from fw_train.resolve import override
+    from fw_train.config.load import override
 
     run = _folder("resume RUN", words)
     from fw_train.launch import launch
-    from fw_train.runs import read_config, resume
+    from fw_train.tasks.train import read_config, resume
 
     config = override(read_config(run), words[1:], prog="fw-train resume RUN").check()
     if config.launcher != "local":
@@ -163,7 +163,7 @@ def _export(words: list[str]) -> int:
     run = _folder("export RUN", words)
     if len(words) > 2:
         raise ConfigError(f"export takes RUN and at most one folder to write, not {' '.join(words[2:])}")
-    from fw_train.runs import export_run
+    from fw_train.tasks.train import export_run
 
     print(f"result: {export_run(run, Path(words[1]) if len(words) == 2 else None)}")
     return 0
@@ -172,7 +172,7 @@ def _export(words: list[str]) -> int:
 def _init(words: list[str]) -> int:
     import tyro
 
-    from fw_train.start import InitOptions, init
+    from fw_train.init_from_wan import InitOptions, init
 
     for line in init(tyro.cli(InitOptions, args=words, prog="fw-train init")):
         print(line)
@@ -182,7 +182,7 @@ def _init(words: list[str]) -> int:
 def _ship(words: list[str]) -> int:
     import tyro
 
-    from fw_train.ship import ShipOptions, ship
+    from fw_train.release.release import ShipOptions, ship
 
     for line in ship(tyro.cli(ShipOptions, args=words, prog="fw-train ship")):
         print(line)
@@ -205,7 +205,7 @@ def _evaluate(command: str, words: list[str]) -> int:
     prog = f"fw-train {command}"
     if command == "worldscore":
         pictures = tyro.cli(options.WorldScoreOptions, args=words, prog=prog)
-        from fw_train.evaluate.worldscore import run
+        from fw_train.worldscore.run import run
 
         return run(pictures)
     if command == "compare":
@@ -216,7 +216,7 @@ def _evaluate(command: str, words: list[str]) -> int:
         return 0
     if command == "evidence":
         wanted = tyro.cli(options.EvidenceOptions, args=words, prog=prog)
-        from fw_train.evaluate.evidence import evidence
+        from fw_train.evidence.evidence import evidence
 
         evidence(wanted)
         return 0
@@ -234,7 +234,7 @@ def _folder(usage: str, words: list[str]) -> Path:
 
 
 def _report(outcome: object) -> int:
-    from fw_train.runs import Outcome
+    from fw_train.tasks.train import Outcome
 
     assert isinstance(outcome, Outcome)
     return 128 + outcome.result.signal if outcome.result.status == "interrupted" else os.EX_OK
@@ -243,7 +243,7 @@ def _report(outcome: object) -> int:
 def _exit_code(error: Exception) -> int:
     if isinstance(error, ConfigError):
         return 2
-    from fw_train.loop import TrainingDivergedError
+    from fw_train.engine.loop import TrainingDivergedError
 
     return 3 if isinstance(error, TrainingDivergedError) else 1
 

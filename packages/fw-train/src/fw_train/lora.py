@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fw_train.config import LoraConfig
+from fw_train.config.schema import LoraConfig
 
 _ADAPTER = re.compile(r"\.lora_(down|up)$")
 

@@ -10,9 +10,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from fw_data.clipfiles import Cameras, Clip
-from fw_data.dataset import ClipDataset, StoredGeometry
-from fw_data.schema import ClipRecord
+from fw_data.dataset.clip import Cameras, Clip
+from fw_data.dataset.reader import ClipDataset, StoredGeometry
+from fw_data.dataset.schema import ClipRecord
 from fw_geometry.camera import Trajectory
 
 

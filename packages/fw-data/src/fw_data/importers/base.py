@@ -1,6 +1,6 @@
 """A scene from elsewhere: frames on disk with a camera each, perhaps with depth.
 
-Axis legend: f frames, h height, w width, 3 = RGB. Conventions: see fw_data.schema.CONVENTIONS.
+Axis legend: f frames, h height, w width, 3 = RGB. Conventions: see fw_data.dataset.schema.CONVENTIONS.
 """
 
 import hashlib

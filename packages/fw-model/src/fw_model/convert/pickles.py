@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fw_model.checkpoint import CONFIG_FILE, FORMAT
+from fw_model.checkpoints.checkpoint import CONFIG_FILE, FORMAT
+from fw_model.checkpoints.keys import released_names
+from fw_model.checkpoints.sources import load_tensors
+from fw_model.checkpoints.weights import MODEL_FILE, SHARD_BYTES, compare_names, looks_like, save_weights, write_text
 from fw_model.config import WorldConfig, wan21_i2v_14b, wan22_fun_a14b
 from fw_model.convert.layouts import clip_to_transformers, umt5_to_transformers, vae_to_diffusers
-from fw_model.convert.sources import load_tensors
-from fw_model.keys import released_names
-from fw_model.weights import MODEL_FILE, SHARD_BYTES, compare_names, looks_like, save_weights, write_text
-from fw_model.world import FantasyWorld
+from fw_model.model.model import FantasyWorld
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "ema")
 """Keys under which training programs keep the tensors."""

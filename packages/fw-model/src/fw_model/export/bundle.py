@@ -13,7 +13,7 @@ from fw_model.export.cameras import write_cameras
 from fw_model.export.clouds import cloud_of_world, write_glb, write_ply
 from fw_model.export.depth import write_depth_png, write_depth_video
 from fw_model.export.video import write_video
-from fw_model.result import World
+from fw_model.pipeline.result import World
 
 COLMAP_POINTS = 50_000
 """Most points that go into the COLMAP model: enough to start 3D Gaussians from, small enough to open."""

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fw_model.result import World
+from fw_model.pipeline.result import World
 
 GLTF_FROM_OPENCV = np.array([1.0, -1.0, -1.0], dtype=np.float32)
 """glTF viewers hold y up and look along -z: half a turn about x."""

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fw_model.attention import Attending, attention
 from fw_model.config import Compat
-from fw_model.rope import Rotation, rotate_halves
-from fw_model.wan.layers import modulate
+from fw_model.layers.attention import Attending, attention
+from fw_model.layers.modulation import modulate
+from fw_model.layers.rope import Rotation, rotate_halves
 
 _EPS = 1e-5
 

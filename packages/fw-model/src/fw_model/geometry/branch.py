@@ -17,8 +17,8 @@ from fw_model.geometry.block import GeometryStep
 from fw_model.geometry.camera_head import CameraHead
 from fw_model.geometry.dpt import DPTHead
 from fw_model.geometry.tokens import build_bridge
-from fw_model.rope import PlaneRope, Rotation, turn_by_frame
-from fw_model.wan.layers import TimeEmbedding, sinusoid
+from fw_model.layers.modulation import TimeEmbedding, sinusoid
+from fw_model.layers.rope import PlaneRope, Rotation, turn_by_frame
 
 
 @dataclass(frozen=True, kw_only=True)

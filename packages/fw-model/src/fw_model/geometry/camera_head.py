@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fw_model.config import POSE_DIM, Compat, GeometryConfig
 from fw_model.geometry.block import GeometryBlock, Mlp
-from fw_model.wan.layers import layer_norm
+from fw_model.layers.modulation import layer_norm
 
 _EPS = 1e-5
 _ADALN_EPS = 1e-6

@@ -1,7 +1,7 @@
 """The Wan video backbone: `WanShell` around the blocks, `WanBlock`, and the Fun family's control adapter."""
 
-from fw_model.wan.block import ContextKV, VideoStep, WanBlock
+from fw_model.wan.blocks import ContextKV, VideoStep, WanBlock
 from fw_model.wan.control_adapter import ControlAdapter
-from fw_model.wan.shell import WanShell
+from fw_model.wan.embeddings import WanShell
 
 __all__ = ["ContextKV", "ControlAdapter", "VideoStep", "WanBlock", "WanShell"]

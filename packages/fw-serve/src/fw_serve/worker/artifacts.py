@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fw_model.export import export_world, write_depth_video
-from fw_model.result import World
+from fw_model.pipeline.result import World
 from fw_serve.worker.points import write_points
 
 THUMBNAIL_PIXELS = 512

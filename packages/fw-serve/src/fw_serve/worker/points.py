@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fw_geometry.camera import Trajectory
-from fw_model.result import World
+from fw_model.pipeline.result import World
 
 MAGIC = b"FWPOINTS"
 """First bytes of the file."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fw_model.pipeline import WorldPipeline
+from fw_model.pipeline.pipeline import WorldPipeline
 from fw_serve.jobs.model import ModelCard
 from fw_serve.worker.artifacts import write_artifacts
 from fw_serve.worker.engine import OutOfMemoryError, Step, Task, TaskError

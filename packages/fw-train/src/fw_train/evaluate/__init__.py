@@ -3,5 +3,4 @@
 fw-train evaluate CHECKPOINT --data DATASET --out OUT
 fw-train evaluate --worlds FOLDER --data DATASET --out OUT
 fw-train compare OUT OTHER_OUT
-fw-train worldscore WORLDSCORE_DATASET --checkpoint CHECKPOINT --out OUT
 """

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fw_model.checkpoint import read_config
-from fw_model.companions import HIGH_NOISE, SPEC_FILE, Sampling
-from fw_model.shipped import SMALL_WORLD, shipped_weights
-from fw_train.config import ClipConfig, ConfigError
-from fw_train.parts import HISTORY
-from fw_train.resolve import from_mapping
-from fw_train.runs import CONFIG, EXPORT
+from fw_model.checkpoints.checkpoint import read_config
+from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
+from fw_model.pipeline.components import HIGH_NOISE, SPEC_FILE, Sampling
+from fw_train.config.load import from_mapping
+from fw_train.config.schema import ClipConfig, ConfigError
+from fw_train.model_bundle import HISTORY
+from fw_train.tasks.train import CONFIG, EXPORT
 
 if TYPE_CHECKING:
-    from fw_model.pipeline import WorldPipeline
+    from fw_model.pipeline.pipeline import WorldPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Checkpoint:
 
     def pipeline(self, device: str, dtype: str | None) -> "WorldPipeline":
         """Load it."""
-        from fw_model.pipeline import WorldPipeline
+        from fw_model.pipeline.pipeline import WorldPipeline
 
         return WorldPipeline.from_pretrained(
             self.folder,

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fw_train.config import ConfigError
+from fw_train.config.schema import ConfigError
 from fw_train.evaluate.evaluation import Evaluation, Plain, SetDistance
-from fw_train.evaluate.measures import MEASURES
-from fw_train.evaluate.statistics import Summary, summarize
+from fw_train.metrics.measures import MEASURES
+from fw_train.metrics.statistics import Summary, summarize
 
 
 class _Record(BaseModel):

@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fw_train.config import ConfigError
-from fw_train.evaluate.measures import MEASURES
-from fw_train.evaluate.statistics import Summary, summarize
+from fw_train.config.schema import ConfigError
+from fw_train.metrics.measures import MEASURES
+from fw_train.metrics.statistics import Summary, summarize
 
 FILE = "evaluation.json"
 Plain = str | int | float | bool | None

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fw_model.export import export_world
-from fw_train.config import ConfigError
+from fw_train.config.schema import ConfigError
 from fw_train.evaluate.checkpoint import Say
 from fw_train.evaluate.evaluation import Plain
 
 if TYPE_CHECKING:
-    from fw_model.result import Progress, World
+    from fw_model.pipeline.result import Progress, World
 
 ORIGIN = "origin.json"
 

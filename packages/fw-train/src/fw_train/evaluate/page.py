@@ -12,10 +12,9 @@ from jaxtyping import Float
 
 from fw_geometry import Trajectory, ate
 from fw_model.export import colorize
-from fw_model.result import World
+from fw_model.pipeline.result import World
 from fw_train.evaluate.compare import Comparison
 from fw_train.evaluate.evaluation import Evaluation, MeasuredClip, Plain, mean_curve, order_of_clips
-from fw_train.evaluate.measures import MEASURES
 from fw_train.evaluate.tables import (
     DIFFERENCE_HEADINGS,
     HEADINGS,
@@ -26,7 +25,8 @@ from fw_train.evaluate.tables import (
     number,
     summary_rows,
 )
-from fw_train.evaluate.truth import TruthClip
+from fw_train.metrics.measures import MEASURES
+from fw_train.metrics.truth import TruthClip
 from fw_train.page import figure, html_page, html_table, strip
 from fw_train.report import COLOURS, Series, svg_chart
 

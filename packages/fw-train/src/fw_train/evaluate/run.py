@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from fw_model.result import World
-from fw_train.clips import open_dataset
-from fw_train.config import ConfigError
+from fw_model.pipeline.result import World
+from fw_train.config.schema import ConfigError
+from fw_train.data.samples import open_dataset
 from fw_train.evaluate.checkpoint import Checkpoint, Say, choose_device
 from fw_train.evaluate.compare import check_comparable, compare
 from fw_train.evaluate.evaluation import (
@@ -22,15 +22,15 @@ from fw_train.evaluate.evaluation import (
     read_evaluation,
     summarize_clips,
 )
-from fw_train.evaluate.frechet import VideoFeatures, frechet_distance
 from fw_train.evaluate.generation import finish, noise_seed, write_world
-from fw_train.evaluate.measure import measure
 from fw_train.evaluate.options import CompareOptions, EvaluateOptions, Recover
 from fw_train.evaluate.page import write_comparison, write_page
-from fw_train.evaluate.perceptual import LPIPS_PIXELS, Lpips
 from fw_train.evaluate.tables import comparison_tables, summary_table
 from fw_train.evaluate.tasks import Task, existing_worlds, worlds_to_generate
-from fw_train.evaluate.truth import TruthClip
+from fw_train.metrics.frechet import VideoFeatures, frechet_distance
+from fw_train.metrics.measure import measure
+from fw_train.metrics.perceptual import LPIPS_PIXELS, Lpips
+from fw_train.metrics.truth import TruthClip
 
 COMPARISON = "comparison.json"
 

@@ -5,7 +5,7 @@ from rich.table import Table
 
 from fw_train.evaluate.compare import Comparison, Difference
 from fw_train.evaluate.evaluation import Evaluation
-from fw_train.evaluate.measures import MEASURES
+from fw_train.metrics.measures import MEASURES
 
 HEADINGS = ("measure", "", "mean", "95 % interval", "median", "95 % interval", "clips")
 DIFFERENCE_HEADINGS = ("measure", "", "first", "other", "difference", "95 % interval", "clips", "")

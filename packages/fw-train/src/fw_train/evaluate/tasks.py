@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fw_data.dataset import ClipDataset
-from fw_model.inputs import check_clip
-from fw_model.result import World
-from fw_train.config import ClipConfig, ConfigError
+from fw_data.dataset.reader import ClipDataset
+from fw_model.pipeline.inputs import check_clip
+from fw_model.pipeline.result import World
+from fw_train.config.schema import ClipConfig, ConfigError
 from fw_train.evaluate.checkpoint import Checkpoint, Say, open_checkpoint, parse_size
 from fw_train.evaluate.evaluation import Plain
 from fw_train.evaluate.generation import is_made
 from fw_train.evaluate.options import EvaluateOptions
-from fw_train.evaluate.truth import TruthClip, choose_clips, load_truth
 from fw_train.evaluate.worlds import check_same_path, common_shape, find_worlds, in_scene_units, read_world
+from fw_train.metrics.truth import TruthClip, choose_clips, load_truth
 
 WORLDS = "worlds"
 _CONTENT = ("mp4", "depth.zst", "conf.zst", "cameras.npz")

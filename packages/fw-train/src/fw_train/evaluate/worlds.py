@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from fw_geometry import Trajectory, camera_error
-from fw_model.result import World
-from fw_train.config import ConfigError
-from fw_train.evaluate.truth import TruthClip
+from fw_model.pipeline.result import World
+from fw_train.config.schema import ConfigError
+from fw_train.metrics.truth import TruthClip
 
 ARRAYS = "geometry.npz"
 SUMMARY = "world.json"

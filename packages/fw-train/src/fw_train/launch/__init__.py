@@ -1,16 +1,16 @@
 """What starts the processes of a run: this one alone, torchrun on this machine, or Ray Train on a cluster.
 
-The processes themselves are the same everywhere: each runs `fw_train.runs.train` and finds its rank in the environment.
+The processes themselves are the same everywhere: each runs `fw_train.train` and finds its rank in the environment.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fw_train.config import TrainConfig
-from fw_train.resolve import holds_run
+from fw_train.config.load import holds_run
+from fw_train.config.schema import TrainConfig
 
 if TYPE_CHECKING:
-    from fw_train.runs import Outcome
+    from fw_train.tasks.train import Outcome
 
 
 def launch(config: TrainConfig, words: Sequence[str]) -> "Outcome":
@@ -21,7 +21,7 @@ def launch(config: TrainConfig, words: Sequence[str]) -> "Outcome":
         words: the `fw-train` command line that says the same, for processes to repeat.
 
     Raises:
-        ConfigError: `out` is not set, or holds a run and `go_on` is not; see also `fw_train.runs.train`.
+        ConfigError: `out` is not set, or holds a run and `go_on` is not; see also `fw_train.train`.
     """
     if config.launcher == "torchrun":
         from fw_train.launch.torchrun import become_torchrun
@@ -33,6 +33,6 @@ def launch(config: TrainConfig, words: Sequence[str]) -> "Outcome":
 
         holds_run(config)
         return fit(config)
-    from fw_train.runs import train
+    from fw_train.tasks.train import train
 
     return train(config)

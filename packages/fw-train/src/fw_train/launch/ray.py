@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fw_train.config import ConfigError, TrainConfig
+from fw_train.config.schema import ConfigError, TrainConfig
 
 if TYPE_CHECKING:
-    from fw_train.runs import Outcome
+    from fw_train.tasks.train import Outcome
 
 FOLDER = "ray"
 """What Ray Train keeps of a run, inside its `out`."""
@@ -28,7 +28,7 @@ def fit(config: TrainConfig) -> "Outcome":
 
     Raises:
         ConfigError: Ray Train is not installed, or a worker refused the run.
-        TrainingDivergedError, CheckpointError: as in `fw_train.runs.train`.
+        TrainingDivergedError, CheckpointError: as in `fw_train.tasks.train.train`.
         RuntimeError: workers were lost too often.
     """
     ray = _import_ray()
@@ -65,10 +65,10 @@ def fit(config: TrainConfig) -> "Outcome":
 
 def work(loop_config: dict[str, Any]) -> None:
     """What every Ray worker does; errors that a restart would only repeat are left in a file."""
-    from fw_train.checkpoint import CheckpointError
-    from fw_train.loop import TrainingDivergedError
-    from fw_train.resolve import from_mapping
-    from fw_train.runs import train
+    from fw_train.config.load import from_mapping
+    from fw_train.engine.checkpoint import CheckpointError
+    from fw_train.engine.loop import TrainingDivergedError
+    from fw_train.tasks.train import train
 
     config = from_mapping(loop_config["run"])
     assert config.out is not None
@@ -81,9 +81,9 @@ def work(loop_config: dict[str, Any]) -> None:
 
 
 def _outcome(out: Path, refusal: Path) -> "Outcome":
-    from fw_train.checkpoint import CheckpointError, CheckpointStore
-    from fw_train.loop import Result, TrainingDivergedError
-    from fw_train.runs import CHECKPOINTS, EXPORT, Outcome
+    from fw_train.engine.checkpoint import CheckpointError, CheckpointStore
+    from fw_train.engine.loop import Result, TrainingDivergedError
+    from fw_train.tasks.train import CHECKPOINTS, EXPORT, Outcome
 
     if refusal.exists():
         told = json.loads(refusal.read_text(encoding="utf-8"))

@@ -1,0 +1,129 @@
+"""One dispatcher for `fw`, `fw-data`, `fw-train` and `fw-serve`: same help, same error line, same exit codes.
+
+A program is a table of commands. Help lists them without importing any; a command's module is imported when it runs.
+
+Exit codes: 0 success, 1 completed with problems (each command says which), 2 wrong usage or bad input, 130 interrupted.
+A command may return other codes of its own. With FW_DEBUG=1 errors show their traceback.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+WRONG_USE = 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command of a program."""
+
+    help: str
+    """One line for the list of commands."""
+    target: str
+    """`module:function`. The function takes the words after the command's name and returns an exit code or None."""
+    usage: str = ""
+    """Arguments to show after the name in the list of commands, such as `RAW OUT`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A program and its commands."""
+
+    name: str
+    """What is typed, such as `fw-data`."""
+    description: str
+    """One sentence for the top of the help."""
+    commands: Mapping[str, Command]
+    """By name, in the order of the help."""
+    notes: str = ""
+    """Paragraphs for the end of the help."""
+    moved: Mapping[str, str] | None = None
+    """Name of a command of another program -> what to type instead."""
+    exit_code: Callable[[Exception], int] = lambda _error: WRONG_USE
+    """Exit code of an error that reaches the dispatcher."""
+
+    def usage(self) -> str:
+        """The help text."""
+        left = {name: f"{name} {command.usage}".rstrip() for name, command in self.commands.items()}
+        width = min(34, max(map(len, left.values())))
+        rows = []
+        for name, command in self.commands.items():
+            gap = "\n" + " " * (width + 4) if len(left[name]) > width else " " * (width + 2 - len(left[name]))
+            rows.append(f"  {left[name]}{gap}{command.help}")
+        parts = [f"usage: {self.name} COMMAND ...", self.description, "commands:\n" + "\n".join(rows)]
+        parts.append(
+            f"`{self.name} COMMAND --help` shows the options of a command; FW_DEBUG=1 shows the traceback of an error."
+        )
+        return "\n\n".join([*parts, self.notes] if self.notes else parts) + "\n"
+
+
+def run(program: Program, argv: Sequence[str] | None = None) -> int:
+    """Run one command of a program and return its exit code.
+
+    ValueError and OSError, which bad input and the machine cause, become one line on standard error; so does
+    RuntimeError, unless FW_DEBUG=1. Anything else is a bug and shows its traceback.
+
+    Args:
+        program: the table of commands.
+        argv: words after the program's name; None takes those of this process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(program.usage(), end="")
+        return 0 if words else WRONG_USE
+    if words[0] in ("-V", "--version"):
+        from fw_core import __version__
+
+        print(f"{program.name} {__version__}")
+        return 0
+    command = program.commands.get(words[0])
+    if command is None:
+        return fail(program.name, _unknown(program, words[0]))
+    try:
+        return _load(command.target)(words[1:]) or 0
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("FW_DEBUG") == "1":
+            raise
+        return fail(program.name, describe(error), program.exit_code(error))
+    except KeyboardInterrupt:
+        print(f"{program.name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def fail(program: str, message: str, code: int = WRONG_USE) -> int:
+    """Print `PROGRAM: error: MESSAGE` on standard error and return the exit code."""
+    sys.stdout.flush()
+    print(f"{program}: error: {message}", file=sys.stderr)
+    return code
+
+
+def describe(error: Exception) -> str:
+    """An error as one line: an operating-system error names its file and the reason, without a number."""
+    if isinstance(error, OSError) and error.strerror:
+        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return f"{' -> '.join(files)}: {error.strerror}" if files else error.strerror
+    return str(error) or type(error).__name__
+
+
+def nearest(word: str, known: Sequence[str]) -> str | None:
+    """The known word that was most likely meant, if one is close."""
+    found = difflib.get_close_matches(word, known, n=1)
+    return found[0] if found else None
+
+
+def _unknown(program: Program, word: str) -> str:
+    if program.moved and word in program.moved:
+        return f"{word!r} is not a command of {program.name}; use `{program.moved[word]}`"
+    meant = nearest(word, list(program.commands))
+    hint = f"did you mean {meant!r}?" if meant else f"commands are {', '.join(program.commands)}"
+    return f"unknown command {word!r}; {hint}"
+
+
+def _load(target: str) -> Callable[[list[str]], Any]:
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,72 @@
+"""Files and folders that appear whole or not at all.
+
+What is written goes to a hidden sibling first and takes its final name when it is complete, so a reader or a killed
+process never leaves half of it behind.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Replace a file by `content`; missing parent folders are created.
+
+    Args:
+        path: the file.
+        content: its new content.
+        durable: wait until the content has reached the disk.
+    """
+    with replacing(path, durable=durable) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: Path, content: str, *, durable: bool = False) -> None:
+    """Replace a file by UTF-8 text; see `write_bytes`."""
+    write_bytes(path, content.encode(), durable=durable)
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A path to write a file to, which replaces `path` when the block ends without an error.
+
+    The partial file is named after this process, so several may write the same file; the last one wins.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        if durable:
+            _sync(partial)
+        partial.replace(path)
+        if durable:
+            _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which replaces `folder` when the block ends without an error."""
+    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+    finally:
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

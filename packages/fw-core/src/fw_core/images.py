@@ -1,0 +1,201 @@
+"""The one way an image that a user brings becomes pixels: command line, service and importers read it here.
+
+What a viewer shows is what is read: EXIF orientation is applied, transparency is laid over white, 16-bit gray is
+scaled, embedded color profiles are converted to sRGB, and of a phone's multi-picture JPEG (MPO) the first picture is
+taken. Every such change is noted.
+"""
+
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels."""
+MAX_PIXELS = 200_000_000
+_OPTIONAL = {"heic": "pillow-heif", "heif": "pillow-heif", "avif": "pillow 11.3 or newer"}
+
+
+class ImageError(ValueError):
+    """An image that cannot be read; the message says which, why, and what to do."""
+
+
+class DecodedImage(NamedTuple):
+    """Pixels and what was done to get them."""
+
+    rgb: UInt8[np.ndarray, "h w 3"]
+    """sRGB, upright."""
+    notes: tuple[str, ...]
+    """Changes worth telling, such as `transparent pixels were laid over white`."""
+
+
+def read_image(
+    source: Path | str | bytes,
+    *,
+    name: str | None = None,
+    formats: tuple[str, ...] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> DecodedImage:
+    """Decode an image file.
+
+    Args:
+        source: a path, or the file's content.
+        name: what to call the image in errors; the path if None.
+        formats: Pillow formats to accept; None accepts all that are installed.
+        max_pixels: larger images are refused before they are decoded.
+
+    Raises:
+        ImageError: not an image, damaged, animated, too large, or in a format that no installed decoder reads.
+        FileNotFoundError: there is no such file.
+    """
+    called = name or (str(source) if not isinstance(source, bytes) else "image")
+    if isinstance(source, bytes):
+        content = source
+    else:
+        path = Path(source)
+        if path.is_dir():
+            raise ImageError(f"{called} is a folder; give an image file")
+        if not path.exists():
+            raise FileNotFoundError(2, "image not found", called)
+        content = path.read_bytes()
+    if not content:
+        raise ImageError(f"{called} is an empty file")
+    return _decode(content, called, formats, max_pixels)
+
+
+def sniff(content: bytes) -> str:
+    """The format that the first bytes announce, in lower case; empty if it is not known."""
+    if content[4:8] == b"ftyp":
+        brand = content[8:12].decode("latin-1").strip("\0 ")
+        return {"avif": "avif", "avis": "avif"}.get(brand, "heic" if brand in _HEIC_BRANDS else "mp4")
+    for magic, kind in _MAGIC.items():
+        if content.startswith(magic):
+            return kind
+    return "webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else ""
+
+
+def _decode(content: bytes, called: str, formats: tuple[str, ...] | None, max_pixels: int) -> DecodedImage:
+    from PIL import Image, UnidentifiedImageError
+
+    kind = sniff(content)
+    _register(kind)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large images and odd EXIF; both are handled here
+            image = Image.open(BytesIO(content), formats=formats)
+            if image.width * image.height > max_pixels:
+                raise ImageError(
+                    f"{called} has {image.width}x{image.height} pixels, more than {max_pixels / 1e6:g} million; "
+                    "downscale it"
+                )
+            if getattr(image, "n_frames", 1) > 1 and image.format not in ("MPO", "TIFF"):
+                raise ImageError(f"{called} is animated ({image.format}, {image.n_frames} frames); give a single image")
+            return _convert(image, called)
+    except UnidentifiedImageError:
+        raise ImageError(_unreadable(called, kind, formats)) from None
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{called} is damaged or cut off ({kind.upper() or 'unknown format'}): {error}") from None
+
+
+def _convert(image: Any, called: str) -> DecodedImage:
+    notes: list[str] = []
+    if image.format == "MPO":
+        notes.append("the first picture of a multi-picture JPEG was taken")
+    image.load()
+    image = _upright(image, notes)
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
+        return DecodedImage(_gray(image, called, notes), tuple(notes))
+    image = _standard_colors(image, notes)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        from PIL import Image
+
+        layer = image.convert("RGBA")
+        if layer.getextrema()[3][0] < 255:
+            notes.append("transparent pixels were laid over white")
+        canvas = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        image = Image.alpha_composite(canvas, layer)
+    return DecodedImage(np.array(image.convert("RGB")), tuple(notes))
+
+
+def _upright(image: Any, notes: list[str]) -> Any:
+    from PIL import ImageOps
+
+    try:
+        turned = ImageOps.exif_transpose(image)
+    except Exception:  # Pillow raises anything from KeyError to struct.error on damaged EXIF
+        notes.append("damaged EXIF data were ignored")
+        return image
+    if turned is not image and turned.size != image.size:
+        notes.append("turned upright as its EXIF orientation says")
+    return turned
+
+
+def _gray(image: Any, called: str, notes: list[str]) -> UInt8[np.ndarray, "h w 3"]:
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F":
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+            raise ImageError(f"{called} holds floating-point values outside 0..1; save it as 8-bit or 16-bit")
+        values = values * 65535
+    elif values.min() < 0 or values.max() > 65535:
+        raise ImageError(f"{called} holds 32-bit values; save it as 8-bit or 16-bit")
+    notes.append("16-bit gray was scaled to 8 bits")
+    return np.repeat((values / 257).round().astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _standard_colors(image: Any, notes: list[str]) -> Any:
+    """Pixels in sRGB where an embedded profile says they are in another space."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    try:
+        from PIL import ImageCms
+
+        given = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(given).lower():
+            return image
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        converted = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except Exception:  # a broken profile must not cost the image
+        notes.append("an unreadable color profile was ignored")
+        return image
+    notes.append("colors were converted to sRGB")
+    return converted
+
+
+def _register(kind: str) -> None:
+    if kind in ("heic", "heif"):
+        try:
+            import pillow_heif  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            return
+        pillow_heif.register_heif_opener()
+
+
+def _unreadable(called: str, kind: str, formats: tuple[str, ...] | None) -> str:
+    if kind in _OPTIONAL:
+        return (
+            f"{called} is in the format {kind.upper()}, and its decoder is not installed: "
+            f"install {_OPTIONAL[kind]}, or save the image as JPEG or PNG"
+        )
+    if kind == "mp4":
+        return f"{called} is a video; give an image, or extract a frame from it"
+    if kind and formats:
+        return f"{called} is in the format {kind.upper()}; give {', '.join(formats)}"
+    return f"{called} is not an image, or its format is not supported; give JPEG, PNG or WebP"
+
+
+_HEIC_BRANDS = {"heic", "heix", "hevc", "hevx", "heim", "heis", "mif1", "msf1"}
+_MAGIC = {
+    b"\xff\xd8\xff": "jpeg",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"GIF8": "gif",
+    b"BM": "bmp",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"%PDF": "pdf",
+    b"<svg": "svg",
+    b"<?xml": "svg",
+}

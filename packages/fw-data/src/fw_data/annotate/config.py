@@ -1,0 +1,121 @@
+"""Every setting that changes what an annotated clip is, and the fingerprint of them all.
+
+Two runs with the same fingerprint on the same video give the same clip; the number of workers is not part of it.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Protocol, runtime_checkable
+
+from fw_data.annotate.scan import ClipPlan, SurveyConfig
+from fw_data.annotators.base import GeometryBackend
+from fw_data.dataset.schema import FORMAT_VERSION
+from fw_data.media.probe import MediaLimits
+from fw_data.media.resize import Placement, parse_size
+from fw_data.quality.filters import FilterConfig
+from fw_data.shots.cuts import CutMethod
+
+PIPELINE_VERSION = 3
+"""Goes up whenever the pipeline itself gives another result for the same settings."""
+
+
+@runtime_checkable
+class BackendSpec(Protocol):
+    """A geometry backend and its settings, small enough to send to another process."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Of the backend; part of the fingerprint."""
+        ...
+
+    def settings(self) -> dict[str, str | int | float | bool | None]:
+        """Everything else that changes its output."""
+        ...
+
+    def score_meanings(self) -> dict[str, str]:
+        """What the scores that it adds mean, for the dataset card."""
+        ...
+
+    def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:
+        """The backend for one clip; heavy parts are made on the first call and kept."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateConfig:
+    """What `fw-data annotate` does to a video, apart from the geometry."""
+
+    size: str = "auto"
+    """auto, source or HxW; see fw_data.media.resize.place."""
+    max_frames: int = 81
+    """Longest clip."""
+    min_frames: int = 5
+    """Shortest clip."""
+    crf: int = 14
+    """H.264 quality of the stored video; lower is better."""
+    fps: float | None = None
+    """Frames per second that are kept; None keeps every frame."""
+    trim_s: float = 0.08
+    """Taken off each end of a shot where a cut or transition was found, in seconds."""
+    cuts: CutMethod = "adaptive"
+    """What finds hard cuts: adaptive (PySceneDetect) or transnetv2 (a network)."""
+    captioner: str = ""
+    """MODULE:FUNCTION that captions clips without a text file; see fw_data.annotate.plugins.caption."""
+    duplicate_bits: int = 6
+    """Clips of which no frame differs in more bits of its 64-bit hash look the same; -1 keeps them all."""
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    """Limits of the cheap filters."""
+    limits: MediaLimits = field(default_factory=MediaLimits)
+    """What a source video may ask for."""
+
+    def __post_init__(self) -> None:
+        parse_size(self.size)
+        if not 2 <= self.min_frames <= self.max_frames:
+            raise ValueError(
+                f"min-frames {self.min_frames} and frames {self.max_frames}: need 2 <= min-frames <= frames"
+            )
+        if not 0 <= self.crf <= 51:
+            raise ValueError(f"crf {self.crf}: give a number from 0 (lossless) to 51")
+        if self.fps is not None and not 0 < self.fps < 1000:
+            raise ValueError(f"fps {self.fps}: give a rate such as 8 or 12.5, or leave it out to keep every frame")
+        if self.trim_s < 0:
+            raise ValueError(f"trim {self.trim_s}: give seconds, 0 or more")
+        if not -1 <= self.duplicate_bits <= 32:
+            raise ValueError(f"duplicate-bits {self.duplicate_bits}: give -1 (off) or 0 to 32 of 64 bits")
+
+    @property
+    def survey(self) -> SurveyConfig:
+        """What decides where a video is cut."""
+        return SurveyConfig(
+            max_frames=self.max_frames,
+            min_frames=self.min_frames,
+            fps=self.fps,
+            trim_s=self.trim_s,
+            cuts=self.cuts,
+        )
+
+    def flat(self, backend: BackendSpec) -> dict[str, str | int | float | bool | None]:
+        """All settings as one flat table, for the dataset card."""
+        table: dict[str, str | int | float | bool | None] = {
+            "format_version": FORMAT_VERSION,
+            "pipeline_version": PIPELINE_VERSION,
+            "backend": backend.name,
+            "backend_version": backend.version,
+        }
+        for name, value in asdict(self).items():
+            if isinstance(value, dict):
+                table |= {f"{name}.{key}": inner for key, inner in value.items()}
+            else:
+                table[name] = value
+        return table | {f"{backend.name}.{name}": value for name, value in backend.settings().items()}
+
+    def fingerprint(self, backend: BackendSpec) -> str:
+        """16 hex digits of the hash of `flat`."""
+        text = json.dumps(self.flat(backend), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,126 @@
+"""The first pass of annotate over all videos: their surveys, and which clips of them are worth a second look."""
+
+from pathlib import Path
+
+from fw_data.annotate.config import AnnotateConfig
+from fw_data.annotate.duplicates import find_duplicates
+from fw_data.annotate.progress import Reporter
+from fw_data.annotate.scan import OUTSIDE, ClipPlan, Survey, read_caption
+from fw_data.annotate.tasks import SurveyTask
+from fw_data.annotate.workdir import WorkDir
+from fw_data.dataset.schema import Refusal
+from fw_data.engine import Engine
+
+
+def survey_all(
+    raw: Path,
+    videos: list[str],
+    work: WorkDir,
+    config: AnnotateConfig,
+    config_hash: str,
+    engine: Engine,
+    reporter: Reporter,
+    retry_failed: bool,
+    follow_links: bool,
+) -> tuple[list[Survey], float]:
+    """The survey of every video, in order, and the work time of this run; an unchanged video is not looked at again."""
+    seconds = 0.0
+    surveys: dict[str, Survey] = {}
+    for source in videos:
+        known = work.survey(source)
+        stat = (raw / source).stat()
+        current = known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+        if current and known is not None:
+            again = retry_failed and any(refusal.status != "filtered" for refusal in known.refusals)
+            again |= follow_links and any(refusal.code == OUTSIDE for refusal in known.refusals)
+            caption = read_caption(raw / source)[0]
+            if not again and all(plan.caption == caption for plan in known.clips):
+                surveys[source] = known
+    todo = [source for source in videos if source not in surveys]
+    task = SurveyTask(raw=raw.resolve(), config=config, config_hash=config_hash, follow_links=follow_links)
+    with reporter.phase("looking through videos", len(videos), done=len(surveys)) as phase:
+        for done in engine.run(task, todo, phase.working):
+            result = done.value
+            if result is None:
+                result = _failed_survey(raw, done.job, config_hash, done.error or "")
+            surveys[done.job] = result
+            seconds += result.seconds
+            work.store_survey(result)
+            for refusal in result.refusals:
+                if refusal.stage == "probe":
+                    reporter.refused(refusal)
+            phase.step(f"{done.job}: {len(result.clips)} clips")
+    return [surveys[source] for source in videos], seconds
+
+
+def _failed_survey(raw: Path, source: str, config_hash: str, error: str) -> Survey:
+    stat = (raw / source).stat()
+    refusal = Refusal(
+        status="failed",
+        source=source,
+        stage="probe",
+        code="error",
+        reason=error,
+        hint="run again with --retry-failed; please report it if it stays",
+    )
+    return Survey(
+        source=source,
+        size=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        config_hash=config_hash,
+        sha256="",
+        clips=[],
+        refusals=[refusal],
+    )
+
+
+def merge(surveys: list[Survey]) -> tuple[list[ClipPlan], list[Refusal]]:
+    """All clips in order, and what the surveys left out; of videos with the same bytes only the first one counts."""
+    first: dict[str, str] = {}
+    plans: list[ClipPlan] = []
+    refusals: list[Refusal] = []
+    for survey in surveys:
+        if survey.clips and survey.sha256 in first:
+            refusals.append(
+                Refusal(
+                    status="filtered",
+                    source=survey.source,
+                    stage="probe",
+                    code="duplicate",
+                    reason=f"the same bytes as {first[survey.sha256]}",
+                )
+            )
+            continue
+        first[survey.sha256] = survey.source
+        plans += survey.clips
+        refusals += survey.refusals
+    return plans, refusals
+
+
+def without_duplicates(plans: list[ClipPlan], max_bits: int, kept: set[str]) -> tuple[list[ClipPlan], list[Refusal]]:
+    """The clips without those that look like an earlier one; clips that are `kept` already stay."""
+    if max_bits < 0:
+        return plans, []
+    found = {duplicate.index: duplicate for duplicate in find_duplicates(plans, max_bits, kept)}
+    refusals = []
+    for index, duplicate in found.items():
+        plan, original = plans[index], plans[duplicate.original]
+        refusals.append(
+            Refusal(
+                status="filtered",
+                source=plan.source,
+                start_frame=plan.start_frame,
+                num_frames=plan.span,
+                clip_id=plan.id,
+                stage="duplicates",
+                code="near-duplicate",
+                reason=f"looks like {label(original)}: at most {duplicate.bits} of 64 bits differ in any of its frames",
+                hint="--duplicate-bits -1 keeps both",
+            )
+        )
+    return [plan for index, plan in enumerate(plans) if index not in found], refusals
+
+
+def label(plan: ClipPlan) -> str:
+    """A clip in words: its video and its frames."""
+    return f"{plan.source} [{plan.start_frame}:{plan.start_frame + plan.span}]"

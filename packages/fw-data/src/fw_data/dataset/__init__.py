@@ -1,0 +1,1 @@
+"""The dataset on disk and in training: record schema, shards and manifest; reading, transforming and ordering clips."""

@@ -1,0 +1,1 @@
+"""Looking at a finished dataset: validation, statistics, contact sheets, comparison with ground truth, dataset card."""

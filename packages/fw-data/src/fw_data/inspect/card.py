@@ -1,0 +1,170 @@
+"""The `card` command: README.md of a dataset, for people, from what it says itself and what only a person knows.
+
+DATASET/about.json keeps the second kind (title, description, licences), so that the page can be written again when the
+dataset has grown. Everything else comes from dataset.json, the manifest and refusals.jsonl.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fw_data.annotate.workdir import CARD_NAME, REFUSALS_NAME
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.schema import ClipRecord, DatasetCard, Refusal
+from fw_data.dataset.shards import write_atomic
+from fw_data.errors import DataError
+from fw_data.inspect.stats import dataset_stats
+from fw_data.options import CardOptions
+
+ABOUT_NAME, PAGE_NAME = "about.json", "README.md"
+NO_LICENCE = "not stated"
+
+
+class About(BaseModel):
+    """about.json: what no program can find out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = Field(default="", description="one line")
+    description: str = Field(default="", description="what the videos show, where they come from, what they are for")
+    licences: dict[str, str] = Field(
+        default_factory=dict,
+        description="pattern of source paths (* for all) -> licence; the last one that fits counts",
+    )
+
+    def licence(self, record: ClipRecord) -> str:
+        """The licence of a clip's source."""
+        fitting = [text for pattern, text in self.licences.items() if fnmatchcase(record.source, pattern)]
+        return fitting[-1] if fitting else NO_LICENCE
+
+
+def run(options: CardOptions) -> int:
+    """Write the page; returns the exit code: 1 if something that only a person knows is missing."""
+    from fw_data.console import stdout_console
+
+    dataset = ClipDataset(options.dataset)
+    about = _updated(read_about(options.dataset), options)
+    card = DatasetCard.model_validate_json((options.dataset / CARD_NAME).read_bytes())
+    write_atomic(options.dataset / ABOUT_NAME, about.model_dump_json(indent=1).encode() + b"\n")
+    write_atomic(options.dataset / PAGE_NAME, page(dataset, card, about).encode())
+    missing = gaps(dataset, about)
+    console = stdout_console()
+    for gap in missing:
+        console.print(f"missing: {gap}", highlight=False, markup=False)
+    console.print(f"{options.dataset / PAGE_NAME}: {len(dataset)} clips", highlight=False, markup=False)
+    return 1 if missing else 0
+
+
+def read_about(dataset: Path) -> About:
+    """about.json of a dataset, or an empty one; DataError when it does not read."""
+    path = dataset / ABOUT_NAME
+    if not path.is_file():
+        return About()
+    try:
+        return About.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError("about", f"{path}: {' '.join(str(error).split())}") from error
+
+
+def gaps(dataset: ClipDataset, about: About) -> list[str]:
+    """What is missing from the page, and how to add it."""
+    found = []
+    if not about.description:
+        found.append("what the dataset is: --description TEXT")
+    unlicensed = sorted({record.source for record in dataset.records if about.licence(record) == NO_LICENCE})
+    if unlicensed:
+        found.append(f"the licence of {len(unlicensed)} sources, first {unlicensed[0]}: --licence '*=TEXT'")
+    return found
+
+
+def page(dataset: ClipDataset, card: DatasetCard, about: About) -> str:
+    """The page as Markdown."""
+    figures = dataset_stats(dataset.records)
+    spreads = {name: value for name, value in figures.items() if isinstance(value, dict) and "median" in value}
+    sections = [
+        f"# {about.title or dataset.path.resolve().name}",
+        about.description or "(nobody has written yet what this dataset is)",
+        "## Figures",
+        _table(("what", "value"), [(name, _value(value)) for name, value in figures.items() if name not in spreads]),
+        "## Scale",
+        _scale(dataset),
+        "## Licences",
+        _table(("licence", "clips"), Counter(about.licence(record) for record in dataset.records).most_common()),
+        "## Conventions",
+        _table(("what", "meaning"), card.conventions.items()),
+        "## Quality",
+        "Grades: " + (", ".join(f"{count} {letter}" for letter, count in card.grades.items()) or "none") + ".",
+        _table(
+            ("score", "min", "median", "max", "meaning"),
+            [
+                (name, *(f"{float(value[key]):.4g}" for key in ("min", "median", "max")), card.scores.get(name, ""))
+                for name, value in spreads.items()
+            ],
+        ),
+        "## Left out",
+        _left_out(dataset.path / REFUSALS_NAME),
+        "## How it was made",
+        _table(("setting", "value"), [(name, json.dumps(value)) for name, value in card.config.items()]),
+        f"Settings {card.config_hash}; " + ", ".join(f"{name} {text}" for name, text in card.versions.items()) + ".",
+        "## Files",
+        _FILES,
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _updated(about: About, options: CardOptions) -> About:
+    licences = dict(about.licences)
+    for entry in options.licence:
+        pattern, found, text = entry.partition("=")
+        if not found or not pattern or not text.strip():
+            raise ValueError(f"--licence {entry!r}: give PATTERN=TEXT, such as '*=CC-BY-4.0'")
+        licences.pop(pattern, None)
+        licences[pattern] = text.strip()
+    changes = {"title": options.title, "description": options.description}
+    return about.model_copy(update={k: v for k, v in changes.items() if v is not None} | {"licences": licences})
+
+
+def _scale(dataset: ClipDataset) -> str:
+    counts = Counter(record.units for record in dataset.records)
+    flat = sum(not record.has_depth for record in dataset.records)
+    lines = [
+        f"- {counts['metric']} clips are metric: depth and translation are metres.",
+        f"- {counts['scene']} clips are up to scale: depth and translation share one unknown factor per clip. Compare "
+        "lengths within a clip only; training divides by the mean distance of the clip's points.",
+    ]
+    return "\n".join(lines + ([f"- {flat} clips have cameras only: no depth."] if flat else []))
+
+
+def _left_out(path: Path) -> str:
+    rows = [Refusal.model_validate_json(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    if not rows:
+        return "Nothing was left out."
+    counts = Counter((row.status, row.code) for row in rows)
+    return _table(("outcome", "code", "count"), [(*key, count) for key, count in sorted(counts.items())])
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {name}" for name, count in value.items())
+    return f"{value:,}"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+_FILES = """\
+- `manifest.parquet`: one row per clip; `dataset.json`: settings, conventions, checksums of the shards.
+- `shards/*.tar`: per clip `.mp4`, `.depth.zst`, `.conf.zst`, `.mask.zst`, `.cameras.npz`, `.json`; WebDataset tools
+  read them.
+- `refusals.jsonl`: what was left out, and why. `fw-data schema` prints the schema of all of these.
+
+```python
+from fw_data import ClipDataset
+clip = ClipDataset(".").load(0)  # clip.video, clip.depth_m, clip.K, clip.pose_c2w, clip.points_world, clip.sky
+```"""

@@ -1,0 +1,1 @@
+"""Video autoencoders with one latent shape: a fixed transform, a small learned one, and the Wan VAE."""

@@ -1,0 +1,1 @@
+"""Training losses as pure functions, and the normalized targets they compare with."""

@@ -1,0 +1,3 @@
+"""The dual-branch network: `FantasyWorld`, its cross-attention blocks, its conditioning inputs and its
+initial weights.
+"""

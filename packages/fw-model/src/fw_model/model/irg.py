@@ -1,0 +1,166 @@
+"""Integrated reconstruction and generation: a video block and a geometry layer that look at each other midway.
+
+Axes: b batch, l video tokens, d video width, f latent frames, m geometry tokens of a frame, g = f m, c geometry width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fw_model.config import WorldConfig
+from fw_model.geometry.block import GeometryBlock
+from fw_model.geometry.branch import GeometrySteps
+from fw_model.layers.attention import Attending, attention
+from fw_model.layers.modulation import layer_norm
+from fw_model.layers.rope import Rotation, rotate_pairs
+from fw_model.wan.blocks import Context, ContextKV, VideoStep, WanBlock
+
+_EPS = 1e-6
+
+
+class CouplingStep(NamedTuple):
+    """Rotary angles of both sides; the special tokens of a geometry frame are not rotated."""
+
+    video: Rotation
+    geometry: Rotation
+
+
+class IRGOutput(NamedTuple):
+    """Both streams after the block; the geometry layer's two halves are what the heads may tap."""
+
+    video: Float[Tensor, "b l d"] | None
+    frame: Float[Tensor, "b f m c"] | None
+    geometry: Float[Tensor, "b f m c"] | None
+
+
+class BidirectionalCrossAttention(Attending):
+    """Each branch reads the other through one pair of shared projections (the paper's MM-BiCrossAttn).
+
+    video += gamma_v out_v(softmax(q k^T) value_g(geo)) and geo += gamma_g out_g(softmax(k q^T) value_v(video)), with
+    q from video and k from geometry. The gates start at zero: a new model is the plain video model beside a geometry
+    branch. A branch that does not read the other has no gate and no output, and stays as it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        video_dim: int,
+        geometry_dim: int,
+        dim: int,
+        heads: int,
+        video_reads: bool = True,
+        geometry_reads: bool = True,
+    ) -> None:
+        super().__init__()
+        self.heads, self.video_reads, self.geometry_reads = heads, video_reads, geometry_reads
+        if video_reads:
+            self.gamma_video = nn.Parameter(torch.zeros(video_dim))
+        if geometry_reads:
+            self.gamma_geometry = nn.Parameter(torch.zeros(geometry_dim))
+        self.key_video, self.key_geometry = nn.Linear(video_dim, dim), nn.Linear(geometry_dim, dim)
+        if geometry_reads:
+            self.value_video = nn.Linear(video_dim, dim)
+        if video_reads:
+            self.value_geometry = nn.Linear(geometry_dim, dim)
+            self.out_video = nn.Linear(dim, video_dim)
+        if geometry_reads:
+            self.out_geometry = nn.Linear(dim, geometry_dim)
+
+    def forward(
+        self, video: Float[Tensor, "b l d"], geometry: Float[Tensor, "b g c"], step: CouplingStep
+    ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b g c"]]:
+        """Update both streams from their states before the call."""
+        a, b = layer_norm(video, _EPS).to(video.dtype), layer_norm(geometry, _EPS).to(geometry.dtype)
+        q = rotate_pairs(self._split(self.key_video(a)), step.video)
+        k = rotate_pairs(self._split(self.key_geometry(b)), step.geometry)
+        if self.video_reads:
+            to_video = attention(q, k, self._split(self.value_geometry(b)), self.backend).flatten(2)
+            video = video + self.gamma_video * self.out_video(to_video)
+        if self.geometry_reads:
+            to_geometry = attention(k, q, self._split(self.value_video(a)), self.backend).flatten(2)
+            geometry = geometry + self.gamma_geometry * self.out_geometry(to_geometry)
+        return video, geometry
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+
+class IRGBlock(nn.Module):
+    """Video block, frame attention and global attention of one depth, and their coupling (the paper's IRG block)."""
+
+    def __init__(self, config: WorldConfig, index: int) -> None:
+        super().__init__()
+        video, geometry = config.video, config.geometry
+        self.couple_after = config.compat.coupling_placement == "after_block"
+        self.video = build_video_block(config, config.pcb_blocks + index)
+        self.frame, self.all_frames = (
+            GeometryBlock(
+                width=geometry.width, heads=geometry.heads, mlp_ratio=geometry.mlp_ratio, compat=config.compat
+            )
+            for _ in range(2)
+        )
+        self.coupling: BidirectionalCrossAttention | None = None
+        if config.coupling.direction != "none":
+            self.coupling = BidirectionalCrossAttention(
+                video_dim=video.dim,
+                geometry_dim=geometry.width,
+                dim=config.coupling.dim,
+                heads=config.coupling.heads,
+                video_reads=config.coupling.video_reads,
+                geometry_reads=config.coupling.geometry_reads,
+            )
+
+    def forward(
+        self,
+        video: Float[Tensor, "b l d"] | None,
+        geometry: Float[Tensor, "b f m c"] | None,
+        *,
+        video_step: VideoStep | None = None,
+        context: Context | ContextKV | None = None,
+        geometry_steps: GeometrySteps | None = None,
+        coupling_step: CouplingStep | None = None,
+    ) -> IRGOutput:
+        """Run both streams, or the one that is given; without `coupling_step` they do not meet."""
+        if video is not None and (video_step is None or context is None):
+            raise ValueError("IRGBlock: a video stream needs video_step and context.")
+        if geometry is not None and geometry_steps is None:
+            raise ValueError("IRGBlock: a geometry stream needs geometry_steps.")
+        frame, state = None, None
+        if geometry is not None and geometry_steps is not None:
+            frame = self.frame(geometry.flatten(0, 1), geometry_steps.frame).unflatten(0, geometry.shape[:2])
+            state = self.all_frames.attend(frame.flatten(1, 2), geometry_steps.all_frames)
+        if video is not None and video_step is not None and context is not None:
+            video = self.video.attend(video, video_step, context)
+        if coupling_step is not None and not self.couple_after:
+            video, state = self._couple(video, state, coupling_step)
+        if video is not None and video_step is not None:
+            video = self.video.feed(video, video_step)
+        if state is not None and geometry_steps is not None:
+            state = self.all_frames.feed(state, geometry_steps.all_frames)
+        if coupling_step is not None and self.couple_after:
+            video, state = self._couple(video, state, coupling_step)
+        after = None if state is None or frame is None else rearrange(state, "b (f m) c -> b f m c", f=frame.shape[1])
+        return IRGOutput(video, frame, after)
+
+    def _couple(self, video: Tensor | None, state: Tensor | None, step: CouplingStep) -> tuple[Tensor, Tensor]:
+        if video is None or state is None:
+            raise ValueError("IRGBlock: coupling needs both streams.")
+        if self.coupling is None:
+            raise ValueError("IRGBlock: this model's branches do not meet (coupling.direction is none).")
+        return self.coupling(video, state, step)
+
+
+def build_video_block(config: WorldConfig, block: int) -> WanBlock:
+    """Video block `block`, counted over all blocks, with its camera adapter if it has one."""
+    video = config.video
+    return WanBlock(
+        dim=video.dim,
+        heads=video.heads,
+        ffn_dim=video.ffn_dim,
+        eps=video.eps,
+        image=video.clip_dim is not None,
+        camera_dim=config.camera.feature_dim if config.camera is not None and config.has_adapter(block) else None,
+    )

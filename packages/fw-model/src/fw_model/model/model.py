@@ -1,0 +1,381 @@
+"""FantasyWorld: one denoising pass that gives the video's velocity and, from the same features, its geometry.
+
+Axes: b batch, c channels, f latent frames, y x latent rows and columns (h = y / 2, w = x / 2 token rows and columns),
+l = f h w video tokens, F = 4 (f - 1) + 1 output frames, H = 8 y and W = 8 x output pixels.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fw_geometry.rays import pack_plucker
+from fw_model.config import PATCH, WorldConfig
+from fw_model.geometry.block import GeometryBlock
+from fw_model.geometry.branch import GeometryBranch, GeometryOutput, join_features
+from fw_model.geometry.dpt import DPTHead
+from fw_model.layers.attention import Attending, Backend, check_backend
+from fw_model.layers.offload import BlockStream, Mover
+from fw_model.layers.recompute import Recompute, recomputed
+from fw_model.layers.rope import VideoRope
+from fw_model.model.conditioning import Conditioning, check_grid, check_inputs
+from fw_model.model.initialize import initialise
+from fw_model.model.irg import CouplingStep, IRGBlock, build_video_block
+from fw_model.wan.blocks import Context, ContextKV, VideoStep, WanBlock
+from fw_model.wan.camera_adapter import PoseEncoder
+from fw_model.wan.embeddings import WanShell, unpatchify
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldOutput:
+    """What one forward pass gives."""
+
+    velocity: Float[Tensor, "b c f y x"]
+    """Flow-matching velocity, noise - clean; an Euler step is x + velocity * (sigma_next - sigma)."""
+    geometry: GeometryOutput | None
+    """Depth, points and poses; None when they were not asked for."""
+
+
+class FantasyWorld(nn.Module):
+    """The dual-branch model of the paper: preconditioning blocks, then integrated reconstruction and generation.
+
+    Args:
+        config: sizes and choices; see `fw_model.config` for the presets.
+        seed: the random weights are a function of it. On the meta device nothing is filled in.
+    """
+
+    def __init__(self, config: WorldConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpointing: Recompute = "none"
+        self._stream: BlockStream | None = None
+        device = torch.get_default_device()
+        with torch.device("meta"):
+            self.video = WanShell(config.video, rounding=config.compat.timestep_rounding)
+            self.pcb = nn.ModuleList([build_video_block(config, i) for i in range(config.pcb_blocks)])
+            self.irg = nn.ModuleList([IRGBlock(config, i) for i in range(config.irg_blocks)])
+            self.geometry = GeometryBranch(config)
+            self.pose_encoder = None if config.camera is None else PoseEncoder(config.camera, config.video.dim)
+            self.video_rope = VideoRope(config.video.dim // config.video.heads)
+            self.coupling_rope = VideoRope(config.coupling.dim // config.coupling.heads)
+        if device.type != "meta":
+            self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device) if t.is_meta else t.to(device))
+            initialise(
+                self,
+                seed,
+                layer_scale=config.geometry.layer_scale,
+                video_gate=config.video.gate_start,
+                geometry_gate=config.geometry.gate_start,
+            )
+
+    def forward(
+        self,
+        latents: Float[Tensor, "b c f y x"],
+        timestep: Float[Tensor, " b"],
+        *,
+        condition: Conditioning | None = None,
+        context: Float[Tensor, "b t text"] | None = None,
+        y: Float[Tensor, "b cy f y x"] | None = None,
+        clip_feature: Float[Tensor, "b i clip"] | None = None,
+        plucker: Float[Tensor, "b F py px p"] | None = None,
+        control: Float[Tensor, "b k f y x"] | None = None,
+        poses: Float[Tensor, "b F 9"] | None = None,
+        predict_geometry: bool = True,
+        couple: bool = True,
+    ) -> WorldOutput:
+        """One pass over both branches.
+
+        Args:
+            latents: noisy normalised latents.
+            timestep: 0..1000 per sample.
+            condition: from `encode_condition`, in place of the raw inputs that follow.
+            context, y, clip_feature, plucker, control, poses: see `encode_condition`.
+            predict_geometry: run the heads.
+            couple: let the branches see each other, as far as `config.coupling.direction` has it; False is the plain
+                video model and independent geometry.
+
+        Raises:
+            ValueError: an input is missing, not wanted by this model, or of the wrong size.
+        """
+        condition = self._condition(condition, context, y, clip_feature, plucker, control, poses)
+        grid = self._grid(latents, timestep, condition)
+        video, time, step = self._start(latents, timestep, condition, grid)
+        for i, block in enumerate(self.pcb):
+            video = self._run(block, video, step, condition.block(i))
+        coupling = self.config.coupling
+        couple = couple and (coupling.video_reads or (coupling.geometry_reads and predict_geometry))
+        both = predict_geometry or couple
+        geometry = self.geometry.enter(video, grid[0], condition.pose_tokens) if both else None
+        steps = self.geometry.steps(self._rounded(timestep), *grid) if both else None
+        meeting = self._meeting(grid) if couple else None
+        features: dict[int, Tensor] = {}
+        for i, block in enumerate(self.irg):
+            out = self._run(
+                block,
+                video,
+                geometry,
+                video_step=step,
+                context=condition.block(len(self.pcb) + i),
+                geometry_steps=steps,
+                coupling_step=meeting,
+            )
+            video, geometry = out.video, out.geometry
+            if predict_geometry and self._is_tapped(i):
+                features[i] = join_features(out.frame, out.geometry)
+        velocity = unpatchify(self.video.head(video, time), *grid)
+        maps = self.geometry.predict(features, *grid[1:]) if predict_geometry else None
+        return WorldOutput(velocity=velocity.to(latents.dtype), geometry=maps)
+
+    def forward_geometry(
+        self,
+        latents: Float[Tensor, "b c f y x"],
+        timestep: Float[Tensor, " b"],
+        *,
+        condition: Conditioning | None = None,
+        context: Float[Tensor, "b t text"] | None = None,
+        y: Float[Tensor, "b cy f y x"] | None = None,
+        clip_feature: Float[Tensor, "b i clip"] | None = None,
+        plucker: Float[Tensor, "b F py px p"] | None = None,
+        control: Float[Tensor, "b k f y x"] | None = None,
+        poses: Float[Tensor, "b F 9"] | None = None,
+    ) -> GeometryOutput:
+        """Stage 1: preconditioning blocks without gradients, then the geometry branch alone.
+
+        The video blocks after them, the video head and the couplings are never executed. Same arguments as `forward`;
+        equal to the geometry of `forward(couple=False)`.
+        """
+        with torch.no_grad():
+            condition = self._condition(condition, context, y, clip_feature, plucker, control, None)
+            grid = self._grid(latents, timestep, condition)
+            video, _, step = self._start(latents, timestep, condition, grid)
+            for i, block in enumerate(self.pcb):
+                video = self._run(block, video, step, condition.block(i))
+        tokens = condition.pose_tokens if poses is None else self.geometry.tokens.from_poses(poses.to(video.dtype))
+        geometry = self.geometry.enter(video, grid[0], tokens)
+        steps = self.geometry.steps(self._rounded(timestep), *grid)
+        features: dict[int, Tensor] = {}
+        for i, block in enumerate(self.irg):
+            out = self._run(block, None, geometry, geometry_steps=steps)
+            geometry = out.geometry
+            if self._is_tapped(i):
+                features[i] = join_features(out.frame, out.geometry)
+        return self.geometry.predict(features, *grid[1:])
+
+    def encode_condition(
+        self,
+        *,
+        context: Float[Tensor, "b t text"],
+        y: Float[Tensor, "b cy f y x"] | None = None,
+        clip_feature: Float[Tensor, "b i clip"] | None = None,
+        plucker: Float[Tensor, "b F py px p"] | None = None,
+        control: Float[Tensor, "b k f y x"] | None = None,
+        poses: Float[Tensor, "b F 9"] | None = None,
+        cache: bool = True,
+    ) -> Conditioning:
+        """Embed what stays the same over the steps of a sample.
+
+        Args:
+            context: text encoder's output, padded with zeros to the model's text length.
+            y: channels beside the noise (16: image latent in frame 0 and zeros; 20: mask before it).
+            clip_feature: CLIP tokens of the first frame, for backbones that have an image branch.
+            plucker: Pluecker maps of all output frames, `downscale` times the latent's size; None: no camera.
+            control: input of the control adapter as `control_input` makes it of Pluecker maps, in place of making it
+                here; without `plucker` the camera adapters see no camera.
+            poses: known pose encodings; their tokens take the place of the learned camera tokens.
+            cache: compute keys and values of every block now (for sampling); False leaves them to the blocks.
+        """
+        dtype = self.video.patch_embedding.weight.dtype
+        check_inputs(self.config, context=context, y=y, clip_feature=clip_feature, plucker=plucker)
+        embedded = self.video.embed_context(context.to(dtype), _cast(clip_feature, dtype))
+        adapter = self.video.control_adapter
+        if adapter is not None and control is None and plucker is not None:
+            control = self.control_input(plucker)
+        return Conditioning(
+            context=tuple(self._project(b, embedded) for b in (*self.pcb, *self.irg)) if cache else embedded,
+            y=_cast(y, dtype),
+            camera=None if plucker is None or self.pose_encoder is None else self.pose_encoder(plucker.to(dtype)),
+            control=None if control is None or adapter is None else adapter(control.to(dtype)),
+            pose_tokens=None if poses is None else self.geometry.tokens.from_poses(poses.to(dtype)),
+        )
+
+    def control_input(self, plucker: Float[Tensor, "b F py px p"]) -> Float[Tensor, "b k f y x"]:
+        """Pluecker maps as the control adapter reads them: packed by four frames, brought to the latent grid."""
+        adapter = self.video.control_adapter
+        if adapter is None:
+            raise ValueError(f"model {self.config.name!r} has no control adapter; leave control out.")
+        return adapter.prepare(pack_plucker(plucker))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        preset: str | None = None,
+    ) -> "FantasyWorld":
+        """Load a checkpoint folder or Hugging Face id; see `fw_model.checkpoints.checkpoint.load_world`."""
+        from fw_model.checkpoints.checkpoint import load_world  # it builds models, so it imports this module
+
+        return load_world(source, device=device, dtype=dtype, preset=preset)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write config.json and model.safetensors; see `fw_model.checkpoints.checkpoint.save_world`."""
+        from fw_model.checkpoints.checkpoint import save_world
+
+        save_world(self, folder, dtype=dtype)
+
+    def load_video_backbone(self, source: str | Path) -> str:
+        """Load a Wan transformer into the video branch; see `fw_model.checkpoints.checkpoint.load_video_backbone`."""
+        from fw_model.checkpoints.checkpoint import load_video_backbone
+
+        return load_video_backbone(self, source)
+
+    def video_parameters(self) -> Iterator[nn.Parameter]:
+        """The video backbone, without the camera adapters."""
+        return (p for name, p in self.named_parameters() if self.parameter_group(name) == "video")
+
+    def geometry_parameters(self) -> Iterator[nn.Parameter]:
+        """Bridge, special tokens, frame and global blocks, heads: what stage 1 trains."""
+        return (p for name, p in self.named_parameters() if self.parameter_group(name) == "geometry")
+
+    def coupling_parameters(self) -> Iterator[nn.Parameter]:
+        """Bidirectional cross-attention, camera adapters and pose encoder: what stage 2 trains."""
+        return (p for name, p in self.named_parameters() if self.parameter_group(name) == "coupling")
+
+    @staticmethod
+    def parameter_group(name: str) -> str:
+        """ "video", "geometry" or "coupling" for a parameter's name."""
+        if ".coupling." in name or ".camera_adapter." in name or name.startswith("pose_encoder."):
+            return "coupling"
+        if name.startswith("geometry.") or ".frame." in name or ".all_frames." in name:
+            return "geometry"
+        return "video"
+
+    def video_blocks(self) -> list[WanBlock]:
+        """All blocks of the video backbone, first to last."""
+        return [b for b in (*self.pcb, *(layer.video for layer in self.irg)) if isinstance(b, WanBlock)]
+
+    def geometry_blocks(self) -> list[GeometryBlock]:
+        """Frame and global blocks of every geometry layer, in the order in which they run."""
+        pairs = ((layer.frame, layer.all_frames) for layer in self.irg if isinstance(layer, IRGBlock))
+        return [block for pair in pairs for block in pair]
+
+    def set_checkpointing(self, kind: Recompute) -> None:
+        """Recompute blocks and head chunks in the backward pass instead of keeping their activations.
+
+        Args:
+            kind: "full"; "selective", which keeps the results of attention; or "none".
+        """
+        self.checkpointing = kind
+        for module in self.modules():
+            if isinstance(module, DPTHead):
+                module.checkpointing = kind != "none"
+
+    def set_attention_backend(self, backend: Backend) -> None:
+        """Use one attention kernel everywhere ("auto" chooses by device and dtype). Raises ValueError if not here."""
+        check_backend(backend)
+        for module in self.modules():
+            if isinstance(module, Attending):
+                module.backend = backend
+
+    def set_head_chunk(self, latent_frames: int | None) -> None:
+        """Latent frames that the dense heads work on at a time; None: all. Bounds memory, changes no result."""
+        if latent_frames is not None and latent_frames < 1:
+            raise ValueError(f"set_head_chunk: {latent_frames} latent frames; it takes at least 1, or None for all.")
+        self.geometry.depth_head.chunk_frames = latent_frames
+        self.geometry.point_head.chunk_frames = latent_frames
+
+    def compile_blocks(self, **options: Any) -> None:
+        """`torch.compile` every block on its own (regional compilation); options go to torch.compile."""
+        for block in [*self.pcb, *self.irg]:
+            block.compile(**options)
+
+    def stream_blocks(self, mover: Mover | None, *, ahead: int = 1) -> None:
+        """Bring every block to the mover's device while it runs, `ahead` others on their way; None: they stay put.
+
+        For inference only. What stands around the blocks (`surroundings`) has to be there already.
+        """
+        if self._stream is not None:
+            self._stream.clear()
+        self._stream = None if mover is None else BlockStream(mover, [*self.pcb, *self.irg], ahead=ahead)
+
+    def surroundings(self) -> list[nn.Module]:
+        """Everything but the blocks: embeddings, heads, pose encoder, rotary tables."""
+        parts = (self.video, self.geometry, self.pose_encoder, self.video_rope, self.coupling_rope)
+        return [part for part in parts if part is not None]
+
+    def _condition(
+        self,
+        condition: Conditioning | None,
+        context: Tensor | None,
+        y: Tensor | None,
+        clip_feature: Tensor | None,
+        plucker: Tensor | None,
+        control: Tensor | None,
+        poses: Tensor | None,
+    ) -> Conditioning:
+        raw = {"context": context, "y": y, "clip_feature": clip_feature, "plucker": plucker}
+        raw |= {"control": control, "poses": poses}
+        given = [name for name, value in raw.items() if value is not None]
+        if condition is not None:
+            if given:
+                raise ValueError(f"Give either condition or raw inputs, not both; got condition and {given}.")
+            return condition
+        if context is None:
+            raise ValueError("Give context (the text encoder's output), or condition from encode_condition.")
+        return self.encode_condition(
+            context=context, y=y, clip_feature=clip_feature, plucker=plucker, control=control, poses=poses, cache=False
+        )
+
+    def _start(
+        self, latents: Tensor, timestep: Tensor, condition: Conditioning, grid: tuple[int, int, int]
+    ) -> tuple[Tensor, Tensor, VideoStep]:
+        dtype = self.video.patch_embedding.weight.dtype
+        channels = [latents.to(dtype)] if condition.y is None else [latents.to(dtype), condition.y]
+        video = self.video.embed_latents(torch.cat(channels, dim=1), condition.control)
+        time, modulation = self.video.time(self._rounded(timestep))
+        return video, time, VideoStep(modulation, self.video_rope(*grid), condition.camera)
+
+    def _grid(self, latents: Tensor, timestep: Tensor, condition: Conditioning) -> tuple[int, int, int]:
+        check_grid(self.config, latents, timestep, condition)
+        frames, rows, columns = (n // p for n, p in zip(latents.shape[2:], PATCH, strict=True))
+        return frames, rows, columns
+
+    def _meeting(self, grid: tuple[int, int, int]) -> CouplingStep:
+        return CouplingStep(self.coupling_rope(*grid), self.coupling_rope(*grid, specials=self.geometry.specials))
+
+    def _rounded(self, timestep: Tensor) -> Tensor:
+        exact = timestep.float()
+        return exact.to(torch.bfloat16).float() if self.config.compat.timestep_rounding == "bf16" else exact
+
+    def _is_tapped(self, layer: int) -> bool:
+        return layer in self.config.geometry.dpt_taps or layer == len(self.irg) - 1
+
+    def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if self.checkpointing != "none" and torch.is_grad_enabled():
+            return recomputed(block, *args, kind=self.checkpointing, **kwargs)
+        with self._at_hand(block):
+            return block(*args, **kwargs)
+
+    def _project(self, block: nn.Module, context: Context) -> ContextKV:
+        with self._at_hand(block):
+            video = block.video if isinstance(block, IRGBlock) else block
+            assert isinstance(video, WanBlock)
+            return video.cross_attn.project(context)
+
+    def _at_hand(self, block: nn.Module) -> AbstractContextManager[None]:
+        if self._stream is None:
+            return nullcontext()
+        if torch.is_grad_enabled():
+            raise ValueError("The blocks are streamed, which is for inference: use torch.no_grad(), or offload='none'.")
+        return self._stream.using(block)
+
+
+def _cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if x is None else x.to(dtype)

@@ -1,0 +1,114 @@
+"""What belongs to a model besides its weights: pipeline.json and what it names.
+
+It says which autoencoder, text encoder and picture encoder the model was trained with, and the default sampling, so
+that a folder can be generated with, and trained on, without being told anything else.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fw_model.autoencoders.base import VideoAutoencoder
+from fw_model.autoencoders.registry import autoencoder_from_spec
+from fw_model.encoders.base import TextEncoder
+from fw_model.encoders.clip import ClipImageEncoder
+from fw_model.encoders.registry import text_encoder_from_spec
+
+SPEC_FILE = "pipeline.json"
+HIGH_NOISE = "high_noise"
+"""Folder, beside config.json, of the high-noise expert of a two-expert model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Defaults of generation; every one can be overridden per call."""
+
+    frames: int = 17
+    """Clip length, 4 n + 1."""
+    height: int = 64
+    """Rows, a multiple of 16."""
+    width: int = 96
+    """Columns, a multiple of 16."""
+    fps: float = 16.0
+    """Frames per second."""
+    steps: int = 50
+    """Denoising steps."""
+    guidance: float = 5.0
+    """Classifier-free guidance on the text; 1 turns it off."""
+    shift: float = 5.0
+    """Bend of the noise schedule; take the one of training."""
+    sampler: str = "euler"
+    """euler or unipc."""
+    negative_prompt: str = ""
+    """What guidance moves away from."""
+
+    @classmethod
+    def for_text_dim(cls, text_dim: int) -> "Sampling":
+        """The released size and length for models with Wan's text width, the small defaults otherwise."""
+        return cls(frames=81, height=336, width=592) if text_dim == 4096 else cls()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Companions:
+    """The parts that pipeline.json names."""
+
+    autoencoder: VideoAutoencoder
+    """Of the latents the model was trained on."""
+    text_encoder: TextEncoder
+    """Of the embeddings the model was trained on."""
+    image_encoder: ClipImageEncoder | None
+    """CLIP, for models with an image branch."""
+    sampling: Sampling
+    """Defaults of generation."""
+
+
+def load_companions(folder: Path) -> Companions:
+    """Read pipeline.json and load what it names.
+
+    Raises:
+        ValueError: there is no pipeline.json, it names something unknown, or a part is missing.
+    """
+    file = folder / SPEC_FILE
+    if not file.is_file():
+        raise ValueError(
+            f"{folder} has no {SPEC_FILE}, so it does not say which autoencoder and text encoder belong to it. "
+            "Build WorldPipeline(FantasyWorld.from_pretrained(...), autoencoder, text_encoder) and save() it once."
+        )
+    spec = json.loads(file.read_text(encoding="utf-8"))
+    missing = sorted({"autoencoder", "text_encoder"} - set(spec))
+    if missing:
+        raise ValueError(f"{file} does not name {' and '.join(missing)}; write it with WorldPipeline.save.")
+    text_encoder = text_encoder_from_spec(spec["text_encoder"], folder)
+    image = spec.get("image_encoder")
+    return Companions(
+        autoencoder=autoencoder_from_spec(spec["autoencoder"], folder),
+        text_encoder=text_encoder,
+        image_encoder=None if image is None else ClipImageEncoder.from_spec(image, folder),
+        sampling=_sampling(spec.get("sampling", {}), Sampling.for_text_dim(text_encoder.text_dim), file),
+    )
+
+
+def save_companions(
+    folder: Path,
+    autoencoder: VideoAutoencoder,
+    text_encoder: TextEncoder,
+    image_encoder: ClipImageEncoder | None = None,
+    sampling: Sampling | None = None,
+) -> None:
+    """Write pipeline.json (and the autoencoder's weights) into a model's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec: dict[str, Any] = {"autoencoder": autoencoder.save(folder), "text_encoder": text_encoder.spec()}
+    if image_encoder is not None:
+        spec["image_encoder"] = image_encoder.spec()
+    if sampling is not None:
+        spec["sampling"] = dataclasses.asdict(sampling)
+    (folder / SPEC_FILE).write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
+
+
+def _sampling(values: dict[str, Any], defaults: Sampling, file: Path) -> Sampling:
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(Sampling)})
+    if unknown:
+        raise ValueError(f"{file}: unknown sampling settings {unknown}; it was written by another version.")
+    return dataclasses.replace(defaults, **values)

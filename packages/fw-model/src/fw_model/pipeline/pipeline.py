@@ -1,0 +1,424 @@
+"""Generation as a library: an image, a prompt and a camera path in; a world (video, depth, points, cameras) out.
+
+    pipe = WorldPipeline.from_pretrained("runs/tiny/export")
+    for progress in pipe.generate("room.png", "a sunny room", trajectory, seed=1):
+        print(progress.stage, progress.step, progress.steps)
+    world = progress.world
+
+A pipeline folder holds config.json and model.safetensors (``FantasyWorld.save_pretrained``) and pipeline.json, which
+names autoencoder, text encoder, picture encoder and the default sampling.
+
+Axes: b batch, F frames, H W pixels, c channels, f latent frames, y x latent rows and columns.
+"""
+
+import math
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from fw_geometry.camera import Trajectory
+from fw_model.autoencoders.base import VideoAutoencoder, first_frame_condition, latent_shape
+from fw_model.checkpoints.sources import local_folder
+from fw_model.encoders.base import TextEncoder
+from fw_model.encoders.clip import ClipImageEncoder
+from fw_model.geometry.branch import GeometryOutput
+from fw_model.layers.attention import Backend, check_backend
+from fw_model.layers.offload import Offload, check_offload
+from fw_model.losses.targets import path_rays, recovered_path
+from fw_model.model.conditioning import Conditioning
+from fw_model.model.model import FantasyWorld
+from fw_model.pipeline.components import HIGH_NOISE, Sampling, load_companions, save_companions
+from fw_model.pipeline.inputs import Fit, check_clip, prepare_image, prepare_trajectory
+from fw_model.pipeline.placement import Placement
+from fw_model.pipeline.result import Progress, World
+from fw_model.sampling.denoise import DenoiseStep, choose_expert, denoise
+from fw_model.sampling.easycache import check_threshold
+from fw_model.sampling.flow import FlowSchedule, counter_noise
+from fw_model.sampling.samplers import make_sampler
+
+__all__ = ["Progress", "Sampling", "World", "WorldPipeline"]
+
+
+class WorldPipeline:
+    """A model with everything it needs to go from a picture to a world.
+
+    Args:
+        world: the model; the low-noise expert of a two-expert model.
+        autoencoder: of the latents the model was trained on.
+        text_encoder: of the embeddings the model was trained on.
+        image_encoder: CLIP, for models with an image branch.
+        high_noise: the other expert of a two-expert model.
+        sampling: defaults of ``generate``.
+        free_encoders: drop text and picture encoder from memory once a sample's inputs are encoded.
+        offload: what is on the device only while it is used: "none", "model" (each large part) or "block" (the
+            transformer's blocks one at a time too). Results do not depend on it.
+        device: where to compute; by default where the model is.
+    """
+
+    def __init__(
+        self,
+        world: FantasyWorld,
+        autoencoder: VideoAutoencoder,
+        text_encoder: TextEncoder,
+        *,
+        image_encoder: ClipImageEncoder | None = None,
+        high_noise: FantasyWorld | None = None,
+        sampling: Sampling | None = None,
+        free_encoders: bool = False,
+        offload: Offload = "none",
+        device: str | torch.device | None = None,
+    ) -> None:
+        video = world.config.video
+        if video.clip_dim is not None and image_encoder is None:
+            raise ValueError(
+                f"Model {world.config.name!r} has an image branch: give image_encoder=ClipImageEncoder(...)."
+            )
+        if (text_encoder.text_len, text_encoder.text_dim) != (video.text_len, video.text_dim):
+            raise ValueError(
+                f"The text encoder gives {text_encoder.text_len} tokens of width {text_encoder.text_dim}, model "
+                f"{world.config.name!r} wants {video.text_len} of width {video.text_dim}."
+            )
+        self.world, self.high_noise = world.eval(), None if high_noise is None else high_noise.eval()
+        self.autoencoder, self.text_encoder, self.image_encoder = autoencoder, text_encoder, image_encoder
+        self.sampling = sampling or Sampling.for_text_dim(video.text_dim)
+        self.free_encoders = free_encoders
+        self.placement = Placement(offload, device or next(world.parameters()).device)
+        self.to(self.placement.device)
+
+    @property
+    def frames(self) -> int:
+        """Default clip length."""
+        return self.sampling.frames
+
+    @property
+    def height(self) -> int:
+        """Default rows."""
+        return self.sampling.height
+
+    @property
+    def width(self) -> int:
+        """Default columns."""
+        return self.sampling.width
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is computed."""
+        return self.placement.device
+
+    def to(self, device: str | torch.device) -> "WorldPipeline":
+        """Compute on another device; with offloading the weights stay in host memory until they are used."""
+        old = self.placement
+        self.placement = Placement(old.offload, device, ahead=old.ahead)
+        for part in (self.world, self.high_noise, self.autoencoder, self.text_encoder, self.image_encoder):
+            if part is not None:
+                part.to(self.placement.home)
+        return self
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        preset: str | None = None,
+        free_encoders: bool = False,
+        offload: Offload = "none",
+        attention: Backend = "auto",
+        compile_blocks: bool = False,
+    ) -> "WorldPipeline":
+        """Load a pipeline folder or hub id.
+
+        Args:
+            source: the folder, "owner/name" to download, or "small-world" for the weights that come with the package.
+            device: where to compute.
+            dtype: precision of the transformer; None keeps the file's, but widens float16 to float32: here it is a
+                precision to store in, not one to compute in.
+            preset: refuse a checkpoint of any other preset.
+            free_encoders: see the class.
+            offload: see the class.
+            attention: kernel of every attention; "auto" chooses by device and dtype.
+            compile_blocks: ``torch.compile`` every block; the first step is slow. Needs a C++ compiler on the CPU.
+
+        Raises:
+            ValueError: not a pipeline folder, another preset, a part it names is missing, or an option that is not
+                known or not available here; says which.
+        """
+        check_offload(offload)
+        check_backend(attention)
+        folder = local_folder(source)
+        parts = load_companions(folder)
+        home = device if offload == "none" else "cpu"
+        world = _load_expert(folder, home, dtype, preset)
+        other = folder / HIGH_NOISE
+        high = _load_expert(other, home, dtype) if other.is_dir() else None
+        for expert in [world] if high is None else [world, high]:
+            expert.set_attention_backend(attention)
+            if compile_blocks:
+                expert.compile_blocks()
+        return cls(
+            world,
+            parts.autoencoder,
+            parts.text_encoder,
+            image_encoder=parts.image_encoder,
+            high_noise=high,
+            sampling=parts.sampling,
+            free_encoders=free_encoders,
+            offload=offload,
+            device=device,
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write weights, autoencoder and pipeline.json; ``from_pretrained`` loads the folder."""
+        folder = Path(folder)
+        self.world.save_pretrained(folder)
+        if self.high_noise is not None:
+            self.high_noise.save_pretrained(folder / HIGH_NOISE)
+        save_companions(folder, self.autoencoder, self.text_encoder, self.image_encoder, self.sampling)
+        return folder
+
+    def generate(
+        self,
+        image: Image.Image | np.ndarray | Path | str,
+        prompt: str,
+        trajectory: Trajectory,
+        *,
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        negative_prompt: str | None = None,
+        shift: float | None = None,
+        sampler: str | None = None,
+        scene_scale: float = 1.0,
+        fit: Fit = "crop",
+        end_image: Image.Image | np.ndarray | Path | str | None = None,
+        easycache: float | None = None,
+        couple: bool = True,
+    ) -> Generator[Progress, None, None]:
+        """Make a world. Inputs are checked at once; the work is done as the reports are taken.
+
+        Close the iterator to stop between two steps.
+
+        Args:
+            image: the first frame: PIL picture, uint8 array [h, w, 3] or file. Its aspect is kept unless ``fit`` says
+                otherwise.
+            prompt: what the world shows.
+            trajectory: the camera path; poses are taken relative to the first, K is used as it is (brought to the
+                clip's size along with the picture).
+            frames: clip length, 4 n + 1; the path's length by default.
+            height: rows, a multiple of 16; the path's by default.
+            width: columns, a multiple of 16; the path's by default.
+            steps: denoising steps.
+            guidance: guidance on the text; 1 turns it off and halves the time.
+            seed: the same seed gives the same noise on every device.
+            negative_prompt: what guidance moves away from.
+            shift: bend of the noise schedule.
+            sampler: euler or unipc.
+            scene_scale: length, in the path's unit, of one scene unit (the mean distance of what the first frame
+                shows). Results are in the path's unit again.
+            fit: "crop" or "stretch" for a picture of another aspect.
+            end_image: the last frame, for models with mask channels and no CLIP (Wan2.2).
+            easycache: threshold of step reuse (0.02 to 0.2; see ``EasyCache``): steps whose velocity is predicted to
+                change little are not computed. ``settings["reused_steps"]`` of the world says how many. None: every
+                step is computed.
+            couple: False leaves the branches independent (for ablations).
+
+        Returns:
+            Reports in order: encode, denoise, decode; the last one carries the world.
+
+        Raises:
+            ValueError: sizes, path, picture or settings that cannot be used, with what to do about it.
+        """
+        defaults = self.sampling
+        frames = len(trajectory) if frames is None else frames
+        height, width = height or trajectory.height, width or trajectory.width
+        check_clip(frames, height, width)
+        schedule = FlowSchedule(
+            steps=defaults.steps if steps is None else steps, shift=defaults.shift if shift is None else float(shift)
+        )
+        guidance = float(defaults.guidance if guidance is None else guidance)
+        self._check_settings(schedule, sampler or defaults.sampler, guidance, easycache, end_image is not None)
+        job = _Job(
+            image=prepare_image(image, height, width, fit),
+            end_image=None if end_image is None else prepare_image(end_image, height, width, fit),
+            prompt=prompt,
+            negative_prompt=defaults.negative_prompt if negative_prompt is None else negative_prompt,
+            path=prepare_trajectory(
+                trajectory, frames=frames, height=height, width=width, fit=fit, scene_scale=float(scene_scale)
+            ),
+            schedule=schedule,
+            sampler=sampler or defaults.sampler,
+            guidance=guidance,
+            seed=seed,
+            scene_scale=float(scene_scale),
+            couple=couple,
+            easycache=easycache,
+            fps=defaults.fps,
+        )
+        return self._run(job)
+
+    def _check_settings(
+        self, schedule: FlowSchedule, sampler: str, guidance: float, easycache: float | None, end_image: bool
+    ) -> None:
+        """What could be wrong besides picture, path and sizes."""
+        make_sampler(sampler, schedule)
+        for timestep in schedule.timesteps:
+            choose_expert(self._experts(), float(timestep))
+        if not math.isfinite(guidance):
+            raise ValueError(f"guidance must be a finite number (Wan uses 5; 1 turns it off), got {guidance}.")
+        if easycache is not None:
+            check_threshold(easycache)
+        video = self.world.config.video
+        if end_image and (video.y_dim != video.out_dim + 4 or video.clip_dim is not None):
+            raise ValueError(
+                f"Model {self.world.config.name!r} cannot be shown a last frame (Wan2.2 models can); "
+                "leave end_image out, or generate with a wan22 checkpoint."
+            )
+
+    def _experts(self) -> list[FantasyWorld]:
+        return [self.world] if self.high_noise is None else [self.world, self.high_noise]
+
+    def _run(self, job: "_Job") -> Generator[Progress, None, None]:
+        start = time.monotonic()
+        yield Progress(stage="encode", step=0, steps=1, seconds=0.0)
+        inputs = self._encode(job)
+        yield Progress(stage="encode", step=1, steps=1, seconds=time.monotonic() - start)
+        channels = self.world.config.video.out_dim
+        shape = latent_shape(channels, len(job.path), job.path.height, job.path.width)
+        noise = counter_noise(job.seed, 0, 0, shape, device=self.device)[None]
+        began = time.monotonic()
+        loop = denoise(
+            self._experts(),
+            lambda expert: self._conditions(expert, inputs),
+            noise,
+            job.schedule,
+            sampler=job.sampler,
+            guidance=job.guidance,
+            couple=job.couple,
+            easycache=job.easycache,
+            at_hand=self.placement.expert,
+        )
+        state: DenoiseStep | None = None
+        total = job.schedule.steps
+        for state in loop:
+            now = time.monotonic()
+            left = (now - began) / state.index * (total - state.index)
+            yield Progress(stage="denoise", step=state.index, steps=total, seconds=now - start, eta_seconds=left)
+        assert state is not None, "a schedule has at least one step"
+        assert state.geometry is not None, "the last step reads the geometry"
+        yield Progress(stage="decode", step=0, steps=1, seconds=time.monotonic() - start)
+        world = self._finish(job, state, state.geometry)
+        yield Progress(stage="decode", step=1, steps=1, seconds=time.monotonic() - start, eta_seconds=0.0, world=world)
+
+    @torch.no_grad()
+    def _encode(self, job: "_Job") -> "_Inputs":
+        config = self.world.config
+        image = job.image.to(self.device)[None]
+        prompts = [job.prompt, *([job.negative_prompt] if job.guidance != 1 else [])]
+        with self.placement.encoder(self.text_encoder):
+            text = self.text_encoder.encode(prompts).to(self.device)
+        clip = None
+        if config.video.clip_dim is not None and self.image_encoder is not None:
+            with self.placement.encoder(self.image_encoder):
+                clip = self.image_encoder.encode(image).to(self.device)
+        if self.free_encoders:
+            self.text_encoder.free()
+            if self.image_encoder is not None:
+                self.image_encoder.free()
+        last = None if job.end_image is None else job.end_image.to(self.device)[None, :, None]
+        with self.placement.part("autoencoder", self.autoencoder):
+            y = first_frame_condition(self.autoencoder, image[:, :, None], len(job.path), config.video.y_dim, last=last)
+        rays = path_rays(config, job.path)
+        return _Inputs(text=text, clip=clip, y=y, plucker=None if rays is None else rays.to(self.device)[None])
+
+    @torch.no_grad()
+    def _conditions(self, world: FantasyWorld, inputs: "_Inputs") -> tuple[Conditioning, Conditioning | None]:
+        """What every step needs, embedded once; guidance changes the text alone."""
+        made = [
+            world.encode_condition(context=row[None], y=inputs.y, clip_feature=inputs.clip, plucker=inputs.plucker)
+            for row in inputs.text
+        ]
+        return made[0], made[1] if len(made) == 2 else None
+
+    @torch.no_grad()
+    def _finish(self, job: "_Job", state: DenoiseStep, geometry: GeometryOutput) -> World:
+        with self.placement.part("autoencoder", self.autoencoder):
+            video = self.autoencoder.decode(state.latents)[0].float().clamp(-1, 1)
+        frames = rearrange(((video + 1) * 127.5).round().to(torch.uint8), "c f h w -> f h w c")
+        scale = job.scene_scale
+        return World(
+            video=frames.cpu().numpy(),
+            depth=_host(geometry.depth * scale),
+            depth_confidence=_host(geometry.depth_confidence),
+            points=_host(geometry.points * scale),
+            points_confidence=_host(geometry.points_confidence),
+            trajectory=recovered_path(geometry.pose_encodings[-1][0], job.path).scaled(scale),
+            requested=job.path.scaled(scale),
+            fps=job.fps,
+            settings={
+                "model": self.world.config.name,
+                "prompt": job.prompt,
+                "negative_prompt": job.negative_prompt,
+                "seed": job.seed,
+                "steps": job.schedule.steps,
+                "shift": job.schedule.shift,
+                "sampler": job.sampler,
+                "guidance": job.guidance,
+                "scene_scale": scale,
+                "couple": job.couple,
+                "end_image": job.end_image is not None,
+                "easycache": job.easycache,
+                "reused_steps": state.reused_steps,
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Job:
+    """A checked request."""
+
+    image: Tensor
+    end_image: Tensor | None
+    prompt: str
+    negative_prompt: str
+    path: Trajectory
+    schedule: FlowSchedule
+    sampler: str
+    guidance: float
+    seed: int
+    scene_scale: float
+    couple: bool
+    easycache: float | None
+    fps: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Inputs:
+    """A request's inputs in the encoders' terms."""
+
+    text: Tensor
+    clip: Tensor | None
+    y: Tensor | None
+    plucker: Tensor | None
+
+
+def _load_expert(
+    folder: Path, device: str | torch.device, dtype: torch.dtype | None, preset: str | None = None
+) -> FantasyWorld:
+    world = FantasyWorld.from_pretrained(folder, device=device, dtype=dtype, preset=preset)
+    stored_half = dtype is None and next(world.parameters()).dtype == torch.float16
+    return world.float() if stored_half else world
+
+
+def _host(x: Tensor) -> np.ndarray:
+    return x[0].float().cpu().numpy()

@@ -1,0 +1,1 @@
+"""Flow matching: noise levels and noise, samplers, the denoising loop, and step reuse."""

@@ -1,0 +1,119 @@
+"""The sampling loop: from noise to clean latents with guidance on the text, and the geometry of the last step.
+
+Axes: b batch, c channels, f latent frames, y x latent rows and columns.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fw_model.geometry.branch import GeometryOutput
+from fw_model.model.conditioning import Conditioning
+from fw_model.model.model import FantasyWorld
+from fw_model.sampling.easycache import EasyCache, Velocities
+from fw_model.sampling.flow import TRAIN_STEPS, FlowSchedule, guide
+from fw_model.sampling.samplers import make_sampler
+
+Prompted = Callable[[FantasyWorld], tuple[Conditioning, Conditioning | None]]
+"""Conditional and (with guidance) unconditional inputs for one expert."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiseStep:
+    """The state after one step."""
+
+    index: int
+    """Steps done, from 1."""
+    latents: Float[Tensor, "b c f y x"]
+    """Latents at the next noise level; clean after the last step."""
+    geometry: GeometryOutput | None
+    """Depth, points and poses, from the conditional pass of the last step; None before."""
+    reused_steps: int
+    """Steps so far whose velocity was taken over from an earlier one (EasyCache) and not computed."""
+
+
+def denoise(
+    experts: Sequence[FantasyWorld],
+    prompted: Prompted,
+    noise: Float[Tensor, "b c f y x"],
+    schedule: FlowSchedule,
+    *,
+    sampler: str = "euler",
+    guidance: float = 5.0,
+    couple: bool = True,
+    easycache: float | None = None,
+    at_hand: Callable[[FantasyWorld], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[DenoiseStep]:
+    """Walk the schedule; one report after each step, so that the caller may stop between steps.
+
+    Args:
+        experts: one model, or several that share the noise levels between them by ``config.timestep_range``.
+        prompted: embeds the conditions for an expert; called once for each expert, when its first step comes.
+        noise: start latents, standard normal, float32. They stay in this precision throughout.
+        schedule: noise levels.
+        sampler: a name that ``make_sampler`` knows.
+        guidance: ``v = v_neg + guidance (v_pos - v_neg)``; at 1 the unconditional pass is left out.
+        couple: let the branches see each other.
+        easycache: threshold of step reuse, see ``EasyCache``; None computes every step.
+        at_hand: holds an expert on the device while its steps last; entered once per expert.
+
+    Raises:
+        ValueError: an unknown sampler, or a timestep that no expert is for.
+        FloatingPointError: the network gave numbers that are not finite.
+    """
+    stepper = make_sampler(sampler, schedule)
+    cache = None if easycache is None else EasyCache(easycache, schedule.steps)
+    latents = noise
+    current: FantasyWorld | None = None
+    condition: Conditioning | None = None
+    negative: Conditioning | None = None
+    with ExitStack() as held:
+        for index, timestep in enumerate(schedule.timesteps):
+            expert = choose_expert(experts, float(timestep))
+            if expert is not current or condition is None:
+                condition = negative = None
+                held.close()
+                held.enter_context(at_hand(expert))
+                current, (condition, negative) = expert, prompted(expert)
+                if cache is not None:
+                    cache.forget()
+            geometry: GeometryOutput | None = None
+            with torch.no_grad():
+                velocities = None if cache is None else cache.recall(latents, index)
+                if velocities is None:
+                    t = timestep.expand(latents.shape[0]).to(latents.device)
+                    last = index == schedule.steps - 1
+                    out = expert(latents, t, condition=condition, predict_geometry=last, couple=couple)
+                    other = None
+                    if negative is not None and guidance != 1:
+                        other = expert(latents, t, condition=negative, predict_geometry=False, couple=couple).velocity
+                    velocities, geometry = Velocities(out.velocity, other), out.geometry
+                    if cache is not None:
+                        cache.store(latents, velocities)
+                positive, away = velocities
+                velocity = positive if away is None else guide(positive, away, guidance)
+                latents = stepper.step(latents, velocity, index)
+            if index == schedule.steps - 1 and not bool(latents.isfinite().all()):
+                raise FloatingPointError(
+                    f"Sampling ended in numbers that are not finite ({latents.dtype}, guidance {guidance}). "
+                    "Load the model in float32 or bfloat16, or lower the guidance."
+                )
+            reused = 0 if cache is None else cache.reused
+            yield DenoiseStep(index=index + 1, latents=latents, geometry=geometry, reused_steps=reused)
+
+
+def choose_expert(experts: Sequence[FantasyWorld], timestep: float) -> FantasyWorld:
+    """The model whose timestep range (low, high] holds ``timestep``. ValueError if there is none."""
+    for expert in experts:
+        low, high = expert.config.timestep_range
+        if low < timestep <= high:
+            return expert
+    ranges = ", ".join(f"({e.config.timestep_range[0]:g}, {e.config.timestep_range[1]:g}]" for e in experts)
+    raise ValueError(
+        f"No loaded model is for timestep {timestep:g} of {TRAIN_STEPS}; the ranges are {ranges}. "
+        "A two-expert model needs both experts."
+    )

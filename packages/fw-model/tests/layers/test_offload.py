@@ -1,0 +1,206 @@
+"""Weights that come and go: the same results, few of them there at a time, and every original back in its place."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fw_geometry import make_trajectory
+from fw_model.autoencoders.wan_vae import WanVAE
+from fw_model.encoders.hashing import HashTextEncoder
+from fw_model.layers.offload import BlockStream, Mover, check_offload
+from fw_model.pipeline.components import Sampling
+from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.placement import Placement
+from fw_model.sampling.flow import FlowSchedule
+
+FRAMES, HEIGHT, WIDTH = 5, 32, 48
+
+
+@pytest.fixture(scope="module")
+def config(micro):
+    video = dataclasses.replace(micro.video, in_dim=32, clip_dim=None, blocks=5)
+    camera = dataclasses.replace(micro.camera, downscale=8)
+    geometry = dataclasses.replace(micro.geometry, dpt_taps=(2, 1, 1, 0))
+    return dataclasses.replace(micro, video=video, camera=camera, geometry=geometry)
+
+
+@pytest.fixture(scope="module")
+def run():
+    """The world of a short generation."""
+    pixels = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    path = make_trajectory("dolly", FRAMES, width=WIDTH, height=HEIGHT)
+
+    def make(pipe: WorldPipeline, **options: Any) -> Any:
+        *_, last = pipe.generate(Image.fromarray(pixels), "a red room", path, **options)
+        return last.world
+
+    return make
+
+
+def _pipe(world, high=None, **options: Any) -> WorldPipeline:
+    text = HashTextEncoder(text_len=7, text_dim=12)
+    return WorldPipeline(world, WanVAE.small(), text, high_noise=high, sampling=Sampling(steps=2), **options)
+
+
+def _nbytes(*modules: nn.Module) -> int:
+    tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _addresses(module: nn.Module) -> list[int]:
+    return [t.data_ptr() for t in (*module.parameters(), *module.buffers())]
+
+
+def _most(log, prefix: str) -> int:
+    """Most modules of this name that were in at a time."""
+    here, most = 0, 0
+    for move in log:
+        if move.name.startswith(prefix):
+            here += 1 if move.direction == "in" else -1
+            most = max(most, here)
+    assert here == 0
+    return most
+
+
+def test_a_module_works_on_copies_and_gets_its_originals_back():
+    layer, mover = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval(), Mover("cpu")
+    layer.append(layer[0])  # the same parameters under two names
+    homes, x = _addresses(layer), torch.ones(2, 3)
+    with torch.no_grad():
+        expected = layer[:2](x)
+        with mover.using("layer", layer):
+            assert not set(_addresses(layer)) & set(homes)
+            assert torch.equal(layer[:2](x), expected)
+            assert layer[0].weight is layer[2].weight
+            assert mover.resident == ["layer"]
+            assert mover.resident_bytes == _nbytes(layer)
+            with mover.using("again", layer):  # what is there is not brought twice
+                pass
+            assert mover.resident == ["layer"]
+    assert _addresses(layer) == homes
+    assert mover.resident_bytes == 0
+    assert mover.peak_bytes == _nbytes(layer)
+    assert [move.direction for move in mover.log] == ["in", "out"]
+
+
+def test_originals_come_back_after_an_error():
+    layer, mover = nn.Linear(2, 2), Mover("cpu")
+    homes = _addresses(layer)
+    with pytest.raises(RuntimeError, match="inside"), mover.using("layer", layer):
+        raise RuntimeError("inside")
+    assert _addresses(layer) == homes
+    assert mover.resident == []
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+def test_blocks_pass_one_after_the_other(ahead):
+    blocks = [nn.Linear(4, 4) for _ in range(5)]
+    mover = Mover("cpu")
+    stream = BlockStream(mover, blocks, ahead=ahead)
+    x = expected = torch.ones(1, 4)
+    with torch.no_grad():
+        for _ in range(2):
+            for i, block in enumerate(blocks):
+                with stream.using(block):
+                    here = [f"block {(i + j) % 5}" for j in range(ahead + 1)]
+                    assert sorted(mover.resident) == sorted(here)
+                    x = block(x)
+        stream.clear()
+        for block in blocks * 2:
+            expected = block(expected)
+    assert torch.equal(x, expected)
+    assert _most(mover.log, "block") == ahead + 1
+    assert mover.peak_bytes == (ahead + 1) * _nbytes(blocks[0])
+    brought = [move.name for move in mover.log if move.direction == "in"]
+    assert len(brought) == 10 + ahead  # each once per pass, and what was on its way at the end
+
+
+def test_results_do_not_depend_on_offloading(config, make_world, run):
+    world = make_world(config)
+    base = run(_pipe(world))
+    for offload in ("model", "block"):
+        pipe = _pipe(world, offload=offload)
+        homes = _addresses(world)
+        made, mover = run(pipe), pipe.placement.mover
+        for name in ("video", "depth", "points"):
+            assert np.array_equal(getattr(made, name), getattr(base, name)), (offload, name)
+        assert _addresses(world) == homes
+        assert mover.resident == []
+        assert isinstance(pipe.autoencoder, WanVAE)
+        vae, blocks = _nbytes(pipe.autoencoder), [*world.pcb, *world.irg]
+        surroundings = _nbytes(*world.surroundings())
+        assert _nbytes(world) == surroundings + _nbytes(*blocks)
+        largest = sum(sorted(_nbytes(b) for b in blocks)[-2:])
+        assert mover.peak_bytes <= max(vae, _nbytes(world) if offload == "model" else surroundings + largest)
+        assert _most(mover.log, "block") == (2 if offload == "block" else 0)
+        assert [m.direction for m in mover.log if m.name == "autoencoder"] == ["in", "out"] * 2  # encode, decode
+
+
+def test_two_experts_are_swapped_once(config, make_world, run):
+    low = make_world(dataclasses.replace(config, name="low", timestep_range=(0.0, 900.0)))
+    high = make_world(dataclasses.replace(config, name="high", timestep_range=(900.0, 1000.0)))
+    schedule = FlowSchedule(steps=4)
+    assert 1 <= int((schedule.timesteps > 900).sum()) <= 3
+    base = run(_pipe(low, high), steps=4, guidance=1.0)
+    pipe = _pipe(low, high, offload="model")
+    made = run(pipe, steps=4, guidance=1.0)
+    assert np.array_equal(made.video, base.video)
+    moves = [(m.name, m.direction) for m in pipe.placement.mover.log if m.name.startswith("transformer")]
+    assert moves == [
+        ("transformer high", "in"), ("transformer high", "out"), ("transformer low", "in"), ("transformer low", "out")
+    ]  # fmt: skip
+    assert pipe.placement.mover.peak_bytes == max(_nbytes(low), _nbytes(high))
+
+
+def test_stopping_early_takes_everything_away(config, make_world):
+    world = make_world(config)
+    pipe = _pipe(world, offload="block")
+    homes = _addresses(world)
+    path = make_trajectory("still", FRAMES, width=WIDTH, height=HEIGHT)
+    reports = pipe.generate(np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8), "", path, steps=9, guidance=1.0)
+    for report in reports:
+        if report.stage == "denoise":
+            assert pipe.placement.mover.resident
+            break
+    reports.close()
+    assert pipe.placement.mover.resident == []
+    assert _addresses(world) == homes
+    world.stream_blocks(None)
+
+
+def test_encoders_come_and_go():
+    class Encoder:
+        places: list[str]
+
+        def __init__(self) -> None:
+            self.places = []
+
+        def to(self, device: Any) -> None:
+            self.places.append(str(device))
+
+    there, stays = Encoder(), Encoder()
+    with Placement("model", "meta").encoder(there):
+        assert there.places == ["meta"]
+    assert there.places == ["meta", "cpu"]
+    with Placement("none", "meta").encoder(stays):
+        pass
+    assert set(stays.places) == {"meta"}
+
+
+def test_streaming_is_for_inference(config, make_world, make_inputs):
+    world = make_world(config)
+    latents, timestep, inputs = make_inputs(config)
+    world.stream_blocks(Mover("cpu"))
+    with pytest.raises(ValueError, match=r"torch\.no_grad"):
+        world(latents, timestep, **inputs)
+    world.stream_blocks(None)
+
+
+def test_unknown_ways_are_refused():
+    with pytest.raises(ValueError, match=r"'disk'.*none, model, block"):
+        check_offload("disk")

@@ -1,0 +1,175 @@
+"""One toy clip: its world, camera path, caption, pictures and truth, as a function of (seed, clip number, options).
+
+Axis legend: f frames, h rows, w columns; poses camera-to-world (OpenCV axes), depth z-depth in metres, 0 for sky.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from fw_toy.files import partial_path, write_bytes, write_video
+from fw_toy.rendering.render import Renderer
+from fw_toy.worlds.captions import describe
+from fw_toy.worlds.indoor import indoor
+from fw_toy.worlds.outdoor import outdoor
+from fw_toy.worlds.paths import CameraPath, find_path
+from fw_toy.worlds.scene import Kind, Scene, assemble
+
+_WORLDS = 12
+_MIDDLE_GREY = 0.34
+_WHITE_BALANCE = {"indoor": 0.5, "outdoor": 0.15}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPlan:
+    """What decides a clip's content."""
+
+    seed: int
+    """Seed of the whole data set."""
+    index: int
+    """Number of the clip in it."""
+    takes: int
+    """Clips of one world: clips 0 to takes - 1 show the first world, and so on."""
+    scenes: Literal["indoor", "outdoor", "both"]
+    """Which worlds to draw from; 'both' alternates."""
+    frames: int
+    """Number of frames."""
+    height: int
+    """Rows of a frame."""
+    width: int
+    """Columns of a frame."""
+    fps: float
+    """Frames per second of the video."""
+    supersample: int
+    """Rays per pixel along each axis."""
+
+    @property
+    def name(self) -> str:
+        """Name of the clip's files."""
+        return f"toy-{self.index:06d}"
+
+    @property
+    def world(self) -> int:
+        """Number of the world it shows."""
+        return self.index // self.takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A planned clip, ready to be rendered."""
+
+    plan: ClipPlan
+    """What it was made from."""
+    scene: Scene
+    """Its world."""
+    path: CameraPath
+    """Its cameras."""
+    caption: str
+    """One line of text."""
+
+
+def design(plans: Sequence[ClipPlan]) -> list[Clip]:
+    """Clips of one world: builds worlds until one has a good camera path for every take; deterministic in the plans.
+
+    Args:
+        plans: one or more of the takes of one world; what becomes of a take does not depend on which others are here.
+
+    Raises:
+        RuntimeError: no world of several gave a path for every take.
+    """
+    plan = plans[0]
+    kind: Kind = "indoor" if plan.scenes == "indoor" or (plan.scenes == "both" and plan.world % 2 == 0) else "outdoor"
+    for attempt in range(_WORLDS):
+        rng = np.random.default_rng([plan.seed, plan.world, attempt])
+        blueprint = indoor(rng) if kind == "indoor" else outdoor(rng)
+        scene = assemble(blueprint, rows=plan.height)
+        paths = []
+        for take in range(plan.takes):
+            if take:
+                rng = np.random.default_rng([plan.seed, plan.world, attempt, take])
+            fov = float(rng.uniform(45.0, 80.0))
+            path = find_path(scene, rng, frames=plan.frames, height=plan.height, width=plan.width, fov_deg=fov)
+            if path is None:
+                break
+            paths.append(path)
+        else:
+            chosen = [(each, paths[each.index % plan.takes]) for each in plans]
+            return [Clip(plan=p, scene=scene, path=path, caption=_caption(p, scene, path)) for p, path in chosen]
+    raise RuntimeError(
+        f"clip {plan.name} of seed {plan.seed}: no camera path in {_WORLDS} worlds; this is a fault of the scene "
+        "builders, please report seed and number, and use another --seed meanwhile"
+    )
+
+
+def _caption(plan: ClipPlan, scene: Scene, path: CameraPath) -> str:
+    small = np.diag([72 / plan.width, 48 / plan.height, 1.0]) @ path.K
+    labels = Renderer(scene).labels(small, path.pose_c2w[plan.frames // 2], 48, 72)
+    return describe(scene.blueprint.setting, scene.mesh.labels, labels, path.move)
+
+
+def render(clip: Clip) -> tuple[UInt8[np.ndarray, "f h w 3"], Float[np.ndarray, "f h w"]]:
+    """All pictures (sRGB) and exact depths of a clip."""
+    plan, path = clip.plan, clip.path
+    renderer = Renderer(clip.scene, plan.supersample, exposure_of(clip))
+    pairs = list(renderer.frames(path.K, path.pose_c2w, plan.height, plan.width))
+    return np.stack([picture for picture, _ in pairs]), np.stack([depth for _, depth in pairs])
+
+
+def exposure_of(clip: Clip) -> tuple[float, float, float]:
+    """One gain per colour for the whole clip (exposure and part of a white balance), from three small views."""
+    plan, path = clip.plan, clip.path
+    small = np.diag([36 / plan.width, 24 / plan.height, 1.0]) @ path.K
+    probe = Renderer(clip.scene, 1)
+    views = [probe.radiance(small, path.pose_c2w[i], 24, 36) for i in (0, plan.frames // 2, plan.frames - 1)]
+    colors = np.stack(views).reshape(-1, 3).astype(np.float64)
+    level = _MIDDLE_GREY / np.exp(np.log(colors.mean(-1) + 1e-3).mean())
+    mean = np.minimum(colors * level, 1.0).mean(0)
+    r, g, b = level * (mean.mean() / mean) ** _WHITE_BALANCE[clip.scene.blueprint.kind]
+    return float(r), float(g), float(b)
+
+
+def write(clip: Clip, out: Path) -> dict[str, object]:
+    """Renders a clip and writes raw/NAME.mp4, raw/NAME.txt and, last, truth/NAME.npz; returns its row for toy.json."""
+    video, depth_m = render(clip)
+    plan, path = clip.plan, clip.path
+    info: dict[str, object] = {
+        "name": plan.name,
+        "world": plan.world,
+        "kind": clip.scene.blueprint.kind,
+        "caption": clip.caption,
+        "move": path.move,
+        "fov_h_deg": round(float(np.degrees(2 * np.arctan(plan.width / 2 / path.K[0, 0]))), 3),
+        "median_depth_m": round(path.median_depth_m, 4),
+        "travel_ratio": round(path.travel_ratio, 4),
+        "sky_share": round(float((depth_m == 0).mean()), 4),
+    }
+    write_video(out / "raw" / f"{plan.name}.mp4", video, plan.fps)
+    write_bytes(out / "raw" / f"{plan.name}.txt", (clip.caption + "\n").encode())
+    target = out / "truth" / f"{plan.name}.npz"
+    part = partial_path(target)
+    with part.open("wb") as file:
+        np.savez_compressed(
+            file,
+            depth_m=depth_m,
+            K=np.repeat(path.K[None], plan.frames, axis=0),
+            pose_c2w=path.pose_c2w,
+            info=np.array(json.dumps(info)),
+            plan=np.array(json.dumps(asdict(plan))),
+        )
+    part.replace(target)
+    return info
+
+
+def finished(plan: ClipPlan, out: Path) -> dict[str, object] | None:
+    """The row of a clip that is already there and complete, else None."""
+    raw, truth = out / "raw" / plan.name, out / "truth" / f"{plan.name}.npz"
+    if not (raw.with_suffix(".mp4").is_file() and raw.with_suffix(".txt").is_file() and truth.is_file()):
+        return None
+    with np.load(truth, allow_pickle=False) as data:
+        made = json.loads(str(data["plan"]))
+        return json.loads(str(data["info"])) if made == asdict(plan) else None

@@ -1,0 +1,1 @@
+"""Triangle meshes with materials, from single solids to furniture, plants and buildings."""

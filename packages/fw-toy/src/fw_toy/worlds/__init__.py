@@ -1,0 +1,1 @@
+"""Whole scenes: indoor and outdoor layouts, the camera paths through them, and their captions."""

@@ -1,0 +1,64 @@
+"""The paper's recipe, and the same training cut to one GPU of 24 GB, one of 80 GB, and eight.
+
+All are for stages 1 and 2 of a pretrained Wan model (`--model wan21_fun_1_3b` unless told otherwise). What differs is
+how a step is cut (`batch`, `accumulate`), and on 24 GB the size of a clip; `fw-train plan` shows that each fits.
+"""
+
+from dataclasses import replace
+
+from fw_train.config.schema import (
+    Cadence,
+    ClipConfig,
+    ComputeConfig,
+    ConfigError,
+    DropoutConfig,
+    OptimConfig,
+    Stage,
+    TrainConfig,
+)
+
+
+def paper(stage: Stage) -> TrainConfig:
+    """Section 4.1: AdamW at 1e-5, 81 frames of 336x592; 20,000 steps of 64 samples, then 10,000 of 112, one a GPU.
+
+    Warm-up, weight decay, clipping and dropout are not stated there; these are ours.
+    """
+    _not_base(stage)
+    steps, batch = (20_000, 64) if stage == "stage1" else (10_000, 112)
+    return TrainConfig(
+        stage=stage,
+        model="wan21_fun_1_3b",
+        steps=steps,
+        batch=batch,
+        clip=ClipConfig(frames=81, height=336, width=592, held_out=0.01, validate_on=8, cache_gb=8.0),
+        optim=OptimConfig(lr=1e-5, warmup=200),
+        dropout=DropoutConfig(text=0.1),
+        compute=ComputeConfig(precision="bf16", frozen_dtype="bf16", activation_checkpointing="full"),
+        every=Cadence(log=10, validate=500, checkpoint=500),
+    )
+
+
+def eight_gpu(stage: Stage) -> TrainConfig:
+    """The paper's batches on 8 GPUs: 8 micro-batches of one sample a GPU in stage 1, 14 in stage 2."""
+    recipe = paper(stage)
+    return replace(recipe, accumulate=recipe.batch // 8)
+
+
+def one_gpu_80gb(stage: Stage) -> TrainConfig:
+    """The paper's clips, a quarter (stage 1) or a seventh (stage 2) of its batch, sample by sample."""
+    return replace(paper(stage), batch=16, accumulate=16)
+
+
+def one_gpu_24gb(stage: Stage) -> TrainConfig:
+    """Clips of 240x416, 25 frames in stage 1 (its optimizer takes half of the memory), 81 in stage 2; batches of 8."""
+    recipe = replace(paper(stage), batch=8, accumulate=8)
+    frames = 25 if stage == "stage1" else 81
+    return replace(recipe, clip=replace(recipe.clip, frames=frames, height=240, width=416))
+
+
+def _not_base(stage: Stage) -> None:
+    if stage in ("autoencoder", "base"):
+        raise ConfigError(
+            f"this recipe starts from a pretrained Wan model and has no `{stage}`; "
+            "go on with `fw-train init` and `stage1`"
+        )

@@ -1,0 +1,78 @@
+"""The small presets: `tiny`, minutes on a few clips; `small-world`, a day of a core on rooms without end."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from fw_train.config.schema import (
+    Cadence,
+    ClipConfig,
+    ComputeConfig,
+    DropoutConfig,
+    LoraConfig,
+    NoiseConfig,
+    OptimConfig,
+    SamplingConfig,
+    Stage,
+    TrainConfig,
+)
+
+
+def tiny(stage: Stage) -> TrainConfig:
+    """17 frames of 64x96, a few hundred steps; learning rates far above the paper's 1e-5: nothing is pretrained."""
+    shared = TrainConfig(
+        stage=stage,
+        model="tiny",
+        # generation knows no more of a scene's size than its first frame shows
+        clip=ClipConfig(frames=17, height=64, width=96, validate_on=8, scale_by_first_frame=True),
+        noise=NoiseConfig(shift=2.0),
+        dropout=DropoutConfig(text=0.1),
+        sampling=SamplingConfig(steps=30, guidance=1.5),
+        every=Cadence(log=5, validate=20, checkpoint=20),
+    )
+    if stage == "autoencoder":
+        optim = OptimConfig(lr=6e-4, betas=(0.9, 0.99), weight_decay=0.0, warmup=20, schedule="cosine")
+        return replace(shared, steps=300, batch=4, optim=optim, every=Cadence(log=10, validate=100, checkpoint=50))
+    if stage == "base":
+        optim = OptimConfig(lr=4e-3, warmup=10, schedule="cosine")
+        return replace(shared, steps=200, batch=4, optim=optim, every=Cadence(log=10, validate=50, checkpoint=50))
+    return replace(shared, steps=60, batch=4, optim=OptimConfig(lr=1e-3, warmup=10, schedule="cosine"))
+
+
+def small_world(stage: Stage) -> TrainConfig:
+    """The shipped small world: rooms made while training, 17 frames of 96x144; about 20 core-hours with bf16 products.
+
+    Every clip is drawn about seven times while it lies in a window of a thousand. Stage 2 goes on training the geometry
+    branch and adapts the video blocks, which the paper freezes: here both started from nothing.
+    """
+    start = replace(
+        tiny(stage),
+        model="small_world",
+        data=Path("rooms"),
+        batch=8,
+        clip=ClipConfig(
+            frames=17, height=96, width=144, validate_on=32, scale_by_first_frame=True, cache_gb=4.0, pool=1024, reuse=7
+        ),
+        noise=NoiseConfig(shift=6.0, validation=(0.5, 0.8, 1.0)),
+        sampling=SamplingConfig(steps=30, guidance=1.0, clips=6),
+        every=Cadence(log=50, validate=1000, checkpoint=250, sample=5000),
+        compute=ComputeConfig(precision="auto"),
+    )
+    optim = OptimConfig(lr=2e-3, betas=(0.9, 0.98), warmup=60, schedule="cosine", ema=0.9995)
+    if stage == "autoencoder":
+        optim = OptimConfig(lr=1.5e-3, betas=(0.9, 0.99), weight_decay=0.0, warmup=20, schedule="cosine")
+        every = Cadence(log=50, validate=500, checkpoint=250, sample=2500)
+        return replace(start, steps=2500, batch=4, optim=optim, every=every)
+    if stage == "base":
+        return replace(start, steps=35_000, optim=optim)
+    optim = replace(optim, betas=(0.9, 0.999), ema=0.998)
+    start = replace(start, every=replace(start.every, sample=1000, validate=500))
+    if stage == "stage1":
+        return replace(start, steps=5000, optim=optim, noise=replace(start.noise, shift=3.0))
+    return replace(
+        start,
+        steps=5625,
+        optim=replace(optim, lr=1.5e-3),
+        loss=replace(start.loss, geometry=0.3),
+        lora=LoraConfig(rank=32, alpha=32),
+        unfreeze_geometry=True,
+    )

@@ -1,0 +1,1 @@
+"""Training samples from an annotated dataset, and the cache of precomputed latents and embeddings."""

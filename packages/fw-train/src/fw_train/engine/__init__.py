@@ -1,0 +1,1 @@
+"""The training loop and its services: checkpoints, optimizer, distributed context, throughput, logs and signals."""

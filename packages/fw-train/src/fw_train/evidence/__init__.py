@@ -1,0 +1,1 @@
+"""The `fw-train evidence` command: trained weights and ablations measured against exact ground truth."""

@@ -1,0 +1,80 @@
+"""The geometry that one forward pass reads from a real video's latents, at a chosen noise level.
+
+Axis legend: F frames, H W pixels; lengths in scene units.
+"""
+
+import numpy as np
+import torch
+from einops import rearrange
+
+from fw_geometry import unproject
+from fw_model.autoencoders.base import first_frame_condition
+from fw_model.losses.targets import path_rays, recovered_path
+from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.result import World
+from fw_model.sampling.flow import TRAIN_STEPS, add_noise, counter_noise
+from fw_train.metrics.truth import TruthClip
+
+NOISE_LEVELS = (0.0, 0.2, 0.5, 0.8)
+"""Shares of noise at which geometry is read from real latents."""
+
+
+@torch.no_grad()
+def world_at_level(pipeline: WorldPipeline, truth: TruthClip, sigma: float, *, seed: int) -> World:
+    """The true video with the depth, points and cameras that one pass over its noisy latents gives.
+
+    Args:
+        pipeline: the model with its encoders; it is shown the caption, the first frame and the true camera path.
+        truth: the clip.
+        sigma: share of noise, 0 (the clean latents) to 1.
+        seed: of the noise.
+
+    Raises:
+        ValueError: a model that reads CLIP tokens.
+    """
+    world, device = pipeline.world, pipeline.device
+    config = world.config
+    if config.video.clip_dim is not None:
+        raise ValueError("geometry at a noise level is measured on models without an image branch (tiny) only")
+    video = rearrange(torch.from_numpy(truth.video).float() / 127.5 - 1, "F H W c -> 1 c F H W").to(device)
+    clean = pipeline.autoencoder.encode(video)
+    noise = counter_noise(seed, 0, 0, clean.shape[1:], device=device)[None]
+    path = truth.trajectory
+    rays = path_rays(config, path)
+    level = torch.full((1,), sigma, device=device)
+    out = world(
+        add_noise(clean, noise, level),
+        level * TRAIN_STEPS,
+        context=pipeline.text_encoder.encode([truth.record.caption]).to(device),
+        y=first_frame_condition(pipeline.autoencoder, video[:, :, :1], len(path), config.video.y_dim),
+        plucker=None if rays is None else rays.to(device)[None],
+    ).geometry
+    assert out is not None, "the heads were asked for"
+    depth, depth_confidence, points, points_confidence = (
+        value[0].float().cpu().numpy() for value in (out.depth, out.depth_confidence, out.points, out.points_confidence)
+    )
+    return World(
+        video=truth.video,
+        depth=depth,
+        depth_confidence=depth_confidence,
+        points=points,
+        points_confidence=points_confidence,
+        trajectory=recovered_path(out.pose_encodings[-1][0], path),
+        requested=path,
+    )
+
+
+def true_world(truth: TruthClip) -> World:
+    """The clip as a world that a model without fault would make; unknown depth is the farthest known one."""
+    depth = np.where(truth.depth > 0, truth.depth, truth.depth.max()).astype(np.float32)
+    cameras = (torch.from_numpy(truth.trajectory.K).float(), torch.from_numpy(truth.trajectory.pose_c2w).float())
+    sure = np.full(depth.shape, 2, np.float32)
+    return World(
+        video=truth.video,
+        depth=depth,
+        depth_confidence=sure,
+        points=unproject(torch.from_numpy(depth), *cameras).numpy(),
+        points_confidence=sure,
+        trajectory=truth.trajectory,
+        requested=truth.trajectory,
+    )

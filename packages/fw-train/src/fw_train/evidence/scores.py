@@ -1,0 +1,122 @@
+"""What `fw-train evidence` measures of one clip: of the references that need no model, and of one model's sample.
+
+Every number has a name `kind/measure` or `kind/measure@where`, where `where` is a range of frames or a noise level.
+Axis legend: F frames, H W pixels; lengths in scene units.
+"""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+
+from fw_geometry import camera_error
+from fw_model.autoencoders.base import VideoAutoencoder
+from fw_model.autoencoders.block_dct import BlockDCT
+from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.result import World
+from fw_train.evidence.levels import NOISE_LEVELS, true_world, world_at_level
+from fw_train.metrics.consistency import HEADLINE_GAP, reprojection
+from fw_train.metrics.images import psnr, ssim
+from fw_train.metrics.measure import measure, measure_geometry
+from fw_train.metrics.measures import finite
+from fw_train.metrics.recovery import recover_path
+from fw_train.metrics.truth import TruthClip
+from fw_train.metrics.warp import warp_first_frame
+
+Scores = dict[str, float | None]
+GEOMETRY = ("depth/abs_rel", "depth/delta1", "pose/ate", "points/chamfer")
+"""Measures of depth, cameras and points that are read at every noise level."""
+_GROUPS = 4
+
+
+def frame_ranges(frames: int) -> list[tuple[int, int]]:
+    """Frames 1 and on in four groups of equal length, first and last frame of each (fewer groups of short clips)."""
+    later = frames - 1
+    count = min(_GROUPS, later)
+    edges = [1 + later * i // count for i in range(count + 1)]
+    return [(first, after - 1) for first, after in pairwise(edges)]
+
+
+def reference_scores(truth: TruthClip, autoencoder: VideoAutoencoder) -> Scores:
+    """Autoencoder, fixed transform, both baselines, and the camera estimator on the true video.
+
+    Raises:
+        ValueError: pictures too small for SSIM.
+    """
+    learned, fixed = rebuilt(truth.video, autoencoder), rebuilt(truth.video, BlockDCT())
+    still = np.repeat(truth.video[:1], len(truth.video), axis=0)
+    warped = warp_first_frame(truth.video[0], truth.depth[0], truth.trajectory)
+    scores: Scores = {
+        "autoencoder/psnr_all": float(psnr(learned, truth.video).mean()),
+        "block_dct/psnr_all": float(psnr(fixed, truth.video).mean()),
+    }
+    for name, video in (("autoencoder", learned), ("still", still), ("warp", warped)):
+        scores |= _by_distance(name, video, truth)
+        scores |= _true_consistency(name, video, truth)
+    return scores | _true_consistency("truth", truth.video, truth) | camera_scores("truth", truth.video, truth)
+
+
+def video_scores(video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Scores:
+    """What needs the pixels alone: PSNR and SSIM by distance, camera following, consistency with the true scene."""
+    return (
+        _by_distance("video", video, truth)
+        | camera_scores("video", video, truth)
+        | _true_consistency("video", video, truth)
+    )
+
+
+def world_scores(world: World, truth: TruthClip) -> Scores:
+    """What a model says about its own sample: geometry against the truth, its own cameras, its own consistency."""
+    found = measure(world, truth).scores
+    return {f"own/{name}": found[name] for name in found if not name.startswith("video/")}
+
+
+def level_scores(pipeline: WorldPipeline, truth: TruthClip, *, seed: int) -> Scores:
+    """Geometry read from the real latents, by noise level."""
+    scores: Scores = {}
+    for sigma in NOISE_LEVELS:
+        found = measure_geometry(world_at_level(pipeline, truth, sigma, seed=seed), truth).scores
+        scores |= {f"level/{name}@{sigma:g}": found[name] for name in GEOMETRY}
+    return scores
+
+
+def camera_scores(kind: str, video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Scores:
+    """The camera that the video shows (`recover_path`) against the requested one, in degrees."""
+    path = recover_path(video, truth.depth[0], truth.trajectory.K)
+    error = camera_error(path.pose_c2w, truth.trajectory.pose_c2w)
+    return {
+        f"{kind}/rotation": error.rotation_deg,
+        f"{kind}/direction": finite(error.translation_deg),
+        f"{kind}/cameras_found": float(path.found[1:].mean()),
+    }
+
+
+@torch.no_grad()
+def rebuilt(video: UInt8[np.ndarray, "F H W 3"], autoencoder: VideoAutoencoder) -> UInt8[np.ndarray, "F H W 3"]:
+    """A video through an autoencoder and back."""
+    pixels = rearrange(torch.from_numpy(video).float() / 127.5 - 1, "F H W c -> 1 c F H W")
+    back = autoencoder.decode(autoencoder.encode(pixels))[0].float().clamp(-1, 1)
+    return rearrange(((back + 1) * 127.5).round().to(torch.uint8), "c F H W -> F H W c").numpy()
+
+
+def _by_distance(kind: str, video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Scores:
+    scores: Scores = {}
+    for name, function in (("psnr", psnr), ("ssim", ssim)):
+        values = function(video, truth.video)
+        scores[f"{kind}/{name}"] = float(values[1:].mean())
+        for first, last in frame_ranges(len(video)):
+            scores[f"{kind}/{name}@{first}-{last}"] = float(values[first : last + 1].mean())
+    return scores
+
+
+def _true_consistency(kind: str, video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Scores:
+    """Colour difference of frames a few apart after a warp with the true depth and the requested cameras."""
+    gap = min(HEADLINE_GAP, len(video) - 1)
+    found = reprojection(replace(true_world(truth), video=video), gap)
+    return {
+        f"{kind}/photometric": None if found is None else finite(found.photometric),
+        f"{kind}/photometric_ratio": None if found is None else finite(found.photometric_ratio),
+    }

@@ -1,0 +1,260 @@
+"""The tables of an evidence report: means over clips with 95 % bootstrap intervals drawn over worlds, as Markdown."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fw_train.evaluate.evaluation import Plain
+from fw_train.evidence.levels import NOISE_LEVELS
+from fw_train.evidence.scores import GEOMETRY, Scores, frame_ranges
+from fw_train.metrics.statistics import Summary, summarize
+
+JSON, PAGE = "evidence.json", "evidence.md"
+_GEOMETRY_HEADINGS = ("AbsRel ↓", "delta < 1.25 ↑", "ATE ↓", "Chamfer ↓")
+_ARM_COLUMNS = {
+    "PSNR, dB ↑": "video/psnr",
+    "SSIM ↑": "video/ssim",
+    "camera rotation, deg ↓": "video/rotation",
+    "camera direction, deg ↓": "video/direction",
+    "3D consistency, true scene ↓": "video/photometric_ratio",
+    "3D consistency, own geometry ↓": "own/consistency/photometric_ratio",
+    "AbsRel ↓": "own/depth/abs_rel",
+    "ATE ↓": "own/pose/ate",
+    "Chamfer ↓": "own/points/chamfer",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The scores of one clip of one model."""
+
+    model: str
+    """Its name."""
+    run: int
+    """Which of the trainings of this name."""
+    clip: str
+    """The clip's id."""
+    group: str
+    """The world it shows."""
+    scores: Scores
+    """By name."""
+
+
+class Table:
+    """Summaries of the results by model and score."""
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self._values: dict[tuple[str, str], dict[str, list[tuple[int, float]]]] = {}
+        self._group: dict[str, str] = {}
+        for result in results:
+            self._group[result.clip] = result.group
+            for name, value in result.scores.items():
+                if value is not None:
+                    of_clip = self._values.setdefault((result.model, name), {}).setdefault(result.clip, [])
+                    of_clip.append((result.run, value))
+
+    def names(self, model: str) -> list[str]:
+        """The scores that a model has."""
+        return [score for one, score in self._values if one == model]
+
+    def by_clip(self, model: str, score: str) -> dict[str, float]:
+        """One number per clip: the mean over noise seeds and trainings."""
+        return {
+            clip: sum(value for _, value in found) / len(found)
+            for clip, found in self._values.get((model, score), {}).items()
+        }
+
+    def summary(self, model: str, score: str) -> Summary | None:
+        """Mean over clips and its interval; None if no clip has this score."""
+        return self._summarized(self.by_clip(model, score))
+
+    def difference(self, model: str, first: str, score: str) -> Summary | None:
+        """Model minus first, clip by clip; None if they share no clip."""
+        mine, theirs = self.by_clip(model, score), self.by_clip(first, score)
+        return self._summarized({clip: mine[clip] - theirs[clip] for clip in mine if clip in theirs})
+
+    def of_runs(self, model: str, score: str) -> list[float]:
+        """The mean over clips of every training of a name."""
+        runs: dict[int, list[float]] = {}
+        for found in self._values.get((model, score), {}).values():
+            for run, value in found:
+                runs.setdefault(run, []).append(value)
+        return [sum(values) / len(values) for _, values in sorted(runs.items())]
+
+    def _summarized(self, values: Mapping[str, float]) -> Summary | None:
+        if not values:
+            return None
+        return summarize(list(values.values()), [self._group[clip] for clip in values])
+
+
+def write_tables(
+    out: Path, results: Sequence[Result], about: Mapping[str, Plain], *, arms: Sequence[str], frames: int
+) -> Path:
+    """Write evidence.json and evidence.md; returns the second.
+
+    Args:
+        out: folder.
+        results: of `reference`, `model`, `base` and the arms, as far as they were measured.
+        about: what the numbers rest on, one line each.
+        arms: names of the ablations in order; the others are compared with the first.
+        frames: of a clip.
+    """
+    table = Table(results)
+    models = list(dict.fromkeys(result.model for result in results))
+    summaries = {m: {s: found.model_dump() for s in table.names(m) if (found := table.summary(m, s))} for m in models}
+    runs = {arm: {score: table.of_runs(arm, score) for score in table.names(arm)} for arm in arms}
+    content = {"about": dict(about), "summary": summaries, "means_of_trainings": runs}
+    (out / JSON).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    parts = [_about(about), _autoencoder(table), _by_distance(table, frames, "psnr", "PSNR, dB ↑")]
+    parts += [_by_distance(table, frames, "ssim", "SSIM ↑"), _camera(table), _geometry(table), _consistency(table)]
+    if arms:
+        parts += [_arms(table, arms), _differences(table, arms)]
+    (out / PAGE).write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    return out / PAGE
+
+
+def cell(found: Summary | None, digits: int = 3) -> str:
+    """mean [low, high]; a dash for none."""
+    if found is None:
+        return "-"
+    low_high = found.mean_interval
+    mean = f"{found.mean:#.{digits}g}".rstrip(".")
+    return mean if low_high is None else f"{mean} [{low_high[0]:.{digits}g}, {low_high[1]:.{digits}g}]"
+
+
+def _markdown(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
+    """A table, or nothing if it has no row with a number."""
+    rows = [row for row in rows if any(text != "-" for text in row[1:-1])]
+    if not rows:
+        return ""
+    lines = [f"**{title}**", "", _line(headings), _line(["---"] + ["---:"] * (len(headings) - 1))]
+    return "\n".join([*lines, *(_line(row) for row in rows), *(["", note] if note else [])])
+
+
+def _line(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
+def _row(table: Table, label: str, model: str, scores: Sequence[str], digits: int = 3) -> list[str]:
+    found = [table.summary(model, score) for score in scores]
+    count = max((one.count for one in found if one), default=0)
+    return [label, *(cell(one, digits) for one in found), str(count)]
+
+
+def _about(about: Mapping[str, Plain]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in about.items())
+
+
+def _autoencoder(table: Table) -> str:
+    rows = [
+        _row(table, "autoencoder", "reference", ["autoencoder/psnr_all"], 4),
+        _row(table, "fixed block DCT, same latent size", "reference", ["block_dct/psnr_all"], 4),
+    ]
+    return _markdown("Autoencoder: the true video and back, all frames", ["", "PSNR, dB ↑", "clips"], rows)
+
+
+def _by_distance(table: Table, frames: int, measure: str, heading: str) -> str:
+    ranges = [f"{first}-{last}" for first, last in frame_ranges(frames)]
+    sources: list[tuple[str, str, str]] = [
+        ("model", "model", "video"),
+        ("base, no camera control", "base", "video"),
+        ("first frame repeated", "reference", "still"),
+        ("first frame warped with true depth", "reference", "warp"),
+        ("autoencoder of the true video (ceiling)", "reference", "autoencoder"),
+    ]
+    rows = [
+        _row(table, label, model, [f"{kind}/{measure}@{each}" for each in ranges] + [f"{kind}/{measure}"], 4)
+        for label, model, kind in sources
+    ]
+    headings = ["", *(f"frames {each}" for each in ranges), f"1-{frames - 1}", "clips"]
+    note = (
+        "The warp splats every pixel of the first frame by its true depth (z-buffer) and fills holes from the nearest "
+        "pixel; the model sees neither that depth nor later frames."
+    )
+    return _markdown(f"Video against the rendered truth along the same path: {heading}", headings, rows, note)
+
+
+def _camera(table: Table) -> str:
+    sources = [
+        ("model", "model", "video"),
+        ("base, no camera control", "base", "video"),
+        ("true video (error of the estimator itself)", "reference", "truth"),
+    ]
+    rows = [
+        _row(table, label, model, [f"{kind}/{name}" for name in ("rotation", "direction", "cameras_found")])
+        for label, model, kind in sources
+    ]
+    rows.append(
+        [
+            "model, by its own camera head",
+            cell(table.summary("model", "own/follow/rotation")),
+            cell(table.summary("model", "own/follow/direction")),
+            "-",
+            str(len(table.by_clip("model", "own/follow/rotation"))),
+        ]
+    )
+    headings = ["path found in", "rotation, deg ↓", "direction, deg ↓", "frames with a camera", "clips"]
+    note = (
+        "The path is found by optical flow from the first frame and PnP on its true depth; a frame without a camera "
+        "keeps the one before."
+    )
+    return _markdown("Camera following: requested against recovered path", headings, rows, note)
+
+
+def _geometry(table: Table) -> str:
+    rows = [
+        _row(table, f"real latents, noise {sigma:g}", "model", [f"level/{name}@{sigma:g}" for name in GEOMETRY])
+        for sigma in NOISE_LEVELS
+    ]
+    rows.append(_row(table, "generated, last step", "model", [f"own/{name}" for name in GEOMETRY]))
+    note = (
+        "Depth after one scale per clip; ATE and Chamfer after Sim(3) of the cameras, in mean distances of the first "
+        "frame. Generated geometry is compared with the truth that the generated video only resembles."
+    )
+    return _markdown("Geometry of one pass", ["", *_GEOMETRY_HEADINGS, "clips"], rows, note)
+
+
+def _consistency(table: Table) -> str:
+    sources = [
+        ("model, own depth and cameras", "model", "own/consistency"),
+        ("model, true depth and requested cameras", "model", "video"),
+        ("base, true depth and requested cameras", "base", "video"),
+        ("first frame repeated, true depth and cameras", "reference", "still"),
+        ("autoencoder of the true video, true depth and cameras", "reference", "autoencoder"),
+        ("true video, true depth and cameras", "reference", "truth"),
+    ]
+    rows = [
+        _row(table, label, model, [f"{kind}/photometric", f"{kind}/photometric_ratio"])
+        for label, model, kind in sources
+    ]
+    note = (
+        "Mean colour difference (0 to 1) of frames four apart after one is warped into the other, and the same over "
+        "the difference without a warp: below 1 the geometry explains the change."
+    )
+    return _markdown("3D consistency by reprojection", ["", "colour ↓", "ratio ↓", "clips"], rows, note)
+
+
+def _arms(table: Table, arms: Sequence[str]) -> str:
+    rows = []
+    for arm in arms:
+        texts = []
+        trainings = 1
+        for score in _ARM_COLUMNS.values():
+            means = table.of_runs(arm, score)
+            trainings = max(trainings, len(means))
+            spread = f"; {min(means):.3g} to {max(means):.3g}" if len(means) > 1 else ""
+            texts.append(cell(table.summary(arm, score)) + spread)
+        rows.append([arm, str(trainings), *texts, str(len(table.by_clip(arm, "video/psnr")))])
+    note = "Mean [95 % interval over clips; lowest to highest mean of the trainings, where there are several]."
+    return _markdown("Ablation", ["", "trainings", *_ARM_COLUMNS, "clips"], rows, note)
+
+
+def _differences(table: Table, arms: Sequence[str]) -> str:
+    first, *others = arms
+    rows = []
+    for arm in others:
+        found = [table.difference(arm, first, score) for score in _ARM_COLUMNS.values()]
+        rows.append([arm, *(cell(one) for one in found), str(max((one.count for one in found if one), default=0))])
+    note = "An interval that holds 0 shows no difference. It does not hold the spread over trainings."
+    return _markdown(f"Ablation, clip by clip: difference from {first}", ["", *_ARM_COLUMNS, "clips"], rows, note)

@@ -1,0 +1,132 @@
+"""`fw-train init`: the folder that stage 1 of a large preset starts from, made of a downloaded Wan model.
+
+The video branch gets Wan's weights, the geometry branch and its coupling get new ones (or VGGT's), and pipeline.json
+names Wan's autoencoder, text encoder and CLIP encoder, turned into safetensors where they are pickles.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from fw_train.config.schema import ConfigError
+
+TRANSFORMER = ("transformer", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
+VAE = ("vae", "Wan2.1_VAE.safetensors", "Wan2.1_VAE.pth")
+TEXT = ("text_encoder", "models_t5_umt5-xxl-enc-bf16.safetensors", "models_t5_umt5-xxl-enc-bf16.pth")
+_CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14"
+CLIP = ("image_encoder", f"{_CLIP}.safetensors", f"{_CLIP}.pth")
+TOKENIZER = ("tokenizer", "google/umt5-xxl", "text_encoder")
+_TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitOptions:
+    """Make the folder that `fw-train stage1 --init` of a large preset wants, from a downloaded Wan model."""
+
+    model: Positional[str]
+    """Preset (wan21_fun_1_3b, wan21_i2v_14b, wan22_fun_a14b), or a JSON file of a WorldConfig."""
+    wan: Annotated[Positional[Path], arg(metavar="WAN_FOLDER")]
+    """The downloaded model, in the original (Wan, VideoX-Fun) or in diffusers' layout."""
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """The folder to write."""
+    vggt: Path | None = None
+    """VGGT safetensors to start the geometry branch from. They have a licence of their own, which is shown."""
+    seed: int = 0
+    """Of the new weights."""
+
+
+def init(options: InitOptions) -> list[str]:
+    """Write `options.out`; returns what to tell about it, line by line.
+
+    Raises:
+        ConfigError: OUT exists already, or the Wan folder lacks a part or holds another model's.
+    """
+    from fw_model.autoencoders.wan_vae import WanVAE
+    from fw_model.checkpoints.checkpoint import load_video_backbone, save_world
+    from fw_model.checkpoints.vggt import start_from_vggt
+    from fw_model.encoders.clip import ClipImageEncoder
+    from fw_model.encoders.umt5 import UMT5TextEncoder
+    from fw_model.model.model import FantasyWorld
+    from fw_model.pipeline.components import save_companions
+    from fw_train.model_bundle import world_config
+
+    config, wan, out = world_config(options.model), options.wan, options.out
+    if out.exists():
+        raise ConfigError(f"{out} exists already; give another folder, or delete it")
+    if not wan.is_dir():
+        raise ConfigError(f"{wan} is not a folder; give the downloaded Wan model")
+    found = {"transformer": _find(wan, TRANSFORMER), "vae": _find(wan, VAE), "text_encoder": _find(wan, TEXT)}
+    if config.video.clip_dim is not None:
+        found["image_encoder"] = _find(wan, CLIP)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        text_folder = _safetensors(found["text_encoder"], partial / "text_encoder")
+        if text_folder != found["text_encoder"].resolve():
+            _copy_tokenizer(wan, text_folder)
+        text_encoder = UMT5TextEncoder(text_folder, text_len=config.video.text_len)
+        text_encoder.tokenizer_folder()
+        vae = WanVAE.from_pretrained(_safetensors(found["vae"], partial / "vae_original"))
+        clip = None
+        if "image_encoder" in found:
+            clip = ClipImageEncoder(_safetensors(found["image_encoder"], partial / "image_encoder"))
+        world = FantasyWorld(config, seed=options.seed)
+        source = found["transformer"]
+        layout = load_video_backbone(world, source if source.is_dir() else wan)
+        lines = [f"video branch: {source} ({layout} layout)"]
+        if options.vggt is None:
+            lines.append(f"geometry branch and coupling: new, seed {options.seed}")
+        else:
+            start = start_from_vggt(world, options.vggt)
+            lines += [f"geometry branch: {start.loaded} tensors of {options.vggt}; coupling: new", start.licence]
+        save_world(world, partial)
+        save_companions(partial, vae, text_encoder, clip)
+        shutil.rmtree(partial / "vae_original", ignore_errors=True)
+        _inside(partial / "pipeline.json", partial)
+        partial.rename(out)
+    except ValueError as error:
+        raise ConfigError(str(error).replace(str(partial), str(out))) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return [*lines, f"go on with: fw-train stage1 RECIPE --model {options.model} --init {out} --data DATASET --out RUN"]
+
+
+def _find(folder: Path, names: tuple[str, ...]) -> Path:
+    """The first of some names that is there."""
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    raise ConfigError(f"{folder} holds none of {', '.join(names)}; is the download complete?")
+
+
+def _safetensors(source: Path, folder: Path) -> Path:
+    """`source` itself, or, for a pickle, the folder it was converted to."""
+    if source.suffix != ".pth":
+        return source.resolve()
+    from fw_model.convert import convert_checkpoint
+
+    return convert_checkpoint(source, folder).folder
+
+
+def _copy_tokenizer(wan: Path, text_folder: Path) -> None:
+    source = next((wan / name for name in TOKENIZER if any((wan / name / f).is_file() for f in _TOKENIZER_FILES)), None)
+    if source is None:
+        raise ConfigError(f"{wan} holds no tokenizer ({', '.join(TOKENIZER)}); is the download complete?")
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copy2(source / name, text_folder / name)
+
+
+def _inside(spec_file: Path, folder: Path) -> None:
+    """Name the parts that lie in the folder itself by their relative paths."""
+    spec = json.loads(spec_file.read_text(encoding="utf-8"))
+    for part in spec.values():
+        source = Path(str(part.get("source", "")))
+        if source.is_absolute() and source.is_relative_to(folder.resolve()):
+            part["source"] = source.relative_to(folder.resolve()).as_posix()
+    spec_file.write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")

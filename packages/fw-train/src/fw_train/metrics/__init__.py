@@ -1,0 +1,1 @@
+"""Metrics of one generated world against ground truth: image, depth, camera, consistency and distribution metrics."""

@@ -1,0 +1,141 @@
+"""Cross-frame 3D consistency of a world: frame i is warped into frame j with the world's own depth and cameras.
+
+Axis legend: F frames, H W pixels, n compared pixels; OpenCV axes, camera-to-world, pixel centres at +0.5.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from fw_model.pipeline.result import World
+
+GAPS = (1, 2, 4, 8, 16, 32, 64)
+"""Frames between the two views; those below the clip's length are measured."""
+HEADLINE_GAP = 4
+"""The gap of the summary (the largest measured one if the clip is shorter)."""
+HIDDEN = 1.1
+"""A pixel is hidden in frame i if it lies this many times farther than the surface that is seen there."""
+EDGE = 1.1
+"""Depth is not read where it changes by more than this ratio within 3 x 3 pixels."""
+_MOST_PIXELS = 16384
+_STILL_COLOUR = 0.5 / 255
+_STILL_DEPTH = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reprojection:
+    """Agreement of frames `gap` apart, over all such pairs and all pixels visible in both."""
+
+    gap: int
+    """Frames between the two views."""
+    depth: float
+    """Median of |z_moved - z_seen| / z_seen."""
+    depth_still: float
+    """The same with a camera that does not move."""
+    photometric: float
+    """Mean absolute colour difference, 0 to 1."""
+    photometric_still: float
+    """The same between the two frames as they are."""
+    visible: float
+    """Share of the pixels that were compared, 0 to 1."""
+
+    @property
+    def depth_ratio(self) -> float | None:
+        """`depth` over `depth_still`; None if the depth does not change from frame to frame."""
+        return self.depth / self.depth_still if self.depth_still > _STILL_DEPTH else None
+
+    @property
+    def photometric_ratio(self) -> float | None:
+        """`photometric` over `photometric_still`; None if the picture does not change."""
+        return self.photometric / self.photometric_still if self.photometric_still > _STILL_COLOUR else None
+
+
+def reprojection(world: World, gap: int) -> Reprojection | None:
+    """Warp every frame into the one `gap` frames later; None if no pixel is visible in both.
+
+    Every pixel of frame j is lifted with its depth and looked up in frame i: colour bilinearly, depth linearly in
+    1 / z (exact on planes). Pixels that leave the frame, that are hidden behind what frame i shows (`HIDDEN`) or that
+    fall on a depth edge (`EDGE`) are left out. Large pictures are thinned to about 16,000 pixels a frame.
+
+    Raises:
+        ValueError: not more than `gap` frames.
+    """
+    frames = len(world.video)
+    if not 1 <= gap < frames:
+        raise ValueError(f"reprojection: gap is {gap} for {frames} frames; it must be 1 to frames - 1")
+    layers = _layers(world)
+    uv, pixel = _grid(*world.depth.shape[1:])
+    K = torch.from_numpy(world.trajectory.K).float()
+    pose = torch.from_numpy(world.trajectory.pose_c2w).double()
+    errors: list[Tensor] = []
+    for i in range(frames - gap):
+        j = i + gap
+        here = rearrange(layers[j], "c h w -> (h w) c")[pixel]
+        still = rearrange(layers[i], "c h w -> (h w) c")[pixel]
+        depth_j = 1 / here[:, 3]
+        rays = torch.cat([uv, torch.ones_like(uv[:, :1])], dim=-1) @ K[j].inverse().T
+        move = (pose[i].inverse() @ pose[j]).float()
+        points = (rays * depth_j[:, None]) @ move[:3, :3].T + move[:3, 3]
+        z = points[:, 2]
+        at = (points @ K[i].T)[:, :2] / z.clamp_min(1e-6)[:, None]
+        there, inside = _sampled(layers[i], at)
+        depth_i = 1 / there[:, 3].clamp_min(1e-12)
+        use = inside & (z > 0) & (there[:, 4] == 0) & (here[:, 4] == 0) & (z <= HIDDEN * depth_i)
+        errors.append(
+            torch.stack(
+                [
+                    (z - depth_i).abs() / depth_i,
+                    (depth_j - 1 / still[:, 3]).abs() * still[:, 3],
+                    (here[:, :3] - there[:, :3]).abs().mean(dim=-1),
+                    (here[:, :3] - still[:, :3]).abs().mean(dim=-1),
+                ],
+                dim=-1,
+            )[use]
+        )
+    found = torch.cat(errors)
+    if len(found) == 0:
+        return None
+    return Reprojection(
+        gap=gap,
+        depth=float(found[:, 0].median()),
+        depth_still=float(found[:, 1].median()),
+        photometric=float(found[:, 2].double().mean()),
+        photometric_still=float(found[:, 3].double().mean()),
+        visible=len(found) / (len(pixel) * (frames - gap)),
+    )
+
+
+def _layers(world: World) -> Float[Tensor, "F 5 H W"]:
+    """Colour 0 to 1, 1 / depth, and 1 where the depth has an edge."""
+    colour = rearrange(torch.from_numpy(world.video).float() / 255, "f h w c -> f c h w")
+    disparity = 1 / torch.from_numpy(world.depth).float().clamp_min(1e-12)[:, None]
+    nearest = functional.max_pool2d(disparity, 3, stride=1, padding=1)
+    farthest = -functional.max_pool2d(-disparity, 3, stride=1, padding=1)
+    return torch.cat([colour, disparity, (nearest > EDGE * farthest).float()], dim=1)
+
+
+def _grid(height: int, width: int) -> tuple[Float[Tensor, "n 2"], Tensor]:
+    """Centres of the pixels that are compared, and their places in a frame read row by row."""
+    step = max(1, round((height * width / _MOST_PIXELS) ** 0.5))
+    rows, columns = torch.meshgrid(torch.arange(0, height, step), torch.arange(0, width, step), indexing="ij")
+    rows, columns = rows.flatten(), columns.flatten()
+    return torch.stack([columns, rows], dim=-1).float() + 0.5, rows * width + columns
+
+
+def _sampled(layers: Float[Tensor, "c H W"], uv: Float[Tensor, "n 2"]) -> tuple[Float[Tensor, "n c"], Tensor]:
+    """Layers read between pixel centres, and which of the uv lie within the outermost centres (to rounding)."""
+    height, width = layers.shape[-2:]
+    size = torch.tensor([width, height], dtype=uv.dtype)
+    inside = ((uv >= 0.5 - 1e-3) & (uv <= size - 0.5 + 1e-3)).all(dim=-1)
+    normal = (2 * uv / size - 1).clamp(-2, 2)
+    read = functional.grid_sample(layers[None], normal[None, None], padding_mode="border", align_corners=False)
+    return rearrange(read, "1 c 1 n -> n c"), inside
+
+
+def measured_gaps(frames: int) -> tuple[int, ...]:
+    """The gaps of `GAPS` that a clip of so many frames has."""
+    return tuple(gap for gap in GAPS if gap < frames)

@@ -1,0 +1,126 @@
+"""The clips that worlds are measured against: which ones, and their frames, depth and cameras at the worlds' size.
+
+Lengths are in units of the scene: 1 is the mean distance of what the first frame shows, so that errors of clips of any
+scale can be averaged. Axis legend: F frames, H W pixels; z-depth, 0 = not known.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float32, UInt8
+
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.schema import ClipRecord
+from fw_data.dataset.transforms import fit_window
+from fw_geometry import Trajectory, unproject
+from fw_model.losses.targets import normalize_scene
+from fw_train.config.schema import ClipConfig, ConfigError
+from fw_train.data.samples import split_clips, why_unusable
+from fw_train.evaluate.options import Subset
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TruthClip:
+    """The first frames of a clip as it was recorded and annotated."""
+
+    record: ClipRecord
+    """Its row in the manifest."""
+    video: UInt8[np.ndarray, "F H W 3"]
+    """The real frames."""
+    depth: Float32[np.ndarray, "F H W"]
+    """z-depth in units of the scene; 0 where it is not known or not trusted."""
+    trajectory: Trajectory
+    """Cameras relative to the first one, in units of the scene."""
+    scene_scale: float
+    """Length, in the dataset's unit, of one unit of the scene."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which clips are measured and what became of the others."""
+
+    records: tuple[ClipRecord, ...]
+    """In the order in which they are generated and measured."""
+    unusable: dict[str, int]
+    """Reason -> number of clips that cannot be used."""
+
+    def describe(self) -> list[str]:
+        """What to tell before the first world."""
+        lines = [f"clips: {len(self.records)} of {len({r.source_sha256 for r in self.records})} source videos"]
+        return lines + [f"clips left out: {count} ({reason})" for reason, count in self.unusable.items()]
+
+
+def choose_clips(
+    records: Sequence[ClipRecord], config: ClipConfig, *, subset: Subset, count: int | None, training: ClipConfig
+) -> Choice:
+    """The clips to measure, in an order (by a hash of their ids) that a larger `count` only continues.
+
+    Args:
+        records: the dataset's clips.
+        config: frames, height and width of the worlds; shorter or smaller clips and clips without depth are left out.
+        subset: held-out clips, or all.
+        count: at most so many.
+        training: the clip settings of the training run, which decide what was held out.
+
+    Raises:
+        ConfigError: no clip is left; the message counts the reasons.
+    """
+    if count is not None and count < 1:
+        raise ConfigError(f"--clips is {count}; measure at least one")
+    pool = list(split_clips(records, training).held_out) if subset == "held-out" else list(records)
+    reasons = {record.id: why_unusable(record, config) for record in pool}
+    unusable = Counter(reason for reason in reasons.values() if reason)
+    usable = [record for record in pool if not reasons[record.id]]
+    if not usable:
+        causes = "; ".join(f"{n} clips: {reason}" for reason, n in unusable.items()) or "the dataset is empty"
+        raise ConfigError(f"none of {len(pool)} clips ({subset}) can be measured ({causes})")
+    usable.sort(key=lambda record: hashlib.sha256(record.id.encode()).hexdigest())
+    return Choice(records=tuple(usable[:count]), unusable=dict(unusable))
+
+
+def load_truth(
+    dataset: ClipDataset, clip_id: str, *, frames: int, height: int, width: int, min_confidence: float
+) -> TruthClip:
+    """The first `frames` frames of a clip at height x width (resized to cover it and cropped, as in training).
+
+    Raises:
+        ConfigError: the clip cannot be measured (too short, too small, no depth that is trusted).
+    """
+    record = dataset.record(clip_id)
+    reason = why_unusable(record, ClipConfig(frames=frames, height=height, width=width))
+    if reason:
+        raise ConfigError(f"clip {clip_id} of {dataset.location} cannot be measured: {reason}")
+    clip = dataset.load(clip_id, slice(0, frames))
+    cameras = Trajectory(pose_c2w=clip.pose_c2w, K=clip.K, width=record.width, height=record.height, units=record.units)
+    colour, depth, confidence, cameras = fit_window(clip.video, clip.depth_m, clip.confidence, cameras, height, width)
+    depth = torch.where(depth.isfinite() & (depth > 0) & (confidence >= min_confidence), depth, 0.0)
+    if not (depth > 0).any():
+        raise ConfigError(
+            f"clip {clip_id} of {dataset.location} has no depth with a confidence of {min_confidence} or more; "
+            "give a smaller --min-confidence, or annotate it again"
+        )
+    cameras = cameras.relative_to_first()
+    scale = _scene_scale(depth, cameras)
+    frames_8bit = ((rearrange(colour, "f c h w -> f h w c") + 1) * 127.5).round().to(torch.uint8)
+    return TruthClip(
+        record=record,
+        video=frames_8bit.numpy(),
+        depth=(depth / scale).numpy().astype(np.float32),
+        trajectory=replace(cameras.scaled(1 / scale), units="scene"),
+        scene_scale=scale,
+    )
+
+
+def _scene_scale(depth: torch.Tensor, cameras: Trajectory) -> float:
+    """Mean distance of the points of the first frame; of all frames if the first one has no depth."""
+    shown = 1 if bool((depth[0] > 0).any()) else len(depth)
+    K = torch.from_numpy(cameras.K[:shown]).float()
+    pose = torch.from_numpy(cameras.pose_c2w[:shown]).float()
+    seen = depth[:shown]
+    scene = normalize_scene(seen[None], unproject(seen, K, pose)[None], pose[None], (seen > 0)[None])
+    return float(scene.scale[0])

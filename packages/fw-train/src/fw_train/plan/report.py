@@ -1,0 +1,143 @@
+"""A plan in tables, and its time: what `fw-train plan` prints."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from fw_train.config.recipes.machines import Machine, machine
+from fw_train.plan.options import PlanOptions
+from fw_train.plan.plan import Plan, as_json, make_plan
+
+RESERVE_GIB = 1.0
+"""What driver, kernels and the allocator's gaps take beside tensors; taken off a GPU's memory before it "fits"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Time:
+    """How long a run takes."""
+
+    step_s: float
+    """Seconds of one optimizer step."""
+    run_h: float
+    """Hours of the whole run."""
+    gpu_h: float
+    """The same times the number of GPUs."""
+    basis: str
+    """What it rests on."""
+
+
+def show(options: PlanOptions) -> None:
+    """Plan and print, as tables or as JSON.
+
+    Raises:
+        ConfigError: the run or the machine will not do.
+    """
+    chosen = options.machine(machine(options.run.recipe, options.run.stage))
+    device = options.run.compute.device
+    plan = make_plan(options.run, gpus=chosen.gpus, device="cpu" if device == "cpu" else "cuda")
+    time = run_time(plan, chosen, mfu=options.mfu, samples_per_s=options.samples_per_s)
+    if options.json:
+        print(json.dumps(report_json(plan, chosen, time), indent=1))
+    else:
+        Console(highlight=False).print(report(plan, chosen, time))
+
+
+def run_time(plan: Plan, machine: Machine, *, mfu: float, samples_per_s: float | None) -> Time:
+    """Time at a share of the machine's peak, or at a measured rate."""
+    if samples_per_s is None:
+        step = plan.model_flops / (plan.gpus * machine.peak_tflops * 1e12 * mfu)
+        basis = f"{mfu:.0%} of {machine.peak_tflops:g} TFLOP/s, assumed"
+    else:
+        step, basis = plan.config.batch / samples_per_s, f"{samples_per_s:g} samples/s, as given"
+    hours = step * plan.config.steps / 3600
+    return Time(step_s=step, run_h=hours, gpu_h=hours * plan.gpus, basis=basis)
+
+
+def fits(plan: Plan, machine: Machine) -> bool:
+    """Whether a step's memory, with the reserve, is there."""
+    return plan.bytes / 2**30 + RESERVE_GIB <= machine.memory_gib
+
+
+def report_json(plan: Plan, machine: Machine, time: Time) -> dict[str, Any]:
+    """Everything the tables show, as JSON values."""
+    total = plan.bytes / 2**30
+    return {
+        **as_json(plan),
+        "memory_gib": {"estimated": total, "reserve": RESERVE_GIB, "gpu": machine.memory_gib},
+        "fits": fits(plan, machine),
+        "machine": {"gpu": machine.gpu, "gpus": plan.gpus, "peak_tflops": machine.peak_tflops},
+        "time": {"step_s": time.step_s, "run_h": time.run_h, "gpu_h": time.gpu_h, "basis": time.basis},
+    }
+
+
+def report(plan: Plan, machine: Machine, time: Time) -> Group:
+    """The tables."""
+    run, clip = plan.config, plan.config.clip
+    compute = run.compute
+    head = (
+        f"{run.stage} of {run.model}, {clip.frames} frames of {clip.height}x{clip.width} ({plan.tokens:,} tokens), "
+        f"batch {run.batch} = {plan.gpus} GPU x {run.accumulate} x {plan.micro_batch}, {compute.precision}, frozen "
+        f"weights {compute.frozen_dtype}, activation checkpointing {compute.activation_checkpointing}"
+    )
+    verdict = (
+        f"{plan.bytes / 2**30:.1f} GiB + {RESERVE_GIB:g} GiB reserve of {machine.memory_gib:g} GiB ({machine.gpu}): "
+        + ("fits" if fits(plan, machine) else "DOES NOT FIT: fewer frames, a smaller size or more GPUs")
+    )
+    took = f"{_seconds(time.step_s)} a step, {time.run_h:,.1f} h for {run.steps:,} steps, {time.gpu_h:,.1f} GPU-hours"
+    return Group(
+        Text(head),
+        _parameters(plan),
+        _work(plan),
+        _memory(plan),
+        *([_encoders(plan)] if plan.encoders else []),
+        Text(f"memory: {verdict}"),
+        Text(f"time: {took} ({time.basis})"),
+        Text("All figures are estimates: counted on the meta device, nothing was run."),
+    )
+
+
+def _parameters(plan: Plan) -> Table:
+    rows = [(row.part, f"{row.trained:,}", f"{row.frozen:,}") for row in plan.parameters]
+    sums = (sum(row.trained for row in plan.parameters), sum(row.frozen for row in plan.parameters))
+    return _table("parameters", ("trained", "frozen"), [*rows, ("all", *(f"{value:,}" for value in sums))])
+
+
+def _work(plan: Plan) -> Table:
+    rows = [(w.part, *(_tera(v) for v in (w.forward, w.recompute, w.backward, w.total))) for w in plan.work]
+    columns = [sum(getattr(w, name) for w in plan.work) for name in ("forward", "recompute", "backward", "total")]
+    rows.append(("all", *(_tera(value) for value in columns)))
+    return _table("TFLOP per optimizer step, all GPUs", ("forward", "recompute", "backward", "all"), rows)
+
+
+def _memory(plan: Plan) -> Table:
+    rows = [(label, f"{size / 2**30:.2f}") for label, size in plan.memory.items() if size]
+    rows.append(("all", f"{plan.bytes / 2**30:.2f}"))
+    return _table("GiB on each GPU, at the worst moment", ("estimated",), rows)
+
+
+def _encoders(plan: Plan) -> Table:
+    rows = [(row.name, _tera(row.flops), f"{row.parameters:,}") for row in plan.encoders]
+    return _table("frozen encoders, unless `fw-train encode` has run", ("TFLOP per window", "parameters"), rows)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table("", title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for number, row in enumerate(rows):
+        table.add_row(*row, end_section=number == len(rows) - 2)
+    return table
+
+
+def _tera(flops: int) -> str:
+    value = flops / 1e12
+    return f"{value:,.1f}" if value >= 100 else f"{value:.3g}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.3g} ms"

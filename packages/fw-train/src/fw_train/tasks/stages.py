@@ -1,0 +1,219 @@
+"""The three trainings: which parameters each trains, and what its loss is.
+
+base    the video branch alone, as a small prior (flow matching; no geometry)
+stage1  the geometry branch on features of the frozen preconditioning blocks (geometry losses only)
+stage2  cross-attention between the branches, camera adapters and encoder (flow and geometry losses)
+
+Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frames, H W pixels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fw_model.losses.losses import WorldLossConfig, flow_matching_loss, geometry_loss
+from fw_model.losses.targets import GeometryTargets
+from fw_model.model.irg import IRGBlock
+from fw_model.model.model import FantasyWorld, GeometryOutput
+from fw_model.sampling.flow import TRAIN_STEPS, add_noise, flow_target
+from fw_train.config.schema import LossConfig, Stage
+from fw_train.lora import is_adapter
+
+TRAINED: dict[Stage, frozenset[str]] = {
+    "autoencoder": frozenset(),
+    "base": frozenset({"video"}),
+    "stage1": frozenset({"geometry"}),
+    "stage2": frozenset({"coupling"}),
+}
+"""Parameter groups (see FantasyWorld.parameter_group) that each stage trains; the rest of the model is frozen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Inputs and labels of some samples at drawn noise levels."""
+
+    clean: Float[Tensor, "b c f y x"]
+    """Latents without noise."""
+    noise: Float[Tensor, "b c f y x"]
+    """Standard normal noise."""
+    sigma: Float[Tensor, " b"]
+    """Noise level, 0 to 1."""
+    weight: Float[Tensor, " b"]
+    """Weight of each sample's flow loss."""
+    context: Float[Tensor, "b t d"]
+    """Text embeddings."""
+    y: Float[Tensor, "b cy f y x"] | None
+    """First-frame condition."""
+    clip_feature: Float[Tensor, "b l e"] | None
+    """CLIP tokens of the first frame."""
+    plucker: Float[Tensor, "b F H W 6"] | None
+    """Camera rays in units of the scene, for the pose encoder, which stage 2 trains; None elsewhere."""
+    control: Float[Tensor, "b k f y x"] | None
+    """The same camera for the backbone's control adapter, in every stage; None for a backbone without one."""
+    targets: GeometryTargets | None
+    """Depth, points and poses in units of the scene; `base` reads none."""
+    couple: bool = True
+    """Whether the branches see each other (bicross dropout)."""
+
+
+Loss = Callable[[FantasyWorld, Batch, LossConfig], Mapping[str, Tensor]]
+
+
+def choose_parameters(world: FantasyWorld, stage: Stage, *, unfreeze_geometry: bool = False) -> list[str]:
+    """Freeze everything but what the stage trains; returns the table of what trains, line by line.
+
+    Raises:
+        AssertionError: a parameter ended up on the wrong side (a bug in the model's grouping).
+    """
+    trained = TRAINED[stage] | {"adapters"} | ({"geometry"} if unfreeze_geometry else set())
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in world.named_parameters():
+        group = parameter_group(name)
+        parameter.requires_grad_(group in trained)
+        groups.setdefault(group, []).append(parameter)
+    for group, members in groups.items():
+        assert all(p.requires_grad == (group in trained) for p in members), f"{group} is partly frozen"
+    owned = {"video": world.video_parameters(), "geometry": world.geometry_parameters()}
+    owned["coupling"] = world.coupling_parameters()
+    adapters = {id(p) for p in groups.get("adapters", [])}
+    for group, members in owned.items():
+        expected = [id(p) for p in members if id(p) not in adapters]
+        assert expected == [id(p) for p in groups.get(group, [])], f"{group} is not what the model says it is"
+    return _table(world, trained)
+
+
+def parameter_group(name: str) -> str:
+    """ "adapters" for a LoRA parameter, else the model's own group: "video", "geometry" or "coupling"."""
+    return "adapters" if is_adapter(name) else FantasyWorld.parameter_group(name)
+
+
+def idle_parts(world: FantasyWorld, stage: Stage) -> list[nn.Module]:
+    """Submodules that a stage's loss never runs: they need not be where it is computed."""
+    layers = [layer for layer in world.irg if isinstance(layer, IRGBlock)]
+    if stage == "stage1":
+        idle = [*(layer.video for layer in layers), *(layer.coupling for layer in layers)]
+        idle += [world.pose_encoder, world.video.head]
+    elif stage == "base":
+        idle = [part for layer in layers for part in (layer.frame, layer.all_frames, layer.coupling)]
+        idle += [world.geometry, world.pose_encoder]
+    else:
+        idle = []
+    return [part for part in idle if part is not None]
+
+
+def place(world: FantasyWorld, device: torch.device, *, without: Sequence[nn.Module] = ()) -> None:
+    """Move the network to a device, some submodules excepted."""
+    excepted = {id(module) for part in without for module in part.modules()}
+    for module in world.modules():
+        if id(module) not in excepted:
+            module._apply(lambda tensor: tensor.to(device), recurse=False)
+
+
+def base_loss(world: FantasyWorld, batch: Batch, _: LossConfig) -> Mapping[str, Tensor]:
+    """Flow matching of the plain video model; the geometry branch is not executed."""
+    out = world(
+        add_noise(batch.clean, batch.noise, batch.sigma),
+        batch.sigma * TRAIN_STEPS,
+        context=batch.context,
+        y=batch.y,
+        control=batch.control,
+        predict_geometry=False,
+        couple=False,
+    )
+    flow = flow_matching_loss(out.velocity, flow_target(batch.clean, batch.noise), batch.weight)
+    return {"loss": flow, "loss/flow": flow}
+
+
+def stage1_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mapping[str, Tensor]:
+    """L_geo of the geometry branch alone; the video blocks after the preconditioning ones are not executed."""
+    noisy = add_noise(batch.clean, batch.noise, batch.sigma)
+    geometry = world.forward_geometry(
+        noisy,
+        batch.sigma * TRAIN_STEPS,
+        context=batch.context,
+        y=batch.y,
+        clip_feature=batch.clip_feature,
+        control=batch.control,
+    )
+    terms = _geometry_terms(geometry, batch.targets, config)
+    return {"loss": terms["loss/geometry"], **terms}
+
+
+def stage2_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mapping[str, Tensor]:
+    """L_flow + lambda L_geo of the whole model; lambda = 0 leaves the heads out."""
+    out = world(
+        add_noise(batch.clean, batch.noise, batch.sigma),
+        batch.sigma * TRAIN_STEPS,
+        context=batch.context,
+        y=batch.y,
+        clip_feature=batch.clip_feature,
+        plucker=batch.plucker,
+        control=batch.control,
+        predict_geometry=config.geometry > 0,
+        couple=batch.couple,
+    )
+    flow = flow_matching_loss(out.velocity, flow_target(batch.clean, batch.noise), batch.weight)
+    if out.geometry is None:
+        return {"loss": flow, "loss/flow": flow}
+    terms = _geometry_terms(out.geometry, batch.targets, config)
+    weighted = config.geometry * terms["loss/geometry"]
+    balance = weighted.detach() / flow.detach().clamp_min(1e-12)
+    return {"loss": flow + weighted, "loss/flow": flow, **terms, "balance/geometry_over_flow": balance}
+
+
+LOSSES: Mapping[Stage, Loss] = {"base": base_loss, "stage1": stage1_loss, "stage2": stage2_loss}
+"""The loss of each stage."""
+
+
+def _geometry_terms(geometry: GeometryOutput, targets: GeometryTargets | None, config: LossConfig) -> dict[str, Tensor]:
+    """L_geo and its parts; every sample counts the same, whatever its number of valid pixels."""
+    assert targets is not None, "a batch for geometry losses has targets"
+    weights = WorldLossConfig(depth=config.depth, points=config.points, camera=config.camera)
+    losses = [geometry_loss(_one(geometry, i), _one_target(targets, i), weights) for i in range(targets.depth.shape[0])]
+    terms = {"loss/geometry": torch.stack([loss.total for loss in losses]).mean()}
+    for name in losses[0].parts:
+        terms[f"loss/{name}"] = torch.stack([loss.parts[name] for loss in losses]).mean()
+    return terms
+
+
+def _one(geometry: GeometryOutput, i: int) -> GeometryOutput:
+    at = slice(i, i + 1)
+    return GeometryOutput(
+        depth=geometry.depth[at].float(),
+        depth_confidence=geometry.depth_confidence[at].float(),
+        points=geometry.points[at].float(),
+        points_confidence=geometry.points_confidence[at].float(),
+        pose_encodings=[encoding[at].float() for encoding in geometry.pose_encodings],
+    )
+
+
+def _one_target(targets: GeometryTargets, i: int) -> GeometryTargets:
+    at = slice(i, i + 1)
+    return GeometryTargets(
+        depth=targets.depth[at],
+        points=targets.points[at],
+        pose_encoding=targets.pose_encoding[at],
+        mask=targets.mask[at],
+        weight=None if targets.weight is None else targets.weight[at],
+    )
+
+
+def _table(world: FantasyWorld, trained: frozenset[str]) -> list[str]:
+    """One line per part of the model: group, parameters, trained or frozen."""
+    sizes: dict[tuple[str, str], int] = {}
+    for name, parameter in world.named_parameters():
+        part = ".".join([piece for piece in name.split(".") if not piece.isdigit()][:2])
+        for own in (".camera_adapter.", ".lora_"):
+            if own in name:
+                part = part.split(".")[0] + own.rstrip("._")
+        key = (parameter_group(name), part)
+        sizes[key] = sizes.get(key, 0) + parameter.numel()
+    rows = [(part, group, f"{n:,}", "trained" if group in trained else "frozen") for (group, part), n in sizes.items()]
+    total = sum(n for (group, _), n in sizes.items() if group in trained)
+    rows.sort(key=lambda row: (row[3] == "frozen", row[1], row[0]))
+    wide = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [f"  {part:<{wide[0]}}  {group:<{wide[1]}}  {n:>{wide[2]}}  {state}" for part, group, n, state in rows]
+    return [*lines, f"  {total:,} of {sum(sizes.values()):,} parameters are trained"]

@@ -1,0 +1,169 @@
+"""`fw-train worldscore`: generate WorldScore's static subset movement by movement, in its layout, and check it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fw_geometry import Trajectory, invert_poses
+from fw_model.export import write_video
+from fw_model.pipeline.inputs import check_clip, prepare_image
+from fw_model.pipeline.pipeline import WorldPipeline
+from fw_train.config.schema import ConfigError
+from fw_train.evaluate.checkpoint import Checkpoint, Say, open_checkpoint, parse_size
+from fw_train.evaluate.evaluation import Plain
+from fw_train.evaluate.generation import finish, is_made, noise_seed, with_files
+from fw_train.evaluate.options import WorldScoreOptions
+from fw_train.worldscore.format import (
+    CAMERAS,
+    FRAMES,
+    IMAGE,
+    INPUT,
+    VIDEO,
+    Picture,
+    camera_data,
+    camera_path,
+    image_data,
+    read_pictures,
+    what_is_missing,
+)
+
+_LISTED = 10
+
+
+def run(options: WorldScoreOptions, say: Say = print) -> int:
+    """Generate what is missing, or check what is there; returns the exit code.
+
+    Raises:
+        ConfigError: dataset, checkpoint, sizes or existing outputs cannot be used; nothing was generated then.
+    """
+    pictures = read_pictures(options.dataset, style=options.style, limit=options.limit)
+    if options.check:
+        return check(options.out, pictures, say)
+    if options.checkpoint is None:
+        raise ConfigError("give --checkpoint to generate with, or --check to see what is there")
+    if not options.focal_px > 0 or not options.unit > 0:
+        raise ConfigError(f"--focal-px {options.focal_px} and --unit {options.unit} must be above zero")
+    absent = [picture.image for picture in pictures if not (options.dataset / picture.image).is_file()]
+    if absent:
+        raise ConfigError(f"{options.dataset}: {len(absent)} pictures of the list are not there, first {absent[0]}")
+    checkpoint = open_checkpoint(options.checkpoint)
+    settings = _settings(options, checkpoint)
+    made = [p for p in pictures if is_made(options.out / p.place, {**settings, "image": p.image})]
+    for picture in made:
+        if what_is_missing(options.out / picture.place):
+            say(f"{picture.place}: {what_is_missing(options.out / picture.place)}; generating it again")
+            shutil.rmtree(options.out / picture.place)
+    missing = [picture for picture in pictures if not (options.out / picture.place).is_dir()]
+    say(f"worldscore: {len(pictures)} pictures, {len(pictures) - len(missing)} are there already")
+    pipeline = checkpoint.pipeline(options.device, options.dtype) if missing else None
+    for number, picture in enumerate(missing, start=1):
+        assert pipeline is not None
+        say(f"[{number}/{len(missing)}] {picture.image}: {', '.join(picture.camera_path)}")
+        _generate(pipeline, picture, options, settings, say)
+    _write_model_config(options, settings, checkpoint)
+    return check(options.out, pictures, say)
+
+
+def check(out: Path, pictures: list[Picture], say: Say = print) -> int:
+    """Say which pictures are not complete; 0 if all are, else 1."""
+    missing = {picture.place: reason for picture in pictures if (reason := what_is_missing(out / picture.place))}
+    for place, reason in list(missing.items())[:_LISTED]:
+        say(f"{place}: {reason}")
+    if len(missing) > _LISTED:
+        say(f"... and {len(missing) - _LISTED} more")
+    say(f"worldscore: {len(pictures) - len(missing)} of {len(pictures)} pictures are complete in {out}")
+    return 1 if missing else 0
+
+
+def _settings(options: WorldScoreOptions, checkpoint: Checkpoint) -> dict[str, Plain]:
+    sampling = checkpoint.sampling
+    height, width = parse_size(options.size, (sampling.height, sampling.width))
+    frames = sampling.frames if options.frames is None else options.frames
+    try:
+        check_clip(frames, height, width)
+    except ValueError as error:
+        raise ConfigError(f"--frames, --size: {error}") from None
+    if frames < 2:
+        raise ConfigError("--frames is 1; a movement needs at least 5")
+    return {
+        "model": checkpoint.model,
+        "weights": checkpoint.fingerprint,
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "steps": sampling.steps if options.steps is None else options.steps,
+        "guidance": sampling.guidance if options.guidance is None else options.guidance,
+        "seed": options.seed,
+        "focal_px": options.focal_px,
+        "unit": options.unit,
+        "dtype": options.dtype,
+    }
+
+
+def _generate(
+    pipeline: WorldPipeline, picture: Picture, options: WorldScoreOptions, settings: dict[str, Plain], say: Say
+) -> None:
+    """One picture: each movement starts from the last frame of the one before, as the benchmark's own loop does."""
+    frames, height, width = (int(settings[name] or 0) for name in ("frames", "height", "width"))
+    poses = camera_path(picture.camera_path, frames)
+    first = _input(options.dataset / picture.image, height, width)
+    video = first[None]
+    for index, prompt in enumerate(picture.prompts()):
+        part = poses[index * (frames - 1) : (index + 1) * (frames - 1) + 1]
+        reports = pipeline.generate(
+            video[-1],
+            prompt,
+            _trajectory(part, options.focal_px, height, width),
+            steps=options.steps,
+            guidance=options.guidance,
+            seed=noise_seed(options.seed, picture.image, index),
+            scene_scale=1 / options.unit,
+        )
+        world = finish(reports, f"  {picture.camera_path[index]}", say)
+        # the first generated frame is the input again: only of the very first movement it is kept
+        video = world.video if index == 0 else np.concatenate([video, world.video[1:]])
+
+    def write(folder: Path) -> None:
+        (folder / FRAMES).mkdir()
+        for index, frame in enumerate(video):
+            Image.fromarray(frame).save(folder / FRAMES / f"{index:03d}.png")
+        write_video(folder / VIDEO, video, pipeline.sampling.fps)
+        Image.fromarray(first).save(folder / INPUT)
+        (folder / CAMERAS).write_text(json.dumps(camera_data(poses, frames, options.focal_px), indent=1) + "\n")
+        (folder / IMAGE).write_text(json.dumps(image_data(picture, frames), indent=1) + "\n", encoding="utf-8")
+
+    with_files(options.out / picture.place, {**settings, "image": picture.image}, write)
+
+
+def _trajectory(pose_c2w: np.ndarray, focal_px: float, height: int, width: int) -> Trajectory:
+    """A part of the path, seen from its own first camera."""
+    K = np.array([[focal_px, 0.0, width / 2], [0.0, focal_px, height / 2], [0.0, 0.0, 1.0]])
+    return Trajectory(
+        pose_c2w=invert_poses(pose_c2w[0]) @ pose_c2w,
+        K=np.repeat(K[None], len(pose_c2w), axis=0),
+        width=width,
+        height=height,
+    )
+
+
+def _input(path: Path, height: int, width: int) -> np.ndarray:
+    """The picture at the output's size: resized to cover it, the middle cut out."""
+    pixels = (prepare_image(path, height, width, "crop") + 1) * 127.5
+    return pixels.round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
+def _write_model_config(options: WorldScoreOptions, settings: dict[str, Plain], checkpoint: Checkpoint) -> None:
+    """The benchmark's description of a model, to copy into its config/model_configs."""
+    lines = (
+        f"model: {options.name}",
+        f"runs_root: {options.out.resolve()}",
+        f"resolution: [{settings['width']}, {settings['height']}]",
+        "generate_type: i2v",
+        f"frames: {settings['frames']}",
+        f"fps: {checkpoint.sampling.fps:g}",
+        f"focal_length: {options.focal_px:g}",
+    )
+    (options.out / f"{options.name}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")

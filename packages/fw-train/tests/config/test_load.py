@@ -1,0 +1,117 @@
+"""Configuration: precedence, misspelled keys, values of the wrong type, and what a resume may change."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fw_train.config.load import changed_keys, check_resume, from_mapping, load, override
+from fw_train.config.schema import ConfigError, TrainConfig
+
+
+def toml(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_command_line_beats_file_beats_recipe_beats_default(tmp_path: Path) -> None:
+    recipe = load("tiny", "stage1")
+    file = load(toml(tmp_path, 'recipe = "tiny"\nsteps = 7\nbatch = 2\n[optim]\nlr = 0.5\n'), "stage1")
+    final = override(file, ["--steps", "9"], prog="fw-train")
+    default = TrainConfig()
+    assert final.steps == 9
+    assert (final.batch, final.optim.lr) == (2, 0.5)
+    assert final.noise == recipe.noise
+    assert recipe.noise != default.noise
+    assert final.loss == default.loss
+    assert changed_keys(file, final) == ["steps"]
+
+
+def test_a_file_without_a_recipe_starts_from_the_defaults(tmp_path: Path) -> None:
+    config = load(toml(tmp_path, 'data = "somewhere"\nnoise.validation = [0.5]\n'), "stage2")
+    assert config == dataclasses.replace(
+        TrainConfig(stage="stage2"),
+        data=Path("somewhere"),
+        noise=dataclasses.replace(TrainConfig().noise, validation=(0.5,)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stpes = 3", r"there is no key 'stpes'; did you mean 'steps'\?"),
+        ("[optim]\nlrr = 3.0", r"there is no key 'optim.lrr'; did you mean 'optim.lr'\?"),
+        ("lr = 3.0", r"did you mean 'optim.lr'\?"),
+        ("[optmi]\nlr = 3.0", r"there is no key 'optmi'"),
+        ('steps = "3"', r"steps = '3' will not do: Input should be a valid integer"),
+        ("steps = 3.5", r"steps = 3.5 will not do"),
+        ("[optim]\nbetas = [0.9]", r"optim.betas = \[0.9\] will not do"),
+        ('[optim]\nschedule = "linear"', r"optim.schedule = 'linear' will not do: .*'constant' or 'cosine'"),
+        ("optim = 3", r"'optim' is a table of keys"),
+        ('recipe = "tinny"', r"did you mean 'tiny'\?"),
+        ('stage = "stage2"', r"is for another stage"),
+        ("steps = ", r"is not valid TOML"),
+    ],
+)
+def test_bad_files_are_explained(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(toml(tmp_path, text), "stage1")
+
+
+def test_unknown_sources_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="recipes are: tiny"):
+        load("somewhere", "stage1")
+    with pytest.raises(ConfigError, match=r"nowhere\.toml does not exist"):
+        load(str(tmp_path / "nowhere.toml"), "stage1")
+
+
+def test_a_misspelled_flag_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        override(TrainConfig(), ["--optim.lrr", "3"], prog="fw-train")
+    assert stop.value.code == 2
+    assert "--optim.lr FLOAT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--clip.frames", "16"], "17 is the nearest"),
+        (["--clip.width", "100"], "96 is the nearest"),
+        (["--batch", "5", "--accumulate", "2"], "equal parts"),
+        (["--dropout.text", "1.5"], "dropout.text = 1.5 is not a probability"),
+        (["--every.keep", "0"], "every.keep = 0 must be at least 1"),
+        (["--steps", "0"], "steps = 0 is out of range"),
+        (["--optim.lr", "-1"], "optim.lr = -1.0 is out of range"),
+        (["--noise.validation", "0"], "noise.validation"),
+        (["--loss.camera", "-1"], "must not be negative"),
+        (["--unfreeze-geometry"], "for stage2 only"),
+    ],
+)
+def test_values_no_run_could_use_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        override(load("tiny", "stage1"), words, prog="fw-train").check()
+
+
+@pytest.mark.parametrize("stage", ["base", "stage1", "stage2"])
+def test_recipes_are_valid_and_survive_json(stage: str) -> None:
+    config = load("tiny", stage).check()  # pyright: ignore[reportArgumentType]
+    assert from_mapping(config.to_json()) == config
+
+
+def test_the_digest_sees_the_mathematics_and_nothing_else() -> None:
+    config = load("tiny", "stage1")
+    for words in (["--out", "x"], ["--data", "y"], ["--every.log", "3"], ["--clip.cache-gb", "0"]):
+        assert override(config, words, prog="p").digest() == config.digest()
+    for words in (["--seed", "1"], ["--optim.lr", "1"], ["--batch", "2"], ["--clip.held-out", "0.5"]):
+        assert override(config, words, prog="p").digest() != config.digest()
+
+
+def test_resume_changes_cadence_but_not_the_mathematics() -> None:
+    config = dataclasses.replace(load("tiny", "stage1"), optim=TrainConfig().optim, out=Path("run"))
+    check_resume(config, override(config, ["--steps", "999", "--every.checkpoint", "1"], prog="p"))
+    with pytest.raises(ConfigError, match=r"resume cannot change optim\.lr, seed|resume cannot change seed, optim\.lr"):
+        check_resume(config, override(config, ["--optim.lr", "9", "--seed", "4"], prog="p"))
+    cosine = load("tiny", "stage1")
+    with pytest.raises(ConfigError, match="the cosine schedule depends on it"):
+        check_resume(cosine, override(cosine, ["--steps", "999"], prog="p"))

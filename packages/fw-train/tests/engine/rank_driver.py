@@ -1,0 +1,70 @@
+"""Trains the denoiser of kill_driver.py in one process and in two, replicated and sharded; run by a test.
+
+    python rank_driver.py WORK
+
+Imports torch once and forks the processes; two of them average their gradients, or hold halves of everything, over
+gloo. "mixed" runs change from two processes to one on the way.
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from kill_driver import Denoise
+
+from fw_train.config.schema import Cadence, OptimConfig, TrainConfig
+from fw_train.engine.checkpoint import CheckpointStore
+from fw_train.engine.distributed import join, shard
+from fw_train.engine.loop import run
+
+
+def train(out: Path, *, world: int, steps: int, sharded: bool = False) -> None:
+    """One run in `world` processes of its own, on from what `out` holds."""
+    out.mkdir(parents=True, exist_ok=True)
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            one_rank(out, rank, world, steps, sharded)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0, f"a rank of {out} failed"
+
+
+def one_rank(out: Path, rank: int, world: int, steps: int, sharded: bool) -> None:
+    """What each process does."""
+    if world > 1:
+        os.environ["WORLD_SIZE"] = str(world)
+        dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world)
+    config = TrainConfig(
+        steps=steps,
+        batch=4,
+        accumulate=2,
+        optim=OptimConfig(lr=1e-2, warmup=2, ema=0.8, clip_norm=0.3),
+        every=Cadence(log=5, validate=10, checkpoint=4),
+    )
+    task, ctx = Denoise(), join(CheckpointStore(out / "checkpoints"), "cpu")
+    if sharded:
+        shard(task.module, [task.module.get_submodule("0"), task.module.get_submodule("2")], device=ctx.device)
+    run(config, task, ctx, out=out, quiet=True)
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    heavy = ("torch.utils.tensorboard", "torch.distributed.rendezvous", "torch.distributed.fsdp")
+    for name in heavy:
+        importlib.import_module(name)
+    work = Path(sys.argv[1])
+    train(work / "one", world=1, steps=20)
+    train(work / "two", world=2, steps=20)
+    train(work / "sharded", world=2, steps=20, sharded=True)
+    train(work / "mixed", world=2, steps=5)
+    train(work / "mixed", world=1, steps=20)
+    train(work / "mixed-sharded", world=1, steps=5)
+    train(work / "mixed-sharded", world=2, steps=20, sharded=True)

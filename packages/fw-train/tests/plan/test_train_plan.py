@@ -1,0 +1,322 @@
+"""The plan: FLOPs against hand formulas and torch's counter, memory against the real step, and what is printed."""
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from fw_data.dataset.clip_order import Draw
+from fw_data.dataset.reader import ClipDataset
+from fw_model.config import preset
+from fw_model.layers.recompute import Recompute
+from fw_model.model.model import FantasyWorld
+from fw_train.cli import main
+from fw_train.config.load import from_mapping, load
+from fw_train.config.recipes.machines import Machine, machine
+from fw_train.config.schema import ConfigError, Stage, TrainConfig
+from fw_train.data.samples import split_clips
+from fw_train.model_bundle import load_parts
+from fw_train.plan.encoders import encoder_work
+from fw_train.plan.meter import StepMeter
+from fw_train.plan.options import PlanOptions
+from fw_train.plan.plan import Plan, make_plan, meta_batch, on_meta, part_of, run_step, to_meta
+from fw_train.plan.report import fits, run_time
+from fw_train.tasks.stages import LOSSES, Batch, choose_parameters
+from fw_train.tasks.world_task import WorldTask
+
+ATTEND = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+ATTEND_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+SMALL = {"frames": 5, "height": 32, "width": 48}
+
+
+def plan_of(stage: Stage, model: str = "tiny", *, device: str = "cuda", gpus: int = 1, **changes: object) -> Plan:
+    tree = {"model": model, "batch": 1, "clip": SMALL, **changes}
+    return make_plan(from_mapping(tree, TrainConfig(stage=stage)), gpus=gpus, device=device)
+
+
+def work(plan: Plan) -> dict[str, tuple[int, int, int]]:
+    return {row.part: (row.forward, row.recompute, row.backward) for row in plan.work}
+
+
+@pytest.mark.parametrize("model", ["tiny", "wan21_fun_1_3b", "wan21_i2v_14b"])
+def test_video_and_geometry_blocks_take_what_a_hand_formula_says(model: str) -> None:
+    config = preset(model)
+    video, geometry = config.video, config.geometry
+    done = work(plan_of("stage1", model))
+    tokens, patches = 2 * 2 * 3, 2 * 3
+    context = video.text_len + (video.clip_len if video.clip_dim is not None else 0)
+    linear = 2 * tokens * (6 * video.dim**2 + 2 * video.dim * video.ffn_dim) + 4 * context * video.dim**2
+    attention = 4 * tokens**2 * video.dim + 4 * tokens * context * video.dim
+    assert done["video blocks: PCB"] == (config.pcb_blocks * (linear + attention), 0, 0)
+    assert "video blocks: IRG" not in done
+    assert "coupling" not in done
+    each = patches + geometry.specials
+    rows, width = 2 * each, geometry.width
+    layer_linear = 2 * (2 * rows * (4 + 2 * geometry.mlp_ratio) * width**2)
+    layer_attention = 4 * width * (2 * each**2 + rows**2)
+    forward, recompute, backward = done["geometry layers"]
+    assert forward == config.irg_blocks * (layer_linear + layer_attention)
+    assert recompute == 0
+    # two products per linear layer, and attention's own five for the two of its forward pass
+    assert backward == config.irg_blocks * (2 * layer_linear + layer_attention * 5 // 2)
+
+
+def test_stage2_sends_gradients_through_frozen_blocks_and_recomputes_with_checkpointing() -> None:
+    plain = work(plan_of("stage2"))
+    again = work(plan_of("stage2", compute={"activation_checkpointing": "full"}))
+    for part in ("video blocks: PCB", "video blocks: IRG", "geometry layers", "coupling", "dense heads"):
+        assert plain[part][1] == 0
+        assert again[part][0] == plain[part][0]
+        assert again[part][2] == plain[part][2], part
+        assert 0.9 * plain[part][0] <= again[part][1] <= plain[part][0], part
+    config = preset("tiny")
+    tokens, text = 12, config.video.text_len
+    frozen = 2 * tokens * (6 * config.video.dim**2 + 2 * config.video.dim * config.video.ffn_dim)
+    attention = 4 * (tokens**2 + tokens * text) * config.video.dim
+    blocks = config.irg_blocks
+    assert plain["video blocks: IRG"][0] == blocks * (frozen + 4 * text * config.video.dim**2 + attention)
+    assert plain["video blocks: IRG"][2] == blocks * (frozen + attention * 5 // 2)  # no gradients of frozen weights
+
+
+Real = dict[Stage, tuple[WorldTask, Batch]]
+
+
+@pytest.fixture(scope="module")
+def real(mini: Path, dataset: Path) -> Real:
+    """The tasks of both stages on the mini world, as a run makes them, with a batch of two samples."""
+    base = from_mapping(
+        {"model": str(mini), "data": str(dataset), "batch": 2, "clip": SMALL}, TrainConfig(stage="base")
+    )
+    data = ClipDataset(dataset)
+    tasks: Real = {}
+    stages: tuple[Stage, ...] = ("stage1", "stage2")
+    for stage in stages:
+        parts = load_parts(base)
+        choose_parameters(parts.world, stage)
+        config = from_mapping({"stage": stage}, base)
+        task = WorldTask(config, parts, data, split_clips(data.records, config.clip), torch.device("cpu"))
+        seen: list[Batch] = []
+        task._loss = lambda _world, batch, _config, seen=seen: seen.append(batch) or {"loss": torch.zeros(())}
+        task.loss(0, [Draw(0, 0, 0), Draw(3, 0, 1)])
+        tasks[stage] = (task, seen[0])
+    return tasks
+
+
+KINDS: list[tuple[Stage, Recompute]] = [
+    ("stage1", "none"),
+    ("stage1", "full"),
+    ("stage2", "full"),
+    ("stage2", "selective"),
+]
+
+
+@pytest.mark.parametrize(("stage", "kind"), KINDS)
+def test_flops_are_those_of_the_real_step(real: Real, stage: Stage, kind: Recompute) -> None:
+    task, batch = real[stage]
+    task.world.set_checkpointing(kind)
+    formulas = {
+        ATTEND: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        ATTEND_BACKWARD: lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(g, q, k, v),
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        LOSSES[stage](task.world, batch, task.config.loss)["loss"].backward()
+    compute = {"activation_checkpointing": kind}
+    assert make_plan(from_mapping({"compute": compute}, task.config), device="cpu").flops == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "kind"),
+    [("stage1", "fp32", "none"), ("stage2", "bf16", "none"), ("stage2", "fp32", "full"), ("stage1", "bf16", "full")],
+)
+def test_memory_is_that_of_the_real_step(real: Real, stage: Stage, precision: str, kind: Recompute) -> None:
+    task, batch = real[stage]
+    task.world.set_checkpointing(kind)
+    task.world.zero_grad(set_to_none=True)
+    compute = {"precision": precision, "activation_checkpointing": kind}
+    config = from_mapping({"compute": compute}, task.config)
+    meter = StepMeter(task.world, part_of)
+    meter.adopt([*task.world.parameters(), *task.world.buffers()], "weights")
+    meter.adopt((value for value in tree_leaves(_fields(batch)) if isinstance(value, torch.Tensor)), "batch")
+    with meter:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = LOSSES[stage](task.world, batch, config.loss)["loss"]
+        meter.phase = "backward"
+        loss.backward()
+    with on_meta():
+        planned = FantasyWorld(task.world.config)
+    choose_parameters(planned, stage)
+    estimate = run_step(config, to_meta(planned), 2, device="cpu", optimizer=False).peak
+    assert estimate["batch"] == meter.peak["batch"]
+    assert estimate["gradients"] + estimate["activations"] == pytest.approx(
+        meter.peak["gradients"] + meter.peak["activations"], rel=0.02
+    )
+
+
+def _fields(batch: Batch) -> list[object]:
+    return [*vars(batch).values(), *(vars(batch.targets).values() if batch.targets else ())]
+
+
+def test_what_stays_in_memory_is_booked_to_the_byte(mini: Path) -> None:
+    plan = plan_of("stage2", str(mini), optim={"ema": 0.9}, batch=2, accumulate=2)
+    trained = sum(row.trained for row in plan.parameters)
+    frozen = sum(row.frozen for row in plan.parameters)
+    assert plan.memory["trained weights"] == 4 * trained
+    assert plan.memory["optimizer"] == 8 * trained
+    assert plan.memory["running average"] == 4 * trained
+    assert plan.memory["gradients"] == 4 * trained  # of the first micro-batch, at any moment of the second
+    tables = plan.memory["frozen weights"] - 4 * frozen
+    assert 0 < tables < 4 * 1024 * 4 * 3 * 12 * 2 * 2 * 2
+    assert plan.bytes == sum(plan.memory.values())
+
+
+def test_the_meter_knows_when_tensors_die() -> None:
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(8, 8, device="meta"))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return ((x @ self.weight).relu() @ self.weight).relu()
+
+    chain = Chain()
+    meter = StepMeter(chain, lambda _name: "chain")
+    meter.adopt(chain.parameters(), "weights")
+    with meter:
+        x = torch.empty(4, 8, device="meta")
+        with torch.no_grad():
+            out = chain(x)
+    each = 4 * 8 * 4
+    assert meter.peak == Counter({"weights": 8 * 8 * 4, "activations": 3 * each})  # input, one, and the next
+    assert meter.live() == {"weights": 8 * 8 * 4, "activations": 2 * each}
+    del x, out
+    assert meter.live() == {"weights": 8 * 8 * 4}
+    assert meter.flops == Counter({("chain", "forward"): 2 * 2 * 4 * 8 * 8})
+    products = [(one.count, one.flops) for one in meter.operations() if one.flops]
+    assert products == [(2, 2 * 4 * 8 * 8)]  # the same shapes twice
+
+
+def test_checkpointing_and_bf16_save_memory_and_a_batch_costs_it() -> None:
+    def activations(**changes: Any) -> int:
+        return plan_of("stage2", clip={"frames": 9, "height": 64, "width": 96}, **changes).memory["activations"]
+
+    plain = activations()
+    assert activations(compute={"activation_checkpointing": "full"}) < plain / 2
+    assert activations(batch=2) == pytest.approx(2 * plain, rel=0.1)
+    # several samples: the bfloat16 copies of the trained weights are as large as what one so small sample saves
+    assert activations(batch=4, compute={"precision": "bf16"}) < 0.8 * activations(batch=4)
+
+
+def test_gpus_and_accumulation_cut_the_batch(mini: Path) -> None:
+    whole = plan_of("stage1", str(mini), batch=8)
+    cut = plan_of("stage1", str(mini), batch=8, accumulate=2, gpus=2)
+    assert (whole.micro_batch, cut.micro_batch) == (8, 2)
+    assert cut.flops == whole.flops
+    assert cut.memory["activations"] < whole.memory["activations"]
+    with pytest.raises(ConfigError, match="batch = 8 cannot be cut into 3 GPUs x accumulate = 1"):
+        plan_of("stage1", str(mini), batch=8, gpus=3)
+
+
+def test_the_encoders_of_the_wan_presets_are_counted() -> None:
+    video, text, picture = encoder_work(preset("wan21_fun_1_3b"), 81, 336, 592)
+    assert video.flops == pytest.approx(79_843_926_048_768, rel=1e-4)  # FlopCounterMode on the whole encoder
+    assert encoder_work(preset("wan21_fun_1_3b"), 9, 64, 64)[0].flops == pytest.approx(164_386_701_312, rel=1e-4)
+    assert text.flops > 2 * 512 * text.parameters  # and the attentions
+    assert [row.name[:4] for row in (text, picture)] == ["text", "pict"]
+    assert encoder_work(preset("tiny"), 17, 64, 96) == []
+
+
+def test_lora_is_counted(mini: Path) -> None:
+    rows = {row.part: row for row in plan_of("stage2", str(mini), lora={"rank": 2}).parameters}
+    # four square layers of 24 twice, and two of 24 x 32, in three blocks
+    assert (rows["LoRA adapters"].trained, rows["LoRA adapters"].frozen) == (3 * 2 * (8 * 48 + 2 * 56), 0)
+    assert rows["video blocks: PCB"].trained == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "stage"), [("one-gpu-24gb", "stage1"), ("one-gpu-24gb", "stage2"), ("8-gpu", "stage1")]
+)
+def test_the_tightest_recipes_fit_the_machines_they_are_for(recipe: str, stage: Stage) -> None:
+    config = load(recipe, stage).check()
+    chosen = machine(recipe, stage)
+    plan = make_plan(config, gpus=chosen.gpus)
+    assert fits(plan, chosen), f"{plan.bytes / 2**30:.1f} GiB"
+
+
+@pytest.mark.slow
+def test_the_paper_s_recipe_on_the_14b_fits_the_paper_s_gpus() -> None:
+    config = dataclasses.replace(load("paper", "stage2"), model="wan21_i2v_14b")
+    chosen = machine("paper", "stage2")
+    assert fits(make_plan(config, gpus=chosen.gpus), chosen)
+
+
+def test_time_follows_from_peak_and_share_or_from_a_rate(mini: Path) -> None:
+    plan = plan_of("stage1", str(mini), batch=2, steps=7200, gpus=2, compute={"activation_checkpointing": "full"})
+    where = Machine(gpu="x", gpus=2, memory_gib=1.0, peak_tflops=plan.model_flops / 1e12)
+    given = run_time(plan, where, mfu=0.25, samples_per_s=None)
+    assert plan.model_flops < plan.flops
+    assert (given.step_s, given.run_h, given.gpu_h) == pytest.approx((2.0, 4.0, 8.0))
+    assert run_time(plan, where, mfu=0.25, samples_per_s=4.0).step_s == pytest.approx(0.5)
+
+
+def test_the_command_prints_tables_and_json(mini: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "stage2", "tiny", "--model", str(mini), "--batch", "2", "--gpus", "2", "--memory-gib", "2"]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--json", "--samples-per-s", "3"])
+    assert stop.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["gpus"], told["micro_batch"], told["fits"]) == (2, 1, True)
+    assert told["time"]["step_s"] == pytest.approx(2 / 3)
+    assert told["memory_gib"]["estimated"] == pytest.approx(sum(told["memory_bytes"].values()) / 2**30)
+    with pytest.raises(SystemExit):
+        main(words)
+    printed = capsys.readouterr().out
+    for text in ("coupling", "dense heads", "optimizer", "fits", "nothing was run"):
+        assert text in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan"], "usage: fw-train plan STAGE CONFIG"),
+        (["plan", "autoencoder", "tiny"], "where STAGE is one of base, stage1, stage2"),
+        (["plan", "stage3", "tiny"], "where STAGE is one of base, stage1, stage2"),
+        (["plan", "stage1"], "CONFIG comes first"),
+        (["plan", "stage1", "one-gpu-24g"], "did you mean 'one-gpu-24gb'"),
+        (["plan", "base", "paper"], "has no `base`"),
+        (["plan", "stage1", "tiny", "--mfu", "0"], "--mfu 0.0 must be above 0"),
+        (["plan", "stage1", "tiny", "--gpus", "3"], "cannot be cut into 3 GPUs"),
+        (["plan", "stage1", "tiny", "--model", "wan"], "names no preset"),
+    ],
+)
+def test_bad_words_are_explained(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_options_replace_the_recipe_s_machine() -> None:
+    usual = machine("8-gpu", "stage1")
+    same = PlanOptions(run=TrainConfig()).machine(usual)
+    assert same == usual
+    other = PlanOptions(run=TrainConfig(), gpus=2, memory_gib=48.0).machine(usual)
+    assert (other.gpus, other.memory_gib, other.peak_tflops) == (2, 48, usual.peak_tflops)
+    assert (machine("paper", "stage1").gpus, machine("paper", "stage2").gpus) == (64, 112)
+
+
+def test_a_meta_batch_has_the_shapes_of_a_real_one(real: Real) -> None:
+    task, batch = real["stage2"]
+    made = meta_batch(task.world.config, task.config, 2)
+    shapes = [
+        [(v.shape, v.dtype) if isinstance(v, torch.Tensor) else v is None for v in _fields(b)[:-1]]
+        for b in (made, batch)
+    ]
+    assert shapes[0] == shapes[1]

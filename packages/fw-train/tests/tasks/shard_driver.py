@@ -1,0 +1,90 @@
+"""Trains the mini world in one process and in two that shard it; run by test_train_shard.py.
+
+    python shard_driver.py WORK DATASET MODEL
+
+Imports torch once and forks the processes; two of them hold a piece of every parameter each (FSDP2 over gloo).
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from fw_train.config.load import from_mapping
+from fw_train.config.schema import TrainConfig
+from fw_train.model_bundle import export, load_parts
+from fw_train.tasks.train import train
+
+STEPS = 4
+
+
+def configure(stage: Any, data: Path, model: Path, **changes: Any) -> TrainConfig:
+    """A short run with everything that could go wrong when sharded: clipping, an average, accumulation."""
+    tree = {
+        "data": str(data),
+        "model": str(model),
+        "steps": STEPS,
+        "batch": 2,
+        "clip": {"frames": 5, "height": 32, "width": 32, "validate_on": 1},
+        "noise": {"validation": [0.5]},
+        "optim": {"lr": 1e-3, "warmup": 2, "ema": 0.5, "clip_norm": 0.5},
+        "dropout": {"bicross": 0.2},
+        "sampling": {"steps": 2, "clips": 1},
+        "every": {"log": 1, "validate": 20, "checkpoint": 20},
+        "compute": {"threads": 1, "device": "cpu"},
+        "go_on": True,
+    }
+    return from_mapping({**tree, **changes}, TrainConfig(stage=stage))
+
+
+def run(config: TrainConfig, world: int) -> None:
+    """A run in `world` forked processes."""
+    assert config.out is not None
+    config.out.mkdir(parents=True, exist_ok=True)
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            meet(config.out, rank, world)
+            train(config, quiet=True)
+            if world > 1:
+                dist.destroy_process_group()
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0, f"a rank of {config.out} failed"
+
+
+def meet(out: Path, rank: int, world: int) -> None:
+    """Join the other ranks, as under a launcher."""
+    os.environ["WORLD_SIZE"] = str(world)
+    if world > 1:
+        store = dist.FileStore(str(out / f"rendezvous-{world}"), world)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+
+
+def main(work: Path, data: Path, model: Path) -> None:
+    torch.set_num_threads(1)
+    for name in ("torch.utils.tensorboard", "torch.distributed.fsdp", "torch.distributed.tensor"):
+        importlib.import_module(name)
+    start = load_parts(configure("base", data, model))
+    export(start, work / "init", trained={}, entry={"stage": "stage1", "steps": 0})
+    here = {"init": str(work / "init")}
+    sharded = {"compute": {"threads": 1, "device": "cpu", "shard": "full", "activation_checkpointing": "full"}}
+    slow = {
+        "optim": {"lr": 1e-5, "ema": 0.5, "clip_norm": 0.5},
+        "steps": 2,
+    }  # Adam amplifies what is zero but for noise
+    run(configure("stage1", data, model, out=str(work / "stage1-one"), **here, **slow), 1)
+    run(configure("stage1", data, model, out=str(work / "stage1-two"), **here, **slow, **sharded), 2)
+    run(configure("stage2", data, model, out=str(work / "stage2-one"), **here), 1)
+    two = configure("stage2", data, model, out=str(work / "stage2-two"), **here, **sharded)
+    run(from_mapping({"every": {"sample": 2}}, two), 2)
+
+
+if __name__ == "__main__":
+    main(*(Path(word) for word in sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""The world model sharded over two gloo processes (FSDP2) trains what one trains; see also test_train_parallel."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fw_model.checkpoints.checkpoint import load_world
+from fw_train.engine.run_log import read_log
+
+DRIVER = Path(__file__).with_name("shard_driver.py")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def work(dataset: Path, mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("shard")
+    words = [sys.executable, str(DRIVER), str(work), str(dataset), str(mini)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "UserWarning" not in done.stderr
+    return work
+
+
+def worst(one: Path, two: Path, step: int, stem: str) -> float:
+    """Largest difference between two runs' checkpoints of a step."""
+    a, b = (load_file(run / "checkpoints" / f"step-{step:08d}" / f"{stem}.safetensors") for run in (one, two))
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in read_log(run) if row.get("split") == "train"]
+
+
+@pytest.mark.parametrize(("stage", "steps"), [("stage1", 2), ("stage2", 4)])
+def test_two_shards_train_what_one_process_trains(work: Path, stage: str, steps: int) -> None:
+    one, two = work / f"{stage}-one", work / f"{stage}-two"
+    assert losses(two) == pytest.approx(losses(one), rel=1e-6)
+    assert len(losses(one)) == steps
+    assert worst(one, two, steps, "optimizer") <= 1e-6
+    if stage == "stage2":
+        assert worst(one, two, steps, "model") <= 1e-6
+        assert worst(one, two, steps, "ema") <= 1e-6
+
+
+def test_samples_are_drawn_and_the_export_keeps_what_was_frozen(work: Path) -> None:
+    run = work / "stage2-two"
+    assert [p.name for p in sorted((run / "samples").iterdir())] == ["step-00000002.png", "step-00000004.png"]
+    before, after = load_world(work / "init"), load_world(run / "export")
+    for name, value in after.named_parameters():
+        if after.parameter_group(name) != "coupling":
+            assert torch.equal(value, before.get_parameter(name)), name
