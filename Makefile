@@ -61,16 +61,16 @@ coverage: env ## pytest with line and branch coverage
 bench: bench-data bench-model bench-train bench-serve ## every bench; figures go into bench/
 
 bench-data: env ## reading against npz folders and webdataset, annotate by stage, the depth codec
-	@$(RUN) python -m tests.bench.data --out bench
+	@$(RUN) python -m benchmarks.data --out bench
 
 bench-model: env ## the model against diffusers, side by side (idle machine, 15 GB of memory; BENCH="--blocks 4 --pairs 2" for less)
-	@OMP_NUM_THREADS=$(shell nproc) OMP_WAIT_POLICY=PASSIVE $(RUN) python -m tests.bench.model --out bench $(BENCH)
+	@OMP_NUM_THREADS=$(shell nproc) OMP_WAIT_POLICY=PASSIVE $(RUN) python -m benchmarks.model --out bench $(BENCH)
 
 bench-train: env ## what stage 1 saves against the plain way, and fw-train plan against measured steps (idle machine)
-	@$(RUN) python -m tests.bench.train --out bench
+	@$(RUN) python -m benchmarks.train --out bench
 
 bench-serve: env ## create and poll times of the service, time to ready, memory (idle machine)
-	@$(RUN) python -m tests.bench.serve --out bench
+	@$(RUN) python -m benchmarks.serve --out bench
 
 SMALL := small_world
 TRAIN = $(RUN) fw-train
@@ -97,7 +97,7 @@ evidence: evidence-data ## the tables of docs/evidence.md from the shipped weigh
 	@$(TRAIN) evidence --checkpoint small-world $(if $(wildcard $(SMALL)/base/export),--base $(SMALL)/base) --data $(SMALL)/newds --out $(SMALL)/evidence --takes 2
 
 ablations: evidence-data ## train and measure the ablations of docs/evidence.md, after make small-world
-	@OMP_NUM_THREADS=1 $(RUN) python -m tests.bench.ablations --data $(SMALL)/dataset --start $(SMALL)/camera --held-out $(SMALL)/newds --out $(SMALL)/ablations
+	@OMP_NUM_THREADS=1 $(RUN) python -m benchmarks.ablations --data $(SMALL)/dataset --start $(SMALL)/camera --held-out $(SMALL)/newds --out $(SMALL)/ablations
 
 studio: ## build the web page of fw-serve (needs node)
 	@cd apps/studio && npm ci --no-fund --no-audit && npm run build

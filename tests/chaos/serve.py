@@ -9,7 +9,7 @@
     python -m tests.chaos.serve fuzz           Schemathesis, all checks, 5,000 cases
 
 Each starts a server with the stub engine of tests/stub_server. Exit code 1 if something is not as promised.
-`python -m tests.bench.serve` measures.
+`python -m benchmarks.serve` measures.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""The global alignment on the recorded set and the real recording; figures: `python -m tests.bench.alignment`."""
+"""The global alignment on the recorded set and the real recording; figures: `python -m benchmarks.alignment`."""
 
 import pytest
-from tests.bench import alignment
-from tests.bench.alignment_data import DATA, make_pairs, redkitchen
+from benchmarks import alignment
+from benchmarks.alignment_data import DATA, make_pairs, redkitchen
 
 from fw_data.annotators.dust3r.pairs import pair_graph
 

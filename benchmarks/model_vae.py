@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from tests.bench.model_table import Row, paired, ratio_row
 
+from benchmarks.model_table import Row, paired, ratio_row
 from fw_model.autoencoders.wan_vae import WanVAE
 
 

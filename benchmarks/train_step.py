@@ -1,8 +1,8 @@
 """One training step on random weights and random data: what the training bench times, and what it measures alone.
 
-`python -m tests.bench.train_step FILE --way WAY` runs a step of the configuration in a JSON file in a process of its
+`python -m benchmarks.train_step FILE --way WAY` runs a step of the configuration in a JSON file in a process of its
 own and prints its processor time and memory as JSON. Ways: `ours` is the stage's own loss; `plain` is stage 1 in the
-plain way (`tests.bench.train_plain`).
+plain way (`benchmarks.train_plain`).
 """
 
 import argparse
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tests.bench.train_plain import choose_plain, plain_loss
 from torch import Tensor
 
+from benchmarks.train_plain import choose_plain, plain_loss
 from fw_model.layers.rope import PlaneRope, VideoRope
 from fw_model.losses.targets import GeometryTargets
 from fw_model.model.model import FantasyWorld

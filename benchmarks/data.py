@@ -1,4 +1,4 @@
-"""The data bench: `python -m tests.bench.data` reads the same clips from our shards, from npz folders and through
+"""The data bench: `python -m benchmarks.data` reads the same clips from our shards, from npz folders and through
 webdataset, times annotate by stage, the depth codec and DUSt3R's pairs, and writes data.json and data.md. A missed
 target exits 1.
 
@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.bench.model_table import Row, machine, markdown, paired, ratio_row
 
+from benchmarks.model_table import Row, machine, markdown, paired, ratio_row
 from fw_data import ClipDataset
 from fw_data.annotate.backend_specs import OracleSpec, SfmSpec
 from fw_data.annotate.config import AnnotateConfig
@@ -254,7 +254,7 @@ def _times(count: int, action: Callable[[], Any]) -> Callable[[], None]:
 
 def main() -> int:
     """Measure, print, write; 1 if a target is missed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.data", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench"), help="folder for data.json and data.md")
     parser.add_argument("--clips", type=int, default=3)
     parser.add_argument("--frames", type=int, default=49)

@@ -1,4 +1,4 @@
-"""The bench of the service: `python -m tests.bench.serve` measures what docs/serving.md says of it, on SQLite.
+"""The bench of the service: `python -m benchmarks.serve` measures what docs/serving.md says of it, on SQLite.
 
 Starts `fw-serve up` as people do, for the time to the first answer, and a server with the stub engine of
 tests/stub_server, for creations, polls and memory, and for the studio's first paint where Chromium is. Writes
@@ -140,7 +140,7 @@ def first_paint(server: Server, loads: int) -> dict[str, float]:
 
 def main() -> int:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.serve", description="Bench of fw-serve.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description="Bench of fw-serve.")
     parser.add_argument("--out", type=Path, default=Path("bench"), help="folder of serve.json")
     parser.add_argument("--rounds", type=int, default=100, help="creations that are timed")
     parser.add_argument("--starts", type=int, default=3, help="starts, of the service and of its page, that are timed")

@@ -1,6 +1,6 @@
 """The 1.3B preset's video backbone against diffusers' WanTransformer3DModel: same weights, same inputs.
 
-Both modules hold the very same tensors, so the weights are in memory once. `python -m tests.bench.model_backbone SIDE`
+Both modules hold the very same tensors, so the weights are in memory once. `python -m benchmarks.model_backbone SIDE`
 runs one side alone and prints its peak memory.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformer3DModel
-from tests.bench.model_table import Row, Times, has_fast_bfloat16, matmul_peak, paired, ratio_row
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.model_table import Row, Times, has_fast_bfloat16, matmul_peak, paired, ratio_row
 from fw_model.checkpoints.keys import to_diffusers
 from fw_model.config import WorldConfig, wan21_fun_1_3b
 from fw_model.model.model import FantasyWorld
@@ -170,7 +170,7 @@ def _share(label: str, times: Times, tera: float, peak: float) -> Row:
 
 def _memory(label: str, blocks: int, dtype: torch.dtype) -> Row:
     name = str(dtype).removeprefix("torch.")
-    command = [sys.executable, "-m", "tests.bench.model_backbone", "--blocks", str(blocks), "--dtype", name]
+    command = [sys.executable, "-m", "benchmarks.model_backbone", "--blocks", str(blocks), "--dtype", name]
     ours, theirs = (
         float(subprocess.run([*command, side], capture_output=True, text=True, check=True).stdout)
         for side in ("ours", "theirs")

@@ -1,4 +1,4 @@
-"""The model's bench: `python -m tests.bench.model` measures against diffusers, side by side in one run, and writes
+"""The model's bench: `python -m benchmarks.model` measures against diffusers, side by side in one run, and writes
 model.json and model.md into an output folder. Exits 1 if a target is missed.
 
 Ratios are of processor time, medians of alternating pairs, so that other programs on the machine disturb them least.
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tests.bench import model_backbone, model_sampling, model_vae
-from tests.bench.model_table import Row, machine, markdown, write
 
+from benchmarks import model_backbone, model_sampling, model_vae
+from benchmarks.model_table import Row, machine, markdown, write
 from fw_model.export import PointCloud, write_ply
 
 PARTS = ("backbone", "guided-step", "vae", "sampling", "library")

@@ -1,10 +1,10 @@
 """How good and how fast the global alignment is, beside the published schedule of 300 Adam steps.
 
-    python -m tests.bench.alignment             # the recorded set, the ladder of noise and wrong pairs, 81 frames
-    python -m tests.bench.alignment --adam      # and other stretches and seeds, both methods (half an hour)
+    python -m benchmarks.alignment             # the recorded set, the ladder of noise and wrong pairs, 81 frames
+    python -m benchmarks.alignment --adam      # and other stretches and seeds, both methods (half an hour)
 
 Needs the RedKitchen recording in ../shared/data; times are processor seconds. The kinds of noise are described in
-tests/bench/alignment_data.py. ATE is after a similarity alignment of the camera centres.
+benchmarks/alignment_data.py. ATE is after a similarity alignment of the camera centres.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tests.bench.adam_reference import align_with_adam
-from tests.bench.alignment_data import DATA, Noise, PairMaps, Truth, make_pairs, redkitchen
 
+from benchmarks.adam_reference import align_with_adam
+from benchmarks.alignment_data import DATA, Noise, PairMaps, Truth, make_pairs, redkitchen
 from fw_data.annotators.dust3r.alignment import PairClouds, align
 from fw_data.annotators.dust3r.pairs import Graph, pair_graph
 from fw_geometry.metrics import ate, rpe
 
-RECORDED = Path(__file__).resolve().parents[3] / "shared" / "reference" / "golden_dust3r" / "align_a"
+RECORDED = Path(__file__).resolve().parents[2] / "shared" / "reference" / "golden_dust3r" / "align_a"
 UPSTREAM = "published code   ATE  0.502 mm               20.5 s (as recorded, on an idle machine of this kind)"
 STRETCHES = (0, 9, 18, 27, 36)
 NOISE, OUTLIERS = (0.0, 0.01, 0.02, 0.05), (0.0, 0.1, 0.3)

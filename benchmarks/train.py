@@ -1,4 +1,4 @@
-"""The training bench: `python -m tests.bench.train` holds `fw-train plan` against real steps, and stage 1 against the
+"""The training bench: `python -m benchmarks.train` holds `fw-train plan` against real steps, and stage 1 against the
 plain way of doing it. Writes train.json and train.md into an output folder; exits 1 if a target is missed.
 
 Times are processor time, medians; memory is what a process of its own grew by. On a machine whose processor has no
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.bench.model_table import Row, machine, markdown, paired
-from tests.bench.train_step import build, stepper
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from benchmarks.model_table import Row, machine, markdown, paired
+from benchmarks.train_step import build, stepper
 from fw_model.config import WorldConfig, preset
 from fw_train.config.load import from_mapping, load
 from fw_train.config.schema import Stage, TrainConfig
@@ -96,7 +96,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(config.to_json()), encoding="utf-8")
-        command = [sys.executable, "-m", "tests.bench.train_step", str(path), "--way", way, "--steps", str(steps)]
+        command = [sys.executable, "-m", "benchmarks.train_step", str(path), "--way", way, "--steps", str(steps)]
         command += [] if update else ["--without-update"]
         environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
         environment |= EXACT_HEAP if exact_heap else {}
