@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from benchmarks.model_table import Row, machine, markdown, paired, ratio_row
 
+from benchmarks.model_table import Row, machine, markdown, paired, ratio_row
 from fw_data import ClipDataset
 from fw_data.annotate.backend_specs import OracleSpec, SfmSpec
 from fw_data.annotate.config import AnnotateConfig

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fw_geometry.rigid import nearest_rotations
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "redkitchen"
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "redkitchen"
 WIDTH, HEIGHT = 84, 48
 SOURCE_FOCAL_PX, SOURCE_WIDTH = 585.0, 640
 Noise = Literal["along", "points", "motion"]

@@ -7,6 +7,7 @@ import torch
 from benchmarks.model_table import Row, paired, ratio_row
 from diffusers import AutoencoderKLWan
 
+from benchmarks.model_table import Row, paired, ratio_row
 from fw_model.autoencoders.wan_vae import WanVAE
 
 

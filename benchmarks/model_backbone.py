@@ -17,6 +17,7 @@ from benchmarks.model_table import Row, Times, has_fast_bfloat16, matmul_peak, p
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.model_table import Row, Times, has_fast_bfloat16, matmul_peak, paired, ratio_row
 from fw_model.checkpoints.keys import to_diffusers
 from fw_model.config import WorldConfig, wan21_fun_1_3b
 from fw_model.model.model import FantasyWorld

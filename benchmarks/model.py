@@ -17,6 +17,8 @@ import torch
 from benchmarks import model_backbone, model_sampling, model_vae
 from benchmarks.model_table import Row, machine, markdown, write
 
+from benchmarks import model_backbone, model_sampling, model_vae
+from benchmarks.model_table import Row, machine, markdown, write
 from fw_model.export import PointCloud, write_ply
 
 PARTS = ("backbone", "guided-step", "vae", "sampling", "library")

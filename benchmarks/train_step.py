@@ -16,6 +16,7 @@ import torch
 from benchmarks.train_plain import choose_plain, plain_loss
 from torch import Tensor
 
+from benchmarks.train_plain import choose_plain, plain_loss
 from fw_model.layers.rope import PlaneRope, VideoRope
 from fw_model.losses.targets import GeometryTargets
 from fw_model.model.model import FantasyWorld

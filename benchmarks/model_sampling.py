@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from benchmarks.model_table import Row, paired
 
+from benchmarks.model_table import Row, paired
 from fw_geometry import make_trajectory
 from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.config import tiny

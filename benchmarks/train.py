@@ -24,6 +24,8 @@ from benchmarks.train_step import build, stepper
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from benchmarks.model_table import Row, machine, markdown, paired
+from benchmarks.train_step import build, stepper
 from fw_model.config import WorldConfig, preset
 from fw_train.config.load import from_mapping, load
 from fw_train.config.schema import Stage, TrainConfig
