@@ -16,8 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from benchmarks.adam_reference import align_with_adam
-from benchmarks.alignment_data import DATA, Noise, PairMaps, Truth, make_pairs, redkitchen
 
 from benchmarks.adam_reference import align_with_adam
 from benchmarks.alignment_data import DATA, Noise, PairMaps, Truth, make_pairs, redkitchen

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.model_table import Row, machine, markdown, paired, ratio_row
 
 from benchmarks.model_table import Row, machine, markdown, paired, ratio_row
 from fw_data import ClipDataset

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks import model_backbone, model_sampling, model_vae
-from benchmarks.model_table import Row, machine, markdown, write
 
 from benchmarks import model_backbone, model_sampling, model_vae
 from benchmarks.model_table import Row, machine, markdown, write

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from benchmarks.model_table import Row, Times, has_fast_bfloat16, matmul_peak, paired, ratio_row
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.model_table import Row, paired
 
 from benchmarks.model_table import Row, paired
 from fw_geometry import make_trajectory

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from benchmarks.model_table import Row, paired, ratio_row
 from diffusers import AutoencoderKLWan
 
 from benchmarks.model_table import Row, paired, ratio_row

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.model_table import Row, machine, markdown, paired
-from benchmarks.train_step import build, stepper
 from torch import Tensor
 from torch.utils._pytree import tree_map
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from benchmarks.train_plain import choose_plain, plain_loss
 from torch import Tensor
 
 from benchmarks.train_plain import choose_plain, plain_loss
@@ -91,6 +90,7 @@ def random_batch(world: FantasyWorld, config: TrainConfig, size: int) -> Batch:
         y=None if shapes.y is None else like(shapes.y),
         clip_feature=None if shapes.clip_feature is None else like(shapes.clip_feature),
         plucker=None if shapes.plucker is None else like(shapes.plucker),
+        control=None if shapes.control is None else like(shapes.control),
         targets=GeometryTargets(
             depth=1 + torch.rand(shapes.targets.depth.shape, generator=g),
             points=like(shapes.targets.points),

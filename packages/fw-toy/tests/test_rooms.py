@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+
 from fw_toy.rooms.clip import HELD_OUT_MOVES, HELD_OUT_PATHS, LAST_SEED, MOVES, RoomClip, plan_room, render_room
 from fw_toy.rooms.render import render
-
 from fw_toy.rooms.room import Room, Solid, build_room
 
 

@@ -91,8 +91,8 @@ def _decode(content: bytes, called: str, formats: tuple[str, ...] | None, max_pi
                     f"{called} has {image.width}x{image.height} pixels, more than {max_pixels / 1e6:g} million; "
                     "downscale it"
                 )
-            if getattr(image, "n_frames", 1) > 1 and image.format not in ("MPO", "TIFF"):
-                raise ImageError(f"{called} is animated ({image.format}, {image.n_frames} frames); give a single image")
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format not in ("MPO", "TIFF"):
+                raise ImageError(f"{called} is animated ({image.format}, {frames} frames); give a single image")
             return _convert(image, called)
     except UnidentifiedImageError:
         raise ImageError(_unreadable(called, kind, formats)) from None

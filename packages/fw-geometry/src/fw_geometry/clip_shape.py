@@ -13,12 +13,12 @@ SIDE = 16
 _SIZE = re.compile(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*")
 
 
-def nearest_num_frames(num_frames: float, *, least: int = 1) -> int:
+def nearest_num_frames(num_frames: int, *, least: int = 1) -> int:
     """The valid frame count closest to `num_frames`, at least `least` (itself valid)."""
     return max(least, round((num_frames - 1) / FRAME_STEP) * FRAME_STEP + 1)
 
 
-def nearest_side(pixels: float) -> int:
+def nearest_side(pixels: int) -> int:
     """The multiple of 16 closest to `pixels`, at least 16."""
     return max(SIDE, round(pixels / SIDE) * SIDE)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fw_toy.rooms.clip import HELD_OUT_WORLDS, render_room
 
+from fw_toy.rooms.clip import HELD_OUT_WORLDS, render_room
 from fw_train.config.load import from_mapping
 from fw_train.config.schema import ClipConfig, ConfigError, TrainConfig
 from fw_train.data.rooms import RoomDataset, is_rooms

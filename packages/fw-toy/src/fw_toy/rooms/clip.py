@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from fw_geometry.trajectories import make_trajectory
-from fw_toy.rooms.room import Room, Solid, build_room
 from fw_toy.rooms.render import render
+from fw_toy.rooms.room import Room, Solid, build_room
 
 HELD_OUT_WORLDS = 1_000_000_000
 HELD_OUT_PATHS = 2_000_000_000

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from fw_toy.rooms.clip import HELD_OUT_WORLDS, RoomClip, plan_room, render_room
 
 from fw_data.dataset.clip import Cameras
 from fw_data.dataset.reader import StoredGeometry
 from fw_data.dataset.schema import ClipRecord, Member
+from fw_toy.rooms.clip import HELD_OUT_WORLDS, RoomClip, plan_room, render_room
 from fw_train.config.schema import ClipConfig, ConfigError
 
 RENDERING = 1
