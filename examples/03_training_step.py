@@ -18,14 +18,7 @@ from fw_model.config import tiny
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.losses.losses import WorldLoss, geometry_loss, geometry_targets, world_loss
 from fw_model.model.model import FantasyWorld
-from fw_model.sampling.flow import (
-    TRAIN_STEPS,
-    TimestepSampler,
-    add_noise,
-    counter_generator,
-    counter_noise,
-    flow_target,
-)
+from fw_model.sampling import flow
 
 FRAMES, HEIGHT, WIDTH = 9, 48, 64
 
@@ -58,10 +51,10 @@ def main() -> None:
 
     world, autoencoder = FantasyWorld(tiny(), seed=0), BlockDCT()
     head = world.video.head.head.weight  # zero in a new model; not in a pretrained one, so not here
-    torch.nn.init.normal_(head, std=0.02, generator=counter_generator(0, 0, 0, "head"))
+    torch.nn.init.normal_(head, std=0.02, generator=flow.counter_generator(0, 0, 0, "head"))
     clean = autoencoder.encode(video)
-    noise, times = counter_noise(0, 0, 0, clean.shape[1:])[None], TimestepSampler(shift=2.0).draw(0, 0, [0])
-    noisy, timestep = add_noise(clean, noise, times.sigma), times.sigma * TRAIN_STEPS
+    noise, times = flow.counter_noise(0, 0, 0, clean.shape[1:])[None], flow.TimestepSampler(shift=2.0).draw(0, 0, [0])
+    noisy, timestep = flow.add_noise(clean, noise, times.sigma), times.sigma * flow.TRAIN_STEPS
     targets, scene = geometry_targets(depth, K, pose_c2w)  # in units of the mean distance of the points
     context = HashTextEncoder(text_len=16, text_dim=64).encode(["a wall"])
     first = first_frame_condition(autoencoder, video[:, :, :1], FRAMES, world.config.video.y_dim)
@@ -76,7 +69,7 @@ def main() -> None:
     trained = freeze_all_but(world, "coupling")
     rays = plucker_rays(K, scene.pose_c2w, HEIGHT, WIDTH)
     both = world(noisy, timestep, context=context, y=first, plucker=rays)
-    loss = world_loss(both.velocity, flow_target(clean, noise), times.weight, both.geometry, targets)
+    loss = world_loss(both.velocity, flow.flow_target(clean, noise), times.weight, both.geometry, targets)
     losses["stage2"] = step(trained, loss)
 
     out.write_text(json.dumps(losses, indent=1))

@@ -11,8 +11,8 @@ import pytest
 
 from fw_data.annotators.base import AnnotationRefused, ClipGeometry
 from fw_data.annotators.sfm import SfmBackend, SfmConfig, refusals
-from fw_data.annotators.sfm.keyframes import Motion
-from fw_data.annotators.sfm.matching import PairMatches
+from fw_data.annotators.sfm.matching.keyframes import Motion
+from fw_data.annotators.sfm.matching.matching import PairMatches
 from fw_geometry.metrics import ate
 
 CONFIG = SfmConfig(

@@ -4,16 +4,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fw_data.annotators.sfm.filling import fill_depth, spread
-from fw_data.annotators.sfm.fusion import carry_over, compare_with_neighbours
-from fw_data.annotators.sfm.plane_sweep import (
+from fw_data.annotators.sfm.dense.filling import fill_depth, spread
+from fw_data.annotators.sfm.dense.fusion import carry_over, compare_with_neighbours
+from fw_data.annotators.sfm.dense.plane_sweep import (
     box_mean,
     matching_scores,
     pixel_rays,
     refine_between_planes,
     warp_source,
 )
-from fw_data.annotators.sfm.semi_global import aggregate
+from fw_data.annotators.sfm.dense.semi_global import aggregate
 
 HEIGHT, WIDTH = 48, 64
 K = torch.tensor([[60.0, 0, WIDTH / 2], [0, 60.0, HEIGHT / 2], [0, 0, 1]])

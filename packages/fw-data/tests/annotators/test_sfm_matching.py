@@ -5,11 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from fw_data.annotators.sfm.features import extract_features
-from fw_data.annotators.sfm.keyframes import Motion, find_corners, measure_motion, select_keyframes, track_points
-from fw_data.annotators.sfm.matching import match_pair, select_pairs, verify_pair
-from fw_data.annotators.sfm.networks import WEIGHTS_SHA256, read_wheel_weights
-from fw_data.annotators.sfm.patches import align_to_frame, build_levels
+from fw_data.annotators.sfm.matching.features import extract_features
+from fw_data.annotators.sfm.matching.keyframes import (
+    Motion,
+    find_corners,
+    measure_motion,
+    select_keyframes,
+    track_points,
+)
+from fw_data.annotators.sfm.matching.matching import match_pair, select_pairs, verify_pair
+from fw_data.annotators.sfm.matching.networks import WEIGHTS_SHA256, read_wheel_weights
+from fw_data.annotators.sfm.matching.patches import align_to_frame, build_levels
 
 HEIGHT, WIDTH = 120, 160
 WARP = np.array([[0.97, 0.06, 6.0], [-0.05, 1.02, -3.0], [1e-4, -2e-4, 1.0]])

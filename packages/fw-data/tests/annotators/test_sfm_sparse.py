@@ -9,14 +9,14 @@ from scipy.spatial.transform import Rotation
 
 from fw_data.annotators.sfm.bundle import adjust, drop_outliers, to_reconstruction
 from fw_data.annotators.sfm.calibration import USUAL_FOCAL, fit_lens, fit_shutter, settle_focal
-from fw_data.annotators.sfm.features import Features
+from fw_data.annotators.sfm.dense.views import choose_sources, depth_limits
 from fw_data.annotators.sfm.focal import guess_focal_px
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
-from fw_data.annotators.sfm.matching import PairMatches, verify_pair
+from fw_data.annotators.sfm.matching.features import Features
+from fw_data.annotators.sfm.matching.matching import PairMatches, verify_pair
 from fw_data.annotators.sfm.reversal import candidates, likeliest, reverse
 from fw_data.annotators.sfm.rolling_shutter import estimate_readout, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
-from fw_data.annotators.sfm.views import choose_sources, depth_limits
 from fw_geometry.metrics import ate
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 260.0

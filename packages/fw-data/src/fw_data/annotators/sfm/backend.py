@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, UInt8
 from fw_data.annotators.base import ClipGeometry, ProgressCallback, StageProgress
 from fw_data.annotators.sfm import refusals
 from fw_data.annotators.sfm.config import SfmConfig
-from fw_data.annotators.sfm.dense import dense_depth
+from fw_data.annotators.sfm.dense.dense import dense_depth
 from fw_data.annotators.sfm.reconstruction import Reconstruction, reconstruct
 from fw_data.annotators.sfm.rectify import Rectifier
 from fw_data.annotators.sfm.rolling_shutter import residuals_px

@@ -7,8 +7,8 @@ import numpy as np
 import poselib
 
 from fw_data.annotators.sfm.calibration import USUAL_FOCAL
-from fw_data.annotators.sfm.features import Features
-from fw_data.annotators.sfm.matching import PairMatches
+from fw_data.annotators.sfm.matching.features import Features
+from fw_data.annotators.sfm.matching.matching import PairMatches
 
 RANGE = (0.35, 3.0)
 """Focal lengths taken seriously, in units of the long side (110 to 19 degrees)."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
-from fw_data.annotators.sfm.features import Features
-from fw_data.annotators.sfm.matching import PairMatches
+from fw_data.annotators.sfm.matching.features import Features
+from fw_data.annotators.sfm.matching.matching import PairMatches
 from fw_data.annotators.sfm.scene import SparseScene
 
 MIN_FIRST_POINTS = 30

@@ -15,12 +15,12 @@ from fw_data.annotators.sfm import refusals
 from fw_data.annotators.sfm.bundle import adjust, drop_outliers
 from fw_data.annotators.sfm.calibration import LOSS_PX, fit_lens, fit_shutter, robust_cost, settle_focal
 from fw_data.annotators.sfm.config import SfmConfig
-from fw_data.annotators.sfm.features import Features, extract_features
 from fw_data.annotators.sfm.focal import RANGE as FOCAL_RANGE
 from fw_data.annotators.sfm.focal import guess_focal_px
-from fw_data.annotators.sfm.keyframes import Motion, measure_motion, select_keyframes
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
-from fw_data.annotators.sfm.matching import PairMatches, match_keyframes
+from fw_data.annotators.sfm.matching.features import Features, extract_features
+from fw_data.annotators.sfm.matching.keyframes import Motion, measure_motion, select_keyframes
+from fw_data.annotators.sfm.matching.matching import PairMatches, match_keyframes
 from fw_data.annotators.sfm.refinement import refine_observations
 from fw_data.annotators.sfm.resection import pose_remaining_frames
 from fw_data.annotators.sfm.reversal import candidates, likeliest

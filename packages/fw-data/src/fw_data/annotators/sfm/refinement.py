@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from fw_data.annotators.sfm.bundle import select_points
-from fw_data.annotators.sfm.patches import (
+from fw_data.annotators.sfm.matching.patches import (
     PATCH_RADIUS,
     align_to_frame,
     build_levels,

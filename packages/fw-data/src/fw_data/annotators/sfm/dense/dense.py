@@ -14,12 +14,12 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fw_data.annotators.sfm.config import SfmConfig
-from fw_data.annotators.sfm.filling import fill_depth
-from fw_data.annotators.sfm.fusion import carry_over, compare_with_neighbours
-from fw_data.annotators.sfm.plane_sweep import matching_scores, refine_between_planes
+from fw_data.annotators.sfm.dense.filling import fill_depth
+from fw_data.annotators.sfm.dense.fusion import carry_over, compare_with_neighbours
+from fw_data.annotators.sfm.dense.plane_sweep import matching_scores, refine_between_planes
+from fw_data.annotators.sfm.dense.semi_global import aggregate
+from fw_data.annotators.sfm.dense.views import choose_sources, depth_limits
 from fw_data.annotators.sfm.scene import SparseScene
-from fw_data.annotators.sfm.semi_global import aggregate
-from fw_data.annotators.sfm.views import choose_sources, depth_limits
 from fw_data.annotators.sfm.workers import map_parallel
 
 FINE_STEPS = 4

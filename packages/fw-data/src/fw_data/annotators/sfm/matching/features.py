@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from fw_data.annotators.sfm.networks import load_xfeat
+from fw_data.annotators.sfm.matching.networks import load_xfeat
 
 MIN_SIDE_FOR_NETWORK = 32
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fw_data.annotators.sfm.plane_sweep import pixel_rays
+from fw_data.annotators.sfm.dense.plane_sweep import pixel_rays
 
 
 @dataclass(frozen=True, kw_only=True)

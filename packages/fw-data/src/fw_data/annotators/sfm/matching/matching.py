@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from fw_data.annotators.sfm.features import Features
-from fw_data.annotators.sfm.networks import load_lighterglue
+from fw_data.annotators.sfm.matching.features import Features
+from fw_data.annotators.sfm.matching.networks import load_lighterglue
 from fw_data.annotators.sfm.workers import map_parallel
 
 MIN_COSINE = 0.82

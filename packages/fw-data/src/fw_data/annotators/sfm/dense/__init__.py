@@ -1,0 +1,1 @@
+"""Dense stereo: a depth for every pixel of every frame, by plane sweeps that neighboring frames confirm."""

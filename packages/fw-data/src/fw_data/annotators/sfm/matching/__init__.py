@@ -1,0 +1,1 @@
+"""Keyframes, local features, and verified matches between frames."""
