@@ -19,6 +19,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fw_model.autoencoders.base import check_video_shape
+from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.checkpoints.weights import SHARD_BYTES, save_weights
 from fw_model.layers.modulation import RMSNorm
 
