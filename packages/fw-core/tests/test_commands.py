@@ -2,10 +2,16 @@
 
 import sys
 import types
+from dataclasses import dataclass
 
 import pytest
 
 from fw_core.commands import Command, Program, run
+
+
+@dataclass
+class SizeOptions:
+    size: int = 1
 
 
 @pytest.fixture
@@ -27,13 +33,22 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Program:
         }
         raise errors[words[0]]
 
-    module.echo, module.broken = echo, broken  # pyright: ignore[reportAttributeAccessIssue]
+    def show(options: SizeOptions) -> None:
+        print(options.size)
+
+    module.echo, module.broken, module.show, module.SizeOptions = echo, broken, show, SizeOptions  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.delenv("FW_DEBUG", raising=False)
     commands = {
         "echo": Command(help="print the words", target=f"{module.__name__}:echo", usage="WORDS"),
         "broken": Command(help="fail", target=f"{module.__name__}:broken"),
-        "absent": Command(help="a module that is never imported", target="no_such_module:main"),
+        "absent": Command(help="a module that is never imported", target="no_such_module:main", extra="toys[all]"),
+        "key add": Command(help="a sub-command", target=f"{module.__name__}:echo"),
+        "key list": Command(
+            help="a sub-command with options",
+            target=f"{module.__name__}:show",
+            options=f"{module.__name__}:SizeOptions",
+        ),
     }
     return Program(name="fw-test", description="A test.", commands=commands, moved={"toy": "fw-toy make"})
 
@@ -56,16 +71,18 @@ def test_the_command_gets_the_words_and_gives_the_code(program: Program, capsys:
 
 
 @pytest.mark.parametrize(
-    ("kind", "line"),
+    ("kind", "code", "line"),
     [
-        ("value", "fw-test: error: frames is 18; 17 is the nearest\n"),
-        ("file", "fw-test: error: photo.jpg: No such file or directory\n"),
-        ("disk", "fw-test: error: out/world.mp4: No space left on device\n"),
-        ("state", "fw-test: error: the database is gone\n"),
+        ("value", 2, "fw-test: error: frames is 18; 17 is the nearest\n"),
+        ("file", 2, "fw-test: error: photo.jpg: No such file or directory\n"),
+        ("disk", 2, "fw-test: error: out/world.mp4: No space left on device\n"),
+        ("state", 1, "fw-test: error: the database is gone\n"),
     ],
 )
-def test_errors_are_one_line(program: Program, capsys: pytest.CaptureFixture[str], kind: str, line: str) -> None:
-    assert run(program, ["broken", kind]) == 2
+def test_errors_are_one_line(
+    program: Program, capsys: pytest.CaptureFixture[str], kind: str, code: int, line: str
+) -> None:
+    assert run(program, ["broken", kind]) == code
     assert capsys.readouterr().err == line
 
 
@@ -83,6 +100,24 @@ def test_debugging_shows_every_traceback(program: Program, monkeypatch: pytest.M
 
 
 def test_an_unknown_command_gets_the_one_that_was_meant(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
-    for word, hint in (("ecko", "'echo'"), ("toy", "fw-toy make"), ("zzz", "echo, broken, absent")):
+    for word, hint in (("ecko", "'echo'"), ("toy", "fw-toy make"), ("zzz", "echo, broken, absent, key add")):
         assert run(program, [word]) == 2
         assert hint in capsys.readouterr().err
+
+
+def test_sub_commands_and_options(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(program, ["key", "add", "a"]) == 1
+    assert run(program, ["key", "list", "--size", "3"]) == 0
+    assert capsys.readouterr().out == "a\n3\n"
+    assert run(program, ["key", "--help"]) == 0
+    assert run(program, ["key"]) == 2
+    assert run(program, ["key", "ad"]) == 2
+    assert "'key add'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        run(program, ["key", "list", "--size", "x"])
+    assert stopped.value.code == 2
+
+
+def test_a_missing_module_names_what_to_install(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(program, ["absent"]) == 2
+    assert "toys[all]" in capsys.readouterr().err

@@ -2,8 +2,8 @@
 
 A program is a table of commands. Help lists them without importing any; a command's module is imported when it runs.
 
-Exit codes: 0 success, 1 completed with problems (each command says which), 2 wrong usage or bad input, 130 interrupted.
-A command may return other codes of its own. With FW_DEBUG=1 errors show their traceback.
+Exit codes: 0 success, 1 failed or completed with problems (each command says which), 2 wrong usage or bad input,
+130 interrupted. A command may return other codes of its own. With FW_DEBUG=1 errors show their traceback.
 """
 
 import difflib
@@ -14,8 +14,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
+
+
+def exit_code(error: Exception) -> int:
+    """Exit code of an error: 2 for bad input and operating-system errors, 1 for everything else."""
+    return WRONG_USE if isinstance(error, (ValueError, OSError)) else FAILED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +31,14 @@ class Command:
     help: str
     """One line for the list of commands."""
     target: str
-    """`module:function`. The function takes the words after the command's name and returns an exit code or None."""
+    """`module:function`. The function returns an exit code or None. It takes the parsed options if there is a class for
+    them, else the words after the command's name."""
+    options: str = ""
+    """`module:class` of a dataclass that the words after the command's name are parsed into."""
     usage: str = ""
     """Arguments to show after the name in the list of commands, such as `RAW OUT`."""
+    extra: str = ""
+    """Requirement to install if a module of this command is missing, such as `fw-data[toy]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +46,16 @@ class Program:
     """A program and its commands."""
 
     name: str
-    """What is typed, such as `fw-data`."""
+    """The program as typed, such as `fw-data`."""
     description: str
     """One sentence for the top of the help."""
     commands: Mapping[str, Command]
-    """By name, in the order of the help."""
+    """By name, in the order of the help. A name of two words, such as `key add`, is a sub-command."""
     notes: str = ""
     """Paragraphs for the end of the help."""
     moved: Mapping[str, str] | None = None
-    """Name of a command of another program -> what to type instead."""
-    exit_code: Callable[[Exception], int] = lambda _error: WRONG_USE
+    """Name of a command of another program -> the command to type instead."""
+    exit_code: Callable[[Exception], int] = exit_code
     """Exit code of an error that reaches the dispatcher."""
 
     def usage(self) -> str:
@@ -65,28 +76,31 @@ class Program:
 def run(program: Program, argv: Sequence[str] | None = None) -> int:
     """Run one command of a program and return its exit code.
 
-    ValueError and OSError, which bad input and the machine cause, become one line on standard error; so does
-    RuntimeError, unless FW_DEBUG=1. Anything else is a bug and shows its traceback.
+    ValueError and OSError, which bad input and the machine cause, become one line on standard error; so do RuntimeError
+    and FloatingPointError. Anything else is a bug and shows its traceback; with FW_DEBUG=1 every error does.
 
     Args:
         program: the table of commands.
         argv: words after the program's name; None takes those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(program.usage(), end="")
-        return 0 if words else WRONG_USE
-    if words[0] in ("-V", "--version"):
+    if words and words[0] in ("-V", "--version"):
         from fw_core import __version__
 
         print(f"{program.name} {__version__}")
         return 0
-    command = program.commands.get(words[0])
-    if command is None:
-        return fail(program.name, _unknown(program, words[0]))
+    name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in program.commands), None)
+    if name is None:
+        group = bool(words) and any(known.startswith(f"{words[0]} ") for known in program.commands)
+        asked = words[group : group + 1]
+        if not asked or asked[0] in ("-h", "--help", "help"):
+            print(program.usage(), end="")
+            return 0 if asked else WRONG_USE
+        return fail(program.name, _unknown(program, " ".join(words[: 1 + group])))
+    command, rest = program.commands[name], words[len(name.split()) :]
     try:
-        return _load(command.target)(words[1:]) or 0
-    except (ValueError, OSError, RuntimeError) as error:
+        return _start(program, name, command, rest) or 0
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if os.environ.get("FW_DEBUG") == "1":
             raise
         return fail(program.name, describe(error), program.exit_code(error))
@@ -111,9 +125,25 @@ def describe(error: Exception) -> str:
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known word that was most likely meant, if one is close."""
+    """The known word closest to a misspelled one, if any is close."""
     found = difflib.get_close_matches(word, known, n=1)
     return found[0] if found else None
+
+
+def _start(program: Program, name: str, command: Command, words: list[str]) -> Any:
+    try:
+        if not command.options:
+            return _load(command.target)(words)
+        options_class = _load(command.options)
+    except ModuleNotFoundError as error:
+        if not command.extra:
+            raise
+        needs = f"`{program.name} {name}` needs the module {error.name}"
+        return fail(program.name, f"{needs}; install it: pip install '{command.extra}'")
+    import tyro
+
+    options = tyro.cli(options_class, prog=f"{program.name} {name}", args=words)
+    return _load(command.target)(options)
 
 
 def _unknown(program: Program, word: str) -> str:
@@ -124,6 +154,6 @@ def _unknown(program: Program, word: str) -> str:
     return f"unknown command {word!r}; {hint}"
 
 
-def _load(target: str) -> Callable[[list[str]], Any]:
+def _load(target: str) -> Callable[..., Any]:
     module, _, name = target.partition(":")
     return getattr(import_module(module), name)
