@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # targets without a description are steps of others
 .PHONY: small-world-data evidence-data
-.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-serve small-world evidence ablations studio format clean
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-serve house small-world evidence ablations studio format clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
@@ -71,6 +71,9 @@ bench-train: env ## what stage 1 saves against the plain way, and fw-train plan 
 
 bench-serve: env ## create and poll times of the service, time to ready, memory (idle machine)
 	@$(RUN) python -m benchmarks.serve --out bench
+
+house: env ## print size, layout and wording of the tree (TREES="before=../old now=." compares checkouts)
+	@$(RUN) python -m benchmarks.house $(TREES)
 
 SMALL := small_world
 TRAIN = $(RUN) fw-train

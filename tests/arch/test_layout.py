@@ -3,10 +3,9 @@
 import ast
 from collections import Counter
 from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import pytest
+from benchmarks.house import cycles, imports, sources
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_FILES = 20
@@ -15,34 +14,10 @@ LAZY = {("fw_model.model.model", "fw_model.checkpoints.checkpoint")}
 """The one cycle: `FantasyWorld.from_pretrained` loads checkpoints, and loading a checkpoint builds a `FantasyWorld`."""
 
 
-def sources() -> dict[str, Path]:
-    """Every module of the packages by its dotted name."""
-    found = {}
-    for src in (*ROOT.glob("packages/*/src"), *ROOT.glob("apps/*/src")):
-        for path in src.rglob("*.py"):
-            found[".".join(path.relative_to(src).with_suffix("").parts).removesuffix(".__init__")] = path
-    return found
-
-
 def programs() -> Iterator[Path]:
     """Every Python file that we wrote, tests and benchmarks included."""
     for room in ("apps", "benchmarks", "docs", "examples", "packages", "tests"):
         yield from (path for path in (ROOT / room).rglob("*.py") if "node_modules" not in path.parts)
-
-
-def imports(tree: ast.Module, modules: dict[str, Path]) -> set[str]:
-    """Our modules that a module imports, at its top or inside a function; imports for type checkers do not count."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            node.body = []
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            inside = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in modules else str(node.module) for name in inside}
-    return found & modules.keys()
 
 
 def edits_sys_path(node: ast.AST) -> bool:
@@ -66,10 +41,8 @@ def test_imports_form_no_cycle() -> None:
     for module, imported in LAZY:
         assert imported in graph[module], f"{module} no longer imports {imported}: take it off the list"
         graph[module].remove(imported)
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        pytest.fail(f"import cycle: {' <- '.join(error.args[1])}; move what both sides need into a module of its own")
+    found = cycles(graph)
+    assert not found, f"import cycles: {found}; move the shared part into a third module"
 
 
 def test_nobody_edits_sys_path() -> None:
