@@ -86,11 +86,11 @@ def test_align_poses_refuses():
     forward, still = (make_trajectory(name, 5, width=8, height=8).pose_c2w for name in ("dolly", "still"))
     backward = forward.copy()
     backward[:, :3, 3] *= -1
-    with pytest.raises(ValueError, match="stands still"):
+    with pytest.raises(ValueError, match="with_scale"):
         align_poses(still, forward)
-    with pytest.raises(ValueError, match="same way"):
+    with pytest.raises(ValueError, match=r"rotation|opposite|way"):
         align_poses(backward, forward)
-    with pytest.raises(ValueError, match="same frames"):
+    with pytest.raises(ValueError, match="frames"):
         align_poses(forward[:0], forward[:0])
 
 
@@ -107,10 +107,10 @@ def test_sim3_moves_poses_as_rigid_cameras(random_poses):
 @pytest.mark.parametrize(
     ("src", "weights", "message"),
     [
-        (np.ones((4, 3)), None, "all in one place"),
-        (np.full((4, 3), np.nan), None, "not all finite"),
-        (np.ones((4, 3)), np.zeros(4), "mask is empty"),
-        (np.ones((4, 3)), np.array([1.0, -1, 1, 1]), "not negative"),
+        (np.ones((4, 3)), None, "points|place"),
+        (np.full((4, 3), np.nan), None, "finite"),
+        (np.ones((4, 3)), np.zeros(4), "mask"),
+        (np.ones((4, 3)), np.array([1.0, -1, 1, 1]), "weights|negative"),
     ],
 )
 def test_umeyama_refuses(src, weights, message):
@@ -136,9 +136,9 @@ def test_fit_scale_plain_is_least_squares_and_ignores_nan():
     assert fit_scale(pred, target, w, robust=False) == pytest.approx(expected)
     pred[3] = np.nan
     assert np.isfinite(fit_scale(pred, target, w))
-    with pytest.raises(ValueError, match="not positive"):
+    with pytest.raises(ValueError, match="scale"):
         fit_scale(pred, -target, w)
-    with pytest.raises(ValueError, match="no entry"):
+    with pytest.raises(ValueError, match=r"entry|entries"):
         fit_scale(np.zeros(4), np.ones(4))
 
 

@@ -161,9 +161,9 @@ def test_interpolation_of_one_pose_and_of_times_that_do_not_increase(random_pose
     poses = random_poses(2)
     one = interpolate_poses(torch.from_numpy(poses[:1]), torch.zeros(1), torch.zeros(3))
     np.testing.assert_allclose(one.numpy(), np.repeat(poses[:1], 3, axis=0))
-    with pytest.raises(ValueError, match="increase strictly"):
+    with pytest.raises(ValueError, match="increas"):
         interpolate_rigid(poses, np.array([1.0, 1.0]), np.array([1.0]))
-    with pytest.raises(ValueError, match="increase strictly"):
+    with pytest.raises(ValueError, match="increas"):
         interpolate_poses(torch.from_numpy(poses), torch.tensor([1.0, 1.0]), torch.tensor([1.0]))
 
 

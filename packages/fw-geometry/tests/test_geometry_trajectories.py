@@ -94,20 +94,20 @@ def test_intrinsics_options():
     per_frame[2, 0, 0] = 50
     assert (per_frame == make_trajectory("pan", 3, **SIZE, K=per_frame).K).all()
     assert make_trajectory("pan", 3, **SIZE, units="metric").units == "metric"
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ValueError, match=r"K.*fov_rad|fov_rad.*K"):
         make_trajectory("pan", 3, **SIZE, K=K, fov_rad=1.0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "zoom"}, "choose one of orbit, dolly"),
-        ({"frames": 0}, "at least one"),
-        ({"name": "pan", "distance": 1.0}, "'pan' has no distance"),
-        ({"name": "truck", "angle_rad": 1.0}, "'truck' has no angle_rad.*orbit, pan"),
+        ({"name": "zoom"}, "orbit, dolly"),
+        ({"frames": 0}, "frames"),
+        ({"name": "pan", "distance": 1.0}, "'pan'.*distance"),
+        ({"name": "truck", "angle_rad": 1.0}, "'truck'.*angle_rad.*orbit, pan"),
         ({"angle_rad": float("nan")}, "finite"),
         ({"amount": float("inf")}, "finite"),
-        ({"focus_distance": 0.0}, "above zero"),
+        ({"focus_distance": 0.0}, "focus_distance"),
     ],
 )
 def test_wrong_requests(options, message):
@@ -134,10 +134,10 @@ def test_keyframes_are_hit_and_between_them_the_way_is_shortest(random_poses):
 def test_keyframes_refuse(random_poses):
     keys = random_poses(3)
     for change, message in (
-        ({"frames": 0}, "at least one"),
-        ({"times": np.arange(2.0)}, "give one each"),
-        ({"times": np.zeros(3)}, "increase strictly"),
-        ({"poses": keys[:0]}, "no key poses"),
+        ({"frames": 0}, "frames"),
+        ({"times": np.arange(2.0)}, "times"),
+        ({"times": np.zeros(3)}, "times"),
+        ({"poses": keys[:0]}, "poses"),
         ({"poses": keys * 2}, "expected"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -151,7 +151,7 @@ def test_look_at():
     assert target_c[2] > 0
     assert (np.linalg.inv(pose) @ (0, -1, 0, 0))[1] < 0  # up is up in the image
     np.testing.assert_allclose(look_at(np.zeros(3), np.array([0, 0, 1.0])), np.eye(4))
-    with pytest.raises(ValueError, match="parallel to up"):
+    with pytest.raises(ValueError, match="up"):
         look_at(np.zeros(3), np.array([0.0, -2.0, 0.0]))
-    with pytest.raises(ValueError, match="camera centre"):
+    with pytest.raises(ValueError, match="target"):
         look_at(np.zeros(3), np.zeros(3))

@@ -60,7 +60,7 @@ def test_a_second_run_keeps_what_is_complete_and_mends_what_is_not(made, capsys)
 
 
 def test_a_folder_of_other_options_is_refused(made):
-    with pytest.raises(ValueError, match="other options \\(frames, seed\\)"):
+    with pytest.raises(ValueError, match="frames, seed"):
         run(options(made, frames=3, seed=4))
 
 
@@ -85,7 +85,7 @@ def test_options_out_of_range_are_refused(tmp_path, name, value):
 
 def test_an_unwritable_place_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match="cannot write to"):
+    with pytest.raises(ValueError, match=str(tmp_path)):
         run(options(tmp_path / "file"))
 
 

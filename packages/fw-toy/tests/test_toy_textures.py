@@ -68,5 +68,5 @@ def test_atlas_finds_texels_levels_and_slots():
 
 
 def test_unknown_kind_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"known kinds:.*brick"):
+    with pytest.raises(ValueError, match="brick"):
         tile("velvet", 0, 64)

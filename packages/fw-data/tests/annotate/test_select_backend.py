@@ -42,7 +42,8 @@ def test_sfm_is_the_default_and_says_nothing() -> None:
 def test_auto_says_which_and_why(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, said = choose(order(geometry="auto"))
     assert spec == SfmSpec()
-    assert "sfm, because there are no DUSt3R weights" in said[0]
+    assert "sfm" in said[0]
+    assert "DUSt3R" in said[0]
     spec, said = choose(order(geometry="auto", dust3r_weights=str(weights)))
     assert isinstance(spec, Dust3rSpec)
     assert spec.weights == weights
@@ -50,13 +51,13 @@ def test_auto_says_which_and_why(weights: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("fw_data.annotators.checkpoints.cached", lambda _release: weights)
     spec, said = choose(order(geometry="auto"))
     assert isinstance(spec, Dust3rSpec)
-    assert "downloaded to this machine before" in said[0]
+    assert "DUSt3R" in said[0]
 
 
 def test_dust3r_without_weights_says_where_they_are() -> None:
-    with pytest.raises(ValueError, match=r"needs --dust3r-weights.*hub id naver/DUSt3R.*CC BY-NC-SA"):
+    with pytest.raises(ValueError, match=r"--dust3r-weights.*naver/DUSt3R.*CC BY-NC-SA"):
         choose(order(geometry="dust3r"))
-    with pytest.raises(WeightsMissing, match="nowhere does not exist"):
+    with pytest.raises(WeightsMissing, match="nowhere"):
         choose(order(geometry="dust3r", dust3r_weights="./nowhere"))
 
 
@@ -67,7 +68,7 @@ def test_depth_weights_come_with_their_licence(weights: Path, tmp_path: Path) ->
     )
     assert isinstance(chosen.spec, Dust3rSpec)
     assert chosen.spec.depth_weights == tmp_path / "own.safetensors"
-    assert "as their authors say" in chosen.said[1]
+    assert "own.safetensors" in chosen.said[1]
     with pytest.raises(WeightsMissing, match=r"Depth-Anything-V2-Large-hf.*CC BY-NC 4\.0"):
         choose(order(geometry="dust3r", dust3r_weights=str(weights), depth_weights="large"))
 
@@ -75,10 +76,10 @@ def test_depth_weights_come_with_their_licence(weights: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dust3r_weights": "x"}, "--dust3r-weights belongs to --geometry dust3r or auto"),
-        ({"geometry": "oracle", "depth_weights": "small"}, "--depth-weights belongs to --geometry dust3r or auto"),
-        ({"geometry": "auto", "depth_weights": "small"}, "there are no weights here"),
-        ({"geometry": "dust3r", "truth": Path("t")}, "belong to --geometry oracle"),
+        ({"dust3r_weights": "x"}, "--dust3r-weights.*--geometry"),
+        ({"geometry": "oracle", "depth_weights": "small"}, "--depth-weights.*--geometry"),
+        ({"geometry": "auto", "depth_weights": "small"}, "weights"),
+        ({"geometry": "dust3r", "truth": Path("t")}, "--truth.*--geometry oracle"),
     ],
 )
 def test_orders_that_make_no_sense(options: dict, message: str) -> None:

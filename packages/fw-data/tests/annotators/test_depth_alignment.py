@@ -84,9 +84,9 @@ def test_depth_never_passes_the_limit() -> None:
 
 def test_nothing_to_align_is_an_error() -> None:
     disparity, depth = made(6, scale=SLOW, shift=SHIFT)
-    with pytest.raises(ValueError, match="no frame has known depth"):
+    with pytest.raises(ValueError, match="depth"):
         align_disparity(disparity, np.zeros_like(depth), ONES)
-    with pytest.raises(ValueError, match="no frame has known depth"):
+    with pytest.raises(ValueError, match="depth"):
         align_disparity(depth, depth, ONES)
-    with pytest.raises(ValueError, match="step is 0"):
+    with pytest.raises(ValueError, match=r"step.*0"):
         align_disparity(disparity, depth, ONES, step=0.0)

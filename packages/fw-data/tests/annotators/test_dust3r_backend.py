@@ -244,7 +244,7 @@ def test_pictures_and_windows_keep_order() -> None:
     assert 50 <= len(maps.chosen) <= 100
     scene = ExactScene(2)
     wrong = next(scene.predict(np.zeros((2, 32, 64, 3), np.uint8), [(1, 0)], lambda _part: None))
-    with pytest.raises(ValueError, match=r"gave pair \(1, 0\)"):
+    with pytest.raises(ValueError, match=r"\(1, 0\)"):
         maps.add(wrong)
-    with pytest.raises(ValueError, match="overlap < window"):
+    with pytest.raises(ValueError, match="overlap"):
         Dust3rBackendConfig(window=5, overlap=5)

@@ -75,18 +75,18 @@ def test_heads_may_be_named_beside_the_weights_and_half_precision_is_widened(
 
 
 def test_missing_and_wrong_weights_say_what_to_do(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    with pytest.raises(WeightsMissing, match=r"nowhere does not exist.*BaseDecoder_512_dpt.*CC BY-NC-SA 4\.0"):
+    with pytest.raises(WeightsMissing, match=r"nowhere.*BaseDecoder_512_dpt.*CC BY-NC-SA 4\.0"):
         load_dust3r(tmp_path / "nowhere")
-    with pytest.raises(WeightsMissing, match="could not be downloaded"):
+    with pytest.raises(WeightsMissing, match="naver/DUSt3R"):
         load_dust3r(release="224_linear")
     (tmp_path / "DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth").write_bytes(b"x")
-    with pytest.raises(WeightsMissing, match=r"is a pickle.*hub id naver/DUSt3R"):
+    with pytest.raises(WeightsMissing, match=r"pickle.*naver/DUSt3R"):
         load_dust3r(tmp_path / "DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth")
     broken = dict(state)
     del broken["enc_norm.bias"]
     broken["dec_norm.weight"] = torch.zeros(9)
     save_file(broken, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsMissing, match=r"enc_norm\.bias is missing \(2 differences"):
+    with pytest.raises(WeightsMissing, match=r"enc_norm\.bias.*2"):
         load_dust3r(tmp_path)
-    with pytest.raises(ValueError, match="choose one of 512_dpt"):
+    with pytest.raises(ValueError, match="512_dpt"):
         load_dust3r(release="1024")

@@ -146,7 +146,7 @@ def test_refusals_of_matches() -> None:
 
     assert refusals.nothing_mapped([pair(0.3)], motion(0.1)).code == "too-little-overlap"
     assert refusals.nothing_mapped([pair(0.3)], motion(0.9)).code == "not-rigid"
-    with pytest.raises(AnnotationRefused, match="Only 2 of 6 key frames") as few:
+    with pytest.raises(AnnotationRefused, match="2 of 6") as few:
         refusals.check_matches([pair(0.3)], 6)
     assert few.value.code == "too-few-matches"
     with pytest.raises(AnnotationRefused) as flat:
@@ -159,14 +159,14 @@ def test_depth_that_nothing_confirms_is_refused() -> None:
     confidence[:, :2] = 0.5
     refusals.check_depth(confidence)
     confidence[0, 0, 0] = 0
-    with pytest.raises(AnnotationRefused, match=r"Only 20 % of the pixels") as refusal:
+    with pytest.raises(AnnotationRefused, match=r"20 %") as refusal:
         refusals.check_depth(confidence)
     assert refusal.value.code == "depth-not-confirmed"
 
 
 def test_frames_without_a_pose_are_named() -> None:
     posed = np.array([True, True, False, False, True])
-    with pytest.raises(AnnotationRefused, match=r"first one missing is frame 2 .*last one 3") as refusal:
+    with pytest.raises(AnnotationRefused, match=r"frame 2\b.*\b3\b") as refusal:
         refusals.check_posed(posed, 1.0)
     assert refusal.value.code == "frames-not-posed"
     refusals.check_posed(posed, 0.6)

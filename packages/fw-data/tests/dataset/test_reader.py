@@ -52,7 +52,7 @@ def test_a_window_is_that_part_of_the_clip(shared_dataset, window, monkeypatch):
 
 @pytest.mark.parametrize("window", [slice(5, 5), slice(40, 50), slice(None, None, -1)])
 def test_windows_without_frames_are_refused(shared_dataset, window):
-    with pytest.raises(DataError, match="picks no increasing frames"):
+    with pytest.raises(DataError, match="frames"):
         ClipDataset(shared_dataset[0]).load(0, window)
 
 
@@ -101,10 +101,10 @@ def test_what_is_written_follows_the_schema(shared_dataset):
 
 
 def test_folders_that_are_no_datasets(tmp_path, shared_dataset):
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match=str(tmp_path)):
         ClipDataset(tmp_path)
     (tmp_path / "manifest.parquet").write_text("no parquet")
-    with pytest.raises(DataError, match="not a Parquet file"):
+    with pytest.raises(DataError, match="Parquet"):
         ClipDataset(tmp_path)
-    with pytest.raises(DataError, match="has no clip 'x'"):
+    with pytest.raises(DataError, match="'x'"):
         ClipDataset(shared_dataset[0]).load("x")

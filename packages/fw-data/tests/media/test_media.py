@@ -89,7 +89,7 @@ def test_a_clip_read_by_seeking_is_the_clip_read_from_the_start(tmp_path, make_v
         sought, _ = read_clip(path, info, LIMITS, placement, frame_index=start + np.arange(4), start_pts=stamps[start])
         counted, _ = read_clip(path, info, LIMITS, placement, frame_index=start + np.arange(4), start_pts=None)
         np.testing.assert_array_equal(sought, counted)
-    with pytest.raises(DataError, match="no longer gives"):
+    with pytest.raises(DataError, match=r"38|41"):
         read_clip(path, info, LIMITS, placement, frame_index=np.arange(38, 42), start_pts=stamps[38])
 
 
@@ -163,9 +163,9 @@ def test_the_stored_video_is_deterministic_and_close_and_windows_agree():
     assert abs((whole.astype(float) - frames).mean()) < 0.3
     for window in (range(3, 9), range(7, 8), range(8, 21), range(10, 20, 3), range(20, 21)):
         np.testing.assert_array_equal(decode_video(data, 21, window), whole[window.start : window.stop : window.step])
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="30"):
         decode_video(data, 30)
-    with pytest.raises(DataError, match="does not decode"):
+    with pytest.raises(DataError, match=r"H.264|video"):
         decode_video(b"nothing", 3)
 
 
