@@ -18,7 +18,7 @@ def test_no_command_is_wrong_usage_and_help_is_not(capsys: pytest.CaptureFixture
     assert cli.main([]) == 2
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {name} " in shown for name in cli.COMMANDS)
+    assert all(f"\n  {name} " in shown for name in cli.PROGRAM.commands)
 
 
 def test_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,13 +32,13 @@ def test_bad_input_is_one_line_without_traceback(capsys: pytest.CaptureFixture[s
     words = ["generate", "none.png", "--checkpoint", str(tmp_path / "absent"), "--out", str(tmp_path / "world")]
     assert cli.main(words) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ")
+    assert error.startswith("fw: error: ")
     assert "absent" in error
     assert "Traceback" not in error
 
 
 def test_doctor_says_that_this_machine_can_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert doctor.main(["--json", "--out", str(tmp_path)]) == 0
+    assert cli.main(["doctor", "--json", "--out", str(tmp_path)]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["can_run"]
     names = {check["name"] for check in answer["checks"]}
@@ -50,7 +50,7 @@ def test_doctor_counts_a_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_pa
     missing = [check for check in doctor.run_checks(tmp_path) if check.status == "missing"]
     assert [check.name for check in missing] == ["no-such-package"]
     assert "make env" in missing[0].fix
-    assert doctor.main(["--out", str(tmp_path)]) == 1
+    assert cli.main(["doctor", "--out", str(tmp_path)]) == 1
 
 
 def test_doctor_refuses_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

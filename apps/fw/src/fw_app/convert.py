@@ -1,14 +1,10 @@
 """`fw convert`: a checkpoint that others published as a pickle becomes safetensors, opened in a process of its own."""
 
-import tyro
-
 from fw_app.options import ConvertOptions
 
 
-def main(argv: list[str]) -> int:
-    """`fw convert`: write the folder and say what the file was."""
-    options = tyro.cli(ConvertOptions, prog="fw convert", args=argv)
-
+def convert(options: ConvertOptions) -> None:
+    """Write the folder and print what kind of checkpoint the file was."""
     from fw_model.convert import convert_checkpoint
 
     done = convert_checkpoint(options.source, options.folder)
@@ -18,4 +14,3 @@ def main(argv: list[str]) -> int:
     for name in done.files:
         print(f"  {done.folder / name}")
     print(f"written to {done.folder}")
-    return 0

@@ -17,8 +17,6 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import tyro
-
 from fw_app.demo_data import held_out_clip
 from fw_app.options import DemoOptions
 from fw_model.checkpoints.shipped import shipped_weights
@@ -99,12 +97,6 @@ def has_shipped_weights() -> bool:
     except ValueError:
         return False
     return True
-
-
-def main(argv: list[str]) -> int:
-    """`fw demo`: run the plan, then write the report; 0 when every step succeeded."""
-    options = tyro.cli(DemoOptions, prog="fw demo", args=argv)
-    return run(options)
 
 
 def run(options: DemoOptions) -> int:

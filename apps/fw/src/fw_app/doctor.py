@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from fw_app.options import DoctorOptions
+
 Status = Literal["ok", "note", "missing"]
 
 NEEDED_MODULES = {
@@ -66,13 +68,8 @@ def run_checks(out: Path) -> list[Check]:
     ]
 
 
-def main(argv: list[str]) -> int:
-    """`fw doctor`: print the checks; 0 when the main job can run here, else 1."""
-    import tyro
-
-    from fw_app.options import DoctorOptions
-
-    options = tyro.cli(DoctorOptions, prog="fw doctor", args=argv)
+def doctor(options: DoctorOptions) -> int:
+    """Print the checks; the exit code is 0 if the main job can run here, else 1."""
     checks = run_checks(options.out)
     missing = [check for check in checks if check.status == "missing"]
     if options.json:

@@ -8,8 +8,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
 from fw_app.options import GenerateOptions, parse_size
 
 if TYPE_CHECKING:
@@ -78,16 +76,14 @@ def _fitted(trajectory: "Trajectory", *, width: int, height: int) -> "Trajectory
     return covering.cropped(left, top, width, height)
 
 
-def main(argv: list[str]) -> int:
-    """`fw generate`: make the world, write it, and end with the line that says where it is."""
-    options = tyro.cli(GenerateOptions, prog="fw generate", args=argv)
+def generate_anywhere(options: GenerateOptions) -> None:
+    """`fw generate`: on this machine, or on the server of `--server`."""
     if options.server is None:
         generate(options)
     else:
         from fw_app.remote import generate_remotely
 
         generate_remotely(options)
-    return 0
 
 
 def generate(options: GenerateOptions) -> "World":

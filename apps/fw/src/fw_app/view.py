@@ -2,15 +2,11 @@
 
 import threading
 
-import tyro
-
 from fw_app.options import ViewOptions
 
 
-def main(argv: list[str]) -> int:
-    """`fw view`: serve until Ctrl-C."""
-    options = tyro.cli(ViewOptions, prog="fw view", args=argv)
-
+def view(options: ViewOptions) -> None:
+    """Serve until Ctrl-C."""
     from fw_app.viewer import load, serve
 
     server = serve(load(options.source, options.clip), host=options.host, port=options.port)
@@ -19,4 +15,3 @@ def main(argv: list[str]) -> int:
         threading.Event().wait()
     finally:
         server.stop()
-    return 0

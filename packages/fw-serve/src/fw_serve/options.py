@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -75,7 +75,7 @@ class UpOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyOptions:
-    """Where the keys are kept."""
+    """List the API keys and their limits."""
 
     data: Path = Path("fw-serve-data")
     """The data folder of `fw-serve up`."""
@@ -85,9 +85,19 @@ class KeyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyAddOptions(KeyOptions):
-    """Make an API key. It is shown once and kept as a digest."""
+    """Create an API key. It is shown once and stored as a digest."""
 
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """Name of the key's owner, a person or a program."""
     per_minute: int = 30
     """Worlds that its owner may ask for within a minute."""
     max_queued: int = 8
     """Jobs of its owner that may wait at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyRevokeOptions(KeyOptions):
+    """Revoke an API key."""
+
+    id: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
+    """Id of the key, as `fw-serve key list` shows it."""
