@@ -1,6 +1,5 @@
 """`fw view`: what it loads from datasets and worlds, and that the page is served with the right things in it."""
 
-import re
 import urllib.request
 from pathlib import Path
 
@@ -64,8 +63,8 @@ def test_the_page_shows_points_cameras_and_both_paths(world):
 
 
 def test_what_cannot_be_shown_is_said(tmp_path, world):
-    with pytest.raises(ValueError, match="neither a dataset"):
+    with pytest.raises(ValueError, match=r"manifest\.parquet.*geometry\.npz"):
         load(tmp_path)
     (world / "images" / "frame_00000.png").unlink()
-    with pytest.raises(ValueError, match=re.escape("holds 2 frames of 3")):
+    with pytest.raises(ValueError, match=r"images.*2.*3"):
         load(world)

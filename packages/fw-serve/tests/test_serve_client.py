@@ -39,12 +39,12 @@ def test_failures_are_told(client, picture, tmp_path):
     with pytest.raises(ServiceError, match="this cannot be made") as failed:
         client.wait(client.create(picture, "wrong").id)
     assert failed.value.code == "invalid_request"
-    with pytest.raises(ServiceError, match="multiples of 16") as refused:
+    with pytest.raises(ServiceError, match=r"size.*16") as refused:
         client.create(picture, "x", size="50x50")
     assert refused.value.status == 400
     gate = tmp_path / "gate"
     held = client.create(picture, f"hold={gate}")
-    with pytest.raises(ServiceError, match="no files yet"):
+    with pytest.raises(ServiceError, match="queued|in_progress"):
         client.download(held.id, "video", tmp_path / "v.mp4")
     assert list(tmp_path.iterdir()) == [], "a broken download leaves nothing"
     assert client.cancel(held.id).error.code == "cancelled"
@@ -68,7 +68,7 @@ def test_requests_are_repeated_when_that_is_safe(picture):
     assert len({key for _, key in asked}) == 1
     assert slept == [0.5, 7.0]
     asked.clear()
-    with pytest.raises(ServiceError, match="cannot be reached"):
+    with pytest.raises(ServiceError, match="http://x"):
         client.cancel("video_1")
     assert len(asked) == 1, "a request that is not safe to repeat is sent once"
     plain = Client("http://x", transport=httpx.MockTransport(lambda _: httpx.Response(502, text="<proxy>")), retries=0)
@@ -105,7 +105,7 @@ def test_keys_from_the_command_line(tmp_path, capsys):
     assert key not in shown
     assert main(["key", "revoke", public, *where]) == 0
     assert main(["key", "revoke", public, *where]) == 2
-    assert "no valid key" in capsys.readouterr().err
+    assert public in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         main(["key", "add", *where])
     assert stopped.value.code == 2
@@ -115,13 +115,13 @@ def test_keys_from_the_command_line(tmp_path, capsys):
 def test_wrong_use_is_explained(tmp_path, capsys):
     cases = {
         ("nothing",): "'nothing'",
-        ("up", "missing-folder"): "no folder",
+        ("up", "missing-folder"): "missing-folder",
         ("up", "a/b", "--host", "0.0.0.0", "--data", str(tmp_path)): "fw-serve key add",
         ("up", "a/b", "--queue", "0"): "--queue",
-        ("up", "a/b", "--keys", "on", "--data", str(tmp_path)): "no API key",
+        ("up", "a/b", "--keys", "on", "--data", str(tmp_path)): "--keys on",
         ("up", "a/b", "--workers", "2"): "--engine ray",
         ("up", "a/b", "--engine", "ray", "--device", "cuda:0"): "--gpus-per-worker",
-        ("up", "a/b", "--engine", "ray", "--workers", "0"): "--workers is at least 1",
+        ("up", "a/b", "--engine", "ray", "--workers", "0"): "--workers",
         ("up", "a/b", "--engine", "ray", "--only", "api"): "--only",
     }
     for words, expected in cases.items():

@@ -18,7 +18,7 @@ def loaded(folder: Path, checkpoint: str = SMALL_WORLD) -> object:
 def test_without_a_checkpoint_the_shipped_weights_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "__file__", str(tmp_path / "checkpoints" / "shipped.py"))
     assert UpOptions().checkpoint == SMALL_WORLD
-    with pytest.raises(ValueError, match="comes without the weights 'small-world'"):
+    with pytest.raises(ValueError, match="small-world"):
         loaded(tmp_path)
     assert not (tmp_path / "data").exists()
     (tmp_path / "small_world").mkdir()
@@ -31,5 +31,5 @@ def test_a_folder_is_made_absolute_and_a_hub_id_stays(tmp_path: Path, monkeypatc
     (tmp_path / "export").mkdir()
     assert loaded(tmp_path, checkpoint="export") == str(tmp_path / "export")
     assert loaded(tmp_path, checkpoint="owner/name") == "owner/name"
-    with pytest.raises(ValueError, match="there is no folder 'absent'"):
+    with pytest.raises(ValueError, match="absent"):
         loaded(tmp_path, checkpoint="absent")

@@ -246,20 +246,20 @@ def test_fetching_pins_the_address_and_checks_every_redirect(wire):
         with pytest.raises(FetchError):
             fetcher(line, "http://allowed.example", "http://inside.example").fetch("http://allowed.example/a")
         assert {address for address, _ in line.went} == {"93.184.216.34"}
-    with pytest.raises(FetchError, match="redirects"):
+    with pytest.raises(FetchError, match="3"):
         fetcher(wire(*[hop % b"/again"] * 9)).fetch("http://allowed.example/")
-    with pytest.raises(FetchError, match="bytes"):
+    with pytest.raises(FetchError, match="1000"):
         fetcher(wire(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 5000)).fetch("http://allowed.example/")
     with pytest.raises(FetchError, match="404"):
         fetcher(wire(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")).fetch("http://allowed.example/")
-    with pytest.raises(FetchError, match="could not be read"):
+    with pytest.raises(FetchError, match=r"allowed\.example"):
         fetcher(wire(b"nonsense")).fetch("http://allowed.example/")
 
 
 def test_fetching_is_off_and_hosts_are_names(server, wire):
     body = {"prompt": "x", "input_reference": {"image_url": "https://example.org/a.png"}}
     error = server.http.post("/v1/videos", json=body).json()["error"]
-    assert (error["code"], "does not fetch" in error["message"]) == ("invalid_image", True)
+    assert (error["code"], error["param"]) == ("invalid_image", "input_reference")
     for host in ("*", "https://a/b", "a:80", ""):
         with pytest.raises(ValueError, match="fetch-host"):
             Fetcher([host], max_bytes=1)
@@ -353,7 +353,7 @@ def test_good_pictures_come_back_clean_and_upright(decoder):
 
 def test_a_decoder_that_hangs_or_dies_is_replaced():
     decoder = ImageDecoder(processes=1, deadline_s=0.0)
-    with pytest.raises(BadImageError, match="within the limits"):
+    with pytest.raises(BadImageError):
         decoder.decode(saved("PNG"))
     decoder.deadline_s = 60.0
     assert decoder.decode(saved("PNG")).startswith(b"\x89PNG")
@@ -455,9 +455,9 @@ def test_other_addresses_need_keys():
     assert not needs_keys("127.0.0.1", "auto", has_keys=False)
     assert needs_keys("127.0.0.1", "auto", has_keys=True)
     assert needs_keys("0.0.0.0", "auto", has_keys=True)
-    with pytest.raises(ValueError, match="key"):
+    with pytest.raises(ValueError, match=r"0\.0\.0\.0.*fw-serve key add"):
         needs_keys("0.0.0.0", "auto", has_keys=False)
-    with pytest.raises(ValueError, match="key"):
+    with pytest.raises(ValueError, match="--keys off"):
         needs_keys("0.0.0.0", "off", has_keys=True)
-    with pytest.raises(ValueError, match="key"):
+    with pytest.raises(ValueError, match=r"--keys on.*fw-serve key add"):
         needs_keys("127.0.0.1", "on", has_keys=False)

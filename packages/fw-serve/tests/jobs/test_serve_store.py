@@ -286,13 +286,13 @@ def test_keys_are_digests_and_can_be_ended(store):
 
 
 def test_databases_that_cannot_be_used_say_so(tmp_path):
-    for url, words in (("jobs.db", "not an URL"), ("mysql://x/y", "sqlite or postgresql")):
+    for url, words in (("jobs.db", "sqlite:///"), ("mysql://x/y", "postgresql.*mysql")):
         with pytest.raises(ValueError, match=words):
             JobStore(url)
     store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
     with store.engine.begin() as connection:
         connection.execute(text("UPDATE fw_meta SET value = 99"))
-    with pytest.raises(ValueError, match="version 99"):
+    with pytest.raises(ValueError, match="99"):
         JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
     store.close()
 
