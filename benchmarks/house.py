@@ -161,7 +161,8 @@ def measure(tree: Path, *, flags: bool = True) -> dict[str, str]:
     """The rows of the table for one tree."""
     rows = _layout(tree) | _wording(tree)
     if flags:
-        per_command = sorted(flags_by_command(tree).items(), key=lambda item: (-item[1], item[0]))
+        folders = [*tree.glob("packages/*/src"), *tree.glob("apps/*/src")]
+        per_command = sorted(flags_by_command(folders).items(), key=lambda item: (-item[1], item[0]))
         rows["flags of a command, most"] = f"{per_command[0][1]} ({per_command[0][0]})"
         rows["flags, all commands"] = f"{sum(n for _, n in per_command)} in {len(per_command)} commands"
         rows |= {f"flags of `{command}`": str(n) for command, n in per_command if n >= 20}
@@ -235,14 +236,13 @@ def _listing(names: Iterable[str]) -> str:
     return f"{len(found)} ({', '.join(found)})" if found else "0"
 
 
-def flags_by_command(tree: Path) -> dict[str, int]:
-    """Number of flags in the help of every command, as the code of that tree prints it."""
-    folders = [str(src) for src in (*tree.glob("packages/*/src"), *tree.glob("apps/*/src"))]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "COLUMNS": "80"}
+def flags_by_command(folders: Iterable[Path]) -> dict[str, int]:
+    """Number of flags in the help of every command, as the packages in these folders print it."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "COLUMNS": "80"}
     command = [sys.executable, "-W", "ignore", "-c", COUNT_FLAGS]
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"{tree}: the commands could not be listed: {done.stderr[-1000:]}")
+        raise RuntimeError(f"the help of a command failed: {done.stderr[-1000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
