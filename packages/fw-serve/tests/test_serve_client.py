@@ -44,7 +44,7 @@ def test_failures_are_told(client, picture, tmp_path):
     assert refused.value.status == 400
     gate = tmp_path / "gate"
     held = client.create(picture, f"hold={gate}")
-    with pytest.raises(ServiceError, match="queued|in_progress"):
+    with pytest.raises(ServiceError, match=r"queued|in_progress"):
         client.download(held.id, "video", tmp_path / "v.mp4")
     assert list(tmp_path.iterdir()) == [], "a broken download leaves nothing"
     assert client.cancel(held.id).error.code == "cancelled"
