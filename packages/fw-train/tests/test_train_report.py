@@ -34,10 +34,10 @@ def test_curves_are_the_rows_of_the_log(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no measurements"):
+    with pytest.raises(ValueError, match=r"log\.jsonl|measure"):
         loss_curves(tmp_path)
     (tmp_path / "log.jsonl").write_text('{"step": 1}\nnot json\n')
-    with pytest.raises(ValueError, match="row 2 is not JSON"):
+    with pytest.raises(ValueError, match=r"row 2.*JSON"):
         loss_curves(tmp_path)
 
 

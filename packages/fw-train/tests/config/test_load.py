@@ -40,18 +40,18 @@ def test_a_file_without_a_recipe_starts_from_the_defaults(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stpes = 3", r"there is no key 'stpes'; did you mean 'steps'\?"),
-        ("[optim]\nlrr = 3.0", r"there is no key 'optim.lrr'; did you mean 'optim.lr'\?"),
-        ("lr = 3.0", r"did you mean 'optim.lr'\?"),
-        ("[optmi]\nlr = 3.0", r"there is no key 'optmi'"),
-        ('steps = "3"', r"steps = '3' will not do: Input should be a valid integer"),
-        ("steps = 3.5", r"steps = 3.5 will not do"),
-        ("[optim]\nbetas = [0.9]", r"optim.betas = \[0.9\] will not do"),
-        ('[optim]\nschedule = "linear"', r"optim.schedule = 'linear' will not do: .*'constant' or 'cosine'"),
-        ("optim = 3", r"'optim' is a table of keys"),
-        ('recipe = "tinny"', r"did you mean 'tiny'\?"),
-        ('stage = "stage2"', r"is for another stage"),
-        ("steps = ", r"is not valid TOML"),
+        ("stpes = 3", r"'stpes'.*'steps'"),
+        ("[optim]\nlrr = 3.0", r"'optim.lrr'.*'optim.lr'"),
+        ("lr = 3.0", r"'lr'.*'optim.lr'"),
+        ("[optmi]\nlr = 3.0", r"'optmi'"),
+        ('steps = "3"', r"steps = '3'.*integer"),
+        ("steps = 3.5", r"steps = 3\.5"),
+        ("[optim]\nbetas = [0.9]", r"optim.betas = \[0.9\]"),
+        ('[optim]\nschedule = "linear"', r"optim.schedule = 'linear'.*'constant' or 'cosine'"),
+        ("optim = 3", r"\[optim\]"),
+        ('recipe = "tinny"', r"'tiny'"),
+        ('stage = "stage2"', r"run\.toml.*stage1"),
+        ("steps = ", r"run\.toml.*TOML"),
     ],
 )
 def test_bad_files_are_explained(tmp_path: Path, text: str, message: str) -> None:
@@ -60,9 +60,9 @@ def test_bad_files_are_explained(tmp_path: Path, text: str, message: str) -> Non
 
 
 def test_unknown_sources_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="recipes are: tiny"):
+    with pytest.raises(ConfigError, match="tiny"):
         load("somewhere", "stage1")
-    with pytest.raises(ConfigError, match=r"nowhere\.toml does not exist"):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml"):
         load(str(tmp_path / "nowhere.toml"), "stage1")
 
 
@@ -76,15 +76,15 @@ def test_a_misspelled_flag_gets_a_suggestion(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--clip.frames", "16"], "17 is the nearest"),
-        (["--clip.width", "100"], "96 is the nearest"),
-        (["--batch", "5", "--accumulate", "2"], "equal parts"),
-        (["--dropout.text", "1.5"], "dropout.text = 1.5 is not a probability"),
-        (["--every.keep", "0"], "every.keep = 0 must be at least 1"),
-        (["--steps", "0"], "steps = 0 is out of range"),
-        (["--optim.lr", "-1"], "optim.lr = -1.0 is out of range"),
+        (["--clip.frames", "16"], r"clip\.frames.*16.*17"),
+        (["--clip.width", "100"], r"clip\.width.*100.*96"),
+        (["--batch", "5", "--accumulate", "2"], "batch = 5.*accumulate = 2"),
+        (["--dropout.text", "1.5"], r"dropout\.text = 1\.5"),
+        (["--every.keep", "0"], r"every\.keep = 0.* 1"),
+        (["--steps", "0"], "steps = 0"),
+        (["--optim.lr", "-1"], r"optim\.lr = -1\.0"),
         (["--noise.validation", "0"], "noise.validation"),
-        (["--loss.camera", "-1"], "must not be negative"),
+        (["--loss.camera", "-1"], r"loss\.camera"),
         (["--unfreeze-geometry"], "for stage2 only"),
     ],
 )
@@ -110,8 +110,8 @@ def test_the_digest_sees_the_mathematics_and_nothing_else() -> None:
 def test_resume_changes_cadence_but_not_the_mathematics() -> None:
     config = dataclasses.replace(load("tiny", "stage1"), optim=TrainConfig().optim, out=Path("run"))
     check_resume(config, override(config, ["--steps", "999", "--every.checkpoint", "1"], prog="p"))
-    with pytest.raises(ConfigError, match=r"resume cannot change optim\.lr, seed|resume cannot change seed, optim\.lr"):
+    with pytest.raises(ConfigError, match=r"optim\.lr, seed|seed, optim\.lr"):
         check_resume(config, override(config, ["--optim.lr", "9", "--seed", "4"], prog="p"))
     cosine = load("tiny", "stage1")
-    with pytest.raises(ConfigError, match="the cosine schedule depends on it"):
+    with pytest.raises(ConfigError, match=r"steps.*cosine"):
         check_resume(cosine, override(cosine, ["--steps", "999"], prog="p"))

@@ -155,12 +155,12 @@ def test_unusable_clips_are_counted_with_their_reason(dataset: Path, change: dic
     split = split_clips([*records[:8], *bad[8:]], SMALL)
     assert len(split.train) + len(split.held_out) == 8
     assert any(reason in line and "4" in line for line in split.describe())
-    with pytest.raises(ConfigError, match=f"0 of 12 clips can be used.*12 clips: .*{reason}"):
+    with pytest.raises(ConfigError, match=f"12 clips: .*{reason}"):
         split_clips(bad, SMALL)
 
 
 def test_missing_datasets_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="give --data DATASET"):
+    with pytest.raises(ConfigError, match="--data"):
         open_dataset(None)
-    with pytest.raises(ConfigError, match=r"holds no dataset .no manifest.parquet.*fw-data annotate"):
+    with pytest.raises(ConfigError, match=r"manifest\.parquet.*fw-data annotate"):
         open_dataset(tmp_path)

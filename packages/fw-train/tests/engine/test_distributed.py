@@ -17,7 +17,7 @@ DRIVER = Path(__file__).with_name("rank_driver.py")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("ranks")
     words = [sys.executable, str(DRIVER), str(work)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return work
 

