@@ -32,6 +32,7 @@ def resolve_trajectory(
     unknown preset or a file of an unknown kind, naming what would be accepted.
     """
     from fw_geometry import PRESETS, make_trajectory
+    from fw_geometry.formats import read_trajectory
 
     if name in PRESETS:
         angle_rad = None if angle_deg is None else math.radians(angle_deg)
@@ -43,37 +44,7 @@ def resolve_trajectory(
         )
     if angle_deg is not None or distance is not None:
         raise ValueError("--angle-deg and --distance shape a preset; a file already says how far the camera moves")
-    return read_trajectory_file(path, width=width, height=height)
-
-
-def read_trajectory_file(path: Path, *, width: int, height: int) -> "Trajectory":
-    """Cameras of a file or COLMAP folder, for pictures that are resized to cover width x height and centre-cropped.
-
-    Raises ValueError for a file of an unknown kind.
-    """
-    from fw_geometry import formats
-
-    if path.is_dir():
-        return _fitted(formats.read_colmap(path).trajectory, width=width, height=height)
-    if path.suffix == ".txt":
-        return formats.read_realestate10k(path, width=width, height=height).trajectory
-    if path.suffix == ".json":
-        if '"cameras_interp"' in path.read_text():
-            return formats.read_camera_json(path, width=width, height=height)
-        return _fitted(formats.read_transforms_json(path).trajectory, width=width, height=height)
-    raise ValueError(
-        f"{path}: cameras come as a .json (released layout or nerfstudio transforms), a RealEstate10K .txt, or a "
-        "COLMAP folder"
-    )
-
-
-def _fitted(trajectory: "Trajectory", *, width: int, height: int) -> "Trajectory":
-    scale = max(width / trajectory.width, height / trajectory.height)
-    covering = trajectory.resized(
-        max(width, round(trajectory.width * scale)), max(height, round(trajectory.height * scale))
-    )
-    left, top = (covering.width - width) / 2, (covering.height - height) / 2
-    return covering.cropped(left, top, width, height)
+    return read_trajectory(path, width=width, height=height)
 
 
 def generate_anywhere(options: GenerateOptions) -> None:

@@ -162,6 +162,12 @@ class Trajectory:
         intrinsics[:, :2, 2] -= (left, top)
         return replace(self, K=intrinsics, width=width, height=height)
 
+    def fitted(self, width: int, height: int) -> "Trajectory":
+        """K for frames scaled to cover width x height, then center-cropped."""
+        scale = max(width / self.width, height / self.height)
+        covering = self.resized(max(width, round(self.width * scale)), max(height, round(self.height * scale)))
+        return covering.cropped((covering.width - width) / 2, (covering.height - height) / 2, width, height)
+
     def resampled(self, frames: int) -> "Trajectory":
         """`frames` cameras evenly spaced in frame time, ends kept: slerp for R, straight lines for centres and K."""
         if frames < 1:

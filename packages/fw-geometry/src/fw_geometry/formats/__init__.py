@@ -14,6 +14,7 @@ from fw_geometry.formats.camera_json import (
     write_transforms_json,
 )
 from fw_geometry.formats.colmap import ColmapModel, read_colmap, write_colmap
+from fw_geometry.formats.detect import CameraFormat, detect, detect_content, read_trajectory
 from fw_geometry.formats.pose_text import (
     RealEstate10KClip,
     TumPath,
@@ -29,14 +30,18 @@ from fw_geometry.formats.rows import CameraFileError
 __all__ = [
     "OPENGL_FROM_OPENCV",
     "CameraFileError",
+    "CameraFormat",
     "ColmapModel",
     "NerfstudioScene",
     "RealEstate10KClip",
     "TumPath",
+    "detect",
+    "detect_content",
     "read_camera_json",
     "read_colmap",
     "read_kitti",
     "read_realestate10k",
+    "read_trajectory",
     "read_transforms_json",
     "read_tum",
     "released_intrinsics",
