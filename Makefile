@@ -104,10 +104,10 @@ evidence-data: env
 	@$(RUN) fw-data toy $(SMALL)/new --clips 208 --takes 2 --frames 17 --size 64x96 --seed 1007
 	@$(RUN) fw-data annotate $(SMALL)/new/raw $(SMALL)/newds --geometry oracle --truth $(SMALL)/new/truth --duplicate-bits -1
 
-evidence: evidence-data ## the tables of docs/evidence.md from the shipped weights
+evidence: evidence-data ## the tables of docs/benchmarks/evidence.md from the shipped weights
 	@$(TRAIN) evidence --checkpoint small-world $(if $(wildcard $(SMALL)/base/export),--base $(SMALL)/base) --data $(SMALL)/newds --out $(SMALL)/evidence --takes 2
 
-ablations: evidence-data ## train and measure the ablations of docs/evidence.md, after make small-world
+ablations: evidence-data ## train and measure the ablations of docs/benchmarks/evidence.md, after make small-world
 	@OMP_NUM_THREADS=1 $(RUN) python -m benchmarks.ablations --data $(SMALL)/dataset --start $(SMALL)/camera --held-out $(SMALL)/newds --out $(SMALL)/ablations
 
 studio: ## build the web page of fw-serve (needs node)

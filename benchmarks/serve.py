@@ -1,4 +1,4 @@
-"""The bench of the service: `python -m benchmarks.serve` measures what docs/serving.md says of it, on SQLite.
+"""The bench of the service: `python -m benchmarks.serve` measures what docs/serve-behind-a-proxy.md says of it, on SQLite.
 
 Starts `fw-serve up` as people do, for the time to the first answer, and a server with the stub engine of
 tests/stub_server, for creations, polls and memory, and for the studio's first paint where Chromium is. Writes

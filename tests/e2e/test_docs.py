@@ -20,7 +20,8 @@ from fw_model.pipeline.components import load_companions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "README_zh.md", ROOT / "examples" / "README.md"]
-DOCUMENTS = [*PAGES, *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*PAGES, *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("packages/*/README.md"))]
+REFERENCE = ROOT / "docs" / "reference"
 CODE = re.compile(r"`([^`\n]+)`")
 BASES = [ROOT, ROOT / "packages/fw-model/src/fw_model", *sorted(ROOT.glob("packages/*/src"))]
 MODULES = {"fw": "fw_app.cli", "fw-data": "fw_data.cli", "fw-serve": "fw_serve.cli", "fw-train": "fw_train.cli"}
@@ -78,7 +79,9 @@ def test_the_chinese_readme_shows_the_same_commands_and_pages() -> None:
     assert not [words for words in (*shown, *listed, *pages) if words not in chinese]
 
 
-@pytest.mark.parametrize("document", ["architecture.md", "paper-compliance.md", "technical-deep-dive.md"])
+@pytest.mark.parametrize(
+    "document", ["architecture.md", "reference/paper-compliance.md", "reference/technical-deep-dive.md"]
+)
 def test_named_files_and_tests_exist(document: str) -> None:
     named = set(CODE.findall((ROOT / "docs" / document).read_text()))
     files = {name for name in named if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?|[\w-]+(\.py|/)", name)}
@@ -92,7 +95,7 @@ def test_named_files_and_tests_exist(document: str) -> None:
 
 @pytest.mark.slow
 def test_the_shown_pipeline_json_is_read(tmp_path: Path) -> None:
-    (shown,) = blocks(ROOT / "docs" / "inference.md", "json")
+    (shown,) = blocks(ROOT / "docs" / "use-real-weights.md", "json")
     (tmp_path / "pipeline.json").write_text(shown)
     WanVAE.small().save(tmp_path)
     for folder in ("text", "clip"):
@@ -105,20 +108,20 @@ def test_the_shown_pipeline_json_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", ["paper-compliance.md", "technical-deep-dive.md"])
 def test_every_compat_choice_is_described(document: str) -> None:
-    named = {name.removeprefix("compat.") for name in CODE.findall((ROOT / "docs" / document).read_text())}
+    named = {name.removeprefix("compat.") for name in CODE.findall((REFERENCE / document).read_text())}
     assert not {field.name for field in dataclasses.fields(Compat)} - named
 
 
 def test_the_table_of_compat_gives_the_true_values() -> None:
-    text = (ROOT / "docs" / "technical-deep-dive.md").read_text()
+    text = (REFERENCE / "technical-deep-dive.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| (`\S+` \| `\S+`) \|", text, re.MULTILINE))
     for field in dataclasses.fields(Compat):
         values = (str(getattr(kind, field.name)) for kind in (Compat(), Compat.released()))
         assert rows[field.name] == " | ".join(f"`{value}`" for value in values)
 
 
-def test_pictures_are_what_their_script_draws() -> None:
-    folder = ROOT / "docs" / "pictures"
+def test_diagrams_equal_the_output_of_their_script() -> None:
+    folder = ROOT / "docs" / "images"
     drawn = runpy.run_path(str(folder / "draw.py"))
     for name in ("model", "packages", "frames"):
         assert (folder / f"{name}.svg").read_text(encoding="utf-8") == drawn[name]()

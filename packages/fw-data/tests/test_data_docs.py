@@ -1,4 +1,4 @@
-"""docs/data-preparation.md is complete: every code, filter, default, limit and tag of the source is there."""
+"""docs/annotate-my-videos.md is complete: every code, filter, default, limit and tag of the source is there."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ from fw_data.quality.filters import FilterConfig
 from fw_data.quality.grade import GRADE_MEANINGS, LIMITS
 from fw_data.quality.motion_tags import TAGS
 
-_PAGE = Path(__file__).resolve().parents[3] / "docs" / "data-preparation.md"
+_PAGE = Path(__file__).resolve().parents[3] / "docs" / "annotate-my-videos.md"
 _SOURCE = Path(fw_data.__file__).parent
 _MODULES = ["annotate/scan.py", "annotate/scan_pass.py", "annotate/tasks.py", "quality/filters.py"]
 _MODULES += ["media/*.py", "annotators/**/*.py"]

@@ -1,4 +1,4 @@
-/** Reads the point cloud for viewers (`pointcloud` as `bin`; docs/api.md has the layout). */
+/** Reads the point cloud for viewers (`pointcloud` as `bin`; docs/reference/api.md has the layout). */
 
 interface Cameras {
   /** fx, fy, cx, cy of every frame. */

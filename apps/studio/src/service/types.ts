@@ -1,4 +1,4 @@
-/** The words of the API, as docs/api.md and /openapi.json describe them. */
+/** The words of the API, as docs/reference/api.md and /openapi.json describe them. */
 
 export type Status = 'queued' | 'in_progress' | 'completed' | 'failed';
 

@@ -1,4 +1,4 @@
-"""The point cloud for viewers: what is written is what the world holds, and it reads back as docs/api.md says."""
+"""The point cloud for viewers: what is written is what the world holds, and it reads back as docs/reference/api.md says."""
 
 import json
 import struct

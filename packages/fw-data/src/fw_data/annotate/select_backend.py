@@ -1,7 +1,7 @@
 """Which geometry backend a run uses, and the sentences that say so: backend, weights, their licence.
 
 `auto` takes the best backend that has weights on this machine and never downloads any. MODULE:CLASS is a backend from
-elsewhere, for instance on top of Depth Anything 3 or MapAnything (docs/data-preparation.md shows one).
+elsewhere, for instance on top of Depth Anything 3 or MapAnything (docs/my-own-geometry-network.md shows one).
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The point cloud for viewers: ordered by frame, with the rank of every point's confidence, and all cameras.
 
 GLB and PLY hold what a person keeps: points that passed one threshold. This file leaves the choice to whoever looks.
-docs/api.md describes the layout. Axes: F frames, H W pixels; OpenCV axes, world = first camera.
+docs/reference/api.md describes the layout. Axes: F frames, H W pixels; OpenCV axes, world = first camera.
 """
 
 import json

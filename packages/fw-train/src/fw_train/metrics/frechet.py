@@ -45,7 +45,7 @@ class VideoFeatures:
                 self._module = torch.jit.load(str(network), map_location=device).eval()
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"--fvd-network {network} is no TorchScript file ({_first_line(error)}); docs/training.md says which "
+                f"--fvd-network {network} is no TorchScript file ({_first_line(error)}); docs/evaluate-a-model.md says which "
                 "one is meant"
             ) from None
 

@@ -1,4 +1,4 @@
-"""Draws the diagrams of the guides: `python docs/pictures/draw.py` writes model.svg, packages.svg and frames.svg.
+"""Draws the diagrams of the guides: `python docs/images/draw.py` writes model.svg, packages.svg and frames.svg.
 
 Boxes and arrows only; colours follow the reader's light or dark setting. Lengths are SVG units, the origin is top left.
 """
