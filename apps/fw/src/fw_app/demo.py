@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fw_app.demo_data import held_out_clip
 from fw_app.options import DemoOptions
+from fw_core.files import write_text
 from fw_model.checkpoints.shipped import shipped_weights
 
 
@@ -119,7 +120,7 @@ def run(options: DemoOptions) -> int:
         seconds = time.monotonic() - begun
         memory_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         done.append(replace(step, seconds=seconds, peak_memory_mb=memory_mb))
-        record.write_text(json.dumps({"steps": [asdict(finished) for finished in done]}, indent=2) + "\n")
+        write_text(record, json.dumps({"steps": [asdict(finished) for finished in done]}, indent=2) + "\n")
         print(f"    {seconds:.0f} s", flush=True)
 
     from fw_app.report import write_demo_report

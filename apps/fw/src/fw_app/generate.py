@@ -8,7 +8,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fw_app.options import GenerateOptions, parse_size
+from fw_app.options import GenerateOptions
+from fw_geometry.clip_shape import longest_num_frames, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,9 +62,16 @@ def generate(options: GenerateOptions) -> "World":
     """Make the world that `options` describe, write it to `options.out`, print progress, and return it."""
     import torch
 
+    from fw_core.devices import choose_device
+    from fw_core.images import read_image
     from fw_model.export import export_world
     from fw_model.pipeline.pipeline import WorldPipeline
 
+    image, end_image = (None if path is None else read_image(path) for path in (options.image, options.end_image))
+    assert image is not None
+    for path, read in ((options.image, image), (options.end_image, end_image)):
+        for note in () if read is None else read.notes:
+            print(f"{path}: {note}")
     pipeline = WorldPipeline.from_pretrained(
         options.checkpoint,
         device=choose_device(options.device),
@@ -71,7 +79,7 @@ def generate(options: GenerateOptions) -> "World":
         offload=options.offload,
         free_encoders=True,
     )
-    height, width = parse_size(options.size) if options.size else (pipeline.height, pipeline.width)
+    width, height = parse_size(options.size, name="--size") if options.size else (pipeline.width, pipeline.height)
     trajectory = resolve_trajectory(
         options.trajectory,
         frames=pipeline.frames if options.frames is None else options.frames,
@@ -81,14 +89,14 @@ def generate(options: GenerateOptions) -> "World":
         distance=options.distance,
     )
     reports = pipeline.generate(
-        options.image,
+        image.rgb,
         options.prompt,
         trajectory,
-        frames=options.frames or min(pipeline.frames, len(trajectory)),
+        frames=options.frames or longest_num_frames(min(pipeline.frames, len(trajectory))),
         steps=options.steps,
         guidance=options.guidance,
         seed=options.seed,
-        end_image=options.end_image,
+        end_image=None if end_image is None else end_image.rgb,
         scene_scale=options.scene_scale,
         sampler=options.sampler,
         easycache=options.easycache,
@@ -121,14 +129,3 @@ def _show(reports: "Iterator[Progress]") -> "World":
             world = report.world or world
     assert world is not None, "a generation ends with a world"
     return world
-
-
-def choose_device(name: str) -> str:
-    """The device a name means: `auto` is the first GPU, else the CPU."""
-    import torch
-
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -63,7 +63,7 @@ class GenerateOptions:
     frames: int | None = None
     """Number of frames, 4n+1. Left out, the checkpoint's own clip length."""
     size: str | None = None
-    """Height x width in pixels, for example 64x96; both divisible by 16. Left out, the checkpoint's own size."""
+    """WIDTHxHEIGHT in pixels, such as 832x480, both multiples of 16. Default: the checkpoint's size."""
     steps: int | None = None
     """Denoising steps. Left out, the checkpoint's default."""
     guidance: float | None = None
@@ -109,11 +109,3 @@ class ConvertOptions:
     """The .pth, .pt, .bin or .safetensors file. What it is, is told by its tensor names."""
     folder: tyro.conf.Positional[Path]
     """The folder to write."""
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Height and width of a text like `64x96`. Raises ValueError with an example otherwise."""
-    height, cross, width = text.lower().partition("x")
-    if not cross or not height.isdigit() or not width.isdigit():
-        raise ValueError(f"--size {text!r} is not HEIGHTxWIDTH: write for example --size 64x96")
-    return int(height), int(width)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from fw_app.options import GenerateOptions, parse_size
+from fw_app.options import GenerateOptions
 from fw_serve.client import Client, ServiceError, Video
 
 FILES = {
@@ -36,15 +36,13 @@ def generate_remotely(options: GenerateOptions, client: Client | None = None) ->
     if given:
         named = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{named}: the server decides that; leave it out, or generate here without --server")
-    if not options.image.is_file():
-        raise ValueError(f"there is no picture {options.image}")
     with client or Client(options.server, api_key=os.environ.get("FW_API_KEY")) as service:
         video = service.create(
             options.image,
             options.prompt or "a scene",
             trajectory=_trajectory(options),
             frames=options.frames,
-            size=_size(options.size),
+            size=options.size,
             steps=options.steps,
             guidance=options.guidance,
             seed=options.seed,
@@ -87,14 +85,6 @@ def _trajectory(options: GenerateOptions) -> dict[str, object] | Path:
         return Path(options.trajectory)
     shape = {"angle_deg": options.angle_deg, "distance": options.distance}
     return {"preset": options.trajectory, **{name: value for name, value in shape.items() if value is not None}}
-
-
-def _size(text: str | None) -> str | None:
-    """WIDTHxHEIGHT, as the API says it, of our HEIGHTxWIDTH."""
-    if text is None:
-        return None
-    height, width = parse_size(text)
-    return f"{width}x{height}"
 
 
 def _state(video: Video) -> str:

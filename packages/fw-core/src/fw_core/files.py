@@ -39,10 +39,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         yield partial
         if durable:
-            _sync(partial)
+            sync(partial)
         partial.replace(path)
         if durable:
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -64,7 +64,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, have reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -44,7 +44,7 @@ def read_image(
     Args:
         source: a path, or the file's content.
         name: what to call the image in errors; the path if None.
-        formats: Pillow formats to accept; None accepts all that are installed.
+        formats: Pillow formats to accept, where JPEG includes MPO; None accepts all that are installed.
         max_pixels: larger images are refused before they are decoded.
 
     Raises:
@@ -81,7 +81,8 @@ def _decode(content: bytes, called: str, formats: tuple[str, ...] | None, max_pi
     from PIL import Image, UnidentifiedImageError
 
     kind = sniff(content)
-    _register(kind)
+    if formats is None:
+        _register(kind)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images and odd EXIF; both are handled here
@@ -96,7 +97,9 @@ def _decode(content: bytes, called: str, formats: tuple[str, ...] | None, max_pi
             return _convert(image, called)
     except UnidentifiedImageError:
         raise ImageError(_unreadable(called, kind, formats)) from None
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise ImageError(f"{called} has more than {max_pixels / 1e6:g} million pixels; downscale it") from None
+    except (OSError, SyntaxError, EOFError) as error:
         raise ImageError(f"{called} is damaged or cut off ({kind.upper() or 'unknown format'}): {error}") from None
 
 
@@ -134,15 +137,15 @@ def _upright(image: Any, notes: list[str]) -> Any:
 
 
 def _gray(image: Any, called: str, notes: list[str]) -> UInt8[np.ndarray, "h w 3"]:
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image)
     if image.mode == "F":
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
             raise ImageError(f"{called} holds floating-point values outside 0..1; save it as 8-bit or 16-bit")
-        values = values * 65535
+        values = (values.astype(np.float64) * 65535).round()
     elif values.min() < 0 or values.max() > 65535:
         raise ImageError(f"{called} holds 32-bit values; save it as 8-bit or 16-bit")
     notes.append("16-bit gray was scaled to 8 bits")
-    return np.repeat((values / 257).round().astype(np.uint8)[..., None], 3, axis=-1)
+    return np.repeat(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _standard_colors(image: Any, notes: list[str]) -> Any:
@@ -175,15 +178,16 @@ def _register(kind: str) -> None:
 
 
 def _unreadable(called: str, kind: str, formats: tuple[str, ...] | None) -> str:
+    if kind == "mp4":
+        return f"{called} is a video; give an image, or extract a frame from it"
+    if formats:
+        found = f"is in the format {kind.upper()}" if kind else "is not an image"
+        return f"{called} {found}; give {', '.join(formats)}"
     if kind in _OPTIONAL:
         return (
             f"{called} is in the format {kind.upper()}, and its decoder is not installed: "
             f"install {_OPTIONAL[kind]}, or save the image as JPEG or PNG"
         )
-    if kind == "mp4":
-        return f"{called} is a video; give an image, or extract a frame from it"
-    if kind and formats:
-        return f"{called} is in the format {kind.upper()}; give {', '.join(formats)}"
     return f"{called} is not an image, or its format is not supported; give JPEG, PNG or WebP"
 
 

@@ -18,6 +18,11 @@ def nearest_num_frames(num_frames: int, *, least: int = 1) -> int:
     return max(least, round((num_frames - 1) / FRAME_STEP) * FRAME_STEP + 1)
 
 
+def longest_num_frames(available: int) -> int:
+    """The largest valid frame count that needs no more than `available` frames, which is at least 1."""
+    return (available - 1) // FRAME_STEP * FRAME_STEP + 1
+
+
 def nearest_side(pixels: int) -> int:
     """The multiple of 16 closest to `pixels`, at least 16."""
     return max(SIDE, round(pixels / SIDE) * SIDE)

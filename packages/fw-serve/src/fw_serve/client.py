@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from fw_core.files import replacing
 from fw_serve.api.schemas import Preset, Video
 
 __all__ = ["Client", "ServiceError", "Video"]
@@ -172,20 +173,16 @@ class Client:
         """
         path = Path(path)
         parameters = {"variant": variant, **({} if format is None else {"format": format})}
-        partial = path.with_name(f".{path.name}.partial")
         try:
             with self._http.stream("GET", f"/v1/videos/{video_id}/content", params=parameters) as response:
                 if response.status_code != 200:
                     response.read()
                     raise _refused(response)
-                with partial.open("wb") as file:
+                with replacing(path) as partial, partial.open("wb") as file:
                     for part in response.iter_bytes():
                         file.write(part)
-            partial.replace(path)
         except httpx.HTTPError as error:
             raise ServiceError(f"{self.base_url}: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
         return path
 
     def cancel(self, video_id: str) -> Video:

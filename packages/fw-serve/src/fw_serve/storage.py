@@ -15,6 +15,8 @@ import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from fw_core.files import sync
+
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.[a-z0-9]{1,8})?")
 _ABANDONED_S = 3600.0
 
@@ -45,8 +47,8 @@ class Storage:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-            _sync(folder)
-            _sync(folder.parent)
+            sync(folder)
+            sync(folder.parent)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -67,12 +69,12 @@ class Storage:
         source, target = self._place("work", attempt), self._place("results", job_id, attempt)
         for folder, _, names in os.walk(source):
             for name in names:
-                _sync(Path(folder) / name)
-            _sync(Path(folder))
+                sync(Path(folder) / name)
+            sync(Path(folder))
         target.parent.mkdir(mode=0o700, exist_ok=True)
         source.rename(target)
-        _sync(target.parent)
-        _sync(target.parent.parent)
+        sync(target.parent)
+        sync(target.parent.parent)
 
     def result(self, job_id: str, attempt: str, name: str) -> Path:
         """A result file. Raises StorageError if it is not there."""
@@ -121,14 +123,6 @@ class Storage:
         if not path.is_file() or path.resolve() != path:  # a link on the way would lead elsewhere
             raise StorageError(f"there is no file {'/'.join(parts)}")
         return path
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _age_s(path: Path) -> float:

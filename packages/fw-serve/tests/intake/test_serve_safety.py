@@ -346,6 +346,8 @@ def test_good_pictures_come_back_clean_and_upright(decoder):
     clean = Image.open(io.BytesIO(decoder.decode(source)))
     assert (clean.size, clean.mode, clean.format) == ((32, 64), "RGB", "PNG")
     assert not clean.getexif()
+    two = saved("MPO", save_all=True, append_images=[Image.new("RGB", (64, 64), "red")])
+    assert Image.open(io.BytesIO(decoder.decode(two))).getpixel((3, 3)) == (0, 0, 0)
     out = io.BytesIO()
     Image.new("RGBA", (20, 20), (255, 0, 0, 255)).save(out, "WEBP", lossless=True)
     assert Image.open(io.BytesIO(decoder.decode(out.getvalue()))).getpixel((3, 3)) == (255, 0, 0)

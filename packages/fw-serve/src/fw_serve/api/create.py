@@ -13,6 +13,7 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
+from fw_geometry.clip_shape import FRAME_STEP, check_num_frames, longest_num_frames, parse_size
 from fw_serve.api.errors import ApiError, invalid
 from fw_serve.api.schemas import CreateVideo
 from fw_serve.api.service import Caller, Service
@@ -117,19 +118,13 @@ def new_id() -> str:
     return f"video_{secrets.token_hex(12)}"
 
 
-def parse_size(size: str) -> tuple[int, int]:
-    """Columns and rows of WIDTHxHEIGHT, whose form was checked."""
-    width, _, height = size.partition("x")
-    return int(width), int(height)
-
-
 def resolve(body: Body, card: ModelCard, limits: Limits) -> tuple[WorldRequest, CameraPath]:
     """The complete request and its camera path. Raises ApiError 400 for what cannot be made."""
     fields = body.fields
-    width, height = (card.width, card.height) if fields.size is None else parse_size(fields.size)
-    if width % 16 or height % 16 or min(width, height) < 16:
-        near = f"{max(16, round(width / 16) * 16)}x{max(16, round(height / 16) * 16)}"
-        raise _wrong("size", f"both sides are multiples of 16; the nearest is {near}")
+    try:
+        width, height = (card.width, card.height) if fields.size is None else parse_size(fields.size)
+    except ValueError as error:
+        raise ApiError(400, str(error), code="invalid_value", param="size") from None
     if width * height > limits.pixels:
         raise _wrong("size", f"{width * height} pixels a frame, this server allows {limits.pixels}")
     if fields.steps is not None and fields.steps > limits.steps:
@@ -146,7 +141,7 @@ def resolve(body: Body, card: ModelCard, limits: Limits) -> tuple[WorldRequest, 
     except BadCameraError as error:
         raise _wrong("camera_trajectory" if body.camera_file is None else "camera_file", str(error)) from None
     if frames is None:
-        frames = min(card.frames, 4 * ((len(camera.K) - 1) // 4) + 1)
+        frames = longest_num_frames(min(card.frames, len(camera.K)))
     if frames > limits.frames:
         raise _wrong("frames", f"{frames} frames, this server allows {limits.frames}")
     request = WorldRequest(
@@ -171,12 +166,14 @@ def resolve(body: Body, card: ModelCard, limits: Limits) -> tuple[WorldRequest, 
 def _frames(fields: CreateVideo, card: ModelCard) -> int | None:
     if fields.frames is not None and fields.seconds is not None:
         raise _wrong("frames", "give frames or seconds, not both")
-    if fields.frames is not None and fields.frames % 4 != 1:
-        below = 4 * ((fields.frames - 1) // 4) + 1
-        raise _wrong("frames", f"a clip has 4 n + 1 frames; use {below} or {below + 4}")
-    if fields.frames is not None or fields.seconds is None:
-        return fields.frames
-    return 4 * round(float(fields.seconds) * card.fps / 4) + 1
+    if fields.seconds is not None:
+        return FRAME_STEP * round(float(fields.seconds) * card.fps / FRAME_STEP) + 1
+    if fields.frames is not None:
+        try:
+            check_num_frames(fields.frames, name="frames")
+        except ValueError as error:
+            raise ApiError(400, str(error), code="invalid_value", param="frames") from None
+    return fields.frames
 
 
 def _image(service: Service, body: Body) -> bytes:

@@ -4,8 +4,8 @@ import numpy as np
 from fastapi import APIRouter
 
 from fw_geometry.camera import Trajectory
+from fw_geometry.clip_shape import parse_size
 from fw_geometry.rigid import rotation_angles
-from fw_serve.api.create import parse_size
 from fw_serve.api.errors import ApiError, answers
 from fw_serve.api.schemas import (
     Preset,
@@ -59,7 +59,7 @@ def _read(service: Service, body: TrajectoryRequest) -> CameraPath:
     cards = service.fleet.models()
     frames, width, height = (cards[0].frames, cards[0].width, cards[0].height) if cards else (81, 592, 336)
     if body.size is not None:
-        width, height = parse_size(body.size)
+        width, height = parse_size(body.size, multiple=1, largest=99_999)
     return read_camera(
         body.camera_trajectory, frames=body.frames, default_frames=frames, width=width, height=height
     )  # fmt: skip

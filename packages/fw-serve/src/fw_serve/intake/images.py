@@ -81,6 +81,7 @@ class _Process:
         self.done = 0
         command = [sys.executable, "-m", "fw_serve.intake.decoder", str(theirs.fileno())]
         environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
+        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each thread reserves address space
         self.process = subprocess.Popen(
             command,
             pass_fds=[theirs.fileno()],

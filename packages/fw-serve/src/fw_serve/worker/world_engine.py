@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fw_core.devices import choose_device
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_serve.jobs.model import ModelCard
 from fw_serve.worker.artifacts import write_artifacts
@@ -75,11 +76,9 @@ def load(
     checkpoint: str, name: str | None, device: str, dtype: str | None, offload: Any, compile_blocks: bool
 ) -> WorldEngine:
     """Load a pipeline folder or hub id and make it ready. Raises ValueError if it is not one."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     pipeline = WorldPipeline.from_pretrained(
         checkpoint,
-        device=device,
+        device=choose_device(device),
         dtype=None if dtype is None else getattr(torch, dtype),
         offload=offload,
         compile_blocks=compile_blocks,
