@@ -88,7 +88,7 @@ def test_a_world_through_the_openai_client(real, picture, tmp_path):
     (tmp_path / "room.png").write_bytes(picture)
     options = GenerateOptions(
         image=tmp_path / "room.png", out=tmp_path / "out", server=real.url, prompt="a sunny room", trajectory="dolly",
-        seed=3, size="32x48",
+        seed=3, size="48x32",
     )  # fmt: skip
     generate_remotely(options)
     assert (tmp_path / "out" / "video.mp4").read_bytes() == content("video"), "the same seed gives the same world"
