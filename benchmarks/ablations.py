@@ -1,4 +1,4 @@
-"""The ablations of docs/benchmarks/evidence.md: `python -m benchmarks.ablations` trains every arm twice and measures them.
+"""Ablations of docs/benchmarks/evidence.md: `python -m benchmarks.ablations` trains every arm twice and measures it.
 
 All arms start from the same video branch and camera control, those of `small_world/camera` of `make small-world`. They
 were trained with a bridge; so that no arm has to make good for its loss, LoRA first trains the video on without one

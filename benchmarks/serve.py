@@ -1,4 +1,4 @@
-"""The bench of the service: `python -m benchmarks.serve` measures what docs/serve-behind-a-proxy.md says of it, on SQLite.
+"""Benchmark of the service on SQLite, for docs/benchmarks/serving.md: `python -m benchmarks.serve`.
 
 Starts `fw-serve up` as people do, for the time to the first answer, and a server with the stub engine of
 tests/stub_server, for creations, polls and memory, and for the studio's first paint where Chromium is. Writes

@@ -1,4 +1,4 @@
-"""The point cloud for viewers: what is written is what the world holds, and it reads back as docs/reference/api.md says."""
+"""The point cloud for viewers: the file holds the points of the world, in the layout of docs/reference/api.md."""
 
 import json
 import struct

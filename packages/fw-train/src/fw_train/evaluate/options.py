@@ -71,7 +71,7 @@ class CompareOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceOptions:
-    """Measure weights, or ablations of them, against a dataset with exact truth; docs/benchmarks/evidence.md says what and how."""
+    """Measure weights, or ablations of them, against a dataset with exact truth: docs/benchmarks/evidence.md."""
 
     checkpoint: Path | None = None
     """The model: a run of fw-train, its export, or small-world for the weights that come with fw-model."""

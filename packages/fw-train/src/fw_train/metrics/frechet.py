@@ -45,8 +45,8 @@ class VideoFeatures:
                 self._module = torch.jit.load(str(network), map_location=device).eval()
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"--fvd-network {network} is no TorchScript file ({_first_line(error)}); docs/evaluate-a-model.md says which "
-                "one is meant"
+                f"--fvd-network {network} is not a TorchScript file ({_first_line(error)}); "
+                "docs/evaluate-a-model.md describes the file"
             ) from None
 
     def check(self, frames: int, height: int, width: int) -> None:

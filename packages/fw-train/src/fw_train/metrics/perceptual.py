@@ -62,7 +62,8 @@ class Lpips:
             state = load_file(weights)
         except (SafetensorError, OSError) as error:
             raise ConfigError(
-                f"--lpips-weights {weights} is no safetensors file ({error}); docs/evaluate-a-model.md says how to make one"
+                f"--lpips-weights {weights} is not a safetensors file ({error}); docs/evaluate-a-model.md shows how to "
+                "make one"
             ) from None
         self._state = {name: value.float() for name, value in state.items() if not name.startswith(_IGNORED)}
         wanted = _wanted_shapes()
