@@ -1,4 +1,4 @@
-"""Benchmark of the service on SQLite, for docs/benchmarks/serving.md: `python -m benchmarks.serve`.
+"""The benchmark of the service on SQLite: `python -m benchmarks.serve`, for docs/serve-behind-a-proxy.md.
 
 Starts `fw-serve up` as people do, for the time to the first answer, and a server with the stub engine of
 tests/stub_server, for creations, polls and memory, and for the studio's first paint where Chromium is. Writes

@@ -1,4 +1,4 @@
-"""The point cloud for viewers: the file holds the points of the world, in the layout of docs/reference/api.md."""
+"""The point cloud file for viewers, read back as docs/reference/api.md describes it."""
 
 import json
 import struct

@@ -17,7 +17,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fw_geometry.camera import Trajectory, Units, intrinsics_from_fov
-from fw_geometry.formats import CameraFileError, read_camera_json, read_realestate10k, read_transforms_json
+from fw_geometry.formats import CameraFileError, read_trajectory
+from fw_geometry.formats.detect import KNOWN, detect_content
 from fw_geometry.trajectories import DEFAULT_FOV_RAD, PRESETS, Easing, from_keyframes, look_at, make_trajectory
 
 MAX_POSES = 1024
@@ -298,19 +299,16 @@ def _validated(
 
 
 def _from_file(data: dict[str, Any] | str, width: int, height: int) -> Trajectory:
+    if not data:
+        raise BadCameraError("the camera path is empty")
+    if detect_content(data) is None:
+        raise BadCameraError(
+            f"the camera path has none of the keys {', '.join(_KINDS)} and is not a camera file: {KNOWN}"
+        )
     with tempfile.TemporaryDirectory(prefix="fw-camera-") as folder:
         file = Path(folder) / "camera"
         file.write_text(json.dumps(data) if isinstance(data, dict) else data, encoding="utf-8")
-        if isinstance(data, str):
-            if not data.strip():
-                raise BadCameraError("the camera path is empty")
-            return read_realestate10k(file, width=width, height=height).trajectory
-        if "cameras_interp" in data:
-            return read_camera_json(file, width=width, height=height)
-        if "frames" in data:
-            return read_transforms_json(file).trajectory
-    known = "preset, keyframes or poses_c2w (ours), cameras_interp (released layout), frames (transforms.json)"
-    raise BadCameraError(f"the camera path names none of {known}")
+        return read_trajectory(file, width=width, height=height)
 
 
 def _long_enough(path: Trajectory, frames: int | None) -> Trajectory:
