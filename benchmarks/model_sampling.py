@@ -14,8 +14,8 @@ from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.config import tiny
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.model.model import FantasyWorld
-from fw_model.pipeline.components import Sampling
 from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.settings import Sampling
 
 FRAMES, HEIGHT, WIDTH, STEPS = 9, 64, 96, 20
 REUSE_STEPS = 50
@@ -39,7 +39,7 @@ def _alive(world: FantasyWorld) -> FantasyWorld:
 
 
 def _pipe(world: FantasyWorld, **options: Any) -> WorldPipeline:
-    return WorldPipeline(world, BlockDCT(), HashTextEncoder(), sampling=Sampling(steps=STEPS), **options)
+    return WorldPipeline(world, BlockDCT(), HashTextEncoder(), sampling=Sampling(num_inference_steps=STEPS), **options)
 
 
 def _generate(pipe: WorldPipeline, **options: Any) -> Any:
@@ -57,13 +57,13 @@ def step_reuse(checkpoint: Path, pairs: int) -> Iterator[Row]:
         pairs: runs of each side.
     """
     pipe = WorldPipeline.from_pretrained(checkpoint)
-    exact = _generate(pipe, steps=REUSE_STEPS)
+    exact = _generate(pipe, num_inference_steps=REUSE_STEPS)
     for threshold in (0.02, 0.05, 0.1, 0.2):
-        fast = _generate(pipe, steps=REUSE_STEPS, easycache=threshold)
+        fast = _generate(pipe, num_inference_steps=REUSE_STEPS, easycache=threshold)
         reused = fast.settings["reused_steps"]
         ours, theirs = paired(
-            lambda t=threshold: _generate(pipe, steps=REUSE_STEPS, easycache=t),
-            lambda: _generate(pipe, steps=REUSE_STEPS),
+            lambda t=threshold: _generate(pipe, num_inference_steps=REUSE_STEPS, easycache=t),
+            lambda: _generate(pipe, num_inference_steps=REUSE_STEPS),
             pairs=pairs,
         )
         error = float(np.abs(fast.video.astype(float) - exact.video).mean())
@@ -79,10 +79,10 @@ def step_reuse(checkpoint: Path, pairs: int) -> Iterator[Row]:
 
 def _offload(world: FantasyWorld) -> Iterator[Row]:
     total = sum(t.numel() * t.element_size() for t in (*world.parameters(), *world.buffers()))
-    exact = _generate(_pipe(world), steps=2)
+    exact = _generate(_pipe(world), num_inference_steps=2)
     for offload in ("model", "block"):
         pipe = _pipe(world, offload=offload)
-        made = _generate(pipe, steps=2)
+        made = _generate(pipe, num_inference_steps=2)
         same = all(np.array_equal(getattr(made, key), getattr(exact, key)) for key in ("video", "depth", "points"))
         yield Row(
             name=f"offload={offload!r}, tiny: most bytes resident over the transformer's",
@@ -93,14 +93,16 @@ def _offload(world: FantasyWorld) -> Iterator[Row]:
 
 
 def _compiled(world: FantasyWorld, pairs: int) -> Row:
-    exact, pipe = _generate(_pipe(world), steps=2), _pipe(world)
+    exact, pipe = _generate(_pipe(world), num_inference_steps=2), _pipe(world)
     other = _alive(FantasyWorld(tiny()).eval())
     other.compile_blocks()
     fast = _pipe(other)
     start = time.perf_counter()
-    made = _generate(fast, steps=2)
+    made = _generate(fast, num_inference_steps=2)
     first = time.perf_counter() - start
-    ours, theirs = paired(lambda: _generate(fast, steps=2), lambda: _generate(pipe, steps=2), pairs=pairs)
+    ours, theirs = paired(
+        lambda: _generate(fast, num_inference_steps=2), lambda: _generate(pipe, num_inference_steps=2), pairs=pairs
+    )
     return Row(
         name="compiled blocks, tiny, 2 steps: generation against plain blocks",
         value=theirs.cpu_s / ours.cpu_s,

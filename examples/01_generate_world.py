@@ -48,11 +48,14 @@ def main() -> None:
     options = parser.parse_args()
 
     pipeline = WorldPipeline.from_pretrained(options.checkpoint) if options.checkpoint else random_pipeline()
+    sampling = pipeline.sampling
     path = make_trajectory(
-        "orbit", pipeline.frames, width=pipeline.width, height=pipeline.height, angle_rad=math.radians(20)
+        "orbit", sampling.num_frames, width=sampling.width, height=sampling.height, angle_rad=math.radians(20)
     )
     world: World | None = None
-    for progress in pipeline.generate(options.image or drawn_picture(), "a wide floor", path, steps=4, seed=1):
+    for progress in pipeline.generate(
+        options.image or drawn_picture(), "a wide floor", path, num_inference_steps=4, seed=1
+    ):
         print(f"{progress.stage:8} {progress.step}/{progress.steps}  {progress.seconds:5.1f} s")
         world = progress.world
     assert world is not None, "the last report carries the world"

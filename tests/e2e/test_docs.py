@@ -103,7 +103,7 @@ def test_the_shown_pipeline_json_is_read(tmp_path: Path) -> None:
     parts = load_companions(tmp_path)
     assert (parts.text_encoder.text_len, parts.text_encoder.text_dim) == (512, 4096)
     assert parts.image_encoder is not None
-    assert (parts.sampling.frames, parts.sampling.height, parts.sampling.width) == (81, 336, 592)
+    assert (parts.sampling.num_frames, parts.sampling.height, parts.sampling.width) == (81, 336, 592)
 
 
 @pytest.mark.parametrize("document", ["paper-compliance.md", "technical-deep-dive.md"])

@@ -174,7 +174,7 @@ def test_generate_hands_its_options_to_the_pipeline(tmp_path, capsys):
     assert "world of 5 frames written" in capsys.readouterr().out
     summary = json.loads((tmp_path / "world" / "world.json").read_text())
     settings = summary["settings"]
-    assert (settings["steps"], settings["sampler"], settings["scene_scale"]) == (4, "unipc", 3.0)
+    assert (settings["num_inference_steps"], settings["sampler"], settings["scene_scale"]) == (4, "unipc", 3.0)
     assert "reused_steps" in settings
     assert cli.main([*words, "--end-image", str(tmp_path / "grey.png")]) == 2
     assert "frame" in capsys.readouterr().err

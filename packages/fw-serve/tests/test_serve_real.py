@@ -20,8 +20,8 @@ def checkpoint(tmp_path_factory):
     from fw_model.config import CameraConfig, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
     from fw_model.encoders.hashing import HashTextEncoder
     from fw_model.model.model import FantasyWorld
-    from fw_model.pipeline.components import Sampling
     from fw_model.pipeline.pipeline import WorldPipeline
+    from fw_model.pipeline.settings import Sampling
 
     torch.manual_seed(0)
     config = WorldConfig(
@@ -35,7 +35,7 @@ def checkpoint(tmp_path_factory):
         camera=CameraConfig(adapter_blocks=3, feature_dim=16, downscale=8, channels=8),
         pcb_blocks=2,
     )  # fmt: skip
-    sampling = Sampling(frames=FRAMES, width=WIDTH, height=HEIGHT, steps=2, guidance=3.0)
+    sampling = Sampling(num_frames=FRAMES, width=WIDTH, height=HEIGHT, num_inference_steps=2, guidance_scale=3.0)
     pipeline = WorldPipeline(
         FantasyWorld(config), BlockDCT(), HashTextEncoder(text_len=7, text_dim=12), sampling=sampling
     )

@@ -22,9 +22,9 @@ from fw_model.config import CameraConfig, CouplingConfig, GeometryConfig, VideoC
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.export import export_world
 from fw_model.model.model import FantasyWorld
-from fw_model.pipeline.components import Sampling
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
+from fw_model.pipeline.settings import Sampling
 from fw_model.sampling.flow import counter_noise
 from fw_train.config.schema import Cadence, OptimConfig, TrainConfig
 from fw_train.metrics.truth import load_truth
@@ -184,7 +184,7 @@ def checkpoint(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mini world of random weights that generates five frames of 32x48 in one step, as a pipeline folder."""
     config = WorldConfig.from_json(mini.read_text())
     text = HashTextEncoder(text_len=config.video.text_len, text_dim=config.video.text_dim)
-    sampling = Sampling(frames=5, height=32, width=48, steps=1, guidance=1.0)
+    sampling = Sampling(num_frames=5, height=32, width=48, num_inference_steps=1, guidance_scale=1.0)
     pipeline = WorldPipeline(FantasyWorld(config, seed=0), BlockDCT(), text, sampling=sampling)
     return pipeline.save(tmp_path_factory.mktemp("checkpoint") / "export")
 

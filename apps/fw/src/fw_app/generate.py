@@ -79,10 +79,11 @@ def generate(options: GenerateOptions) -> "World":
         offload=options.offload,
         free_encoders=True,
     )
-    width, height = parse_size(options.size, name="--size") if options.size else (pipeline.width, pipeline.height)
+    sampling = pipeline.sampling
+    width, height = parse_size(options.size, name="--size") if options.size else (sampling.width, sampling.height)
     trajectory = resolve_trajectory(
         options.trajectory,
-        frames=pipeline.frames if options.frames is None else options.frames,
+        frames=sampling.num_frames if options.frames is None else options.frames,
         height=height,
         width=width,
         angle_deg=options.angle_deg,
@@ -92,11 +93,11 @@ def generate(options: GenerateOptions) -> "World":
         image.rgb,
         options.prompt,
         trajectory,
-        frames=options.frames or longest_num_frames(min(pipeline.frames, len(trajectory))),
-        steps=options.steps,
-        guidance=options.guidance,
+        num_frames=options.frames or longest_num_frames(min(sampling.num_frames, len(trajectory))),
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance,
         seed=options.seed,
-        end_image=None if end_image is None else end_image.rgb,
+        last_image=None if end_image is None else end_image.rgb,
         scene_scale=options.scene_scale,
         sampler=options.sampler,
         easycache=options.easycache,

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from fw_model.model.model import FantasyWorld, WorldOutput
     from fw_model.pipeline.pipeline import WorldPipeline
     from fw_model.pipeline.result import Progress, World
+    from fw_model.pipeline.settings import GenerationSettings
 
 __all__ = [
     "Conditioning",
     "FantasyWorld",
+    "GenerationSettings",
     "GeometryOutput",
     "Progress",
     "World",
@@ -33,6 +35,7 @@ __all__ = [
 _HOME = {
     "Conditioning": "fw_model.model.conditioning",
     "FantasyWorld": "fw_model.model.model",
+    "GenerationSettings": "fw_model.pipeline.settings",
     "GeometryOutput": "fw_model.geometry.branch",
     "Progress": "fw_model.pipeline.result",
     "World": "fw_model.pipeline.result",

@@ -16,8 +16,9 @@ from fw_model.checkpoints.sources import local_folder
 from fw_model.config import tiny
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.model.model import FantasyWorld
-from fw_model.pipeline.components import Sampling, save_companions
+from fw_model.pipeline.components import save_companions
 from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.settings import Sampling
 
 LIMIT_BYTES = 24_000_000
 
@@ -27,7 +28,12 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installation that has weights: the folder of a small model in float16."""
     folder = tmp_path / "small_world"
     save_world(FantasyWorld(tiny(), seed=0), folder, dtype=torch.float16)
-    save_companions(folder, BlockDCT(), HashTextEncoder(), sampling=Sampling(frames=5, height=16, width=32, steps=2))
+    save_companions(
+        folder,
+        BlockDCT(),
+        HashTextEncoder(),
+        sampling=Sampling(num_frames=5, height=16, width=32, num_inference_steps=2),
+    )
     monkeypatch.setattr(shipped, "__file__", str(tmp_path / "checkpoints" / "shipped.py"))
     return folder
 
@@ -74,6 +80,6 @@ def test_the_shipped_weights_make_a_world() -> None:
     pipeline = WorldPipeline.from_pretrained(SMALL_WORLD, preset="tiny")
     path = make_trajectory("dolly", 5, width=96, height=64)
     picture = torch.full((64, 96, 3), 128, dtype=torch.uint8).numpy()
-    *_, last = pipeline.generate(picture, "a room", path, steps=2)
+    *_, last = pipeline.generate(picture, "a room", path, num_inference_steps=2)
     assert last.world is not None
     assert last.world.video.shape == (5, 64, 96, 3)

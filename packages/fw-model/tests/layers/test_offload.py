@@ -13,9 +13,9 @@ from fw_geometry import make_trajectory
 from fw_model.autoencoders.wan_vae import WanVAE
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.layers.offload import BlockStream, Mover, check_offload
-from fw_model.pipeline.components import Sampling
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.placement import Placement
+from fw_model.pipeline.settings import Sampling
 from fw_model.sampling.flow import FlowSchedule
 
 FRAMES, HEIGHT, WIDTH = 5, 32, 48
@@ -44,7 +44,9 @@ def run():
 
 def _pipe(world, high=None, **options: Any) -> WorldPipeline:
     text = HashTextEncoder(text_len=7, text_dim=12)
-    return WorldPipeline(world, WanVAE.small(), text, high_noise=high, sampling=Sampling(steps=2), **options)
+    return WorldPipeline(
+        world, WanVAE.small(), text, high_noise=high, sampling=Sampling(num_inference_steps=2), **options
+    )
 
 
 def _nbytes(*modules: nn.Module) -> int:
@@ -146,9 +148,9 @@ def test_two_experts_are_swapped_once(config, make_world, run):
     high = make_world(dataclasses.replace(config, name="high", timestep_range=(900.0, 1000.0)))
     schedule = FlowSchedule(steps=4)
     assert 1 <= int((schedule.timesteps > 900).sum()) <= 3
-    base = run(_pipe(low, high), steps=4, guidance=1.0)
+    base = run(_pipe(low, high), num_inference_steps=4, guidance_scale=1.0)
     pipe = _pipe(low, high, offload="model")
-    made = run(pipe, steps=4, guidance=1.0)
+    made = run(pipe, num_inference_steps=4, guidance_scale=1.0)
     assert np.array_equal(made.video, base.video)
     moves = [(m.name, m.direction) for m in pipe.placement.mover.log if m.name.startswith("transformer")]
     assert moves == [
@@ -162,7 +164,9 @@ def test_stopping_early_takes_everything_away(config, make_world):
     pipe = _pipe(world, offload="block")
     homes = _addresses(world)
     path = make_trajectory("still", FRAMES, width=WIDTH, height=HEIGHT)
-    reports = pipe.generate(np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8), "", path, steps=9, guidance=1.0)
+    reports = pipe.generate(
+        np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8), "", path, num_inference_steps=9, guidance_scale=1.0
+    )
     for report in reports:
         if report.stage == "denoise":
             assert pipe.placement.mover.resident

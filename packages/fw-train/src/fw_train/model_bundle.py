@@ -24,7 +24,8 @@ from fw_model.encoders.base import TextEncoder
 from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.model.model import FantasyWorld
-from fw_model.pipeline.components import Sampling, load_companions, save_companions
+from fw_model.pipeline.components import load_companions, save_companions
+from fw_model.pipeline.settings import Sampling
 from fw_train.config.schema import ConfigError, Stage, TrainConfig
 from fw_train.lora import add_adapters, merge_adapters
 
@@ -290,8 +291,10 @@ def _over_all_blocks(name: str, pcb_blocks: int) -> str:
 def _sampling(config: TrainConfig, before: Sampling) -> Sampling:
     """Generate at the size, length and noise schedule of training."""
     clip, chosen = config.clip, config.sampling
-    size = {"frames": clip.frames, "height": clip.height, "width": clip.width}
-    return replace(before, **size, shift=config.noise.shift, steps=chosen.steps, guidance=chosen.guidance)
+    size = {"num_frames": clip.frames, "height": clip.height, "width": clip.width}
+    return replace(
+        before, **size, shift=config.noise.shift, num_inference_steps=chosen.steps, guidance_scale=chosen.guidance
+    )
 
 
 def autoencoder_alone(folder: Path) -> bool:

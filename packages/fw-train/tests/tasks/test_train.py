@@ -97,7 +97,8 @@ def test_held_out_losses_fall(chain: Path) -> None:
 
 def test_the_export_generates_and_says_where_it_comes_from(chain: Path, tmp_path: Path) -> None:
     pipeline = WorldPipeline.from_pretrained(chain / "stage2" / "export")
-    assert (pipeline.frames, pipeline.height, pipeline.width, pipeline.sampling.shift) == (5, 32, 48, 5.0)
+    sampling = pipeline.sampling
+    assert (sampling.num_frames, sampling.height, sampling.width, sampling.shift) == (5, 32, 48, 5.0)
     history = json.loads((chain / "stage2" / "export" / "training.json").read_text())
     assert [(row["stage"], row["steps"]) for row in history["stages"]] == [("base", 24), ("stage1", 8), ("stage2", 3)]
     assert not list((chain / "stage2").rglob("*.p*t*h")) + list((chain / "stage2").rglob("*.pkl"))

@@ -15,39 +15,11 @@ from fw_model.autoencoders.registry import autoencoder_from_spec
 from fw_model.encoders.base import TextEncoder
 from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.encoders.registry import text_encoder_from_spec
+from fw_model.pipeline.settings import Sampling
 
 SPEC_FILE = "pipeline.json"
 HIGH_NOISE = "high_noise"
 """Folder, beside config.json, of the high-noise expert of a two-expert model."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Defaults of generation; every one can be overridden per call."""
-
-    frames: int = 17
-    """Clip length, 4 n + 1."""
-    height: int = 64
-    """Rows, a multiple of 16."""
-    width: int = 96
-    """Columns, a multiple of 16."""
-    fps: float = 16.0
-    """Frames per second."""
-    steps: int = 50
-    """Denoising steps."""
-    guidance: float = 5.0
-    """Classifier-free guidance on the text; 1 turns it off."""
-    shift: float = 5.0
-    """Bend of the noise schedule; take the one of training."""
-    sampler: str = "euler"
-    """euler or unipc."""
-    negative_prompt: str = ""
-    """What guidance moves away from."""
-
-    @classmethod
-    def for_text_dim(cls, text_dim: int) -> "Sampling":
-        """The released size and length for models with Wan's text width, the small defaults otherwise."""
-        return cls(frames=81, height=336, width=592) if text_dim == 4096 else cls()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,11 +54,15 @@ def load_companions(folder: Path) -> Companions:
         raise ValueError(f"{file} does not name {' and '.join(missing)}; write it with WorldPipeline.save.")
     text_encoder = text_encoder_from_spec(spec["text_encoder"], folder)
     image = spec.get("image_encoder")
+    try:
+        sampling = Sampling.from_dict(spec.get("sampling", {}), base=Sampling.for_text_dim(text_encoder.text_dim))
+    except ValueError as error:
+        raise ValueError(f"{file}: sampling: {error}") from None
     return Companions(
         autoencoder=autoencoder_from_spec(spec["autoencoder"], folder),
         text_encoder=text_encoder,
         image_encoder=None if image is None else ClipImageEncoder.from_spec(image, folder),
-        sampling=_sampling(spec.get("sampling", {}), Sampling.for_text_dim(text_encoder.text_dim), file),
+        sampling=sampling,
     )
 
 
@@ -105,10 +81,3 @@ def save_companions(
     if sampling is not None:
         spec["sampling"] = dataclasses.asdict(sampling)
     (folder / SPEC_FILE).write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
-
-
-def _sampling(values: dict[str, Any], defaults: Sampling, file: Path) -> Sampling:
-    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(Sampling)})
-    if unknown:
-        raise ValueError(f"{file}: unknown sampling settings {unknown}; it was written by another version.")
-    return dataclasses.replace(defaults, **values)

@@ -7,7 +7,6 @@ Axes: F frames, H W pixels.
 """
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,25 +16,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from fw_geometry.camera import Trajectory
-from fw_model.config import TOKEN_PIXELS
+from fw_model.pipeline.settings import Fit
 
-Fit = Literal["crop", "stretch"]
-
-
-def check_clip(frames: int, height: int, width: int) -> None:
-    """ValueError, with the nearest legal size, unless frames are 4 n + 1 and both sides multiples of 16."""
-    if frames < 1 or frames % 4 != 1:
-        below = max(1, 4 * ((frames - 1) // 4) + 1)
-        raise ValueError(f"A clip has 4 n + 1 frames (1, 5, 9, ... 81), got {frames}; use {below} or {below + 4}.")
-    for name, size in (("height", height), ("width", width)):
-        if size < TOKEN_PIXELS or size % TOKEN_PIXELS:
-            near = max(TOKEN_PIXELS, TOKEN_PIXELS * round(size / TOKEN_PIXELS))
-            raise ValueError(f"The {name} must be a multiple of {TOKEN_PIXELS} pixels, got {size}; use {near}.")
+ImageInput = Image.Image | np.ndarray | Path | str
+"""A PIL image, a uint8 array [h, w, 3], or a file."""
 
 
-def prepare_image(
-    image: Image.Image | np.ndarray | Path | str, height: int, width: int, fit: Fit
-) -> Float[Tensor, "3 H W"]:
+def prepare_image(image: ImageInput, height: int, width: int, fit: Fit) -> Float[Tensor, "3 H W"]:
     """The picture in [-1, 1] at the clip's size.
 
     Args:
@@ -58,21 +45,19 @@ def prepare_image(
 
 
 def prepare_trajectory(
-    trajectory: Trajectory, *, frames: int, height: int, width: int, fit: Fit, scene_scale: float
+    trajectory: Trajectory, *, num_frames: int, height: int, width: int, fit: Fit, scene_scale: float
 ) -> Trajectory:
-    """The first ``frames`` cameras relative to the first one, for frames of H x W, lengths in scene units.
+    """The first ``num_frames`` cameras relative to the first one, for frames of H x W, lengths in scene units.
 
     Raises:
-        ValueError: fewer cameras than frames, or a ``scene_scale`` that is not positive.
+        ValueError: fewer cameras than frames.
     """
-    if len(trajectory) < frames:
+    if len(trajectory) < num_frames:
         raise ValueError(
-            f"The camera path has {len(trajectory)} poses, the clip {frames} frames; "
-            f"use trajectory.resampled({frames}), or a shorter clip."
+            f"The camera path has {len(trajectory)} poses, the clip {num_frames} frames; "
+            f"use trajectory.resampled({num_frames}), or a shorter clip."
         )
-    if not (np.isfinite(scene_scale) and scene_scale > 0):
-        raise ValueError(f"scene_scale must be a positive length in the camera path's unit, got {scene_scale}.")
-    path = trajectory.slice(0, frames).relative_to_first().scaled(1 / scene_scale)
+    path = trajectory.slice(0, num_frames).relative_to_first().scaled(1 / scene_scale)
     if (path.width, path.height) == (width, height):
         return path
     if fit == "stretch":
@@ -81,7 +66,7 @@ def prepare_trajectory(
     return path.resized(*scaled).cropped(left, top, width, height)
 
 
-def _opened(image: Image.Image | np.ndarray | Path | str) -> Image.Image:
+def _opened(image: ImageInput) -> Image.Image:
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
             raise ValueError(f"A picture array must be uint8 [h, w, 3], got {image.dtype} {list(image.shape)}.")

@@ -11,19 +11,19 @@ names autoencoder, text encoder, picture encoder and the default sampling.
 Axes: b batch, F frames, H W pixels, c channels, f latent frames, y x latent rows and columns.
 """
 
-import math
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from fw_geometry.camera import Trajectory
+from fw_geometry.clip_shape import check_clip_shape
 from fw_model.autoencoders.base import VideoAutoencoder, first_frame_condition, latent_shape
 from fw_model.checkpoints.sources import local_folder
 from fw_model.encoders.base import TextEncoder
@@ -34,16 +34,13 @@ from fw_model.layers.offload import Offload, check_offload
 from fw_model.losses.targets import path_rays, recovered_path
 from fw_model.model.conditioning import Conditioning
 from fw_model.model.model import FantasyWorld
-from fw_model.pipeline.components import HIGH_NOISE, Sampling, load_companions, save_companions
-from fw_model.pipeline.inputs import Fit, check_clip, prepare_image, prepare_trajectory
+from fw_model.pipeline.components import HIGH_NOISE, load_companions, save_companions
+from fw_model.pipeline.inputs import ImageInput, prepare_image, prepare_trajectory
 from fw_model.pipeline.placement import Placement
 from fw_model.pipeline.result import Progress, World
+from fw_model.pipeline.settings import GenerationSettings, Sampling
 from fw_model.sampling.denoise import DenoiseStep, choose_expert, denoise
-from fw_model.sampling.easycache import check_threshold
 from fw_model.sampling.flow import FlowSchedule, counter_noise
-from fw_model.sampling.samplers import make_sampler
-
-__all__ = ["Progress", "Sampling", "World", "WorldPipeline"]
 
 
 class WorldPipeline:
@@ -91,21 +88,6 @@ class WorldPipeline:
         self.free_encoders = free_encoders
         self.placement = Placement(offload, device or next(world.parameters()).device)
         self.to(self.placement.device)
-
-    @property
-    def frames(self) -> int:
-        """Default clip length."""
-        return self.sampling.frames
-
-    @property
-    def height(self) -> int:
-        """Default rows."""
-        return self.sampling.height
-
-    @property
-    def width(self) -> int:
-        """Default columns."""
-        return self.sampling.width
 
     @property
     def device(self) -> torch.device:
@@ -186,103 +168,84 @@ class WorldPipeline:
 
     def generate(
         self,
-        image: Image.Image | np.ndarray | Path | str,
+        image: ImageInput,
         prompt: str,
         trajectory: Trajectory,
+        settings: GenerationSettings | None = None,
         *,
-        frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        seed: int = 0,
-        negative_prompt: str | None = None,
-        shift: float | None = None,
-        sampler: str | None = None,
-        scene_scale: float = 1.0,
-        fit: Fit = "crop",
-        end_image: Image.Image | np.ndarray | Path | str | None = None,
-        easycache: float | None = None,
-        couple: bool = True,
+        last_image: ImageInput | None = None,
+        **changes: Any,
     ) -> Generator[Progress, None, None]:
-        """Make a world. Inputs are checked at once; the work is done as the reports are taken.
+        """Generate a world. Inputs are checked at once; the work is done as the reports are taken.
 
         Close the iterator to stop between two steps.
 
         Args:
-            image: the first frame: PIL picture, uint8 array [h, w, 3] or file. Its aspect is kept unless ``fit`` says
-                otherwise.
-            prompt: what the world shows.
-            trajectory: the camera path; poses are taken relative to the first, K is used as it is (brought to the
-                clip's size along with the picture).
-            frames: clip length, 4 n + 1; the path's length by default.
-            height: rows, a multiple of 16; the path's by default.
-            width: columns, a multiple of 16; the path's by default.
-            steps: denoising steps.
-            guidance: guidance on the text; 1 turns it off and halves the time.
-            seed: the same seed gives the same noise on every device.
-            negative_prompt: what guidance moves away from.
-            shift: bend of the noise schedule.
-            sampler: euler or unipc.
-            scene_scale: length, in the path's unit, of one scene unit (the mean distance of what the first frame
-                shows). Results are in the path's unit again.
-            fit: "crop" or "stretch" for a picture of another aspect.
-            end_image: the last frame, for models with mask channels and no CLIP (Wan2.2).
-            easycache: threshold of step reuse (0.02 to 0.2; see ``EasyCache``): steps whose velocity is predicted to
-                change little are not computed. ``settings["reused_steps"]`` of the world says how many. None: every
-                step is computed.
-            couple: False leaves the branches independent (for ablations).
+            image: the first frame: PIL image, uint8 array [h, w, 3] or file.
+            prompt: text that describes the world.
+            trajectory: the camera path. Poses are taken relative to the first; the intrinsics are resized and cropped
+                along with the image.
+            settings: see ``GenerationSettings``. Number of frames and size are by default those of ``trajectory``,
+                everything else is by default ``self.sampling``.
+            last_image: the last frame, for models with mask channels and no CLIP (Wan2.2).
+            changes: fields of ``GenerationSettings`` to set, such as ``num_inference_steps=20, seed=1``.
 
         Returns:
-            Reports in order: encode, denoise, decode; the last one carries the world.
+            Reports in order: encode, denoise, decode; the last one holds the world.
 
         Raises:
-            ValueError: sizes, path, picture or settings that cannot be used, with what to do about it.
+            ValueError: sizes, path, image or settings that are invalid, and how to fix them.
+            TypeError: ``changes`` has a name that is not a field of ``GenerationSettings``.
         """
-        defaults = self.sampling
-        frames = len(trajectory) if frames is None else frames
-        height, width = height or trajectory.height, width or trajectory.width
-        check_clip(frames, height, width)
-        schedule = FlowSchedule(
-            steps=defaults.steps if steps is None else steps, shift=defaults.shift if shift is None else float(shift)
-        )
-        guidance = float(defaults.guidance if guidance is None else guidance)
-        self._check_settings(schedule, sampler or defaults.sampler, guidance, easycache, end_image is not None)
+        settings = (settings or GenerationSettings()).updated(**changes)
+        settings.validate()
+        shape = {"num_frames": len(trajectory), "height": trajectory.height, "width": trajectory.width}
+        chosen = settings.sampling(replace(self.sampling, **shape))
+        num_frames, height, width, fit = chosen.num_frames, chosen.height, chosen.width, settings.fit
+        check_clip_shape(num_frames, height, width)
+        schedule = FlowSchedule(steps=chosen.num_inference_steps, shift=chosen.shift)
+        self._check_model(schedule, last_image is not None)
         job = _Job(
             image=prepare_image(image, height, width, fit),
-            end_image=None if end_image is None else prepare_image(end_image, height, width, fit),
+            last_image=None if last_image is None else prepare_image(last_image, height, width, fit),
             prompt=prompt,
-            negative_prompt=defaults.negative_prompt if negative_prompt is None else negative_prompt,
             path=prepare_trajectory(
-                trajectory, frames=frames, height=height, width=width, fit=fit, scene_scale=float(scene_scale)
+                trajectory,
+                num_frames=num_frames,
+                height=height,
+                width=width,
+                fit=fit,
+                scene_scale=settings.scene_scale,
             ),
             schedule=schedule,
-            sampler=sampler or defaults.sampler,
-            guidance=guidance,
-            seed=seed,
-            scene_scale=float(scene_scale),
-            couple=couple,
-            easycache=easycache,
-            fps=defaults.fps,
+            sampling=chosen,
+            settings=settings,
         )
         return self._run(job)
 
-    def _check_settings(
-        self, schedule: FlowSchedule, sampler: str, guidance: float, easycache: float | None, end_image: bool
-    ) -> None:
-        """What could be wrong besides picture, path and sizes."""
-        make_sampler(sampler, schedule)
+    def __call__(
+        self,
+        image: ImageInput,
+        prompt: str,
+        trajectory: Trajectory,
+        settings: GenerationSettings | None = None,
+        *,
+        last_image: ImageInput | None = None,
+        **changes: Any,
+    ) -> World:
+        """Generate a world and return it; the arguments are those of ``generate``."""
+        *_, last = self.generate(image, prompt, trajectory, settings, last_image=last_image, **changes)
+        assert last.world is not None, "the last report holds the world"
+        return last.world
+
+    def _check_model(self, schedule: FlowSchedule, last_image: bool) -> None:
+        """Raise ValueError if the loaded model cannot run this schedule or take a last frame."""
         for timestep in schedule.timesteps:
             choose_expert(self._experts(), float(timestep))
-        if not math.isfinite(guidance):
-            raise ValueError(f"guidance must be a finite number (Wan uses 5; 1 turns it off), got {guidance}.")
-        if easycache is not None:
-            check_threshold(easycache)
         video = self.world.config.video
-        if end_image and (video.y_dim != video.out_dim + 4 or video.clip_dim is not None):
+        if last_image and (video.y_dim != video.out_dim + 4 or video.clip_dim is not None):
             raise ValueError(
-                f"Model {self.world.config.name!r} cannot be shown a last frame (Wan2.2 models can); "
-                "leave end_image out, or generate with a wan22 checkpoint."
+                f"last_image: model {self.world.config.name!r} takes no last frame; omit it, or use a wan22 checkpoint"
             )
 
     def _experts(self) -> list[FantasyWorld]:
@@ -295,17 +258,17 @@ class WorldPipeline:
         yield Progress(stage="encode", step=1, steps=1, seconds=time.monotonic() - start)
         channels = self.world.config.video.out_dim
         shape = latent_shape(channels, len(job.path), job.path.height, job.path.width)
-        noise = counter_noise(job.seed, 0, 0, shape, device=self.device)[None]
+        noise = counter_noise(job.settings.seed, 0, 0, shape, device=self.device)[None]
         began = time.monotonic()
         loop = denoise(
             self._experts(),
             lambda expert: self._conditions(expert, inputs),
             noise,
             job.schedule,
-            sampler=job.sampler,
-            guidance=job.guidance,
-            couple=job.couple,
-            easycache=job.easycache,
+            sampler=job.sampling.sampler,
+            guidance_scale=job.sampling.guidance_scale,
+            cross_branch=job.settings.cross_branch,
+            easycache=job.settings.easycache,
             at_hand=self.placement.expert,
         )
         state: DenoiseStep | None = None
@@ -324,7 +287,7 @@ class WorldPipeline:
     def _encode(self, job: "_Job") -> "_Inputs":
         config = self.world.config
         image = job.image.to(self.device)[None]
-        prompts = [job.prompt, *([job.negative_prompt] if job.guidance != 1 else [])]
+        prompts = [job.prompt, *([job.sampling.negative_prompt] if job.sampling.guidance_scale != 1 else [])]
         with self.placement.encoder(self.text_encoder):
             text = self.text_encoder.encode(prompts).to(self.device)
         clip = None
@@ -335,7 +298,7 @@ class WorldPipeline:
             self.text_encoder.free()
             if self.image_encoder is not None:
                 self.image_encoder.free()
-        last = None if job.end_image is None else job.end_image.to(self.device)[None, :, None]
+        last = None if job.last_image is None else job.last_image.to(self.device)[None, :, None]
         with self.placement.part("autoencoder", self.autoencoder):
             y = first_frame_condition(self.autoencoder, image[:, :, None], len(job.path), config.video.y_dim, last=last)
         rays = path_rays(config, job.path)
@@ -355,7 +318,7 @@ class WorldPipeline:
         with self.placement.part("autoencoder", self.autoencoder):
             video = self.autoencoder.decode(state.latents)[0].float().clamp(-1, 1)
         frames = rearrange(((video + 1) * 127.5).round().to(torch.uint8), "c f h w -> f h w c")
-        scale = job.scene_scale
+        scale = job.settings.scene_scale
         return World(
             video=frames.cpu().numpy(),
             depth=_host(geometry.depth * scale),
@@ -364,20 +327,13 @@ class WorldPipeline:
             points_confidence=_host(geometry.points_confidence),
             trajectory=recovered_path(geometry.pose_encodings[-1][0], job.path).scaled(scale),
             requested=job.path.scaled(scale),
-            fps=job.fps,
+            fps=job.sampling.fps,
             settings={
                 "model": self.world.config.name,
                 "prompt": job.prompt,
-                "negative_prompt": job.negative_prompt,
-                "seed": job.seed,
-                "steps": job.schedule.steps,
-                "shift": job.schedule.shift,
-                "sampler": job.sampler,
-                "guidance": job.guidance,
-                "scene_scale": scale,
-                "couple": job.couple,
-                "end_image": job.end_image is not None,
-                "easycache": job.easycache,
+                **job.settings.to_dict(),
+                **{name: value for name, value in asdict(job.sampling).items() if name != "fps"},
+                "last_image": job.last_image is not None,
                 "reused_steps": state.reused_steps,
             },
         )
@@ -388,18 +344,12 @@ class _Job:
     """A checked request."""
 
     image: Tensor
-    end_image: Tensor | None
+    last_image: Tensor | None
     prompt: str
-    negative_prompt: str
     path: Trajectory
     schedule: FlowSchedule
-    sampler: str
-    guidance: float
-    seed: int
-    scene_scale: float
-    couple: bool
-    easycache: float | None
-    fps: float
+    sampling: Sampling
+    settings: GenerationSettings
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -43,8 +43,8 @@ def denoise(
     schedule: FlowSchedule,
     *,
     sampler: str = "euler",
-    guidance: float = 5.0,
-    couple: bool = True,
+    guidance_scale: float = 5.0,
+    cross_branch: bool = True,
     easycache: float | None = None,
     at_hand: Callable[[FantasyWorld], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[DenoiseStep]:
@@ -56,8 +56,8 @@ def denoise(
         noise: start latents, standard normal, float32. They stay in this precision throughout.
         schedule: noise levels.
         sampler: a name that ``make_sampler`` knows.
-        guidance: ``v = v_neg + guidance (v_pos - v_neg)``; at 1 the unconditional pass is left out.
-        couple: let the branches see each other.
+        guidance_scale: ``v = v_neg + guidance_scale (v_pos - v_neg)``; at 1 the unconditional pass is skipped.
+        cross_branch: let the branches attend to each other.
         easycache: threshold of step reuse, see ``EasyCache``; None computes every step.
         at_hand: holds an expert on the device while its steps last; entered once per expert.
 
@@ -87,20 +87,22 @@ def denoise(
                 if velocities is None:
                     t = timestep.expand(latents.shape[0]).to(latents.device)
                     last = index == schedule.steps - 1
-                    out = expert(latents, t, condition=condition, predict_geometry=last, couple=couple)
+                    out = expert(latents, t, condition=condition, predict_geometry=last, couple=cross_branch)
                     other = None
-                    if negative is not None and guidance != 1:
-                        other = expert(latents, t, condition=negative, predict_geometry=False, couple=couple).velocity
+                    if negative is not None and guidance_scale != 1:
+                        other = expert(
+                            latents, t, condition=negative, predict_geometry=False, couple=cross_branch
+                        ).velocity
                     velocities, geometry = Velocities(out.velocity, other), out.geometry
                     if cache is not None:
                         cache.store(latents, velocities)
                 positive, away = velocities
-                velocity = positive if away is None else guide(positive, away, guidance)
+                velocity = positive if away is None else guide(positive, away, guidance_scale)
                 latents = stepper.step(latents, velocity, index)
             if index == schedule.steps - 1 and not bool(latents.isfinite().all()):
                 raise FloatingPointError(
-                    f"Sampling ended in numbers that are not finite ({latents.dtype}, guidance {guidance}). "
-                    "Load the model in float32 or bfloat16, or lower the guidance."
+                    f"Sampling ended in numbers that are not finite ({latents.dtype}, "
+                    f"guidance_scale {guidance_scale}). Load the model in float32 or bfloat16, or lower guidance_scale."
                 )
             reused = 0 if cache is None else cache.reused
             yield DenoiseStep(index=index + 1, latents=latents, geometry=geometry, reused_steps=reused)

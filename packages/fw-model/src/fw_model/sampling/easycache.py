@@ -16,6 +16,8 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from fw_model.sampling.choices import check_threshold
+
 WARM_UP = 0.2
 """Share of the steps, from the first, that are always computed (the authors': 10 of 50)."""
 
@@ -76,15 +78,6 @@ class EasyCache:
             moved = _distance(latents, self._input)
             self._rate = _distance(velocities.positive, self._output.positive) / moved if moved > 0 else None
         self._input, self._output = latents, velocities
-
-
-def check_threshold(threshold: float) -> None:
-    """ValueError unless the threshold is one."""
-    if not 0 <= threshold < 10:
-        raise ValueError(
-            f"easycache is a threshold on the accumulated relative change of the velocity, 0.02 to 0.2 (the authors "
-            f"use 0.05), or None to compute every step; got {threshold}."
-        )
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

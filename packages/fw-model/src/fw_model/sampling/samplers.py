@@ -7,11 +7,13 @@ Axes: ``*s`` is the shape of the latent, whatever it is.
 """
 
 import math
-from typing import NamedTuple
+from importlib import import_module
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from fw_model.sampling.choices import SAMPLERS, check_sampler
 from fw_model.sampling.flow import FlowSchedule, euler_step
 
 
@@ -87,14 +89,20 @@ class UniPCSampler:
         return (there.sigma / here.sigma) * latents + (there.alpha * gain) * (before + correction)
 
 
-SAMPLERS = {"euler": EulerSampler, "unipc": UniPCSampler}
+@runtime_checkable
+class Sampler(Protocol):
+    """Takes the steps of one generation."""
+
+    def step(self, latents: Float[Tensor, "*s"], velocity: Float[Tensor, "*s"], index: int) -> Float[Tensor, "*s"]:
+        """Latents at ``sigmas[index + 1]`` from latents and velocity at ``sigmas[index]``."""
+        ...
 
 
-def make_sampler(name: str, schedule: FlowSchedule) -> EulerSampler | UniPCSampler:
-    """A fresh sampler by name: ``euler`` (released default) or ``unipc``."""
-    if name not in SAMPLERS:
-        raise ValueError(f"Unknown sampler {name!r}; choose one of {sorted(SAMPLERS)}.")
-    return SAMPLERS[name](schedule)
+def make_sampler(name: str, schedule: FlowSchedule) -> Sampler:
+    """A new sampler for one generation. ValueError unless ``name`` is one of ``SAMPLERS``."""
+    check_sampler(name)
+    module, _, kind = SAMPLERS[name].partition(":")
+    return getattr(import_module(module), kind)(schedule)
 
 
 # --- helpers ---

@@ -28,12 +28,12 @@ class WorldEngine:
         sampling = pipeline.sampling
         self.card = ModelCard(
             name=name,
-            frames=sampling.frames,
+            frames=sampling.num_frames,
             width=sampling.width,
             height=sampling.height,
             fps=sampling.fps,
-            steps=sampling.steps,
-            guidance=sampling.guidance,
+            steps=sampling.num_inference_steps,
+            guidance=sampling.guidance_scale,
         )
 
     def run(self, task: Task, folder: Path) -> Generator[Step, None, None]:
@@ -44,11 +44,11 @@ class WorldEngine:
                 task.image,
                 request.prompt,
                 task.camera,
-                frames=request.frames,
+                num_frames=request.frames,
                 height=request.height,
                 width=request.width,
-                steps=request.steps,
-                guidance=request.guidance,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance,
                 seed=request.seed,
                 negative_prompt=request.negative_prompt,
                 sampler=request.sampler,

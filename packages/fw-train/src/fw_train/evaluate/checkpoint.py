@@ -14,7 +14,8 @@ import torch
 
 from fw_model.checkpoints.checkpoint import read_config
 from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
-from fw_model.pipeline.components import HIGH_NOISE, SPEC_FILE, Sampling
+from fw_model.pipeline.components import HIGH_NOISE, SPEC_FILE
+from fw_model.pipeline.settings import Sampling
 from fw_train.config.load import from_mapping
 from fw_train.config.schema import ClipConfig, ConfigError
 from fw_train.model_bundle import HISTORY
@@ -113,7 +114,7 @@ def _clips_of(path: Path) -> ClipConfig:
 def _sampling(folder: Path, text_dim: int) -> Sampling:
     path = folder / SPEC_FILE
     try:
-        return Sampling(**json.loads(path.read_text(encoding="utf-8"))["sampling"])
+        return Sampling.from_dict(json.loads(path.read_text(encoding="utf-8"))["sampling"])
     except KeyError:
         return Sampling.for_text_dim(text_dim)
     except (OSError, ValueError, TypeError) as error:

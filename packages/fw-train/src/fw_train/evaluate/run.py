@@ -166,8 +166,8 @@ def _generate(options: EvaluateOptions, task: Task, checkpoint: Checkpoint, say:
             truth.video[0],
             truth.record.caption,
             truth.trajectory,
-            steps=options.steps,
-            guidance=options.guidance,
+            num_inference_steps=options.steps,
+            guidance_scale=options.guidance,
             seed=noise_seed(options.seed, clip),
         )
         world = finish(reports, f"[{number}/{len(missing)}] {clip}", say)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fw_data.dataset.reader import ClipDataset
-from fw_model.pipeline.inputs import check_clip
+from fw_geometry.clip_shape import check_clip_shape
 from fw_model.pipeline.result import World
 from fw_train.config.schema import ClipConfig, ConfigError
 from fw_train.evaluate.checkpoint import Checkpoint, Say, open_checkpoint, parse_size
@@ -114,9 +114,9 @@ def worlds_to_generate(options: EvaluateOptions, dataset: ClipDataset, say: Say)
     checkpoint = open_checkpoint(options.checkpoint)
     sampling = checkpoint.sampling
     height, width = parse_size(options.size, (sampling.height, sampling.width))
-    frames = sampling.frames if options.frames is None else options.frames
+    frames = sampling.num_frames if options.frames is None else options.frames
     try:
-        check_clip(frames, height, width)
+        check_clip_shape(frames, height, width)
     except ValueError as error:
         raise ConfigError(f"--frames, --size: {error}") from None
     config = ClipConfig(frames=frames, height=height, width=width)
@@ -140,8 +140,8 @@ def worlds_to_generate(options: EvaluateOptions, dataset: ClipDataset, say: Say)
         "frames": frames,
         "height": height,
         "width": width,
-        "steps": sampling.steps if options.steps is None else options.steps,
-        "guidance": sampling.guidance if options.guidance is None else options.guidance,
+        "steps": sampling.num_inference_steps if options.steps is None else options.steps,
+        "guidance": sampling.guidance_scale if options.guidance is None else options.guidance,
         "shift": sampling.shift,
         "sampler": sampling.sampler,
         "seed": options.seed,

@@ -181,7 +181,7 @@ def _common_shape(subjects: Sequence[Subject]) -> tuple[int, int, int]:
     shapes: dict[tuple[int, int, int], Path] = {}
     for checkpoint in (subject.checkpoint for subject in subjects):
         sampling = checkpoint.sampling
-        shapes.setdefault((sampling.frames, sampling.height, sampling.width), checkpoint.folder)
+        shapes.setdefault((sampling.num_frames, sampling.height, sampling.width), checkpoint.folder)
     if len(shapes) > 1:
         text = "; ".join(f"{folder}: {shape}" for shape, folder in shapes.items())
         raise ConfigError(f"the checkpoints generate clips of different frames or size ({text}); compare equal ones")
@@ -287,11 +287,11 @@ def _generated(
         truth.video[0],
         truth.record.caption,
         truth.trajectory,
-        steps=options.steps,
-        guidance=options.guidance,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance,
         seed=seed,
         shift=shift,
-        couple=couple,
+        cross_branch=couple,
     )
     assert last.world is not None, "a generation ends with a world"
     return last.world

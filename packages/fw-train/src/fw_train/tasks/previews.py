@@ -86,7 +86,7 @@ def _generate(task: "WorldTask", record: ClipRecord, sample: Sample, first: UInt
             path,
             seed=task.split.held_out.index(record),
             scene_scale=sample.scale,
-            couple=config.stage == "stage2",
+            cross_branch=config.stage == "stage2",
         )
     assert last.world is not None, "the last report has the world"
     return last.world

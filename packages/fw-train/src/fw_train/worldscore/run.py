@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from fw_geometry import Trajectory, invert_poses
+from fw_geometry.clip_shape import check_clip_shape
 from fw_model.export import write_video
-from fw_model.pipeline.inputs import check_clip, prepare_image
+from fw_model.pipeline.inputs import prepare_image
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.config.schema import ConfigError
 from fw_train.evaluate.checkpoint import Checkpoint, Say, open_checkpoint, parse_size
@@ -81,9 +82,9 @@ def check(out: Path, pictures: list[Picture], say: Say = print) -> int:
 def _settings(options: WorldScoreOptions, checkpoint: Checkpoint) -> dict[str, Plain]:
     sampling = checkpoint.sampling
     height, width = parse_size(options.size, (sampling.height, sampling.width))
-    frames = sampling.frames if options.frames is None else options.frames
+    frames = sampling.num_frames if options.frames is None else options.frames
     try:
-        check_clip(frames, height, width)
+        check_clip_shape(frames, height, width)
     except ValueError as error:
         raise ConfigError(f"--frames, --size: {error}") from None
     if frames < 2:
@@ -94,8 +95,8 @@ def _settings(options: WorldScoreOptions, checkpoint: Checkpoint) -> dict[str, P
         "frames": frames,
         "height": height,
         "width": width,
-        "steps": sampling.steps if options.steps is None else options.steps,
-        "guidance": sampling.guidance if options.guidance is None else options.guidance,
+        "steps": sampling.num_inference_steps if options.steps is None else options.steps,
+        "guidance": sampling.guidance_scale if options.guidance is None else options.guidance,
         "seed": options.seed,
         "focal_px": options.focal_px,
         "unit": options.unit,
@@ -117,8 +118,8 @@ def _generate(
             video[-1],
             prompt,
             _trajectory(part, options.focal_px, height, width),
-            steps=options.steps,
-            guidance=options.guidance,
+            num_inference_steps=options.steps,
+            guidance_scale=options.guidance,
             seed=noise_seed(options.seed, picture.image, index),
             scene_scale=1 / options.unit,
         )

@@ -1,0 +1,153 @@
+"""`GenerationSettings`: everything that controls a generation beside its images, prompt and camera path.
+
+The pipeline, the command line, the HTTP API, its client and the workers all use this class. To add a parameter, add a
+field here and use it in the pipeline. Imports no torch.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from fw_geometry.clip_shape import check_num_frames, check_side
+from fw_model.sampling.choices import check_sampler, check_threshold
+
+Fit = Literal["crop", "stretch"]
+
+_FORMER_NAMES = {
+    "frames": "num_frames",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "couple": "cross_branch",
+    "end_image": "last_image",
+}
+"""Names in files of earlier versions -> names of today."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """A model's default settings, stored in its pipeline.json."""
+
+    num_frames: int = 17
+    """Clip length, 4n + 1."""
+    height: int = 64
+    """Height in pixels, a multiple of 16."""
+    width: int = 96
+    """Width in pixels, a multiple of 16."""
+    fps: float = 16.0
+    """Frames per second."""
+    num_inference_steps: int = 50
+    """Denoising steps."""
+    guidance_scale: float = 5.0
+    """Classifier-free guidance on the text; 1 disables it."""
+    shift: float = 5.0
+    """Shift of the noise schedule towards high noise, as in training."""
+    sampler: str = "euler"
+    """Name of the sampler."""
+    negative_prompt: str = ""
+    """Text that guidance moves away from."""
+
+    @classmethod
+    def for_text_dim(cls, text_dim: int) -> "Sampling":
+        """The released size and length for models with Wan's text width, the small defaults otherwise."""
+        return cls(num_frames=81, height=336, width=592) if text_dim == 4096 else cls()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, base: "Sampling | None" = None) -> "Sampling":
+        """`base` with the given fields replaced. ValueError for an unknown field."""
+        return replace(base or cls(), **_known(values, cls))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """Settings of one generation. None means the model's default."""
+
+    num_frames: int | None = None
+    """Number of frames, 4n + 1."""
+    height: int | None = None
+    """Height in pixels, a multiple of 16."""
+    width: int | None = None
+    """Width in pixels, a multiple of 16."""
+    num_inference_steps: int | None = None
+    """Denoising steps: network evaluations per guidance branch."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance on the text; 1 disables it and halves the time."""
+    negative_prompt: str | None = None
+    """Text that guidance moves away from."""
+    sampler: str | None = None
+    """Sampler: euler or unipc."""
+    shift: float | None = None
+    """Shift of the noise schedule towards high noise; 1 leaves it uniform."""
+    seed: int = 0
+    """Noise seed: the same seed gives the same noise on every device."""
+    scene_scale: float = 1.0
+    """Mean distance of the visible scene, in the unit of the camera path. Results are in the path's unit too."""
+    fit: Fit = "crop"
+    """How an image of another aspect ratio fills the frame: crop keeps its aspect ratio, stretch does not."""
+    easycache: float | None = None
+    """Reuse steps that would change little, up to this accumulated relative change (0.02 to 0.2): faster, and slightly
+    different. None computes every step."""
+    cross_branch: bool = True
+    """Let the video branch and the geometry branch attend to each other; False is for ablations."""
+
+    def validate(self) -> None:
+        """Raise ValueError, naming the field, its value and what is valid, unless every given value is usable."""
+        if self.num_frames is not None:
+            check_num_frames(self.num_frames)
+        for name, side in (("height", self.height), ("width", self.width)):
+            if side is not None:
+                check_side(side, name=name)
+        if self.num_inference_steps is not None and self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps is {self.num_inference_steps}; it must be at least 1")
+        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+            raise ValueError(
+                f"guidance_scale is {self.guidance_scale}; it must be finite (Wan uses 5, and 1 disables guidance)"
+            )
+        if self.sampler is not None:
+            check_sampler(self.sampler)
+        for name, value in (("shift", self.shift), ("scene_scale", self.scene_scale)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}; it must be finite and positive")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it must fit in 64 bits")
+        if self.fit not in ("crop", "stretch"):
+            raise ValueError(f"fit is {self.fit!r}; choose crop or stretch")
+        if self.easycache is not None:
+            check_threshold(self.easycache)
+
+    def sampling(self, defaults: Sampling) -> Sampling:
+        """`defaults` with every value that is given here."""
+        names = {field.name for field in fields(Sampling)}
+        return replace(defaults, **{k: v for k, v in asdict(self).items() if k in names and v is not None})
+
+    def updated(self, **changes: Any) -> "GenerationSettings":
+        """These settings with some fields replaced. TypeError for an unknown field."""
+        unknown = sorted(set(changes) - {field.name for field in fields(self)})
+        if unknown:
+            names = ", ".join(field.name for field in fields(self))
+            raise TypeError(f"{', '.join(unknown)}: not a field of GenerationSettings; the fields are {names}")
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "GenerationSettings":
+        """Settings from a dictionary, also one of an earlier version. ValueError for an unknown or invalid field."""
+        settings = cls(**_known(values, cls))
+        settings.validate()
+        return settings
+
+
+def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings under the names of today; files of earlier versions have other ones."""
+    return {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
+
+
+def _known(values: Mapping[str, Any], kind: type[Sampling] | type[GenerationSettings]) -> dict[str, Any]:
+    named = current_names(values)
+    unknown = sorted(set(named) - {field.name for field in fields(kind)})
+    if unknown:
+        raise ValueError(f"unknown settings {', '.join(unknown)}; another version of fantasy-world wrote them")
+    return named

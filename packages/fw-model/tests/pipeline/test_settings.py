@@ -1,0 +1,66 @@
+"""`GenerationSettings` without a model: names, validation, stored forms, and what importing it costs."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from fw_model.pipeline.settings import GenerationSettings, Sampling
+from fw_model.sampling.choices import SAMPLERS
+from fw_model.sampling.flow import FlowSchedule
+from fw_model.sampling.samplers import make_sampler
+
+
+def test_importing_the_settings_imports_no_torch():
+    code = "import sys, fw_model.pipeline.settings; print({'torch', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_given_values_replace_the_defaults_of_the_model():
+    chosen = GenerationSettings(num_frames=5, guidance_scale=1.0, seed=3).sampling(Sampling(shift=2.0))
+    assert chosen == Sampling(num_frames=5, guidance_scale=1.0, shift=2.0)
+    shared = {field.name for field in dataclasses.fields(Sampling)} - {"fps"}
+    assert shared < {field.name for field in dataclasses.fields(GenerationSettings)}
+
+
+def test_dictionaries_round_trip_and_former_names_are_read():
+    settings = GenerationSettings(num_frames=9, sampler="unipc", easycache=0.05, cross_branch=False, seed=2**62)
+    assert GenerationSettings.from_dict(settings.to_dict()) == settings
+    former = {"frames": 9, "steps": 4, "guidance": 2.0, "couple": False}
+    assert GenerationSettings.from_dict(former) == GenerationSettings(
+        num_frames=9, num_inference_steps=4, guidance_scale=2.0, cross_branch=False
+    )
+    with pytest.raises(ValueError, match="turbo"):
+        GenerationSettings.from_dict({"turbo": True})
+    with pytest.raises(ValueError, match=r"num_frames is 8.*9"):
+        GenerationSettings.from_dict({"frames": 8})
+    with pytest.raises(TypeError, match=r"frames.*num_frames"):
+        settings.updated(frames=9)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"num_frames": 0},
+        {"height": -16},
+        {"width": 100},
+        {"num_inference_steps": 0},
+        {"guidance_scale": float("nan")},
+        {"sampler": "heun"},
+        {"shift": 0.0},
+        {"scene_scale": float("inf")},
+        {"seed": 2**63},
+        {"easycache": 10.0},
+    ],
+)
+def test_invalid_values_are_named(bad):
+    ((name, value),) = bad.items()
+    with pytest.raises(ValueError, match=f"{name} is {value!r}"):
+        GenerationSettings(**bad).validate()
+
+
+def test_every_sampler_of_the_registry_can_be_built():
+    for name in SAMPLERS:
+        GenerationSettings(sampler=name).validate()
+        assert callable(make_sampler(name, FlowSchedule(steps=2)).step)
