@@ -46,13 +46,15 @@ def detect(path: str | PathLike[str]) -> CameraFormat:
 def detect_content(content: str | Mapping[str, Any]) -> CameraFormat | None:
     """The format of the text or JSON object that a camera file holds; None if it fits none.
 
-    Text counts as RealEstate10K unless every line has the 8 columns of TUM or the 12 of KITTI, so that the reader of
-    RealEstate10K names the first bad line.
+    Text with rows of numbers counts as RealEstate10K unless every row has the 8 columns of TUM or the 12 of KITTI, so
+    that the reader of RealEstate10K names the first bad line.
     """
     if isinstance(content, Mapping):
         return next((found for key, found in _JSON_KEYS.items() if key in content), None)
     rows = [line.split() for line in content.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     columns = {len(row) for row in rows}
+    if max(columns, default=0) < min(_COLUMNS):
+        return None
     return _COLUMNS.get(columns.pop(), "realestate10k") if len(columns) == 1 else "realestate10k"
 
 
