@@ -75,7 +75,7 @@ def test_what_was_measured_differently_is_not_compared(dataset, checkpoint, perf
     quiet(EvaluateOptions(worlds=others, data=dataset, out=tmp_path / "e", show=0))
     with pytest.raises(ConfigError, match="3 and 3"):
         compare_runs(CompareOptions(runs=(tmp_path / "a", tmp_path / "e")))
-    with pytest.raises(ConfigError, match="evaluations"):
+    with pytest.raises(ConfigError, match="two"):
         compare_runs(CompareOptions(runs=(tmp_path / "a",)))
     anew = json.loads((tmp_path / "a" / "evaluation.json").read_text())
     anew["clips"][0]["content"] = "other"
