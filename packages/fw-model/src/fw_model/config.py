@@ -75,6 +75,9 @@ class CameraConfig:
     """Pixels per latent cell along an edge; the Pluecker map has `downscale` times the latent's size."""
     channels: int | None = None
     """Width of the encoder's convolutions; None: `in_channels * downscale^2`, as released (384)."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """Of the adapters' two small networks. The released ReLUs can die at high learning rates, for good: then the camera
+    no longer steers."""
 
     @property
     def unshuffled(self) -> int:
@@ -228,7 +231,7 @@ class WorldConfig:
         """Plain values only, for JSON. Fields added later are left out at their default, so that older runs resume."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
         for part, fields in _ADDED_LATER.items():
-            for name in fields:
+            for name in fields if values[part] is not None else ():
                 if values[part][name] == getattr(type(getattr(self, part)), name):
                     del values[part][name]
         return values
@@ -262,6 +265,7 @@ class WorldConfig:
 _ADDED_LATER = {
     "video": ("control_pooled", "gate_start"),
     "geometry": ("gate_start", "time_index"),
+    "camera": ("activation",),
     "coupling": ("direction",),
 }
 
@@ -306,6 +310,8 @@ def _validate(config: WorldConfig) -> None:
         f"geometry.dpt_taps {geometry.dpt_taps} must lie in 0..{config.irg_blocks - 1}",
     )
     need(video.y_dim in (0, 16, 20), f"video.in_dim {video.in_dim} must be 16, 32 or 36")
+    if config.camera is not None:
+        need(config.camera.activation in ("relu", "gelu"), "camera.activation must be relu or gelu")
     need(video.control_dim is not None or not video.control_pooled, "video.control_pooled needs video.control_dim")
     indices = get_args(GeometryConfig.__annotations__["time_index"])
     need(geometry.time_index in indices, f"geometry.time_index must be one of {', '.join(indices)}")
@@ -334,9 +340,10 @@ def tiny() -> WorldConfig:
             dpt_channels=(24, 32, 32, 32),
             dpt_hidden=16,
             layer_scale=0.05,
+            time_index="additive",
         ),
         coupling=CouplingConfig(dim=96, heads=4),
-        camera=CameraConfig(adapter_blocks=7, feature_dim=128, channels=128),
+        camera=CameraConfig(adapter_blocks=7, feature_dim=128, channels=128, activation="gelu"),
         pcb_blocks=4,
         compat=Compat(plucker="relative"),
     )

@@ -4,6 +4,7 @@ Axes: b batch, f latent frames, F = 4 (f - 1) + 1 output frames, m tokens of a f
 e = 2 c feature width, H W output pixels. The frame and global blocks themselves live in the IRG blocks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,11 +88,24 @@ class GeometryBranch(nn.Module):
             GeometryStep(modulation.repeat_interleave(frames, dim=0), rotation), GeometryStep(modulation, everywhere)
         )
 
-    def predict(self, features: dict[int, Float[Tensor, "b f m e"]], rows: int, columns: int) -> GeometryOutput:
-        """Run the heads on the features of the tapped layers and of the last layer."""
+    def predict(
+        self,
+        features: dict[int, Float[Tensor, "b f m e"]],
+        rows: int,
+        columns: int,
+        dense_frames: Sequence[int] | None = None,
+    ) -> GeometryOutput:
+        """Run the heads on the features of the tapped layers and of the last layer.
+
+        Args:
+            features: by layer.
+            rows: token rows.
+            columns: token columns.
+            dense_frames: ascending output frames to predict depth and points of; None: all. Poses are always of all.
+        """
         taps = tuple(features[layer][:, :, self.specials :] for layer in self.taps)
-        depth = self.depth_head(taps, rows, columns)
-        points = self.point_head(taps, rows, columns)
+        depth = self.depth_head(taps, rows, columns, dense_frames)
+        points = self.point_head(taps, rows, columns, dense_frames)
         return GeometryOutput(
             depth=depth.value.squeeze(-1),
             depth_confidence=depth.confidence,

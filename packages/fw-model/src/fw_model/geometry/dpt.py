@@ -4,6 +4,7 @@ Axes: b batch, f latent frames, t output frames, l tokens of a frame, e feature 
 y x rows and columns of a stream, H W output pixels.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -61,32 +62,55 @@ class DPTHead(nn.Module):
         self.conv2 = nn.Conv2d(features // 2, config.dpt_hidden, kernel_size=3, padding=1)
         self.conv3 = nn.Conv2d(config.dpt_hidden, out + 1, kernel_size=1)
 
-    def forward(self, taps: tuple[Float[Tensor, "b f l e"], ...], rows: int, columns: int) -> DensePrediction:
-        """Turn the four taps' patch tokens (a grid of rows x columns) into maps, a few latent frames at a time."""
+    def forward(
+        self,
+        taps: tuple[Float[Tensor, "b f l e"], ...],
+        rows: int,
+        columns: int,
+        output_frames: Sequence[int] | None = None,
+    ) -> DensePrediction:
+        """Turn the four taps' patch tokens (a grid of rows x columns) into maps, a few latent frames at a time.
+
+        Args:
+            taps: features of the tapped layers, the deepest first.
+            rows: token rows.
+            columns: token columns.
+            output_frames: ascending output frames to predict; None: all. The up-sampling in time, which is cheap, runs
+                on all frames; the fusion, which is not, on these alone.
+        """
         frames = taps[0].shape[1]
         step = self.chunk_frames or frames
         states: States | None = None
         chunks: list[Tensor] = []
         for start in range(0, frames, step):
             part = tuple(tap[:, start : start + step] for tap in taps)
+            wanted = None if output_frames is None else _inside_chunk(output_frames, start, start + part[0].shape[1])
             if self.checkpointing and torch.is_grad_enabled():
-                result = checkpoint(self._chunk, part, states, rows, columns, use_reentrant=False)
+                result = checkpoint(self._chunk, part, states, rows, columns, wanted, use_reentrant=False)
                 chunk, states = cast("tuple[Tensor, States]", result)
             else:
-                chunk, states = self._chunk(part, states, rows, columns)
+                chunk, states = self._chunk(part, states, rows, columns, wanted)
             chunks.append(chunk)
         return _activate(torch.cat(chunks, dim=1), self.activation)
 
-    def _chunk(self, taps: tuple[Tensor, ...], states: States | None, rows: int, columns: int) -> tuple[Tensor, States]:
+    def _chunk(
+        self, taps: tuple[Tensor, ...], states: States | None, rows: int, columns: int, wanted: list[int] | None
+    ) -> tuple[Tensor, States]:
         aspect = columns / rows
         maps, after = [], []
         for i, (stream, tap) in enumerate(zip(self.streams, taps, strict=True)):
             grid = rearrange(self.norm(tap).to(tap.dtype), "b f (h w) e -> b f e h w", h=rows, w=columns)
             x, state = stream(grid, aspect, None if states is None else states[i])
-            maps.append(x)
+            maps.append(x if wanted is None else x[:, wanted])
             after.append(state)
+        if wanted == []:
+            return taps[0].new_zeros(taps[0].shape[0], 0, *self._empty(rows, columns)), tuple(after)
         x = self._fuse(tuple(rearrange(m, "b t c y x -> (b t) c y x") for m in maps), rows, columns, aspect)
         return rearrange(x, "(b t) o H W -> b t H W o", b=taps[0].shape[0]), tuple(after)
+
+    def _empty(self, rows: int, columns: int) -> tuple[int, int, int]:
+        """Height, width and channels of a map, for a chunk without wanted frames."""
+        return TOKEN_PIXELS * rows, TOKEN_PIXELS * columns, self.conv3.out_channels
 
     def _fuse(self, maps: tuple[Tensor, ...], rows: int, columns: int, aspect: float) -> Tensor:
         x: Tensor | None = None
@@ -149,6 +173,12 @@ class _ResidualUnit(nn.Module):
     def forward(self, x: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c y x"]:
         positive = F.relu(x)
         return self.conv2(F.relu(self.conv1(positive))) + (positive if self.rectified else x)
+
+
+def _inside_chunk(output_frames: Sequence[int], start: int, stop: int) -> list[int]:
+    """Places, among the output frames of latent frames start..stop - 1, of those that are wanted."""
+    first, last = (1 + 4 * (latent - 1) if latent else 0 for latent in (start, stop))
+    return [frame - first for frame in output_frames if first <= frame < last]
 
 
 def _pictures(x: Float[Tensor, "b c t y x"]) -> Float[Tensor, "n c y x"]:

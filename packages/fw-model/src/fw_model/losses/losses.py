@@ -72,6 +72,8 @@ class GeometryPrediction(Protocol):
 class DepthLossConfig:
     """Weights of the depth loss; the values are Video Depth Anything's."""
 
+    space: Literal["linear", "log"] = "linear"
+    """Compare depths, or their logarithms: then an error counts by its share of the depth."""
     frame: float = 1.0
     """Masked absolute error."""
     gradient: float = 0.5
@@ -96,6 +98,11 @@ class DepthLossConfig:
 class PointLossConfig:
     """Weights of the point-map loss; the values are VGGT's."""
 
+    error: Literal["weighted", "plain"] = "weighted"
+    """weighted: errors count by the predicted confidence, whose gradient grows without bound as errors shrink. plain:
+    errors count alike, and the confidence learns from detached errors with the weight `confidence`."""
+    confidence: float = 1.0
+    """With plain errors: the weight of the term that teaches the confidence channel."""
     gamma: float = 1.0
     """Confidence times error."""
     alpha: float = 0.2
@@ -179,15 +186,35 @@ def world_loss(
 
 
 def geometry_loss(
-    geometry: GeometryPrediction, targets: GeometryTargets, config: WorldLossConfig | None = None
+    geometry: GeometryPrediction,
+    targets: GeometryTargets,
+    config: WorldLossConfig | None = None,
+    *,
+    dense_frames: Sequence[int] | None = None,
 ) -> WorldLoss:
-    """``L_depth + L_pmap + 3 L_camera``: the whole of stage 1, and the geometry part of stage 2."""
+    """``L_depth + L_pmap + 3 L_camera``: the whole of stage 1, and the geometry part of stage 2.
+
+    Args:
+        geometry: what the heads predicted.
+        targets: labels of all output frames.
+        config: weights.
+        dense_frames: the output frames that depth and points were predicted for; None: all.
+
+    Raises:
+        ValueError: a temporal weight with only some frames, which have no neighbors in time.
+    """
     config = config or WorldLossConfig()
+    if dense_frames is not None and config.depth_config.temporal > 0:
+        raise ValueError(
+            "geometry_loss: the temporal depth term needs all frames; set its weight to 0 or omit dense_frames."
+        )
+    chosen = slice(None) if dense_frames is None else list(dense_frames)
+    mask, weight = targets.mask[:, chosen], None if targets.weight is None else targets.weight[:, chosen]
     depth = depth_loss(
-        geometry.depth, geometry.depth_confidence, targets.depth, targets.mask, targets.weight, config.depth_config
+        geometry.depth, geometry.depth_confidence, targets.depth[:, chosen], mask, weight, config.depth_config
     )
     points = pointmap_loss(
-        geometry.points, geometry.points_confidence, targets.points, targets.mask, targets.weight, config.points_config
+        geometry.points, geometry.points_confidence, targets.points[:, chosen], mask, weight, config.points_config
     )
     camera = camera_loss(
         geometry.pose_encodings,
@@ -217,6 +244,9 @@ def depth_loss(
 ) -> WorldLoss:
     """``L_depth = 10 L_TGM + |d' - d| + 0.5 L_grad + L_conf`` (FantasyWorld 1.8: VDA without its affine fit)."""
     config = config or DepthLossConfig()
+    if config.space == "log":
+        depth = at_least_float32(depth).clamp_min(_LEAST_DEPTH).log()
+        target = torch.where(mask, at_least_float32(target), 1.0).clamp_min(_LEAST_DEPTH).log()
     residual = (at_least_float32(depth) - known(target, mask)).abs()
     frame = masked_l1(depth, target, mask, weight)
     gradient = multiscale_gradient(depth[..., None], target[..., None], mask, scales=config.scales, weight=weight)
@@ -239,12 +269,24 @@ def pointmap_loss(
     """``L_pmap = |S (P' - P)| + |S (grad P' - grad P)| - alpha log S``, S the confidence (FantasyWorld 1.8)."""
     config = config or PointLossConfig()
     residual = safe_norm(at_least_float32(points) - known(target, mask[..., None]))
-    frame = confidence_weighted(
-        residual, confidence, mask, gamma=config.gamma, alpha=config.alpha, trim=config.trim, weight=weight
+    plain = config.error == "plain"
+    sure = confidence_weighted(
+        residual.detach() if plain else residual,
+        confidence,
+        mask,
+        gamma=config.gamma,
+        alpha=config.alpha,
+        trim=config.trim,
+        weight=weight,
     )
+    if plain:
+        frame = masked_mean(residual, mask, weight)
+        gradient = multiscale_gradient(points, target, mask, scales=config.scales, weight=weight) / config.scales
+        total = frame + config.gradient * gradient + config.confidence * sure
+        return _named("points", total, frame=frame, confidence=sure, gradient=gradient)
     trust = at_least_float32(confidence) if weight is None else at_least_float32(confidence) * weight
     gradient = multiscale_gradient(points, target, mask, scales=config.scales, weight=trust) / config.scales
-    return _named("points", frame + config.gradient * gradient, confidence=frame, gradient=gradient)
+    return _named("points", sure + config.gradient * gradient, confidence=sure, gradient=gradient)
 
 
 def camera_loss(
@@ -274,6 +316,10 @@ def camera_loss(
     translation, rotation, fov = (torch.stack(parts[name]).sum() for name in parts)
     total = config.translation * translation + config.rotation * rotation + config.fov * fov
     return _named("camera", total, translation=translation, rotation=rotation, fov=fov)
+
+
+_LEAST_DEPTH = 1e-4
+"""Depths are clamped here before their logarithm, in units of the scene."""
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------

@@ -163,4 +163,5 @@ def build_video_block(config: WorldConfig, block: int) -> WanBlock:
         eps=video.eps,
         image=video.clip_dim is not None,
         camera_dim=config.camera.feature_dim if config.camera is not None and config.has_adapter(block) else None,
+        camera_activation="relu" if config.camera is None else config.camera.activation,
     )

@@ -4,7 +4,7 @@ Axes: b batch, c channels, f latent frames, y x latent rows and columns (h = y /
 l = f h w video tokens, F = 4 (f - 1) + 1 output frames, H = 8 y and W = 8 x output pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +86,7 @@ class FantasyWorld(nn.Module):
         control: Float[Tensor, "b k f y x"] | None = None,
         poses: Float[Tensor, "b F 9"] | None = None,
         predict_geometry: bool = True,
+        dense_frames: Sequence[int] | None = None,
         couple: bool = True,
     ) -> WorldOutput:
         """One pass over both branches.
@@ -96,6 +97,7 @@ class FantasyWorld(nn.Module):
             condition: from `encode_condition`, in place of the raw inputs that follow.
             context, y, clip_feature, plucker, control, poses: see `encode_condition`.
             predict_geometry: run the heads.
+            dense_frames: ascending output frames to predict depth and points of; None: all.
             couple: let the branches see each other, as far as `config.coupling.direction` has it; False is the plain
                 video model and independent geometry.
 
@@ -128,7 +130,7 @@ class FantasyWorld(nn.Module):
             if predict_geometry and self._is_tapped(i):
                 features[i] = join_features(out.frame, out.geometry)
         velocity = unpatchify(self.video.head(video, time), *grid)
-        maps = self.geometry.predict(features, *grid[1:]) if predict_geometry else None
+        maps = self.geometry.predict(features, *grid[1:], dense_frames) if predict_geometry else None
         return WorldOutput(velocity=velocity.to(latents.dtype), geometry=maps)
 
     def forward_geometry(
@@ -143,6 +145,7 @@ class FantasyWorld(nn.Module):
         plucker: Float[Tensor, "b F py px p"] | None = None,
         control: Float[Tensor, "b k f y x"] | None = None,
         poses: Float[Tensor, "b F 9"] | None = None,
+        dense_frames: Sequence[int] | None = None,
     ) -> GeometryOutput:
         """Stage 1: preconditioning blocks without gradients, then the geometry branch alone.
 
@@ -164,7 +167,7 @@ class FantasyWorld(nn.Module):
             geometry = out.geometry
             if self._is_tapped(i):
                 features[i] = join_features(out.frame, out.geometry)
-        return self.geometry.predict(features, *grid[1:])
+        return self.geometry.predict(features, *grid[1:], dense_frames)
 
     def encode_condition(
         self,

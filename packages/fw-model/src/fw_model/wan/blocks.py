@@ -4,7 +4,7 @@ Axes: b batch, l video tokens, d width, t text tokens, c image (CLIP) tokens. `a
 the camera shift, `feed` the feed-forward layer; one after the other they are the plain Wan block.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -94,7 +94,15 @@ class WanBlock(nn.Module):
     """Self-attention, cross-attention with the camera shift, feed-forward; modulated by the timestep."""
 
     def __init__(
-        self, *, dim: int, heads: int, ffn_dim: int, eps: float, image: bool, camera_dim: int | None = None
+        self,
+        *,
+        dim: int,
+        heads: int,
+        ffn_dim: int,
+        eps: float,
+        image: bool,
+        camera_dim: int | None = None,
+        camera_activation: Literal["relu", "gelu"] = "relu",
     ) -> None:
         super().__init__()
         self.eps = eps
@@ -102,7 +110,7 @@ class WanBlock(nn.Module):
         self.self_attn = SelfAttention(dim, heads, eps)
         self.norm3 = nn.LayerNorm(dim, eps=eps)
         self.cross_attn = CrossAttention(dim, heads, eps, image)
-        self.camera_adapter = None if camera_dim is None else CameraAdapter(dim, camera_dim)
+        self.camera_adapter = None if camera_dim is None else CameraAdapter(dim, camera_dim, camera_activation)
         self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), TanhGELU(), nn.Linear(ffn_dim, dim))
 
     def attend(

@@ -4,6 +4,8 @@ Axes: b batch, F frames, f latent frames, H W pixels of the Pluecker map, h w to
 d video width, p camera feature width.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -18,11 +20,11 @@ _GROUPS = 2
 class CameraAdapter(nn.Module):
     """Shift from camera features and the block's cross-attention output; zero at the start (paper, App. A.1)."""
 
-    def __init__(self, dim: int, feature_dim: int) -> None:
+    def __init__(self, dim: int, feature_dim: int, activation: Literal["relu", "gelu"] = "relu") -> None:
         super().__init__()
         self.from_camera = nn.Linear(feature_dim, feature_dim)
-        self.from_video = _mlp(dim, min(dim, feature_dim) // 2, feature_dim)
-        self.to_shift = _mlp(feature_dim, feature_dim // 5, dim)
+        self.from_video = _mlp(dim, min(dim, feature_dim) // 2, feature_dim, activation)
+        self.to_shift = _mlp(feature_dim, feature_dim // 5, dim, activation)
 
     def forward(self, mixed: Float[Tensor, "b l d"], camera: Float[Tensor, "b l p"]) -> Float[Tensor, "b l d"]:
         """Return the shift that is added to the attention output before its output projection."""
@@ -71,5 +73,6 @@ def halve_time(x: Float[Tensor, "b F c y x"]) -> Float[Tensor, "b f c y x"]:
     return torch.cat([x[:, :odd], pairs], dim=1) if odd else pairs
 
 
-def _mlp(width_in: int, hidden: int, width_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width_in, hidden), nn.ReLU(), nn.Linear(hidden, width_out))
+def _mlp(width_in: int, hidden: int, width_out: int, activation: str) -> nn.Sequential:
+    between = nn.GELU() if activation == "gelu" else nn.ReLU()
+    return nn.Sequential(nn.Linear(width_in, hidden), between, nn.Linear(hidden, width_out))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fw_data.dataset.clip_order import Draw, PoolSampler, Sampler
 from fw_train.config.schema import TrainConfig
+from fw_train.engine import health
 from fw_train.engine.checkpoint import CheckpointError, Saver, Snapshot, read, step_of
 from fw_train.engine.distributed import Context, fill, whole
 from fw_train.engine.optim import AdamW, Average, learning_rate
@@ -149,7 +150,10 @@ class Trainer:
             self._note_saved(journal, self.saver.finished())
             last = self.step == self.config.steps
             if self.step % every.log == 0 or last:
-                journal.numbers(self.step, "train", meter.drain())
+                values = meter.drain()
+                journal.numbers(self.step, "train", values)
+                for warning in health.warnings(values):
+                    journal.say(warning)
             interrupted = self.ctx.any(stop.signal != 0) and not last
             if last or (self.step % every.validate == 0 and not interrupted):
                 self._validate(journal)

@@ -57,6 +57,8 @@ class Batch:
     """Depth, points and poses in units of the scene; `base` reads none."""
     couple: bool = True
     """Whether the branches see each other (bicross dropout)."""
+    dense_frames: tuple[int, ...] | None = None
+    """Ascending output frames whose depth and points are predicted and compared; None: all."""
 
 
 Loss = Callable[[FantasyWorld, Batch, LossConfig], Mapping[str, Tensor]]
@@ -137,8 +139,9 @@ def stage1_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mappin
         y=batch.y,
         clip_feature=batch.clip_feature,
         control=batch.control,
+        dense_frames=batch.dense_frames,
     )
-    terms = _geometry_terms(geometry, batch.targets, config)
+    terms = _geometry_terms(geometry, batch, config)
     return {"loss": terms["loss/geometry"], **terms}
 
 
@@ -153,12 +156,13 @@ def stage2_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mappin
         plucker=batch.plucker,
         control=batch.control,
         predict_geometry=config.geometry > 0,
+        dense_frames=batch.dense_frames,
         couple=batch.couple,
     )
     flow = flow_matching_loss(out.velocity, flow_target(batch.clean, batch.noise), batch.weight)
     if out.geometry is None:
         return {"loss": flow, "loss/flow": flow}
-    terms = _geometry_terms(out.geometry, batch.targets, config)
+    terms = _geometry_terms(out.geometry, batch, config)
     weighted = config.geometry * terms["loss/geometry"]
     balance = weighted.detach() / flow.detach().clamp_min(1e-12)
     return {"loss": flow + weighted, "loss/flow": flow, **terms, "balance/geometry_over_flow": balance}
@@ -168,11 +172,15 @@ LOSSES: Mapping[Stage, Loss] = {"base": base_loss, "stage1": stage1_loss, "stage
 """The loss of each stage."""
 
 
-def _geometry_terms(geometry: GeometryOutput, targets: GeometryTargets | None, config: LossConfig) -> dict[str, Tensor]:
+def _geometry_terms(geometry: GeometryOutput, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
     """L_geo and its parts; every sample counts the same, whatever its number of valid pixels."""
+    targets = batch.targets
     assert targets is not None, "a batch for geometry losses has targets"
     weights = WorldLossConfig(depth=config.depth, points=config.points, camera=config.camera)
-    losses = [geometry_loss(_one(geometry, i), _one_target(targets, i), weights) for i in range(targets.depth.shape[0])]
+    losses = [
+        geometry_loss(_one(geometry, i), _one_target(targets, i), weights, dense_frames=batch.dense_frames)
+        for i in range(targets.depth.shape[0])
+    ]
     terms = {"loss/geometry": torch.stack([loss.total for loss in losses]).mean()}
     for name in losses[0].parts:
         terms[f"loss/{name}"] = torch.stack([loss.parts[name] for loss in losses]).mean()

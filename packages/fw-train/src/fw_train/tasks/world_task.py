@@ -23,6 +23,7 @@ from fw_train.data.latent_cache import encodings
 from fw_train.data.rooms import RoomDataset
 from fw_train.data.samples import Sample, SampleSource, Split
 from fw_train.engine.distributed import half_precision, shard
+from fw_train.engine.health import HealthMonitor
 from fw_train.engine.throughput import uncounted
 from fw_train.model_bundle import Encoded, Parts, fingerprint
 from fw_train.tasks.previews import sample_strip, save_strips
@@ -80,6 +81,7 @@ class WorldTask:
         noise = config.noise
         self._times = TimestepSampler(scheme=noise.scheme, shift=noise.shift, weighting=noise.weighting)
         self._loss = LOSSES[config.stage]
+        self._health = HealthMonitor(self.world)
         self.identity: Mapping[str, str] = {
             "configuration": config.digest(),
             "model": hashlib.sha256(self.world.config.to_json().encode()).hexdigest(),
@@ -170,7 +172,8 @@ class WorldTask:
 
     def _evaluate(self, batch: Batch) -> Mapping[str, Tensor]:
         with self._autocast():
-            return self._loss(self.world, batch, self.config.loss)
+            terms = self._loss(self.world, batch, self.config.loss)
+        return {**terms, **self._health.values()}
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
