@@ -322,3 +322,61 @@ def test_a_single_frame_has_no_temporal_term(clip):
     assert float(value) == 0
     with pytest.raises(ValueError, match="at least one refinement"):
         losses.camera_loss([], torch.zeros(1, 1, 9), torch.ones(1, 1, dtype=torch.bool))
+
+
+def test_log_depth_compares_shares(clip):
+    config = losses.DepthLossConfig(space="log", gradient=0.0, temporal=0.0, confidence=0.0)
+    mask, weight = clip.mask, clip.weight
+    total = losses.depth_loss(clip.depth, clip.confidence, clip.target, mask, weight, config).total
+    errors = [
+        float(weight[i] * abs(math.log(clip.depth[i]) - math.log(clip.target[i])))
+        for i in map(tuple, mask.nonzero().tolist())
+    ]
+    assert float(total) == pytest.approx(sum(errors) / len(errors), rel=1e-9)
+    doubled = losses.depth_loss(2 * clip.depth, clip.confidence, 2 * clip.target, mask, weight, config).total
+    assert float(doubled) == pytest.approx(float(total), rel=1e-9)
+
+
+def test_plain_point_errors_do_not_depend_on_the_confidence(clip):
+    config = losses.PointLossConfig(error="plain", gradient=0.5, confidence=0.1)
+
+    def grads(confidence):
+        points = clip.points.clone().requires_grad_()
+        confidence = confidence.clone().requires_grad_()
+        loss = losses.pointmap_loss(points, confidence, clip.points_target, clip.mask, clip.weight, config)
+        loss.total.backward()
+        return points.grad, confidence.grad, loss
+
+    moved, learned, loss = grads(clip.confidence)
+    other, _, _ = grads(3 * clip.confidence)
+    torch.testing.assert_close(moved, other)
+    assert learned.abs().sum() > 0
+    distance = (clip.points - clip.points_target).norm(dim=-1) * clip.weight
+    assert float(loss.parts["points/frame"]) == pytest.approx(float(distance[clip.mask].mean()), rel=1e-9)
+
+
+def test_chosen_frames_are_compared_with_their_own_labels(clip):
+    frames = [0, 2]
+    geometry = SimpleNamespace(
+        depth=clip.depth[:, frames],
+        depth_confidence=clip.confidence[:, frames],
+        points=clip.points[:, frames],
+        points_confidence=clip.confidence[:, frames],
+        pose_encodings=[torch.zeros(B, F, 9, dtype=torch.float64)],
+    )
+    targets = losses.GeometryTargets(
+        depth=clip.target,
+        points=clip.points_target,
+        pose_encoding=torch.ones(B, F, 9, dtype=torch.float64),
+        mask=clip.mask,
+        weight=clip.weight,
+    )
+    config = losses.WorldLossConfig(depth_config=losses.DepthLossConfig(temporal=0.0))
+    parts = losses.geometry_loss(geometry, targets, config, dense_frames=frames).parts
+    alone = losses.depth_loss(
+        geometry.depth, geometry.depth_confidence, clip.target[:, frames], clip.mask[:, frames], clip.weight[:, frames]
+    )
+    assert float(parts["depth/frame"]) == pytest.approx(float(alone.parts["depth/frame"]))
+    assert float(parts["camera"]) > 0
+    with pytest.raises(ValueError, match="temporal"):
+        losses.geometry_loss(geometry, targets, losses.WorldLossConfig(), dense_frames=frames)

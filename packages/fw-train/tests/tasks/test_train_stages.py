@@ -12,7 +12,7 @@ from torch import Tensor
 from fw_data.dataset.clip_order import Draw
 from fw_data.dataset.reader import ClipDataset
 from fw_model.config import WorldConfig
-from fw_model.model.model import FantasyWorld
+from fw_model.model.model import FantasyWorld, WorldOutput
 from fw_train.config.load import from_mapping
 from fw_train.config.schema import LossConfig, Stage, TrainConfig
 from fw_train.data.samples import split_clips
@@ -59,14 +59,20 @@ def numbers(task: WorldTask, step: int, draws: list[Draw]) -> dict[str, float]:
 
 def drawn(task: WorldTask) -> Batch:
     """The batch that the task would train on."""
+    return drawn_at(task, 0)
+
+
+def drawn_at(task: WorldTask, step: int) -> Batch:
+    """The same at another step."""
     seen: list[Batch] = []
 
     def catch(_world: FantasyWorld, batch: Batch, _config: LossConfig) -> dict[str, Tensor]:
         seen.append(batch)
         return {"loss": torch.zeros(())}
 
-    task._loss = catch
-    task.loss(0, DRAWS)
+    loss, task._loss = task._loss, catch
+    task.loss(step, DRAWS)
+    task._loss = loss
     return seen[0]
 
 
@@ -156,7 +162,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(base: TrainConfig) -> None:
 def test_lambda_zero_leaves_the_heads_out(base: TrainConfig) -> None:
     task = make(base, "stage2", loss={"geometry": 0.0})
     executed = list(watch(task.world))
-    assert set(task.loss(0, DRAWS)) == {"loss", "loss/flow"}
+    assert {name for name in task.loss(0, DRAWS) if not name.startswith("health")} == {"loss", "loss/flow"}
     assert not [name for name, calls in executed if calls and "_head" in name]
 
 
@@ -268,3 +274,38 @@ def test_a_parameter_in_no_group_is_caught(base: TrainConfig, monkeypatch: pytes
 
 def test_the_mini_world_is_what_the_file_says(base: TrainConfig, mini: Path) -> None:
     assert load_parts(base).world.config == WorldConfig.from_json(mini.read_text())
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_dense_heads_on_some_frames_see_the_same_maps(base: TrainConfig, stage: Stage) -> None:
+    """Frames are drawn by step; their maps, and the gradient of a loss on them, are those of a pass over all frames."""
+    task = make(base, stage, unfreeze_geometry=stage == "stage2", loss={"dense_frames": 2})
+    batch = drawn(task)
+    assert batch.dense_frames is not None
+    assert len(batch.dense_frames) == 2
+    frames = {drawn_at(task, step).dense_frames for step in range(8)}
+    assert len(frames) > 3
+    run = task.world.forward_geometry if stage == "stage1" else task.world
+    inputs = {"context": batch.context, "y": batch.y, "plucker": batch.plucker}
+    grads: list[dict[str, Tensor]] = []
+    maps: list[Tensor] = []
+    for chosen in (None, batch.dense_frames):
+        task.world.zero_grad()
+        out = run(batch.clean, 500 * torch.ones(2), **inputs, dense_frames=chosen)
+        geometry = out.geometry if isinstance(out, WorldOutput) else out
+        assert geometry is not None
+        kept = list(batch.dense_frames) if chosen is None else slice(None)
+        dense = torch.cat([geometry.depth[..., None], geometry.points], dim=-1)[:, kept]
+        assert geometry.pose_encodings[-1].shape[1] == 5
+        (dense.square().mean() + geometry.pose_encodings[-1].square().mean()).backward()
+        maps.append(dense.detach())
+        grads.append({n: p.grad.clone() for n, p in task.world.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(maps[0], maps[1], rtol=1e-5, atol=1e-6)
+    assert grads[0].keys() == grads[1].keys()
+    for name, gradient in grads[0].items():
+        torch.testing.assert_close(gradient, grads[1][name], rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_drawing_dense_frames_is_part_of_the_run_s_identity() -> None:
+    assert TrainConfig(loss=LossConfig(dense_frames=1)).digest() != TrainConfig().digest()
+    assert TrainConfig(loss=LossConfig(dense_frames=0)).digest() == TrainConfig().digest()

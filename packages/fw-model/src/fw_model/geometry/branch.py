@@ -24,15 +24,18 @@ from fw_model.layers.rope import PlaneRope, Rotation, turn_by_frame
 
 @dataclass(frozen=True, kw_only=True)
 class GeometryOutput:
-    """Geometry of every output frame, in scene units; world axes are those of frame 0's camera."""
+    """Geometry of a clip, in scene units; world axes are those of frame 0's camera.
 
-    depth: Float[Tensor, "b F H W"]
+    T output frames have depth and points: all F of them unless `dense_frames` chose some.
+    """
+
+    depth: Float[Tensor, "b T H W"]
     """z-depth, above 0."""
-    depth_confidence: Float[Tensor, "b F H W"]
+    depth_confidence: Float[Tensor, "b T H W"]
     """Above 1; larger is surer."""
-    points: Float[Tensor, "b F H W 3"]
+    points: Float[Tensor, "b T H W 3"]
     """World points."""
-    points_confidence: Float[Tensor, "b F H W"]
+    points_confidence: Float[Tensor, "b T H W"]
     """Above 1; larger is surer."""
     pose_encodings: list[Float[Tensor, "b F 9"]]
     """Pose after every refinement (last one best): translation, quaternion x y z w (world to camera, not normalised),

@@ -101,6 +101,9 @@ class LossConfig:
     """Weight of the point-map loss inside L_geo."""
     camera: float = 3.0
     """Weight of the camera loss inside L_geo."""
+    dense_frames: int = 0
+    """Depth and points are predicted and compared on this many random output frames per step; 0: on all frames. The
+    dense heads take most of a small model's step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +245,8 @@ class TrainConfig:
             del tree["compute"]["frozen_dtype"]
         if not self.clip.mask_moving:
             del tree["clip"]["mask_moving"]
+        if self.loss.dense_frames == 0:
+            del tree["loss"]["dense_frames"]
         if self.clip.pool == 0:
             del tree["clip"]["pool"], tree["clip"]["reuse"]
         del tree["clip"]["cache_gb"], tree["compute"]["threads"]
@@ -274,6 +279,7 @@ class TrainConfig:
             "clip.pool": self.clip.pool == 0 or self.clip.pool >= self.batch,
             "clip.reuse": self.clip.reuse >= 1,
             "clip.held_out": 0 < self.clip.held_out < 1,
+            "loss.dense_frames": self.loss.dense_frames >= 0,
             "optim.lr": self.optim.lr > 0,
             "optim.ema": 0 <= self.optim.ema < 1,
             "optim.clip_norm": self.optim.clip_norm >= 0,

@@ -17,7 +17,7 @@ from fw_data.dataset.schema import ClipRecord
 from fw_model.losses.targets import GeometryTargets, geometry_targets, ray_map
 from fw_model.model.irg import IRGBlock
 from fw_model.model.model import FantasyWorld
-from fw_model.sampling.flow import TimestepSampler, counter_noise, counter_uniform
+from fw_model.sampling.flow import TimestepSampler, counter_generator, counter_noise, counter_uniform
 from fw_train.config.schema import Stage, TrainConfig
 from fw_train.data.latent_cache import encodings
 from fw_train.data.rooms import RoomDataset
@@ -122,6 +122,7 @@ class WorldTask:
             without_image=dropped(drop.image, "image"),
             without_camera=dropped(drop.camera, "camera"),
             couple=counter_uniform(seed, step, 0, "bicross") >= drop.bicross,
+            dense_frames=self._dense_frames(step),
         )
         return self._evaluate(batch)
 
@@ -191,6 +192,7 @@ class WorldTask:
         without_image: Sequence[bool] = (),
         without_camera: Sequence[bool] = (),
         couple: bool = True,
+        dense_frames: tuple[int, ...] | None = None,
     ) -> Batch:
         device = self.device
         clean = torch.stack([sample.latents for sample in samples]).to(device)
@@ -212,7 +214,16 @@ class WorldTask:
             control=None if control is None else _zero(control, without_camera),
             targets=self._targets(samples),
             couple=couple,
+            dense_frames=dense_frames,
         )
+
+    def _dense_frames(self, step: int) -> tuple[int, ...] | None:
+        """The output frames whose depth and points a step trains; a function of seed and step."""
+        frames, count = self.config.clip.frames, self.config.loss.dense_frames
+        if not count or count >= frames:
+            return None
+        random = counter_generator(self.config.seed, step, 0, "dense frames")
+        return tuple(sorted(torch.randperm(frames, generator=random)[:count].tolist()))
 
     def _targets(self, samples: Sequence[Sample]) -> GeometryTargets | None:
         if not self.samples.labels:
