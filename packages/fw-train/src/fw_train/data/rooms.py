@@ -54,9 +54,9 @@ class RoomDataset:
         if found is None:
             raise ConfigError(f"data = {data} is not understood; write rooms, or rooms:FIRST-LAST, e.g. rooms:0-39999")
         first, last = (int(found[1]), int(found[2])) if found[1] else (0, HELD_OUT_WORLDS - 1)
-        if not first < last < HELD_OUT_WORLDS:
+        if not first <= last < HELD_OUT_WORLDS:
             raise ConfigError(
-                f"data = {data}: FIRST must be below LAST, and LAST below {HELD_OUT_WORLDS}, where held-out rooms begin"
+                f"data = {data}: FIRST must not exceed LAST, and LAST must be below {HELD_OUT_WORLDS}, where held-out rooms begin"
             )
         return cls(range(first, last + 1), clip)
 
