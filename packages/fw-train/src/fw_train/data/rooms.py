@@ -56,7 +56,8 @@ class RoomDataset:
         first, last = (int(found[1]), int(found[2])) if found[1] else (0, HELD_OUT_WORLDS - 1)
         if not first <= last < HELD_OUT_WORLDS:
             raise ConfigError(
-                f"data = {data}: FIRST must not exceed LAST, and LAST must be below {HELD_OUT_WORLDS}, where held-out rooms begin"
+                f"data = {data}: FIRST must not exceed LAST, and LAST must be below {HELD_OUT_WORLDS}, the first "
+                "held-out room"
             )
         return cls(range(first, last + 1), clip)
 

@@ -22,6 +22,7 @@ from fw_train.metrics.consistency import HEADLINE_GAP, reprojection
 from fw_train.metrics.images import psnr, ssim
 from fw_train.metrics.measure import measure, measure_geometry
 from fw_train.metrics.measures import finite
+from fw_train.metrics.progress import progress
 from fw_train.metrics.recovery import recover_path
 from fw_train.metrics.truth import TruthClip
 from fw_train.metrics.warp import warp_first_frame
@@ -55,7 +56,7 @@ def reference_scores(truth: TruthClip, autoencoder: VideoAutoencoder) -> Scores:
     }
     for name, video in (("autoencoder", learned), ("still", still), ("warp", warped)):
         scores |= _by_distance(name, video, truth)
-        scores |= _true_consistency(name, video, truth)
+        scores |= _true_consistency(name, video, truth) | _progress(name, video, truth)
     return scores | _true_consistency("truth", truth.video, truth) | camera_scores("truth", truth.video, truth)
 
 
@@ -65,6 +66,7 @@ def video_scores(video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Score
         _by_distance("video", video, truth)
         | camera_scores("video", video, truth)
         | _true_consistency("video", video, truth)
+        | _progress("video", video, truth)
     )
 
 
@@ -110,6 +112,11 @@ def _by_distance(kind: str, video: UInt8[np.ndarray, "F H W 3"], truth: TruthCli
         for first, last in frame_ranges(len(video)):
             scores[f"{kind}/{name}@{first}-{last}"] = float(values[first : last + 1].mean())
     return scores
+
+
+def _progress(kind: str, video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Scores:
+    """How far along the requested path the video gets."""
+    return {f"{kind}/progress": progress(video, truth.video[0], truth.depth[0], truth.trajectory)}
 
 
 def _true_consistency(kind: str, video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Scores:

@@ -15,6 +15,7 @@ _GEOMETRY_HEADINGS = ("AbsRel ↓", "delta < 1.25 ↑", "ATE ↓", "Chamfer ↓"
 _ARM_COLUMNS = {
     "PSNR, dB ↑": "video/psnr",
     "SSIM ↑": "video/ssim",
+    "progress along the path ↑": "video/progress",
     "camera rotation, deg ↓": "video/rotation",
     "camera direction, deg ↓": "video/direction",
     "3D consistency, true scene ↓": "video/photometric_ratio",
@@ -179,25 +180,30 @@ def _camera(table: Table) -> str:
     sources = [
         ("model", "model", "video"),
         ("base, no camera control", "base", "video"),
+        ("true video through the autoencoder", "reference", "autoencoder"),
+        ("first frame repeated", "reference", "still"),
         ("true video (error of the estimator itself)", "reference", "truth"),
     ]
+    measures = ("progress", "rotation", "direction", "cameras_found")
     rows = [
-        _row(table, label, model, [f"{kind}/{name}" for name in ("rotation", "direction", "cameras_found")])
+        _row(table, label, model, [f"{kind}/{name}" for name in measures])
         for label, model, kind in sources
     ]
     rows.append(
         [
             "model, by its own camera head",
+            "-",
             cell(table.summary("model", "own/follow/rotation")),
             cell(table.summary("model", "own/follow/direction")),
             "-",
             str(len(table.by_clip("model", "own/follow/rotation"))),
         ]
     )
-    headings = ["path found in", "rotation, deg ↓", "direction, deg ↓", "frames with a camera", "clips"]
+    headings = ["path found in", "progress ↑", "rotation, deg ↓", "direction, deg ↓", "frames with a camera", "clips"]
     note = (
-        "The path is found by optical flow from the first frame and PnP on its true depth; a frame without a camera "
-        "keeps the one before."
+        "Progress: the frame of the path whose warp of the first frame (true depth) fits best, as a share of the frame "
+        "asked for; 1 is all the way. Rotation and direction: the path is found by optical flow from the first frame "
+        "and PnP on its true depth; a frame without a camera keeps the one before."
     )
     return _markdown("Camera following: requested against recovered path", headings, rows, note)
 
