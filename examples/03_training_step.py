@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 
 from fw_geometry import make_trajectory, pixel_grid, plucker_rays, unproject
+from fw_model import FantasyWorld, tiny
 from fw_model.autoencoders.base import first_frame_condition
 from fw_model.autoencoders.block_dct import BlockDCT
-from fw_model.config import tiny
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.losses.losses import WorldLoss, geometry_loss, geometry_targets, world_loss
-from fw_model.model.model import FantasyWorld
 from fw_model.sampling import flow
 
 FRAMES, HEIGHT, WIDTH = 9, 48, 64
