@@ -13,10 +13,14 @@ import signal
 import time
 from pathlib import Path
 
+from fw_model.pipeline.settings import Sampling
 from fw_serve.jobs.model import ModelCard
 from fw_serve.worker.engine import OutOfMemoryError, Step, TaskError
 
-CARD = ModelCard(name="stub", frames=5, width=48, height=32, fps=16.0, steps=3, guidance=1.0)
+CARD = ModelCard(
+    name="stub",
+    settings=Sampling(num_frames=5, width=48, height=32, fps=16.0, num_inference_steps=3, guidance_scale=1.0),
+)
 
 FILES = {
     "video.mp4": b"\0\0\0 ftypisom" + b"v" * 1000,
@@ -49,7 +53,7 @@ class StubEngine:
     def run(self, task, folder):
         prompt = task.request.prompt
         assert task.image.read_bytes().startswith(b"\x89PNG")
-        assert len(task.camera) >= task.request.frames
+        assert len(task.camera) >= task.request.shape[0]
         self.note(f"begin {prompt}")
         yield Step(stage="encode", step=1, steps=1)
         self.obey(prompt)

@@ -68,16 +68,18 @@ def test_doctor_refuses_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_presets_by_name_and_how_far() -> None:
-    path = resolve_trajectory("pan", frames=5, height=64, width=96, angle_deg=20.0)
+    path = resolve_trajectory("pan", num_frames=5, height=64, width=96, angle_deg=20.0)
     assert len(path) == 5
     cosine = (np.trace(path.pose_c2w[-1, :3, :3]) - 1) / 2
     assert np.degrees(np.arccos(cosine)) == pytest.approx(20)
-    assert resolve_trajectory("dolly", frames=5, height=64, width=96, distance=0.5).path_length() == pytest.approx(0.5)
+    assert resolve_trajectory("dolly", num_frames=5, height=64, width=96, distance=0.5).path_length() == pytest.approx(
+        0.5
+    )
 
 
 def test_unknown_path_lists_the_presets() -> None:
     with pytest.raises(ValueError, match=r"orbitt.*dolly"):
-        resolve_trajectory("orbitt", frames=5, height=64, width=96)
+        resolve_trajectory("orbitt", num_frames=5, height=64, width=96)
 
 
 def test_cameras_of_every_kind_of_file(tmp_path: Path) -> None:
@@ -87,14 +89,14 @@ def test_cameras_of_every_kind_of_file(tmp_path: Path) -> None:
     formats.write_realestate10k(tmp_path / "cameras.txt", path)
     formats.write_colmap(tmp_path / "model", path)
     for name in ("cameras.json", "transforms.json", "cameras.txt", "model"):
-        found = resolve_trajectory(str(tmp_path / name), frames=5, height=64, width=96)
+        found = resolve_trajectory(str(tmp_path / name), num_frames=5, height=64, width=96)
         np.testing.assert_allclose(found.pose_c2w, path.pose_c2w, atol=1e-6)
         np.testing.assert_allclose(found.K, path.K, atol=1e-4)
 
 
 def test_cameras_of_larger_pictures_are_fitted(tmp_path: Path) -> None:
     formats.write_transforms_json(tmp_path / "t.json", make_trajectory("still", 5, width=400, height=200))
-    found = resolve_trajectory(str(tmp_path / "t.json"), frames=5, height=64, width=96)
+    found = resolve_trajectory(str(tmp_path / "t.json"), num_frames=5, height=64, width=96)
     assert (found.width, found.height) == (96, 64)
     np.testing.assert_allclose(found.K[0, :2, 2], [48, 32])
     whole = make_trajectory("still", 5, width=400, height=200)
@@ -104,9 +106,9 @@ def test_cameras_of_larger_pictures_are_fitted(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_and_a_shaped_file(tmp_path: Path) -> None:
     (tmp_path / "path.csv").write_text("1,2,3")
     with pytest.raises(ValueError, match=r"path\.csv"):
-        resolve_trajectory(str(tmp_path / "path.csv"), frames=5, height=64, width=96)
+        resolve_trajectory(str(tmp_path / "path.csv"), num_frames=5, height=64, width=96)
     with pytest.raises(ValueError, match="--angle-deg"):
-        resolve_trajectory(str(tmp_path / "path.csv"), frames=5, height=64, width=96, angle_deg=3.0)
+        resolve_trajectory(str(tmp_path / "path.csv"), num_frames=5, height=64, width=96, angle_deg=3.0)
 
 
 def test_the_demo_skips_only_what_was_done_with_the_same_command(tmp_path: Path) -> None:
@@ -167,8 +169,19 @@ def test_generate_hands_its_options_to_the_pipeline(tmp_path, capsys):
     WorldPipeline(FantasyWorld(tiny(), seed=0), BlockDCT(), HashTextEncoder()).save(tmp_path / "checkpoint")
     Image.fromarray(np.full((40, 50, 3), 128, np.uint8)).save(tmp_path / "grey.png")
     words = ["generate", str(tmp_path / "grey.png"), "--checkpoint", str(tmp_path / "checkpoint")]
-    words += ["--out", str(tmp_path / "world"), "--trajectory", "dolly", "--frames", "5", "--size", "32x16"]
-    words += ["--steps", "4", "--sampler", "unipc", "--scene-scale", "3", "--easycache", "0.2"]
+    words += [
+        "--out",
+        str(tmp_path / "world"),
+        "--trajectory",
+        "dolly",
+        "--num-frames",
+        "5",
+        "--width",
+        "32",
+        "--height",
+        "16",
+    ]
+    words += ["--num-inference-steps", "4", "--sampler", "unipc", "--scene-scale", "3", "--easycache", "0.2"]
     words += ["--dtype", "bfloat16", "--offload", "block", "--device", "cpu", "--prompt", "a grey room"]
     assert cli.main(words) == 0
     assert "world of 5 frames written" in capsys.readouterr().out
@@ -176,5 +189,5 @@ def test_generate_hands_its_options_to_the_pipeline(tmp_path, capsys):
     settings = summary["settings"]
     assert (settings["num_inference_steps"], settings["sampler"], settings["scene_scale"]) == (4, "unipc", 3.0)
     assert "reused_steps" in settings
-    assert cli.main([*words, "--end-image", str(tmp_path / "grey.png")]) == 2
+    assert cli.main([*words, "--last-image", str(tmp_path / "grey.png")]) == 2
     assert "frame" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import { Icon, Spinner } from './parts';
 import { useFile } from './service/files';
 import type { Video } from './service/types';
-import { sentPictures } from './compose/send';
+import { sentImages } from './compose/send';
 import { route, worldAddress } from './state/route';
 import { listed, loadMoreWorlds, loadWorlds, moreWorlds, worlds, worldsError } from './state/worlds';
 import { moment, t } from './words';
@@ -43,8 +43,8 @@ function Item({ video }: { video: Video }) {
     <li>
       <a class="item" href={worldAddress(video.id)} aria-current={here ? 'page' : undefined}>
         <span class={`thumb ${video.status}`}>
-          {video.status === 'completed' ? <Thumbnail id={video.id} /> : sentPictures.has(video.id) ? (
-            <img src={sentPictures.get(video.id)} alt="" />
+          {video.status === 'completed' ? <Thumbnail id={video.id} /> : sentImages.has(video.id) ? (
+            <img src={sentImages.get(video.id)} alt="" />
           ) : null}
           {video.status === 'failed' && <Icon name="warn" />}
         </span>

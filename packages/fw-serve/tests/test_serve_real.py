@@ -84,11 +84,12 @@ def test_a_world_through_the_openai_client(real, picture, tmp_path):
 
     from fw_app.options import GenerateOptions
     from fw_app.remote import generate_remotely
+    from fw_model.pipeline.settings import GenerationSettings
 
     (tmp_path / "room.png").write_bytes(picture)
     options = GenerateOptions(
         image=tmp_path / "room.png", out=tmp_path / "out", server=real.url, prompt="a sunny room", trajectory="dolly",
-        seed=3, size="48x32",
+        settings=GenerationSettings(seed=3, width=48, height=32),
     )  # fmt: skip
     generate_remotely(options)
     assert (tmp_path / "out" / "video.mp4").read_bytes() == content("video"), "the same seed gives the same world"

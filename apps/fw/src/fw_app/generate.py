@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fw_app.options import GenerateOptions
-from fw_geometry.clip_shape import longest_num_frames, parse_size
+from fw_geometry.clip_shape import longest_num_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def resolve_trajectory(
     name: str,
     *,
-    frames: int,
+    num_frames: int,
     height: int,
     width: int,
     angle_deg: float | None = None,
     distance: float | None = None,
 ) -> "Trajectory":
-    """A preset by name, or the cameras of a file, for `frames` frames of height x width pixels.
+    """A preset by name, or the cameras of a file, for `num_frames` frames of height x width pixels.
 
     The unit of length is the mean distance of the scene from the first camera, as in training. Raises ValueError for an
     unknown preset or a file of an unknown kind, naming what would be accepted.
@@ -37,7 +37,7 @@ def resolve_trajectory(
 
     if name in PRESETS:
         angle_rad = None if angle_deg is None else math.radians(angle_deg)
-        return make_trajectory(name, frames, width=width, height=height, angle_rad=angle_rad, distance=distance)
+        return make_trajectory(name, num_frames, width=width, height=height, angle_rad=angle_rad, distance=distance)
     path = Path(name)
     if not path.exists():
         raise ValueError(
@@ -67,9 +67,9 @@ def generate(options: GenerateOptions) -> "World":
     from fw_model.export import export_world
     from fw_model.pipeline.pipeline import WorldPipeline
 
-    image, end_image = (None if path is None else read_image(path) for path in (options.image, options.end_image))
+    image, last_image = (None if path is None else read_image(path) for path in (options.image, options.last_image))
     assert image is not None
-    for path, read in ((options.image, image), (options.end_image, end_image)):
+    for path, read in ((options.image, image), (options.last_image, last_image)):
         for note in () if read is None else read.notes:
             print(f"{path}: {note}")
     pipeline = WorldPipeline.from_pretrained(
@@ -79,28 +79,24 @@ def generate(options: GenerateOptions) -> "World":
         offload=options.offload,
         free_encoders=True,
     )
-    sampling = pipeline.sampling
-    width, height = parse_size(options.size, name="--size") if options.size else (sampling.width, sampling.height)
+    settings = options.settings
+    shape = settings.sampling(pipeline.sampling)
     trajectory = resolve_trajectory(
         options.trajectory,
-        frames=sampling.num_frames if options.frames is None else options.frames,
-        height=height,
-        width=width,
+        num_frames=shape.num_frames,
+        height=shape.height,
+        width=shape.width,
         angle_deg=options.angle_deg,
         distance=options.distance,
     )
+    if settings.num_frames is None:
+        settings = settings.updated(num_frames=longest_num_frames(min(shape.num_frames, len(trajectory))))
     reports = pipeline.generate(
         image.rgb,
         options.prompt,
         trajectory,
-        num_frames=options.frames or longest_num_frames(min(sampling.num_frames, len(trajectory))),
-        num_inference_steps=options.steps,
-        guidance_scale=options.guidance,
-        seed=options.seed,
-        last_image=None if end_image is None else end_image.rgb,
-        scene_scale=options.scene_scale,
-        sampler=options.sampler,
-        easycache=options.easycache,
+        settings,
+        last_image=None if last_image is None else last_image.rgb,
     )
     world = _show(reports)
     written = export_world(world, options.out)

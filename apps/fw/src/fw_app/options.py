@@ -1,12 +1,13 @@
 """The options of every `fw` command, apart from the code they start, so that `--help` answers at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from fw_model.checkpoints.shipped import SMALL_WORLD
+from fw_model.pipeline.settings import GenerationSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,32 +60,16 @@ class GenerateOptions:
     distance: float | None = None
     """How far a moving preset (dolly, truck, pedestal, spiral) goes, in mean scene distances. Left out, its default."""
     prompt: str = ""
-    """What the world shows, in words."""
-    frames: int | None = None
-    """Number of frames, 4n+1. Left out, the checkpoint's own clip length."""
-    size: str | None = None
-    """WIDTHxHEIGHT in pixels, such as 832x480, both multiples of 16. Default: the checkpoint's size."""
-    steps: int | None = None
-    """Denoising steps. Left out, the checkpoint's default."""
-    guidance: float | None = None
-    """Classifier-free guidance on the text; 1 turns it off. Left out, the checkpoint's default."""
-    seed: int = 0
-    """Seed of the noise: the same seed gives the same world on every device."""
-    end_image: Path | None = None
+    """Text that describes the world."""
+    last_image: Path | None = None
     """The last frame, for models that take one (Wan2.2)."""
-    scene_scale: float = 1.0
-    """Mean distance of what the image shows, in the unit of the cameras of a file; presets are in that distance."""
-    sampler: Literal["euler", "unipc"] | None = None
-    """Left out, the checkpoint's default."""
+    settings: tyro.conf.OmitArgPrefixes[GenerationSettings] = field(default_factory=GenerationSettings)
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Precision of the transformer. Left out, that of the checkpoint's file."""
     offload: Literal["none", "model", "block"] = "none"
     """What lies on the device only while it is used: nothing, each large part, or each transformer block."""
-    easycache: float | None = None
-    """Reuse steps that would change little, up to this accumulated relative change (for example 0.05): faster, and
-    slightly different."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ FILES = {
 }
 """Variant and format by the name that a local `fw generate` gives the file; frames and COLMAP model are in the zip."""
 
-LOCAL_ONLY = ("checkpoint", "device", "dtype", "offload", "end_image")
+LOCAL_ONLY = ("checkpoint", "device", "dtype", "offload", "last_image")
 
 
 def generate_remotely(options: GenerateOptions, client: Client | None = None) -> Video:
@@ -41,14 +41,7 @@ def generate_remotely(options: GenerateOptions, client: Client | None = None) ->
             options.image,
             options.prompt or "a scene",
             trajectory=_trajectory(options),
-            frames=options.frames,
-            size=options.size,
-            steps=options.steps,
-            guidance=options.guidance,
-            seed=options.seed,
-            sampler=options.sampler,
-            scene_scale=options.scene_scale,
-            easycache=options.easycache,
+            settings=options.settings,
         )
         print(f"{video.id}: {_state(video)}", flush=True)
         said = [video.status, video.stage]
@@ -70,7 +63,7 @@ def generate_remotely(options: GenerateOptions, client: Client | None = None) ->
             except ServiceError as error:
                 if error.code != "content_not_found":  # a cloud without points has no GLB
                     raise
-    print(f"world of {video.frames} frames written to {options.out}")
+    print(f"world of {video.num_frames} frames written to {options.out}")
     return video
 
 

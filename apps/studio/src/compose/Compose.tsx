@@ -3,13 +3,13 @@
 import { useRef, useState } from 'preact/hooks';
 import { Field, Icon } from '../parts';
 import { ServiceError } from '../service/api';
-import { tell } from '../state/appearance';
-import { camera, picture, prompt } from '../state/draft';
+import { notify } from '../state/appearance';
+import { camera, inputImage, prompt } from '../state/draft';
 import { pathError } from '../state/preview';
 import { t } from '../words';
 import { CameraPanel } from './CameraPanel';
+import { ImageField } from './ImageField';
 import { PathStage } from './PathStage';
-import { PictureField } from './PictureField';
 import { send } from './send';
 import { Settings } from './Settings';
 
@@ -19,7 +19,8 @@ interface Refusal {
 }
 
 const SHOWN_AT_FIELD = [
-  'input_reference', 'prompt', 'frames', 'size', 'seed', 'steps', 'guidance', 'scene_scale', 'negative_prompt',
+  'input_reference', 'prompt', 'num_frames', 'size', 'seed', 'num_inference_steps', 'guidance_scale', 'scene_scale',
+  'negative_prompt',
 ];
 
 export function Compose() {
@@ -36,7 +37,7 @@ export function Compose() {
   async function submit(event: Event) {
     event.preventDefault();
     if (sending) return;
-    if (!picture.value) return refuse('input_reference', t('pictureMissing'));
+    if (!inputImage.value) return refuse('input_reference', t('imageMissing'));
     if (!prompt.value.trim()) return refuse('prompt', t('promptMissing'));
     if (camera.value.mode === 'file' && !camera.value.text.trim()) return refuse('camera', t('fileEmpty'));
     if (pathError.value) return refuse('camera', pathError.value);
@@ -44,7 +45,7 @@ export function Compose() {
     setRefusal(null);
     try {
       await send();
-      tell(t('created'));
+      notify(t('created'));
     } catch (error) {
       if (!(error instanceof ServiceError)) throw error;
       const wait = error.retryAfter ? ` ${t('waitAndTry', { seconds: error.retryAfter })}` : '';
@@ -60,7 +61,7 @@ export function Compose() {
     <div class="compose">
       <form class="composer" ref={form} onSubmit={(event) => void submit(event)} noValidate>
         <h1>{t('composeTitle')}</h1>
-        <PictureField error={wrong('input_reference')}
+        <ImageField error={wrong('input_reference')}
           onError={(message) => setRefusal(message ? { param: 'input_reference', message } : null)} />
         <Field label={t('prompt')} hint={t('promptHint')} error={wrong('prompt')}>
           {(ids) => (

@@ -4,7 +4,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { Choice, filled, Icon, IconButton } from '../parts';
 import { Canvas } from '../scene/Canvas';
 import type { Handle, PathView } from '../scene/pathView';
-import { addKey, camera, fields, picture, setCamera, setKey } from '../state/draft';
+import { addKey, camera, fields, inputImage, setCamera, setKey } from '../state/draft';
 import { path } from '../state/preview';
 import { model } from '../state/worlds';
 import { number, t } from '../words';
@@ -22,7 +22,7 @@ export function PathStage() {
   const [handle, setHandle] = useState<Handle>('position');
   const draft = camera.value;
   const preview = path.value;
-  const frames = preview?.frames ?? 1;
+  const frames = preview?.num_frames ?? 1;
   const editing = draft.mode === 'keyframes';
 
   useEffect(() => {
@@ -34,7 +34,7 @@ export function PathStage() {
   useEffect(() => {
     if (preview) view?.setPath(preview, scale);
   }, [view, preview, scale]);
-  useEffect(() => void view?.setPicture(picture.value), [view, picture.value]);
+  useEffect(() => void view?.setImage(inputImage.value), [view, inputImage.value]);
   useEffect(() => view?.setKeys(editing ? draft.keys : [], draft.selected, handle), [view, draft.keys, draft.selected, editing, handle]);
   useEffect(() => view?.setFrame(Math.min(frame, frames - 1)), [view, frame, frames]);
   useEffect(() => view?.setThrough(through), [view, through]);

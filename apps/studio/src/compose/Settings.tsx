@@ -11,10 +11,10 @@ export function Settings({ wrong }: { wrong: (name: string) => string }) {
   const values = fields.value;
   const card = model();
   const [width, height] = card?.size.split('x') ?? ['', ''];
-  const frames = Number(values.frames) || card?.frames || 0;
+  const frames = Number(values.num_frames) || card?.num_frames || 0;
   const seconds = card ? number(frames / card.fps, 1) : '';
   const numeric = (
-    name: 'frames' | 'width' | 'height' | 'seed' | 'steps' | 'guidance' | 'scene_scale',
+    name: 'num_frames' | 'width' | 'height' | 'seed' | 'num_inference_steps' | 'guidance_scale' | 'scene_scale',
     standard: string,
     limits: { min: number; step: number | 'any' },
     hint?: string,
@@ -26,12 +26,12 @@ export function Settings({ wrong }: { wrong: (name: string) => string }) {
       )}
     </Field>
   );
-  const open = ['frames', 'size', 'seed', 'steps', 'guidance', 'scene_scale', 'negative_prompt'].some(wrong);
+  const open = ['num_frames', 'size', 'seed', 'num_inference_steps', 'guidance_scale', 'scene_scale', 'negative_prompt'].some(wrong);
   return (
     <details class="panel" open={open || undefined}>
       <summary>{t('settings')}</summary>
       <div class="grid2">
-        {numeric('frames', String(card?.frames ?? ''), { min: 1, step: 4 }, t('framesHint', { seconds, fps: card?.fps ?? '' }))}
+        {numeric('num_frames', String(card?.num_frames ?? ''), { min: 1, step: 4 }, t('num_framesHint', { seconds, fps: card?.fps ?? '' }))}
         <div class="with-button">
           {numeric('seed', '0', { min: 0, step: 1 })}
           <IconButton icon="dice" label={t('seedNew')}
@@ -39,8 +39,8 @@ export function Settings({ wrong }: { wrong: (name: string) => string }) {
         </div>
         {numeric('width', width ?? '', { min: 16, step: 16 })}
         {numeric('height', height ?? '', { min: 16, step: 16 })}
-        {numeric('steps', String(card?.steps ?? ''), { min: 1, step: 1 })}
-        {numeric('guidance', String(card?.guidance ?? ''), { min: 0, step: 'any' })}
+        {numeric('num_inference_steps', String(card?.num_inference_steps ?? ''), { min: 1, step: 1 })}
+        {numeric('guidance_scale', String(card?.guidance_scale ?? ''), { min: 0, step: 'any' })}
       </div>
       {numeric('scene_scale', '1', { min: 0, step: 'any' }, t('scene_scaleHint'))}
       <Field label={t('negative_prompt')} error={wrong('negative_prompt')}>

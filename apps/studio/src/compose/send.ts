@@ -1,37 +1,37 @@
-/** From the draft to a world in the queue. */
+/** Sends the draft to the queue. */
 
 import { api } from '../service/api';
 import { go, worldAddress } from '../state/route';
-import { camera, cameraJson, fields, picture, prompt, sizeOf } from '../state/draft';
+import { camera, cameraJson, fields, inputImage, prompt, sizeOf } from '../state/draft';
 import { update } from '../state/worlds';
 
-/** Pictures of worlds made in this tab, to look at while they are made. */
-export const sentPictures = new Map<string, string>();
+/** Input images of worlds created in this tab, shown while the worlds are generated. */
+export const sentImages = new Map<string, string>();
 
 let attempt = { content: '', name: '' };
 
 /** Queue the draft and show it. Sending the same again after a lost answer does not make a second world. */
 export async function send(): Promise<void> {
-  const chosen = picture.value;
-  if (!chosen) throw new Error('no picture');
+  const chosen = inputImage.value;
+  if (!chosen) throw new Error('no image');
   const form = new FormData();
   form.set('prompt', prompt.value.trim());
-  form.set('input_reference', chosen.blob, 'picture');
+  form.set('input_reference', chosen.blob, 'image');
   const path = cameraJson(camera.value);
   if (typeof path === 'string') form.set('camera_file', new Blob([path]), 'camera');
   else if (path) form.set('camera_trajectory', JSON.stringify(path));
   const values = fields.value;
   const size = sizeOf(values);
   if (size) form.set('size', size);
-  for (const name of ['seed', 'steps', 'guidance', 'scene_scale', 'negative_prompt'] as const)
+  for (const name of ['seed', 'num_inference_steps', 'guidance_scale', 'scene_scale', 'negative_prompt'] as const)
     if (values[name].trim()) form.set(name, values[name].trim());
-  // a path of one camera per frame says its own length
-  if (values.frames && camera.value.mode !== 'file') form.set('frames', values.frames);
+  // a file with one camera per frame sets the number of frames
+  if (values.num_frames && camera.value.mode !== 'file') form.set('num_frames', values.num_frames);
   const content = [...form].map(([name, value]) => `${name}=${typeof value === 'string' ? value : value.size}`).join('&');
   if (attempt.content !== content + chosen.url) attempt = { content: content + chosen.url, name: token() };
   const video = await api.create(form, attempt.name);
   attempt = { content: '', name: '' };
-  sentPictures.set(video.id, URL.createObjectURL(chosen.blob));
+  sentImages.set(video.id, URL.createObjectURL(chosen.blob));
   update(video);
   go(worldAddress(video.id));
 }

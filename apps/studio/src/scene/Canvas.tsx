@@ -5,7 +5,7 @@ import { dark } from '../state/appearance';
 import { t } from '../words';
 
 interface View {
-  recolour(): void;
+  recolor(): void;
   dispose(): void;
 }
 
@@ -51,7 +51,7 @@ export function Canvas<V extends View>({ open, ready, label, identity }: Props<V
     };
   }, [identity]);
   useEffect(() => host.current?.querySelector('canvas')?.setAttribute('aria-label', label));
-  useEffect(() => view.current?.recolour(), [dark.value]);
+  useEffect(() => view.current?.recolor(), [dark.value]);
   return (
     <div class="canvas" ref={host}>
       {broken && <p class="canvas-note">{t('noWebgl')}</p>}

@@ -2,11 +2,11 @@
 
 import { BufferGeometry, CatmullRomCurve3, Float32BufferAttribute, Matrix4, TubeGeometry, Vector3 } from 'three';
 
-/** Half width and height of the picture at distance 1, and where its middle lies. */
+/** Half width and height of the image at distance 1, and where its middle lies. */
 export interface Lens {
   x: number;
   y: number;
-  /** Of the picture's middle at distance 1. */
+  /** Of the image's middle at distance 1. */
   cx: number;
   cy: number;
 }
@@ -37,7 +37,7 @@ export function threePose(pose: Matrix4): Matrix4 {
   return new Matrix4().multiplyMatrices(FLIP, pose).multiply(FLIP);
 }
 
-/** Four corners of the picture at a distance. */
+/** Four corners of the image at a distance. */
 export function corners(lens: Lens, distance: number): Vector3[] {
   const at = (x: number, y: number) =>
     new Vector3((lens.cx + x * lens.x) * distance, (lens.cy + y * lens.y) * distance, distance);

@@ -1,4 +1,4 @@
-/** The camera path of a draft: pyramids along the way, the picture where the scene is, and keyframes to drag. */
+/** The camera path of a draft: pyramids along the way, the image where the scene is, and keyframes to drag. */
 
 import {
   BufferGeometry,
@@ -21,7 +21,7 @@ import {
 } from 'three';
 import { TransformControls } from 'three/addons/controls/TransformControls.js';
 import type { PathPreview, Vector } from '../service/types';
-import type { Keyframe, Picture } from '../state/draft';
+import type { InputImage, Keyframe } from '../state/draft';
 import { corners, type Lens, lensOf, poseOf, pyramids, reach, spread, tube } from './cameras';
 import { type Palette, palette, Stage } from './stage';
 
@@ -91,12 +91,12 @@ export class PathView {
     this.rebuild();
   }
 
-  async setPicture(picture: Picture | null): Promise<void> {
+  async setImage(input: InputImage | null): Promise<void> {
     this.texture?.dispose();
     this.texture = null;
-    if (picture) {
+    if (input) {
       const image = new Image();
-      image.src = picture.url;
+      image.src = input.url;
       await image.decode().catch(() => undefined);
       this.texture = new Texture(image);
       this.texture.colorSpace = SRGBColorSpace;
@@ -129,17 +129,17 @@ export class PathView {
     this.drag.getHelper().visible = false; // until something is attached
     empty(this.handles);
     this.handles.visible = !this.through;
-    const colours = palette();
+    const colors = palette();
     keys.forEach((key, index) => {
       const own = index === selected;
-      const ball = this.ball(key.position, own ? colours.accent : colours.line, own ? 0.022 : 0.017);
+      const ball = this.ball(key.position, own ? colors.accent : colors.line, own ? 0.022 : 0.017);
       ball.userData = { index, handle: 'position' };
       if (index === 0 || !own) return;
-      const target = this.ball(key.look_at, colours.accent, 0.013);
+      const target = this.ball(key.look_at, colors.accent, 0.013);
       target.userData = { index, handle: 'look_at' };
       const sight = new BufferGeometry();
       sight.setAttribute('position', new Float32BufferAttribute([...key.position, ...key.look_at], 3));
-      const line = new LineBasicMaterial({ color: colours.accent, transparent: true, opacity: 0.45 });
+      const line = new LineBasicMaterial({ color: colors.accent, transparent: true, opacity: 0.45 });
       this.handles.add(new LineSegments(sight, line));
       if (this.through) return;
       this.drag.attach(handle === 'position' ? ball : target);
@@ -148,7 +148,7 @@ export class PathView {
     this.stage.draw();
   }
 
-  recolour(): void {
+  recolor(): void {
     this.rebuild();
   }
 
@@ -177,26 +177,26 @@ export class PathView {
 
   private rebuild(): void {
     empty(this.parts);
-    const colours = palette();
-    this.stage.scene.background = colours.background;
-    const grid = new GridHelper(6 * this.size, 24, colours.faint, colours.faint);
+    const colors = palette();
+    this.stage.scene.background = colors.background;
+    const grid = new GridHelper(6 * this.size, 24, colors.faint, colors.faint);
     grid.position.set(0, 0.5 * this.size, 0.5 * this.size);
     this.parts.add(grid);
     if (!this.preview) return this.stage.draw();
-    this.parts.add(this.picturePlane());
+    this.parts.add(this.imagePlane());
     const some = spread(this.poses.length, PYRAMIDS).map((index) => this.poses[index] as Matrix4);
-    const line = new LineBasicMaterial({ color: colours.line, transparent: true, opacity: 0.5 });
+    const line = new LineBasicMaterial({ color: colors.line, transparent: true, opacity: 0.5 });
     this.parts.add(new LineSegments(pyramids(some, this.lens, 0.13 * this.size), line));
     const way = tube(this.poses, 0.0045 * this.size);
-    if (way) this.parts.add(new Mesh(way, new MeshBasicMaterial({ color: colours.accent })));
+    if (way) this.parts.add(new Mesh(way, new MeshBasicMaterial({ color: colors.accent })));
     empty(this.marker);
-    const own = new LineBasicMaterial({ color: colours.accent });
+    const own = new LineBasicMaterial({ color: colors.accent });
     this.marker.add(new LineSegments(pyramids([new Matrix4()], this.lens, 0.19 * this.size), own));
     this.placeMarker();
   }
 
-  /** The picture at the mean distance of the scene, cut as the service cuts it. */
-  private picturePlane(): Group {
+  /** The image at the mean distance of the scene, cut as the service cuts it. */
+  private imagePlane(): Group {
     const group = new Group();
     const edge = corners(this.lens, this.scale);
     const outline = new BufferGeometry();

@@ -17,7 +17,7 @@ export interface Palette {
   faint: Color;
 }
 
-/** The colours of the page, as its style sheet has them now. */
+/** The colors of the page, as its style sheet has them now. */
 export function palette(): Palette {
   const style = getComputedStyle(document.documentElement);
   const read = (name: string) => new Color(style.getPropertyValue(name).trim());
@@ -112,7 +112,7 @@ export class Stage {
     return { place: this.flipped(this.camera.position), target: this.flipped(this.controls.target) };
   }
 
-  /** Height of the canvas in device pixels over that of the picture at distance 1. */
+  /** Height of the canvas in device pixels over that of the image at distance 1. */
   pixelsPerUnit(): number {
     const height = this.renderer.domElement.height;
     return height / (2 * Math.tan((this.camera.fov * Math.PI) / 360));
@@ -148,7 +148,7 @@ export class Stage {
     this.draw();
   }
 
-  /** The whole picture of a path's camera is seen, whatever the shape of the canvas. */
+  /** The whole image of a path's camera is seen, whatever the shape of the canvas. */
   private fit(): void {
     const canvas = this.renderer.domElement;
     const aspect = canvas.width / canvas.height;

@@ -98,7 +98,7 @@ export class WorldView {
     const target = start.clone().add(new Vector3(0, 0, d));
     this.stage.setHome(start.clone().add(new Vector3(-0.5 * d, -0.4 * d, -0.85 * d)), target, this.size);
     this.stage.reset();
-    this.recolour();
+    this.recolor();
   }
 
   /** Change what is shown; returns the number of points. */
@@ -151,7 +151,7 @@ export class WorldView {
     this.setTime(this.time);
   }
 
-  recolour(): void {
+  recolor(): void {
     this.stage.scene.background = palette().background;
     this.drawPaths();
     this.drawMarker();
@@ -211,7 +211,7 @@ export class WorldView {
     }
   }
 
-  /** The camera of the moment, with its picture in it; moved by `setTime`. */
+  /** The camera of the moment, with its image in it; moved by `setTime`. */
   private drawMarker(): void {
     empty(this.marker);
     const lens = this.lenses[0];

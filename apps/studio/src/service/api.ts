@@ -88,8 +88,8 @@ function post(path: string, body?: unknown, signal?: AbortSignal): [string, Requ
 export const api = {
   models: async () => (await json<{ data: Model[] }>('v1/models')).data,
   presets: async () => (await json<{ data: Preset[] }>('v1/trajectories')).data,
-  preview: (camera: CameraJson | string, frames: number | null, size: string | null, signal: AbortSignal) => {
-    const body = { camera_trajectory: camera, ...(frames && { frames }), ...(size && { size }) };
+  preview: (camera: CameraJson | string, num_frames: number | null, size: string | null, signal: AbortSignal) => {
+    const body = { camera_trajectory: camera, ...(num_frames && { num_frames }), ...(size && { size }) };
     return json<PathPreview>(...post('v1/trajectories/preview', body, signal));
   },
   list: (after: string | null) =>

@@ -15,7 +15,7 @@ export interface Video {
   size: string;
   remixed_from_video_id: string | null;
   error: { code: string; message: string } | null;
-  frames: number;
+  num_frames: number;
   seed: number;
   camera: string;
   stage: string | null;
@@ -28,11 +28,11 @@ export interface Video {
 
 export interface Model {
   id: string;
-  frames: number;
+  num_frames: number;
   size: string;
   fps: number;
-  steps: number;
-  guidance: number;
+  num_inference_steps: number;
+  guidance_scale: number;
 }
 
 export interface Preset {
@@ -45,7 +45,7 @@ export interface Preset {
 /** Row-major matrices; OpenCV axes, camera-to-world, relative to the first camera. */
 export interface PathPreview {
   kind: string;
-  frames: number;
+  num_frames: number;
   path_length: number;
   turn_deg: number;
   units: 'scene' | 'metric';

@@ -27,7 +27,7 @@ const darkSystem = matchMedia('(prefers-color-scheme: dark)');
 
 export const language = signal<Language>(language0 === 'zh' ? 'zh' : 'en');
 export const theme = signal<Theme>(theme0 === 'light' || theme0 === 'dark' ? theme0 : 'auto');
-/** Whether dark colours are shown now, whoever decided it. */
+/** Whether dark colors are shown now, whoever decided it. */
 export const dark = signal(false);
 /** Whether the page has the width of a phone. */
 export const narrow = signal(false);
@@ -41,16 +41,16 @@ effect(() => {
   keep('fw-language', language.value);
 });
 
-function colours(): void {
+function colors(): void {
   dark.value = theme.value === 'dark' || (theme.value === 'auto' && darkSystem.matches);
   document.documentElement.dataset.theme = dark.value ? 'dark' : 'light';
 }
 
 effect(() => {
   keep('fw-theme', theme.value);
-  colours();
+  colors();
 });
-darkSystem.addEventListener('change', colours);
+darkSystem.addEventListener('change', colors);
 
 const phone = matchMedia('(max-width: 860px)');
 narrow.value = phone.matches;
@@ -59,7 +59,7 @@ phone.addEventListener('change', () => (narrow.value = phone.matches));
 let timer = 0;
 
 /** Show a message for a few seconds. */
-export function tell(message: string): void {
+export function notify(message: string): void {
   notice.value = message;
   clearTimeout(timer);
   timer = setTimeout(() => (notice.value = ''), 6000);

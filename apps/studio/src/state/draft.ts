@@ -1,9 +1,9 @@
-/** The world that is being made: picture, prompt, camera path, settings. It outlasts a look at another page. */
+/** The world that is being made: image, prompt, camera path, settings. It outlasts a look at another page. */
 
 import { signal } from '@preact/signals';
 import type { CameraJson, Preset, Vector } from '../service/types';
 
-export interface Picture {
+export interface InputImage {
   blob: Blob;
   name: string;
   url: string;
@@ -33,25 +33,25 @@ export interface CameraDraft {
 
 /** Numbers as they were typed; empty means that the model decides. */
 export interface Fields {
-  frames: string;
+  num_frames: string;
   width: string;
   height: string;
   seed: string;
-  steps: string;
-  guidance: string;
+  num_inference_steps: string;
+  guidance_scale: string;
   scene_scale: string;
   negative_prompt: string;
 }
 
-export const picture = signal<Picture | null>(null);
+export const inputImage = signal<InputImage | null>(null);
 export const prompt = signal('');
 export const fields = signal<Fields>({
-  frames: '',
+  num_frames: '',
   width: '',
   height: '',
   seed: '0',
-  steps: '',
-  guidance: '',
+  num_inference_steps: '',
+  guidance_scale: '',
   scene_scale: '',
   negative_prompt: '',
 });
@@ -115,8 +115,8 @@ export function sizeOf(values: Fields): string | null {
   return values.width && values.height ? `${values.width}x${values.height}` : null;
 }
 
-/** Take a picture for the next world. Rejects what the browser cannot show as a picture. */
-export async function takePicture(blob: Blob, name: string): Promise<void> {
+/** Take an image for the next world. Rejects what the browser cannot show as an image. */
+export async function takeImage(blob: Blob, name: string): Promise<void> {
   const url = URL.createObjectURL(blob);
   const image = new Image();
   image.src = url;
@@ -124,13 +124,13 @@ export async function takePicture(blob: Blob, name: string): Promise<void> {
     await image.decode();
   } catch {
     URL.revokeObjectURL(url);
-    throw new Error('not a picture');
+    throw new Error('not an image');
   }
-  dropPicture();
-  picture.value = { blob, name, url, width: image.naturalWidth, height: image.naturalHeight };
+  dropImage();
+  inputImage.value = { blob, name, url, width: image.naturalWidth, height: image.naturalHeight };
 }
 
-export function dropPicture(): void {
-  if (picture.value) URL.revokeObjectURL(picture.value.url);
-  picture.value = null;
+export function dropImage(): void {
+  if (inputImage.value) URL.revokeObjectURL(inputImage.value.url);
+  inputImage.value = null;
 }

@@ -28,7 +28,7 @@ effect(() => {
     pathError.value = '';
     return;
   }
-  const frames = draft.mode === 'file' ? null : Number(values.frames) || models.value[0]?.frames || null;
+  const frames = draft.mode === 'file' ? null : Number(values.num_frames) || models.value[0]?.num_frames || null;
   timer = setTimeout(() => void ask(json, frames, sizeOf(values)), PAUSE_MS);
 });
 

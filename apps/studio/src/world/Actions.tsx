@@ -1,12 +1,12 @@
-/** Title of a finished world, and what can be done with it: download, share, go on, vary, delete. */
+/** Title of a finished world and its actions: download, share, continue, vary, delete. */
 
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { Dialog, Field, Icon, IconButton } from '../parts';
 import { api, ServiceError } from '../service/api';
 import { save } from '../service/files';
 import type { Video } from '../service/types';
-import { tell } from '../state/appearance';
-import { prompt, setField, takePicture } from '../state/draft';
+import { notify } from '../state/appearance';
+import { prompt, setField, takeImage } from '../state/draft';
 import { go, worldAddress } from '../state/route';
 import { forget, update } from '../state/worlds';
 import { t, tOr, type Word } from '../words';
@@ -34,7 +34,7 @@ export function WorldTitle({ video }: { video: Video }) {
       <p class="note">
         {t('meta', {
           size: video.size.replace('x', ' × '),
-          frames: video.frames,
+          frames: video.num_frames,
           seed: video.seed,
           camera: tOr(`preset_${video.camera}`, tOr(`mode_${video.camera}`, video.camera)),
         })}
@@ -50,9 +50,9 @@ export function Actions({ video, rgb, playback }: { video: Video; rgb: HTMLVideo
     <header class="world-head">
       <WorldTitle video={video} />
       <div class="actions">
-        <button type="button" class="button primary" disabled={!rgb} onClick={() => rgb && void goOn(video, rgb, playback)}>
+        <button type="button" class="button primary" disabled={!rgb} onClick={() => rgb && void continueFromLast(video, rgb, playback)}>
           <Icon name="forward" />
-          {t('goOn')}
+          {t('continueFromLast')}
         </button>
         <Downloads video={video} />
         <button type="button" class="button" onClick={() => setAsking('remix')}>
@@ -84,7 +84,7 @@ function Downloads({ video }: { video: Video }) {
     try {
       await save(video.id, variant, format, `${video.id}-${ending}`);
     } catch (error) {
-      tell(t('downloadFailed', { message: error instanceof Error ? error.message : String(error) }));
+      notify(t('downloadFailed', { message: error instanceof Error ? error.message : String(error) }));
     }
   }
   return (
@@ -126,7 +126,7 @@ export function RemoveDialog({ video, onClose }: { video: Video; onClose: () => 
     }
     onClose();
     forget(video.id);
-    tell(t('removed'));
+    notify(t('removed'));
     go('#/');
   }
   return (
@@ -170,13 +170,13 @@ function RemixDialog({ video, onClose }: { video: Video; onClose: () => void }) 
   );
 }
 
-/** The last frame becomes the picture of the next world. */
-async function goOn(video: Video, rgb: HTMLVideoElement, playback: Playback): Promise<void> {
+/** The last frame becomes the image of the next world. */
+async function continueFromLast(video: Video, rgb: HTMLVideoElement, playback: Playback): Promise<void> {
   playback.pause();
-  const last = (video.frames - 0.5) / playback.fps;
+  const last = (video.num_frames - 0.5) / playback.fps;
   if (Math.abs(rgb.currentTime - last) > 0.4 / playback.fps) {
     const there = new Promise((resolve) => rgb.addEventListener('seeked', resolve, { once: true }));
-    playback.seek(video.frames - 1);
+    playback.seek(video.num_frames - 1);
     await there;
   }
   const canvas = document.createElement('canvas');
@@ -185,19 +185,19 @@ async function goOn(video: Video, rgb: HTMLVideoElement, playback: Playback): Pr
   canvas.getContext('2d')?.drawImage(rgb, 0, 0);
   const blob = await new Promise<Blob | null>((resolve) => canvas.toBlob(resolve, 'image/png'));
   if (!blob) return;
-  await takePicture(blob, 'last-frame.png');
+  await takeImage(blob, 'last-frame.png');
   prompt.value = video.prompt;
   const [width, height] = video.size.split('x');
   setField('width', width ?? '');
   setField('height', height ?? '');
-  tell(t('goneOn'));
+  notify(t('continued'));
   go('#/');
 }
 
 async function share(link: string, show: () => void): Promise<void> {
   try {
     await navigator.clipboard.writeText(link);
-    tell(t('shared'));
+    notify(t('shared'));
   } catch {
     show(); // a page without https may not write to the clipboard
   }

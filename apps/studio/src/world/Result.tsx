@@ -23,7 +23,7 @@ export function Result({ video }: { video: Video }) {
     return () => stop.abort();
   }, [video.id]);
   const fps = summary?.fps ?? model()?.fps ?? 16;
-  const playback = useMemo(() => new Playback(video.frames, fps), [video.id, fps]);
+  const playback = useMemo(() => new Playback(video.num_frames, fps), [video.id, fps]);
   useEffect(() => () => playback.dispose(), [playback]);
   const error = summary?.camera_error;
 

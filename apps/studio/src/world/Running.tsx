@@ -4,8 +4,8 @@ import { useState } from 'preact/hooks';
 import { Icon } from '../parts';
 import { api } from '../service/api';
 import type { Video } from '../service/types';
-import { sentPictures } from '../compose/send';
-import { tell } from '../state/appearance';
+import { sentImages } from '../compose/send';
+import { notify } from '../state/appearance';
 import { go, worldAddress } from '../state/route';
 import { update } from '../state/worlds';
 import { duration, t, tOr, type Word } from '../words';
@@ -17,14 +17,14 @@ export function Running({ video }: { video: Video }) {
   const [cancelling, setCancelling] = useState(false);
   const now = video.status === 'queued' ? 'queue' : (video.stage ?? 'encode');
   const place = STAGES.findIndex((stage) => stage === now);
-  const picture = sentPictures.get(video.id);
+  const sent = sentImages.get(video.id);
 
   async function cancel() {
     setCancelling(true);
     try {
       update(await api.cancel(video.id));
     } catch (error) {
-      tell(error instanceof Error ? error.message : String(error));
+      notify(error instanceof Error ? error.message : String(error));
       setCancelling(false);
     }
   }
@@ -35,7 +35,7 @@ export function Running({ video }: { video: Video }) {
         <WorldTitle video={video} />
       </header>
       <div class="running">
-        {picture && <img class="running-picture" src={picture} alt={t('pictureAlt')} />}
+        {sent && <img class="running-image" src={sent} alt={t('imageAlt')} />}
         <div class="running-card">
           <p class="running-now">
             <strong>{t(`stage_${STAGES[place] ?? 'encode'}` as Word)}</strong>
@@ -72,16 +72,16 @@ export function Failed({ video }: { video: Video }) {
   const [asking, setAsking] = useState(false);
   const code = video.error?.code ?? '';
   const said = tOr(`fail_${code}`, video.error?.message ?? '');
-  const picture = sentPictures.get(video.id);
+  const sent = sentImages.get(video.id);
 
   async function again() {
     try {
       const made = await api.remix(video.id, video.prompt);
-      if (picture) sentPictures.set(made.id, picture);
+      if (sent) sentImages.set(made.id, sent);
       update(made);
       go(worldAddress(made.id));
     } catch (error) {
-      tell(error instanceof Error ? error.message : String(error));
+      notify(error instanceof Error ? error.message : String(error));
     }
   }
 
@@ -91,7 +91,7 @@ export function Failed({ video }: { video: Video }) {
         <WorldTitle video={video} />
       </header>
       <div class="running">
-        {picture && <img class="running-picture" src={picture} alt={t('pictureAlt')} />}
+        {sent && <img class="running-image" src={sent} alt={t('imageAlt')} />}
         <div class="running-card">
           <h2 class={code === 'cancelled' ? 'failed calm' : 'failed'}><Icon name="warn" />{t('failedTitle')}</h2>
           <p>{said}</p>

@@ -36,7 +36,7 @@ export function WorldStage({ id, playback, video }: Props) {
       const file = await load(id);
       if (typeof file === 'string') {
         setState(file);
-        return { recolour() {}, dispose() {} } as WorldView;
+        return { recolor() {}, dispose() {} } as WorldView;
       }
       const { WorldView } = await import('../scene/worldView');
       setState('ready');

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from fw_core.files import replacing
+from fw_model.pipeline.settings import GenerationSettings
 from fw_serve.api.schemas import Preset, Video
 
 __all__ = ["Client", "ServiceError", "Video"]
@@ -76,26 +77,39 @@ class Client:
         prompt: str,
         *,
         trajectory: str | Path | Mapping[str, Any] | None = None,
-        frames: int | None = None,
+        settings: GenerationSettings | None = None,
         size: str | None = None,
-        **settings: str | float | None,
+        seconds: str | None = None,
+        model: str | None = None,
+        **changes: Any,
     ) -> Video:
         """Queue a world.
 
         Args:
             image: the first frame, a file or its content.
-            prompt: what the world shows.
-            trajectory: a preset's name, a path as the API describes it, or a file of cameras; an orbit by default.
-            frames: clip length, 4 n + 1.
-            size: WIDTHxHEIGHT.
-            settings: steps, guidance, seed, negative_prompt, sampler, scene_scale, easycache, seconds, model.
+            prompt: text that describes the world.
+            trajectory: the name of a preset, a path as the API describes it, or a camera file. Default: an orbit.
+            settings: see `GenerationSettings`.
+            size: WIDTHxHEIGHT, instead of width and height in the settings.
+            seconds: length of the clip, instead of num_frames in the settings.
+            model: name of the model. Default: the one served.
+            changes: fields of `GenerationSettings` to set, such as `num_frames=17, seed=1`.
 
         Raises:
-            ServiceError: refused, or not to be reached.
+            ServiceError: the service refused the request or cannot be reached.
+            ValueError: only one of width and height.
+            TypeError: `changes` has a name that is not a field of `GenerationSettings`.
         """
         content = image if isinstance(image, bytes) else Path(image).read_bytes()
         files: dict[str, tuple[str, bytes]] = {"input_reference": ("image", content)}
-        values: dict[str, str | float | None] = {"prompt": prompt, "frames": frames, "size": size, **settings}
+        chosen = (settings or GenerationSettings()).updated(**changes).to_dict()
+        standard = GenerationSettings().to_dict()
+        values = {name: value for name, value in chosen.items() if value != standard[name]}
+        width, height = values.pop("width", None), values.pop("height", None)
+        if (width is None) != (height is None):
+            raise ValueError("width and height: give both or none")
+        size = size or (f"{width}x{height}" if width else None)
+        values |= {"prompt": prompt, "size": size, "seconds": seconds, "model": model}
         if isinstance(trajectory, Mapping):
             values["camera_trajectory"] = json.dumps(trajectory)
         elif trajectory is not None and Path(trajectory).is_file():

@@ -25,13 +25,13 @@ def test_the_openai_client_from_creation_to_deletion(api, server, picture):
         prompt="a room steps=2",
         input_reference=("room.png", picture),
         size="64x48",  # type: ignore[arg-type]
-        extra_body={"seed": 7, "frames": 9, "camera_trajectory": PRESET},
+        extra_body={"seed": 7, "num_frames": 9, "camera_trajectory": PRESET},
     )
     assert (video.status, video.progress, video.size, video.model) == ("completed", 100, "64x48", "stub")
     assert video.completed_at is not None
     assert video.expires_at is not None
     extra = video.model_extra or {}
-    assert (extra["seed"], extra["frames"], extra["camera"]) == (7, 9, "dolly")
+    assert (extra["seed"], extra["num_frames"], extra["camera"]) == (7, 9, "dolly")
     for variant, name in (("video", "video.mp4"), ("thumbnail", "thumbnail.webp"), ("spritesheet", "spritesheet.jpg")):
         assert api.videos.download_content(video.id, variant=variant).read() == FILES[name]  # type: ignore[arg-type]
     remix = api.videos.remix(video.id, prompt="another room")
@@ -88,7 +88,7 @@ def test_json_with_a_data_url(server, picture):
         "seconds": "0.5",
     }
     video = server.http.post("/v1/videos", json=body).json()
-    assert (video["frames"], video["seconds"], video["camera"]) == (9, "0.5", "keyframes")
+    assert (video["num_frames"], video["seconds"], video["camera"]) == (9, "0.5", "keyframes")
     assert server.finished(video["id"])["status"] == "completed"
 
 
@@ -102,7 +102,7 @@ def test_cameras_as_files(server, picture, tmp_path):
         files = {"input_reference": picture, "camera_file": ("../../etc/passwd", content.encode())}
         answer = server.http.post("/v1/videos", data={"prompt": "x"}, files=files)
         assert answer.status_code == 200, answer.text
-        assert (answer.json()["camera"], answer.json()["frames"]) == ("file", frames)
+        assert (answer.json()["camera"], answer.json()["num_frames"]) == ("file", frames)
 
 
 BAD = [
@@ -110,12 +110,12 @@ BAD = [
     ({"size": "100x64"}, "size"),
     ({"size": "64"}, "size"),
     ({"size": "16000x16000"}, "size"),
-    ({"frames": "6"}, "frames"),
-    ({"frames": "401"}, "frames"),
-    ({"frames": "5", "seconds": "1"}, "frames"),
+    ({"num_frames": "6"}, "num_frames"),
+    ({"num_frames": "401"}, "num_frames"),
+    ({"num_frames": "5", "seconds": "1"}, "num_frames"),
     ({"seconds": "-4"}, "seconds"),
-    ({"steps": "0"}, "steps"),
-    ({"steps": "999"}, "steps"),
+    ({"num_inference_steps": "0"}, "num_inference_steps"),
+    ({"num_inference_steps": "999"}, "num_inference_steps"),
     ({"seed": "-1"}, "seed"),
     ({"model": "sora-2"}, "model"),
     ({"sampler": "magic"}, "sampler"),
@@ -198,13 +198,13 @@ def test_trajectories(server):
     presets = {item["preset"]: item for item in server.http.get("/v1/trajectories").json()["data"]}
     assert presets["orbit"]["angle_deg"] == 30
     assert presets["dolly"]["angle_deg"] is None
-    body = {"camera_trajectory": {"preset": "pan", "angle_deg": 40}, "frames": 9, "size": "64x48"}
+    body = {"camera_trajectory": {"preset": "pan", "angle_deg": 40}, "num_frames": 9, "size": "64x48"}
     preview = server.http.post("/v1/trajectories/preview", json=body).json()
-    assert (preview["frames"], preview["width"], len(preview["pose_c2w"])) == (9, 64, 9)
+    assert (preview["num_frames"], preview["width"], len(preview["pose_c2w"])) == (9, 64, 9)
     assert preview["turn_deg"] == pytest.approx(40)
     good = server.http.post("/v1/trajectories/validate", json=body).json()
     assert (good["valid"], good["path_length"]) == (True, 0)
-    assert server.http.post("/v1/trajectories/validate", json={**body, "frames": True}).status_code == 400
+    assert server.http.post("/v1/trajectories/validate", json={**body, "num_frames": True}).status_code == 400
     bad = server.http.post("/v1/trajectories/validate", json={"camera_trajectory": {"preset": "fly"}}).json()
     assert (bad["valid"], "preset" in bad["message"]) == (False, True)
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from fw_model.pipeline.settings import Sampling
 from fw_serve.api.app import create_app
 from fw_serve.api.service import Service
 from fw_serve.intake.fetch import Fetcher, FetchError, is_public
@@ -408,7 +409,7 @@ def test_keys_open_only_what_is_theirs(app, picture, caplog):
     service, call = app(keys=True, limits=Limits(queue=9))
     from fw_serve.jobs.model import ModelCard
 
-    card = ModelCard(name="m", frames=5, width=48, height=32, fps=16, steps=3, guidance=1)
+    card = ModelCard(name="m", settings=Sampling(num_frames=5, width=48, height=32))
     service.fleet.announce("w", "ready", card)
     anna, ben = (KeyRing(service.store).add(name, per_minute=3, max_queued=2) for name in ("anna", "ben"))
 

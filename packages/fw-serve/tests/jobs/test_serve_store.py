@@ -10,8 +10,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
-from sqlalchemy import text
+from sqlalchemy import text, update
 
+from fw_model.pipeline.settings import GenerationSettings, Sampling
 from fw_serve.jobs.errors import (
     IdempotencyMismatchError,
     LeaseLostError,
@@ -23,10 +24,14 @@ from fw_serve.jobs.fleet import Fleet
 from fw_serve.jobs.keys import KeyRing
 from fw_serve.jobs.model import TRANSITIONS, ModelCard, NewJob, WorldRequest
 from fw_serve.jobs.store import Admission, JobStore
-from fw_serve.jobs.tables import jobs
+from fw_serve.jobs.tables import cards, jobs
 
 REQUEST = WorldRequest(
-    prompt="a secret room", model="m", frames=5, width=48, height=32, seconds="0.3", camera="orbit", seed=2**53 - 1
+    prompt="a secret room",
+    model="m",
+    seconds="0.3",
+    camera="orbit",
+    settings=GenerationSettings(num_frames=5, width=48, height=32, seed=2**53 - 1, negative_prompt="secret fog"),
 )
 OPEN = Admission()
 LEASE_S = 10.0
@@ -253,7 +258,7 @@ def test_what_is_written_is_there_for_the_next_process(store, clock):
 
 def test_workers_and_models(store, clock):
     fleet = Fleet(store, silent_s=30)
-    card = ModelCard(name="m", frames=5, width=48, height=32, fps=16, steps=3, guidance=1)
+    card = ModelCard(name="m", settings=Sampling(num_frames=5, width=48, height=32))
     assert fleet.models() == []
     fleet.announce("w1", "loading")
     fleet.announce("w1", "ready", card)
@@ -294,6 +299,32 @@ def test_databases_that_cannot_be_used_say_so(tmp_path):
         connection.execute(text("UPDATE fw_meta SET value = 99"))
     with pytest.raises(ValueError, match="99"):
         JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
+    store.close()
+
+
+def test_jobs_and_cards_of_earlier_versions_load(tmp_path):
+    store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
+    store.create(new(1), OPEN)
+    request = {
+        "prompt": "a room", "model": "m", "frames": 9, "width": 96, "height": 64, "seconds": "0.5", "camera": "pan",
+        "steps": 4, "guidance": 2.0, "seed": 7, "negative_prompt": "fog", "sampler": "unipc", "scene_scale": 3.0,
+        "easycache": 0.05,
+    }  # fmt: skip
+    card = {"name": "m", "frames": 9, "width": 96, "height": 64, "fps": 8.0, "steps": 4, "guidance": 2.0}
+    with store.engine.begin() as connection:
+        connection.execute(update(jobs).values(request=json.dumps(request)))
+        connection.execute(cards.insert().values(name="m", card=json.dumps(card)))
+    settings = store.page("").jobs[0].request.settings
+    assert settings == GenerationSettings(
+        num_frames=9, width=96, height=64, num_inference_steps=4, guidance_scale=2.0, seed=7, negative_prompt="fog",
+        sampler="unipc", scene_scale=3.0, easycache=0.05,
+    )  # fmt: skip
+    assert Fleet(store).models()[0].settings == Sampling(
+        num_frames=9, width=96, height=64, fps=8.0, num_inference_steps=4, guidance_scale=2.0
+    )
+    assert store.delete(new(1).id)
+    with store.engine.connect() as connection:
+        assert "fog" not in connection.execute(text("SELECT request FROM fw_jobs")).scalar_one()
     store.close()
 
 

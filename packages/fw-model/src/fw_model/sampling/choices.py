@@ -1,10 +1,15 @@
 """Samplers by name and the valid thresholds of step reuse. Imports no torch, so that interfaces can read it."""
 
-SAMPLERS = {
+from typing import Literal
+
+Sampler = Literal["euler", "unipc"]
+"""Names that the command line and the HTTP API offer; a test compares them with `SAMPLERS`."""
+
+SAMPLERS: dict[str, str] = {
     "euler": "fw_model.sampling.samplers:EulerSampler",
     "unipc": "fw_model.sampling.samplers:UniPCSampler",
 }
-"""Name -> `module:class`. To add a sampler, add its class and one line here."""
+"""Name -> `module:class`. To add a sampler, add its class, one line here, and its name to `Sampler`."""
 
 
 def check_sampler(name: str) -> None:

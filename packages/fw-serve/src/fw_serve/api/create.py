@@ -119,61 +119,54 @@ def new_id() -> str:
 
 
 def resolve(body: Body, card: ModelCard, limits: Limits) -> tuple[WorldRequest, CameraPath]:
-    """The complete request and its camera path. Raises ApiError 400 for what cannot be made."""
-    fields = body.fields
+    """The complete request and its camera path. Raises ApiError 400 if a value is invalid or above a limit."""
+    fields, defaults = body.fields, card.settings
+    settings = fields.settings()
     try:
-        width, height = (card.width, card.height) if fields.size is None else parse_size(fields.size)
+        width, height = (defaults.width, defaults.height) if fields.size is None else parse_size(fields.size)
     except ValueError as error:
         raise ApiError(400, str(error), code="invalid_value", param="size") from None
     if width * height > limits.pixels:
-        raise _wrong("size", f"{width * height} pixels a frame, this server allows {limits.pixels}")
-    if fields.steps is not None and fields.steps > limits.steps:
-        raise _wrong("steps", f"this server allows {limits.steps}")
-    frames = _frames(fields, card)
+        raise _wrong("size", f"{width * height} pixels per frame; this server allows {limits.pixels}")
+    if settings.num_inference_steps is not None and settings.num_inference_steps > limits.steps:
+        raise _wrong("num_inference_steps", f"this server allows {limits.steps}")
+    num_frames = _num_frames(fields, defaults.fps)
     if body.camera_file is not None and fields.camera_trajectory is not None:
-        raise _wrong("camera_trajectory", "give a text or a file, not both")
+        raise _wrong("camera_trajectory", "give camera_trajectory or camera_file, not both")
     source = body.camera_file if body.camera_file is not None else fields.camera_trajectory
     try:
         camera = read_camera(
             DEFAULT_CAMERA if source is None else source,
-            frames=frames, default_frames=card.frames, width=width, height=height,
+            num_frames=num_frames, default_num_frames=defaults.num_frames, width=width, height=height,
         )  # fmt: skip
     except BadCameraError as error:
         raise _wrong("camera_trajectory" if body.camera_file is None else "camera_file", str(error)) from None
-    if frames is None:
-        frames = longest_num_frames(min(card.frames, len(camera.K)))
-    if frames > limits.frames:
-        raise _wrong("frames", f"{frames} frames, this server allows {limits.frames}")
+    if num_frames is None:
+        num_frames = longest_num_frames(min(defaults.num_frames, len(camera.K)))
+    if num_frames > limits.frames:
+        raise _wrong("num_frames", f"{num_frames} frames; this server allows {limits.frames}")
     request = WorldRequest(
         prompt=fields.prompt,
         model=card.name,
-        frames=frames,
-        width=width,
-        height=height,
-        seconds=fields.seconds or f"{frames / card.fps:.4g}",
+        seconds=fields.seconds or f"{num_frames / defaults.fps:.4g}",
         camera=camera.kind,
-        steps=fields.steps,
-        guidance=fields.guidance,
-        seed=fields.seed,
-        negative_prompt=fields.negative_prompt,
-        sampler=fields.sampler,
-        scene_scale=fields.scene_scale,
-        easycache=fields.easycache,
+        settings=settings.updated(num_frames=num_frames, width=width, height=height),
     )
     return request, camera
 
 
-def _frames(fields: CreateVideo, card: ModelCard) -> int | None:
-    if fields.frames is not None and fields.seconds is not None:
-        raise _wrong("frames", "give frames or seconds, not both")
+def _num_frames(fields: CreateVideo, fps: float) -> int | None:
+    num_frames = fields.settings().num_frames
     if fields.seconds is not None:
-        return FRAME_STEP * round(float(fields.seconds) * card.fps / FRAME_STEP) + 1
-    if fields.frames is not None:
+        if num_frames is not None:
+            raise _wrong("num_frames", "give num_frames or seconds, not both")
+        return FRAME_STEP * round(float(fields.seconds) * fps / FRAME_STEP) + 1
+    if num_frames is not None:
         try:
-            check_num_frames(fields.frames, name="frames")
+            check_num_frames(num_frames)
         except ValueError as error:
-            raise ApiError(400, str(error), code="invalid_value", param="frames") from None
-    return fields.frames
+            raise ApiError(400, str(error), code="invalid_value", param="num_frames") from None
+    return num_frames
 
 
 def _image(service: Service, body: Body) -> bytes:

@@ -1,9 +1,14 @@
 """The words of the API: what comes in and what goes out, in the shape of the OpenAI Videos API and beyond it."""
 
-from typing import Annotated, Any, Literal
+import ast
+import dataclasses
+import inspect
+from itertools import pairwise
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
+from fw_model.pipeline.settings import GenerationSettings
 from fw_serve.jobs.model import Job
 
 VideoId = Annotated[str, Field(examples=["video_3f6c0e9d2b7a4c518e90ab12"])]
@@ -34,7 +39,7 @@ class Video(BaseModel):
     size: str = Field(description="WIDTHxHEIGHT.", examples=["592x336"])
     remixed_from_video_id: str | None = None
     error: VideoError | None = None
-    frames: int
+    num_frames: int
     seed: int
     camera: str = Field(description="A preset's name, keyframes, poses or file.")
     stage: str | None = Field(default=None, description="encode, denoise, decode or export.")
@@ -48,6 +53,7 @@ class Video(BaseModel):
     def of(cls, job: Job) -> "Video":
         """A job in the words of the API."""
         request = job.request
+        num_frames, height, width = request.shape
         failed = job.status == "failed"
         return cls(
             id=job.id,
@@ -59,11 +65,11 @@ class Video(BaseModel):
             expires_at=None if job.expires_at is None else int(job.expires_at),
             prompt=request.prompt,
             seconds=request.seconds,
-            size=f"{request.width}x{request.height}",
+            size=f"{width}x{height}",
             remixed_from_video_id=job.remixed_from,
             error=VideoError(code=job.error_code or "unknown", message=job.error_message or "") if failed else None,
-            frames=request.frames,
-            seed=request.seed,
+            num_frames=num_frames,
+            seed=request.settings.seed,
             camera=request.camera,
             stage=job.stage,
             step=job.step,
@@ -118,19 +124,51 @@ class ImageReference(BaseModel):
     )
 
 
-class CreateVideo(BaseModel):
-    """What a world is made of. Everything but the prompt and the picture has a default."""
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "num_frames": {"ge": 1, "le": 100_000, "examples": [17]},
+    "num_inference_steps": {"ge": 1, "le": 1000, "examples": [20]},
+    "guidance_scale": {"ge": 0, "le": 100},
+    "negative_prompt": {"max_length": 32_000},
+    "shift": {"gt": 0, "le": 100},
+    "seed": {"ge": 0, "le": 2**53 - 1},
+    "scene_scale": {"gt": 0, "le": 1e6},
+    "easycache": {"gt": 0, "le": 1},
+}
+"""Narrower bounds than those of `GenerationSettings`, for untrusted input."""
 
-    model_config = ConfigDict(extra="forbid")
 
-    prompt: str = Field(min_length=1, max_length=32_000, description="What the world shows.")
+def _settings_fields() -> dict[str, Any]:
+    """Fields of `GenerationSettings` for a pydantic model; `size` takes the place of width and height."""
+    (definition,) = ast.parse(inspect.getsource(GenerationSettings)).body
+    assert isinstance(definition, ast.ClassDef)
+    notes = {
+        ast.unparse(field.target): " ".join(ast.literal_eval(note.value).split())
+        for field, note in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(note, ast.Expr)
+    }
+    types = get_type_hints(GenerationSettings)
+    made = {
+        field.name: Field(default=field.default, description=notes[field.name], **_BOUNDS.get(field.name, {}))
+        for field in dataclasses.fields(GenerationSettings)
+        if field.name not in ("width", "height")
+    }
+    return {name: (types[name], field) for name, field in made.items()}
+
+
+_SETTINGS = create_model("SettingsFields", __config__=ConfigDict(extra="forbid"), **_settings_fields())
+
+
+class CreateVideo(_SETTINGS):
+    """A world to generate. Everything except the prompt and the image has a default."""
+
+    prompt: str = Field(min_length=1, max_length=32_000, description="Text that describes the world.")
     input_reference: ImageReference | None = Field(
-        default=None, description="The first frame. In a form this is the file part."
+        default=None, description="The first frame. In a form, this is the file part."
     )
-    model: str | None = Field(default=None, max_length=120, description="Left out, the model that is served.")
+    model: str | None = Field(default=None, max_length=120, description="Name of the model. Default: the one served.")
     seconds: str | None = Field(
-        default=None, max_length=12, pattern=r"^[0-9]{1,3}(\.[0-9]{1,3})?$", description="Length; or give frames.",
-        examples=["4"],
+        default=None, max_length=12, pattern=r"^[0-9]{1,3}(\.[0-9]{1,3})?$",
+        description="Length of the clip, instead of num_frames.", examples=["4"],
     )  # fmt: skip
     size: str | None = Field(
         default=None, max_length=12, pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$",
@@ -138,28 +176,23 @@ class CreateVideo(BaseModel):
     )  # fmt: skip
     camera_trajectory: str | dict[str, Any] | None = Field(
         default=None,
-        description="The camera path as a JSON text (an object is taken in JSON bodies): "
+        description="The camera path as JSON text, or as an object in a JSON body: "
         '{"preset": "orbit", "angle_deg": 30}, {"keyframes": [...]}, {"poses_c2w": [...]}, the released camera JSON, '
-        "or transforms.json. Left out, an orbit.",
+        "or transforms.json. Default: an orbit.",
         examples=['{"preset": "orbit", "angle_deg": 30}'],
     )
-    frames: int | None = Field(default=None, ge=1, le=100_000, description="Clip length, 4 n + 1.", examples=[17])
-    steps: int | None = Field(default=None, ge=1, le=1000, description="Denoising steps.", examples=[20])
-    guidance: float | None = Field(default=None, ge=0, le=100, description="Guidance on the text; 1 turns it off.")
-    seed: int = Field(default=0, ge=0, le=2**53 - 1, description="The same seed gives the same world.")
-    negative_prompt: str | None = Field(default=None, max_length=32_000, description="What guidance moves away from.")
-    sampler: Literal["euler", "unipc"] | None = None
-    scene_scale: float = Field(
-        default=1.0, gt=0, le=1e6, description="Mean distance of what the picture shows, in the camera path's unit."
-    )
-    easycache: float | None = Field(default=None, gt=0, le=1, description="Threshold of step reuse; 0.02 to 0.2.")
 
     @field_validator("prompt", "negative_prompt", "model", "camera_trajectory")
     @classmethod
     def _text(cls, value: Any) -> Any:
         if isinstance(value, str) and ("\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value)):
-            raise ValueError("the text holds signs that are not text (NUL, or half of a surrogate pair)")
+            raise ValueError("the text has characters that are not text (NUL, or half of a surrogate pair)")
         return value
+
+    def settings(self) -> GenerationSettings:
+        """The generation settings, without the size."""
+        names = {field.name for field in dataclasses.fields(GenerationSettings)}
+        return GenerationSettings(**self.model_dump(include=names))
 
 
 class Remix(BaseModel):
@@ -178,7 +211,7 @@ class TrajectoryRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     camera_trajectory: str | dict[str, Any] = Field(examples=[{"preset": "orbit", "angle_deg": 30}])
-    frames: int | None = Field(default=None, strict=True, ge=1, le=1024, examples=[17])
+    num_frames: int | None = Field(default=None, strict=True, ge=1, le=1024, examples=[17])
     size: str | None = Field(
         default=None, max_length=12, pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$", examples=["592x336"]
     )
@@ -190,7 +223,7 @@ class TrajectoryReport(BaseModel):
     valid: bool
     message: str | None = Field(default=None, description="Why not.")
     kind: str | None = None
-    frames: int | None = None
+    num_frames: int | None = None
     path_length: float | None = Field(default=None, description="In the path's unit.")
     turn_deg: float | None = Field(default=None, description="Sum of the angles between neighbouring views.")
     units: Literal["scene", "metric"] | None = None
@@ -228,11 +261,11 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: str = "fantasy-world"
-    frames: int
+    num_frames: int
     size: str
     fps: float
-    steps: int
-    guidance: float
+    num_inference_steps: int
+    guidance_scale: float
 
 
 class ModelList(BaseModel):

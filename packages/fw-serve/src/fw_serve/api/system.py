@@ -63,11 +63,12 @@ def metrics(service: Services, _caller: Callers) -> Response:
 
 
 def _model(card: ModelCard) -> Model:
+    defaults = card.settings
     return Model(
         id=card.name,
-        frames=card.frames,
-        size=f"{card.width}x{card.height}",
-        fps=card.fps,
-        steps=card.steps,
-        guidance=card.guidance,
+        num_frames=defaults.num_frames,
+        size=f"{defaults.width}x{defaults.height}",
+        fps=defaults.fps,
+        num_inference_steps=defaults.num_inference_steps,
+        guidance_scale=defaults.guidance_scale,
     )

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from fw_geometry.camera import Trajectory
 from fw_geometry.clip_shape import parse_size
 from fw_geometry.rigid import rotation_angles
+from fw_model.pipeline.settings import Sampling
 from fw_serve.api.errors import ApiError, answers
 from fw_serve.api.schemas import (
     Preset,
@@ -57,12 +58,17 @@ def preview_trajectory(body: TrajectoryRequest, service: Services, _caller: Call
 
 def _read(service: Service, body: TrajectoryRequest) -> CameraPath:
     cards = service.fleet.models()
-    frames, width, height = (cards[0].frames, cards[0].width, cards[0].height) if cards else (81, 592, 336)
+    defaults = cards[0].settings if cards else Sampling(num_frames=81, height=336, width=592)
+    width, height = defaults.width, defaults.height
     if body.size is not None:
         width, height = parse_size(body.size, multiple=1, largest=99_999)
     return read_camera(
-        body.camera_trajectory, frames=body.frames, default_frames=frames, width=width, height=height
-    )  # fmt: skip
+        body.camera_trajectory,
+        num_frames=body.num_frames,
+        default_num_frames=defaults.num_frames,
+        width=width,
+        height=height,
+    )
 
 
 def _figures(path: CameraPath) -> dict:
@@ -72,7 +78,7 @@ def _figures(path: CameraPath) -> dict:
     return {
         "valid": True,
         "kind": path.kind,
-        "frames": len(path.K),
+        "num_frames": len(path.K),
         "path_length": float(trajectory.path_length()),
         "turn_deg": float(np.rad2deg(turns).sum()),
         "units": path.units,

@@ -214,14 +214,14 @@ _KINDS: dict[str, tuple[str, type[PresetCamera] | type[KeyframeCamera] | type[Po
 
 
 def read_camera(
-    source: str | bytes | dict[str, Any], *, frames: int | None, default_frames: int, width: int, height: int
+    source: str | bytes | dict[str, Any], *, num_frames: int | None, default_num_frames: int, width: int, height: int
 ) -> CameraPath:
     """A camera path from a JSON text or object, or from the content of a file.
 
     Args:
         source: our JSON, the released camera JSON, a transforms.json, or RealEstate10K text.
-        frames: length of the clip, if it was asked for; a path of one camera per frame must be as long at least.
-        default_frames: length of the clip if neither `frames` nor the path says it.
+        num_frames: requested number of frames; a path with one camera per frame must have at least that many.
+        default_num_frames: number of frames if neither the request nor the path sets it.
         width: columns of the clip.
         height: rows of the clip.
 
@@ -236,9 +236,9 @@ def read_camera(
         for key, (kind, model) in _KINDS.items():
             if key in data:
                 camera = _validated(model, data)
-                path = _attempt(partial(camera.path, frames or default_frames, width, height))
-                return CameraPath.of(kind or getattr(camera, "preset", ""), _long_enough(path, frames))
-    return CameraPath.of("file", _long_enough(_attempt(lambda: _from_file(data, width, height)), frames))
+                path = _attempt(partial(camera.path, num_frames or default_num_frames, width, height))
+                return CameraPath.of(kind or getattr(camera, "preset", ""), _long_enough(path, num_frames))
+    return CameraPath.of("file", _long_enough(_attempt(lambda: _from_file(data, width, height)), num_frames))
 
 
 def presets() -> list[dict[str, Any]]:
@@ -311,12 +311,12 @@ def _from_file(data: dict[str, Any] | str, width: int, height: int) -> Trajector
         return read_trajectory(file, width=width, height=height)
 
 
-def _long_enough(path: Trajectory, frames: int | None) -> Trajectory:
+def _long_enough(path: Trajectory, num_frames: int | None) -> Trajectory:
     if len(path) > MAX_POSES:
         raise BadCameraError(f"the camera path has {len(path)} cameras, {MAX_POSES} are the most")
-    if frames is not None and len(path) < frames:
+    if num_frames is not None and len(path) < num_frames:
         raise BadCameraError(
-            f"the camera path has {len(path)} cameras, the clip {frames} frames; leave frames and seconds out, or give "
+            f"the camera path has {len(path)} cameras for {num_frames} frames; omit num_frames and seconds, or give "
             "keyframes, which are spread over the clip"
         )
     return path

@@ -6,7 +6,9 @@ Times are seconds since 1970 (float). Sizes are pixels.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from fw_model.pipeline.settings import GenerationSettings, Sampling, current_names
 
 Status = Literal["queued", "in_progress", "completed", "failed", "deleted"]
 """`deleted` is a tombstone: it is never shown, and remembers that a key was used until it is purged."""
@@ -30,60 +32,57 @@ TRANSITIONS: frozenset[tuple[str, str]] = frozenset(
 """Every change of state that can happen."""
 
 
-class WorldRequest(BaseModel):
-    """What was asked for, checked and complete but for the settings left to the model (None)."""
+class _Stored(BaseModel):
+    """A stored record with settings. Records of earlier versions, which have the settings beside the rest, load too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "settings" in data:
+            return data
+        own = {name: value for name, value in data.items() if name in cls.model_fields}
+        rest = {name: value for name, value in data.items() if name not in own}
+        return {**own, "settings": current_names(rest)}
+
+
+class WorldRequest(_Stored):
+    """A validated request. Settings that are None are left to the model, except the number of frames and the size."""
 
     prompt: str
-    """What the world shows."""
+    """Text that describes the world."""
     model: str
-    """Name of the model that answers."""
-    frames: int
-    """Clip length, 4 n + 1."""
-    width: int
-    """Columns, a multiple of 16."""
-    height: int
-    """Rows, a multiple of 16."""
+    """Name of the model."""
     seconds: str
-    """Length as it was asked for, or that of the frames."""
+    """Length as requested, or that of the frames."""
     camera: str
-    """What moves the camera, in a word: a preset's name, `keyframes`, `poses` or `file`."""
-    steps: int | None = None
-    """Denoising steps."""
-    guidance: float | None = None
-    """Guidance on the text."""
-    seed: int = 0
-    """Seed of the noise."""
-    negative_prompt: str | None = None
-    """What guidance moves away from."""
-    sampler: str | None = None
-    """euler or unipc."""
-    scene_scale: float = 1.0
-    """Mean distance of what the picture shows, in the camera path's unit."""
-    easycache: float | None = None
-    """Threshold of step reuse."""
+    """Kind of camera path: the name of a preset, `keyframes`, `poses` or `file`."""
+    settings: GenerationSettings
+    """Generation settings; num_frames, width and height are always set."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of frames, height and width."""
+        num_frames, height, width = self.settings.num_frames, self.settings.height, self.settings.width
+        assert num_frames is not None
+        assert height is not None
+        assert width is not None
+        return num_frames, height, width
+
+    def without_text(self) -> "WorldRequest":
+        """The request without the texts that a user wrote."""
+        settings = self.settings.updated(negative_prompt=None)
+        return self.model_copy(update={"prompt": "", "settings": settings})
 
 
-class ModelCard(BaseModel):
-    """What a worker says about the model it holds; the defaults of requests."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ModelCard(_Stored):
+    """A model that a worker has loaded."""
 
     name: str
-    """What `model` in requests and answers says."""
-    frames: int
-    """Default clip length."""
-    width: int
-    """Default columns."""
-    height: int
-    """Default rows."""
-    fps: float
-    """Frames per second."""
-    steps: int
-    """Default denoising steps."""
-    guidance: float
-    """Default guidance."""
+    """Name in requests and responses."""
+    settings: Sampling
+    """Default settings."""
 
 
 @dataclass(frozen=True, kw_only=True)

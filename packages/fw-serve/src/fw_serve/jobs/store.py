@@ -5,7 +5,6 @@ An attempt holds a lease: a token and a time. Only its holder may write to a run
 mechanism, and no job can be completed twice.
 """
 
-import json
 import secrets
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from fw_serve.jobs.errors import (
     RateLimitedError,
     UnknownCursorError,
 )
-from fw_serve.jobs.model import Job, NewJob, job_of_row
+from fw_serve.jobs.model import Job, NewJob, WorldRequest, job_of_row
 from fw_serve.jobs.tables import Clock, jobs, open_engine, reader, serialise, totals
 
 RATE_WINDOW_S = 60.0
@@ -270,8 +269,8 @@ class JobStore:
             row = connection.execute(select(jobs.c.request).where(*wanted)).first()
             if row is None:
                 return False
-            blank = {**json.loads(row.request), "prompt": "", "negative_prompt": None}
-            deleted = connection.execute(update(jobs).where(*wanted).values(request=json.dumps(blank), **gone))
+            blank = WorldRequest.model_validate_json(row.request).without_text().model_dump_json()
+            deleted = connection.execute(update(jobs).where(*wanted).values(request=blank, **gone))
         return deleted.rowcount == 1
 
     def expired(self) -> list[str]:

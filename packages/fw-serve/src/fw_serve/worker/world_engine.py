@@ -25,36 +25,13 @@ class WorldEngine:
 
     def __init__(self, pipeline: WorldPipeline, name: str) -> None:
         self.pipeline = pipeline
-        sampling = pipeline.sampling
-        self.card = ModelCard(
-            name=name,
-            frames=sampling.num_frames,
-            width=sampling.width,
-            height=sampling.height,
-            fps=sampling.fps,
-            steps=sampling.num_inference_steps,
-            guidance=sampling.guidance_scale,
-        )
+        self.card = ModelCard(name=name, settings=pipeline.sampling)
 
     def run(self, task: Task, folder: Path) -> Generator[Step, None, None]:
         """See `Engine.run`."""
         request, world = task.request, None
         with _named_errors():
-            reports = self.pipeline.generate(
-                task.image,
-                request.prompt,
-                task.camera,
-                num_frames=request.frames,
-                height=request.height,
-                width=request.width,
-                num_inference_steps=request.steps,
-                guidance_scale=request.guidance,
-                seed=request.seed,
-                negative_prompt=request.negative_prompt,
-                sampler=request.sampler,
-                scene_scale=request.scene_scale,
-                easycache=request.easycache,
-            )
+            reports = self.pipeline.generate(task.image, request.prompt, task.camera, request.settings)
             for report in reports:
                 yield Step(
                     stage=report.stage, step=report.step, steps=report.steps, eta_seconds=report.eta_seconds

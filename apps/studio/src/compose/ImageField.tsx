@@ -2,22 +2,22 @@
 
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { Icon, IconButton } from '../parts';
-import { dropPicture, fields, picture, sizeOf, takePicture } from '../state/draft';
+import { dropImage, fields, inputImage, sizeOf, takeImage } from '../state/draft';
 import { model } from '../state/worlds';
 import { t } from '../words';
 
-export function PictureField({ error, onError }: { error: string; onError: (message: string) => void }) {
+export function ImageField({ error, onError }: { error: string; onError: (message: string) => void }) {
   const [over, setOver] = useState(false);
   const input = useRef<HTMLInputElement>(null);
-  const chosen = picture.value;
+  const chosen = inputImage.value;
 
   async function take(file: File | null | undefined) {
     if (!file) return;
     try {
-      await takePicture(file, file.name);
+      await takeImage(file, file.name);
       onError('');
     } catch {
-      onError(t('pictureBad', { name: file.name }));
+      onError(t('imageBad', { name: file.name }));
     }
   }
 
@@ -33,7 +33,7 @@ export function PictureField({ error, onError }: { error: string; onError: (mess
   const size = sizeOf(fields.value) ?? model()?.size;
   return (
     <div class={error ? 'field wrong' : 'field'}>
-      <label for="picture">{t('picture')}</label>
+      <label for="image">{t('image')}</label>
       <div
         class={`drop${over ? ' over' : ''}${chosen ? ' filled' : ''}`}
         onDragOver={(event) => { event.preventDefault(); setOver(true); }}
@@ -44,31 +44,31 @@ export function PictureField({ error, onError }: { error: string; onError: (mess
           void take(event.dataTransfer?.files[0]);
         }}
       >
-        <input ref={input} id="picture" type="file" accept="image/png,image/jpeg,image/webp" aria-invalid={Boolean(error)}
-          aria-describedby="picture-note" onChange={(event) => {
+        <input ref={input} id="image" type="file" accept="image/png,image/jpeg,image/webp" aria-invalid={Boolean(error)}
+          aria-describedby="image-note" onChange={(event) => {
             void take(event.currentTarget.files?.[0]);
             event.currentTarget.value = ''; // the same file may be chosen again
           }} />
         {chosen ? (
-          <img src={chosen.url} alt={t('pictureAlt')} />
+          <img src={chosen.url} alt={t('imageAlt')} />
         ) : (
           <div class="drop-text">
             <Icon name="image" />
-            <strong>{t('pictureDrop')}</strong>
-            <span>{t('pictureChoose')}</span>
+            <strong>{t('imageDrop')}</strong>
+            <span>{t('imageChoose')}</span>
           </div>
         )}
         {chosen && (
           <div class="drop-actions">
-            <button type="button" class="chip" onClick={() => input.current?.click()}>{t('pictureChange')}</button>
-            <IconButton icon="close" label={t('pictureRemove')} onClick={dropPicture} />
+            <button type="button" class="chip" onClick={() => input.current?.click()}>{t('imageChange')}</button>
+            <IconButton icon="close" label={t('imageRemove')} onClick={dropImage} />
           </div>
         )}
       </div>
-      <p class="note" id="picture-note">
+      <p class="note" id="image-note">
         {error || (chosen && size
-          ? t('pictureCrop', { width: chosen.width, height: chosen.height, size: size.replace('x', ' × ') })
-          : t('pictureHint'))}
+          ? t('imageCrop', { width: chosen.width, height: chosen.height, size: size.replace('x', ' × ') })
+          : t('imageHint'))}
       </p>
     </div>
   );
