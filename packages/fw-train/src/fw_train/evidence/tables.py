@@ -185,10 +185,7 @@ def _camera(table: Table) -> str:
         ("true video (error of the estimator itself)", "reference", "truth"),
     ]
     measures = ("progress", "rotation", "direction", "cameras_found")
-    rows = [
-        _row(table, label, model, [f"{kind}/{name}" for name in measures])
-        for label, model, kind in sources
-    ]
+    rows = [_row(table, label, model, [f"{kind}/{name}" for name in measures]) for label, model, kind in sources]
     rows.append(
         [
             "model, by its own camera head",
