@@ -30,7 +30,7 @@ PERSONIFIED = ("says", "said", "told", "tells", "stands", "lies", "believes", "o
 BRITISH = re.compile(
     r"\b(colou?red?s|colour\w*|centre\w*|behaviour\w*|grey\w*|licence\w*|metres?|initialis\w*|normalis\w*|recognis\w*"
     r"|optimis(?!tic)\w*|organis\w*|summaris\w*|serialis\w*|quantis\w*|synchronis\w*|neighbour\w*|favour\w*|modelled"
-    r"|labelled|cancelled|travell\w*|honoured|catalogue|artefact\w*|judgement|analys(?:e|ed|ing)|fulfil|programme\w*)\b",
+    r"|labelled|travell\w*|honoured|catalogue|artefact\w*|judgement|analys(?:e|ed|ing)|fulfil|programme\w*)\b",
     re.IGNORECASE,
 )
 TEXT = (".py", ".md", ".ts", ".tsx", ".html", ".toml", ".yaml")
@@ -110,7 +110,7 @@ def pages(tree: Path = ROOT) -> list[Path]:
     """The English documents: docs/, the examples, the studio and the pages at the root."""
     found = {*tree.glob("*.md"), *tree.rglob("docs/**/*.md"), *tree.glob("examples/*.md"), *tree.glob("apps/*/*.md")}
     found |= set(tree.glob("packages/*/*.md"))
-    return sorted(path for path in found if path.stem != "README_zh" and "node_modules" not in path.parts)
+    return sorted(p for p in found if p.name not in ("README_zh.md", *OWN) and "node_modules" not in p.parts)
 
 
 def prose(text: str) -> str:

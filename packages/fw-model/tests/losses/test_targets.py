@@ -22,7 +22,7 @@ def _clip(seed=0):
     return depth, K, pose, mask
 
 
-def test_normalised_scene_against_numpy():
+def test_normalized_scene_against_numpy():
     depth, K, pose, mask = _clip()
     points = unproject(depth, K, pose)
     scene = normalize_scene(depth, points, pose, mask)
@@ -48,7 +48,7 @@ def test_first_frame_scale_ignores_later_frames():
         torch.testing.assert_close(scene.scale[b], expected[b][mask[b, 0]].mean())
 
 
-def test_normalisation_forgets_the_unit_and_the_world_frame():
+def test_normalization_forgets_the_unit_and_the_world_frame():
     depth, K, pose, mask = _clip(1)
     moved = se3_exp(torch.tensor([0.4, -1.0, 2.0, 0.3, 0.2, -0.5], dtype=torch.float64)) @ pose
     moved[..., :3, 3] *= 7
