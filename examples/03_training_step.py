@@ -23,7 +23,7 @@ FRAMES, HEIGHT, WIDTH = 9, 48, 64
 
 
 def freeze_all_but(world: FantasyWorld, group: str) -> dict[str, torch.nn.Parameter]:
-    """The parameters of one group (video, geometry, coupling); only they may get gradients now."""
+    """The parameters of one group (video, geometry, cross_branch); only they may get gradients now."""
     for name, parameter in world.named_parameters():
         parameter.requires_grad_(world.parameter_group(name) == group).grad = None
     return {name: parameter for name, parameter in world.named_parameters() if parameter.requires_grad}
@@ -65,7 +65,7 @@ def main() -> None:
     losses = {"stage1": step(trained, geometry_loss(geometry, targets))}
 
     print("stage 2: the coupling and the camera control; gates at zero let nothing behind them learn in the first step")
-    trained = freeze_all_but(world, "coupling")
+    trained = freeze_all_but(world, "cross_branch")
     rays = plucker_rays(K, scene.pose_c2w, HEIGHT, WIDTH)
     both = world(noisy, timestep, context=context, y=first, plucker=rays)
     loss = world_loss(both.velocity, flow.flow_target(clean, noise), times.weight, both.geometry, targets)

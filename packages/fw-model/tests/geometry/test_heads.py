@@ -10,8 +10,8 @@ from fw_model.config import Compat, tiny
 from fw_model.geometry.camera_head import CameraExpansion, CameraHead
 from fw_model.geometry.temporal import TemporalUpsampler
 from fw_model.geometry.tokens import PoseTokens, TransformerBridge
+from fw_model.layers.declarations import initialize
 from fw_model.losses.targets import path_rays
-from fw_model.model.initialize import initialise
 from fw_model.model.model import FantasyWorld
 from fw_model.wan.camera_adapter import halve_time
 
@@ -19,7 +19,7 @@ from fw_model.wan.camera_adapter import halve_time
 @pytest.fixture(scope="module")
 def upsampler():
     module = TemporalUpsampler(6)
-    initialise(module, 0)
+    initialize(module, 0)
     return module
 
 
@@ -99,14 +99,14 @@ def test_pose_tokens_group_frames():
 @torch.no_grad()
 def test_camera_head_of_a_single_frame(micro):
     head = CameraHead(micro.geometry, Compat())
-    initialise(head, 0)
+    initialize(head, 0)
     poses = head(torch.randn(2, 1, 48, generator=torch.Generator().manual_seed(0)))
     assert [p.shape for p in poses] == [(2, 1, 9)] * 2
 
 
 def test_gradient_stops_between_refinements(micro):
     head = CameraHead(micro.geometry, Compat())
-    initialise(head, 0)
+    initialize(head, 0)
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in head.parameters():

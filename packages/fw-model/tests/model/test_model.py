@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import torch
 
 import fw_model.model.model as model_module
 from fw_model.config import preset
+from fw_model.layers.declarations import Group
 from fw_model.layers.modulation import RMSNorm
 from fw_model.model.conditioning import check_grid
 from fw_model.model.model import FantasyWorld
@@ -202,10 +204,10 @@ def test_only_tapped_layers_are_kept(micro, make_world, make_inputs, monkeypatch
 
 
 def test_parameter_groups_are_a_partition(world):
-    groups = [list(world.video_parameters()), list(world.geometry_parameters()), list(world.coupling_parameters())]
+    groups = [list(world.parameters_of(group)) for group in get_args(Group)]
     ids = [id(p) for group in groups for p in group]
     assert len(ids) == len(set(ids)) == len(list(world.parameters()))
-    coupling = {n for n, _ in world.named_parameters() if world.parameter_group(n) == "coupling"}
+    coupling = {n for n, _ in world.named_parameters() if world.parameter_group(n) == "cross_branch"}
     assert any(n.startswith("pose_encoder") for n in coupling)
     assert sum("camera_adapter.to_shift.2.weight" in n for n in coupling) == 3
     assert sum("gamma_" in n for n in coupling) == 2 * 4
@@ -239,7 +241,7 @@ def test_presets_have_the_published_sizes():
         assert low < sum(p.numel() for p in model.parameters()) < high
     with torch.device("meta"):
         fun = FantasyWorld(preset("wan21_fun_1_3b"))
-    video = [p.numel() for p in fun.video_parameters()]
+    video = [p.numel() for p in fun.parameters_of("video")]
     assert len(video) == 989  # Wan2.1-Fun-V1.1-1.3B-Control-Camera: 1.6163 B in 989 tensors
     assert round(sum(video) / 1e9, 4) == 1.6163
 
@@ -284,6 +286,7 @@ import dataclasses
 import sys
 import torch
 from fw_model.config import VideoConfig, tiny
+from fw_model.layers.declarations import Group
 from fw_model.layers.modulation import RMSNorm
 from fw_model.model.model import FantasyWorld
 

@@ -267,7 +267,7 @@ def _load_world(folder: Path, wanted: WorldConfig, seed: int) -> FantasyWorld:
     known = {
         _over_all_blocks(name, stored.config.pcb_blocks): p
         for name, p in stored.named_parameters()
-        if same_geometry or FantasyWorld.parameter_group(name) != "geometry"
+        if same_geometry or stored.parameter_group(name) != "geometry"
     }
     with torch.no_grad():
         for name, parameter in world.named_parameters():

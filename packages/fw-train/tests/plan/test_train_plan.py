@@ -26,7 +26,7 @@ from fw_train.model_bundle import load_parts
 from fw_train.plan.encoders import encoder_work
 from fw_train.plan.meter import StepMeter
 from fw_train.plan.options import PlanOptions
-from fw_train.plan.plan import Plan, make_plan, meta_batch, on_meta, part_of, run_step, to_meta
+from fw_train.plan.plan import Plan, make_plan, meta_batch, on_meta, run_step, to_meta
 from fw_train.plan.report import fits, run_time
 from fw_train.tasks.stages import LOSSES, Batch, choose_parameters
 from fw_train.tasks.world_task import WorldTask
@@ -56,7 +56,7 @@ def test_video_and_geometry_blocks_take_what_a_hand_formula_says(model: str) -> 
     attention = 4 * tokens**2 * video.dim + 4 * tokens * context * video.dim
     assert done["video blocks: PCB"] == (config.pcb_blocks * (linear + attention), 0, 0)
     assert "video blocks: IRG" not in done
-    assert "coupling" not in done
+    assert "cross-branch attention" not in done
     each = patches + geometry.specials
     rows, width = 2 * each, geometry.width
     layer_linear = 2 * (2 * rows * (4 + 2 * geometry.mlp_ratio) * width**2)
@@ -71,7 +71,7 @@ def test_video_and_geometry_blocks_take_what_a_hand_formula_says(model: str) -> 
 def test_stage2_sends_gradients_through_frozen_blocks_and_recomputes_with_checkpointing() -> None:
     plain = work(plan_of("stage2"))
     again = work(plan_of("stage2", compute={"activation_checkpointing": "full"}))
-    for part in ("video blocks: PCB", "video blocks: IRG", "geometry layers", "coupling", "dense heads"):
+    for part in ("video blocks: PCB", "video blocks: IRG", "geometry layers", "cross-branch attention", "dense heads"):
         assert plain[part][1] == 0
         assert again[part][0] == plain[part][0]
         assert again[part][2] == plain[part][2], part
@@ -141,7 +141,7 @@ def test_memory_is_that_of_the_real_step(real: Real, stage: Stage, precision: st
     task.world.zero_grad(set_to_none=True)
     compute = {"precision": precision, "activation_checkpointing": kind}
     config = from_mapping({"compute": compute}, task.config)
-    meter = StepMeter(task.world, part_of)
+    meter = StepMeter(task.world, task.world.part_of)
     meter.adopt([*task.world.parameters(), *task.world.buffers()], "weights")
     meter.adopt((value for value in tree_leaves(_fields(batch)) if isinstance(value, torch.Tensor)), "batch")
     with meter:
@@ -278,7 +278,7 @@ def test_the_command_prints_tables_and_json(mini: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main(words)
     printed = capsys.readouterr().out
-    for text in ("coupling", "dense heads", "optimizer", "fits", "nothing was run"):
+    for text in ("cross-branch attention", "dense heads", "optimizer", "fits", "nothing was run"):
         assert text in printed
 
 

@@ -77,7 +77,7 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "moved"), [("base", "stage1", "geometry"), ("stage1", "stage2", "coupling")]
+    ("before", "after", "moved"), [("base", "stage1", "geometry"), ("stage1", "stage2", "cross_branch")]
 )
 def test_a_stage_changes_its_own_group_and_nothing_else(chain: Path, before: str, after: str, moved: str) -> None:
     old, new = weights(chain / before / "export"), weights(chain / after / "export")
@@ -217,7 +217,7 @@ def test_frozen_weights_in_half_precision_leave_as_they_came(
     train(configure("stage2", dataset, mini, tmp_path / "exact", **words), quiet=True)
     before, after = weights(chain / "stage1" / "export"), weights(tmp_path / "half" / "export")
     world = load_world(tmp_path / "half" / "export")
-    frozen = [name for name in before if world.parameter_group(name) != "coupling"]
+    frozen = [name for name in before if world.parameter_group(name) != "cross_branch"]
     assert all(torch.equal(before[name], after[name]) for name in frozen)
     assert losses(tmp_path / "half")[-1] == pytest.approx(losses(tmp_path / "exact")[-1], rel=0.05)
     with pytest.raises(ConfigError, match=r"frozen_dtype = bf16.*compute\.precision = bf16"):

@@ -63,5 +63,5 @@ def test_samples_are_drawn_and_the_export_keeps_what_was_frozen(work: Path) -> N
     assert [p.name for p in sorted((run / "samples").iterdir())] == ["step-00000002.png", "step-00000004.png"]
     before, after = load_world(work / "init"), load_world(run / "export")
     for name, value in after.named_parameters():
-        if after.parameter_group(name) != "coupling":
+        if after.parameter_group(name) != "cross_branch":
             assert torch.equal(value, before.get_parameter(name)), name

@@ -1,6 +1,5 @@
 """The three stages: what trains, what is executed, what each loss is made of."""
 
-import copy
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,8 +115,9 @@ def test_every_stage_reads_the_camera_of_a_controlled_backbone(
 
 
 def test_stage2_can_train_the_geometry_too(base: TrainConfig) -> None:
-    got = gradients(make(base, "stage2", unfreeze_geometry=True))
-    assert {FantasyWorld.parameter_group(name) for name in got} == {"coupling", "geometry"}
+    task = make(base, "stage2", unfreeze_geometry=True)
+    got = gradients(task)
+    assert {task.world.parameter_group(name) for name in got} == {"cross_branch", "geometry"}
 
 
 def test_stage1_never_executes_the_later_video_blocks_the_head_or_the_couplings(base: TrainConfig) -> None:
@@ -258,18 +258,11 @@ def test_the_labels_are_in_units_of_the_scene(base: TrainConfig) -> None:
 def test_the_table_names_every_part_and_its_state(base: TrainConfig) -> None:
     world = FantasyWorld(load_parts(base).world.config)
     table = choose_parameters(world, "stage2")
-    trained = sum(p.numel() for p in world.coupling_parameters())
+    trained = sum(p.numel() for p in world.parameters_of("cross_branch"))
     total = sum(p.numel() for p in world.parameters())
     assert table[-1].strip() == f"{trained:,} of {total:,} parameters are trained"
     assert any("pose_encoder" in line and line.endswith("trained") for line in table)
     assert any("geometry.depth_head" in line and line.endswith("frozen") for line in table)
-
-
-def test_a_parameter_in_no_group_is_caught(base: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = copy.deepcopy(load_parts(base).world)
-    monkeypatch.setattr(world, "video_parameters", lambda: iter([]))
-    with pytest.raises(AssertionError, match="video"):
-        choose_parameters(world, "base")
 
 
 def test_the_mini_world_is_what_the_file_says(base: TrainConfig, mini: Path) -> None:

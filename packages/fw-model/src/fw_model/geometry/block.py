@@ -3,6 +3,7 @@
 Axes: n sequences (b f for frame attention, b for global attention), l tokens, c width, k head width.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fw_model.config import Compat
 from fw_model.layers.attention import Attending, attention
+from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, constant, table
 from fw_model.layers.modulation import modulate
 from fw_model.layers.rope import Rotation, rotate_halves
 
@@ -25,12 +27,15 @@ class GeometryStep(NamedTuple):
     rotation: Rotation
 
 
-class GeometryBlock(nn.Module):
+class GeometryBlock(nn.Module, Declares):
     """Pre-norm block with LayerScale; with `modulated`, the timestep acts on it and q, k are normalised and rotated.
 
     The released code adds `shift` and `scale` of the MLP to its output and never reads the attention gate; both are
-    choices of `Compat`.
+    choices of `Compat`. New blocks start with LayerScale factors of `layer_scale`; `gate_start` is added to the gate
+    of their MLP.
     """
+
+    group = "geometry"
 
     def __init__(
         self,
@@ -41,20 +46,26 @@ class GeometryBlock(nn.Module):
         modulated: bool = True,
         compat: Compat | None = None,
         idle_modulation: bool = False,
+        layer_scale: float = 0.01,
+        gate_start: float = 0.0,
     ) -> None:
         super().__init__()
         compat = compat or Compat()
         self.gate_attention = compat.geometry_attention_gate
         self.modulate_input = compat.geometry_mlp_modulation == "before"
-        self.modulated = modulated
+        self.modulated, self.gate_start = modulated, gate_start
         if modulated or idle_modulation:
             self.modulation = nn.Parameter(torch.zeros(1, 6, width), requires_grad=modulated)
         self.norm1 = nn.LayerNorm(width, eps=_EPS)
         self.attn = _Attention(width, heads, normalised=modulated)
-        self.ls1 = LayerScale(width)
+        self.ls1 = LayerScale(width, layer_scale)
         self.norm2 = nn.LayerNorm(width, eps=_EPS)
         self.mlp = Mlp(width, width * mlp_ratio, width)
-        self.ls2 = LayerScale(width)
+        self.ls2 = LayerScale(width, layer_scale)
+
+    def initial_values(self) -> Mapping[str, Fill | Layer]:
+        """Row 5 of the modulation is the gate of the MLP."""
+        return {"": XAVIER, "modulation": table((5,), self.gate_start)}
 
     def attend(self, x: Float[Tensor, "n l c"], step: GeometryStep | None) -> Float[Tensor, "n l c"]:
         """Self-attention."""
@@ -83,12 +94,17 @@ class GeometryBlock(nn.Module):
         return (self.modulation.float() + step.modulation).unbind(1)
 
 
-class LayerScale(nn.Module):
+class LayerScale(nn.Module, Declares):
     """Per-channel factor of a residual update."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, start: float) -> None:
         super().__init__()
+        self.start = start
         self.gamma = nn.Parameter(torch.ones(width))
+
+    def initial_values(self) -> Mapping[str, Fill | Layer]:
+        """The same factor for every channel."""
+        return {"gamma": constant(self.start)}
 
     def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Scale."""

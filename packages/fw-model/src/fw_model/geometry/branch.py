@@ -4,7 +4,7 @@ Axes: b batch, f latent frames, F = 4 (f - 1) + 1 output frames, m tokens of a f
 e = 2 c feature width, H W output pixels. The frame and global blocks themselves live in the IRG blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,8 +18,11 @@ from fw_model.geometry.block import GeometryStep
 from fw_model.geometry.camera_head import CameraHead
 from fw_model.geometry.dpt import DPTHead
 from fw_model.geometry.tokens import build_bridge
+from fw_model.layers.declarations import TORCH_DEFAULT, XAVIER, Declares, Fill, Layer, normal
 from fw_model.layers.modulation import TimeEmbedding, sinusoid
 from fw_model.layers.rope import PlaneRope, Rotation, turn_by_frame
+
+_TOKEN_STD = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +52,11 @@ class GeometrySteps(NamedTuple):
     all_frames: GeometryStep
 
 
-class GeometryBranch(nn.Module):
+class GeometryBranch(nn.Module, Declares):
     """Bridge, special tokens, timestep embedding and the three heads."""
+
+    group = "geometry"
+    part = "bridge and tokens"
 
     def __init__(self, config: WorldConfig) -> None:
         super().__init__()
@@ -65,6 +71,16 @@ class GeometryBranch(nn.Module):
         self.camera_head = CameraHead(geometry, compat)
         self.depth_head = DPTHead(geometry, out=1, activation="exp", rectified_skip=compat.dpt_rectified_skip)
         self.point_head = DPTHead(geometry, out=3, activation="inverse_log", rectified_skip=compat.dpt_rectified_skip)
+
+    def initial_values(self) -> Mapping[str, Fill | Layer]:
+        """The heads and blocks declare their own."""
+        return {
+            "bridge": XAVIER,
+            "tokens.camera": normal(_TOKEN_STD),
+            "tokens.register": normal(_TOKEN_STD),
+            "tokens.from_poses": XAVIER,
+            "time": TORCH_DEFAULT,
+        }
 
     def enter(
         self, video: Float[Tensor, "b l d"], frames: int, poses: Float[Tensor, "b f c"] | None

@@ -4,6 +4,8 @@ Axes: b batch, f latent frames, F = 4 (f - 1) + 1 output frames, e feature width
 quaternion x y z w (world to camera, not normalised), vertical and horizontal field of view in radians.
 """
 
+from collections.abc import Mapping
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -11,15 +13,20 @@ from torch import Tensor, nn
 
 from fw_model.config import POSE_DIM, Compat, GeometryConfig
 from fw_model.geometry.block import GeometryBlock, Mlp
+from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, normal, zeros
 from fw_model.layers.modulation import layer_norm
 
 _EPS = 1e-5
 _ADALN_EPS = 1e-6
 _EXPANSION = 4
+_POSE_STD = 0.002
 
 
-class CameraHead(nn.Module):
+class CameraHead(nn.Module, Declares):
     """Iterative refinement in the manner of VGGT, with one camera token expanded to four frames."""
+
+    group = "geometry"
+    part = "camera head"
 
     def __init__(self, config: GeometryConfig, compat: Compat) -> None:
         super().__init__()
@@ -38,12 +45,22 @@ class CameraHead(nn.Module):
                     heads=config.camera_heads,
                     modulated=False,
                     idle_modulation=compat.idle_trunk_modulation,
+                    layer_scale=config.layer_scale,
                 )
                 for _ in range(config.camera_trunk)
             ]
         )
         self.trunk_norm = nn.LayerNorm(width, eps=_EPS)
         self.pose_branch = Mlp(width, width // 2, POSE_DIM)
+
+    def initial_values(self) -> Mapping[str, Fill | Layer]:
+        """New poses: no motion, and a field of view of about 50 degrees after the usual four refinements."""
+
+        def still(value: Tensor, _generator: torch.Generator, _fan_in: int) -> None:
+            value.zero_()
+            value[6:] = 0.25
+
+        return {"": XAVIER, "empty_pose": zeros, "pose_branch.fc2": Layer(normal(_POSE_STD), still)}
 
     def forward(self, camera: Float[Tensor, "b f e"]) -> list[Float[Tensor, "b F 9"]]:
         """Poses after every refinement, the last one best; the gradient stops at every earlier pose."""

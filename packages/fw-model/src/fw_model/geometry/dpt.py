@@ -4,7 +4,8 @@ Axes: b batch, f latent frames, t output frames, l tokens of a frame, e feature 
 y x rows and columns of a stream, H W output pixels.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -16,10 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from fw_model.config import TOKEN_PIXELS, GeometryConfig
 from fw_model.geometry.temporal import TemporalUpsampler, UpsamplerState
+from fw_model.layers.declarations import EMBEDDING, KEEP_POWER, KEEP_POWER_ENLARGING, Declares, Fill, Layer
 
 _EPS = 1e-5
 _POSITION_WEIGHT = 0.1
 _POSITION_BASE = 100.0
+_UNSURE = -3.0
 CHUNK_FRAMES = 4
 """Latent frames fused at a time unless told otherwise; the result does not depend on it beyond rounding."""
 
@@ -33,8 +36,11 @@ class DensePrediction(NamedTuple):
     confidence: Float[Tensor, "b t H W"]
 
 
-class DPTHead(nn.Module):
+class DPTHead(nn.Module, Declares):
     """Depth (`exp`) or point (`inverse_log`) maps and confidences for every output frame."""
+
+    group = "geometry"
+    part = "dense heads"
 
     def __init__(
         self,
@@ -61,6 +67,26 @@ class DPTHead(nn.Module):
         self.conv1 = nn.Conv2d(features, features // 2, kernel_size=3, padding=1)
         self.conv2 = nn.Conv2d(features // 2, config.dpt_hidden, kernel_size=3, padding=1)
         self.conv3 = nn.Conv2d(config.dpt_hidden, out + 1, kernel_size=1)
+
+    def initial_values(self) -> Mapping[str, Fill | Layer]:
+        """New maps: everything one unit ahead (depth exp(0), points z expm1(log 2)), with hardly any confidence.
+
+        A bias moves by one learning rate per step. Whatever it lacks, a network of this depth compensates for with
+        features that are equal for every clip, and those drown the others.
+        """
+
+        def plain_scene(value: Tensor, _generator: torch.Generator, _fan_in: int) -> None:
+            value.zero_()
+            value[-1] = _UNSURE
+            if len(value) > 3:
+                value[2] = math.log(2.0)
+
+        return {
+            "": KEEP_POWER,
+            "streams.0.resize": KEEP_POWER_ENLARGING,
+            "streams.1.resize": KEEP_POWER_ENLARGING,
+            "conv3": Layer(EMBEDDING.weight, plain_scene),
+        }
 
     def forward(
         self,

@@ -4,6 +4,7 @@ Axes: b batch, c channels, t frames, y x rows and columns. f latent frames becom
 unchanged and every other one is doubled twice, as in the Wan autoencoder.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from fw_model.layers.declarations import KEEP_POWER, Declares, Fill, Layer, ones
 
 _KEEP = 2
 
@@ -28,7 +31,7 @@ class UpsamplerState(NamedTuple):
     stages: tuple[_Past, ...]
 
 
-class TemporalUpsampler(nn.Module):
+class TemporalUpsampler(nn.Module, Declares):
     """1x1x1 convolution, then twice: double all frames but the first, add a causal 3x3x3 residual."""
 
     def __init__(self, channels: int) -> None:
@@ -36,6 +39,10 @@ class TemporalUpsampler(nn.Module):
         self.conv_in = nn.Conv3d(channels, channels, kernel_size=1)
         self.doublings = nn.ModuleList([_Doubling(channels) for _ in range(2)])
         self.residuals = nn.ModuleList([_Residual(channels) for _ in range(2)])
+
+    def initial_values(self) -> Mapping[str, Fill | Layer]:
+        """The norms of the residuals start at the identity."""
+        return {"": KEEP_POWER, "residuals.0.gamma": ones, "residuals.1.gamma": ones}
 
     def forward(
         self, x: Float[Tensor, "b c t y x"], state: UpsamplerState | None = None

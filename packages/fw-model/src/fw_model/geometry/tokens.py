@@ -61,7 +61,13 @@ class TransformerBridge(nn.Module):
         self.project = nn.Linear(video.dim, geometry.width)
         self.blocks = nn.ModuleList(
             [
-                GeometryBlock(width=geometry.width, heads=geometry.heads, mlp_ratio=geometry.mlp_ratio, modulated=False)
+                GeometryBlock(
+                    width=geometry.width,
+                    heads=geometry.heads,
+                    mlp_ratio=geometry.mlp_ratio,
+                    modulated=False,
+                    layer_scale=geometry.layer_scale,
+                )
                 for _ in range(geometry.bridge_depth)
             ]
         )

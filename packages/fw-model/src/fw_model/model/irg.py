@@ -3,6 +3,7 @@
 Axes: b batch, l video tokens, d video width, f latent frames, m geometry tokens of a frame, g = f m, c geometry width.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from fw_model.config import WorldConfig
 from fw_model.geometry.block import GeometryBlock
 from fw_model.geometry.branch import GeometrySteps
 from fw_model.layers.attention import Attending, attention
+from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, zeros
 from fw_model.layers.modulation import layer_norm
 from fw_model.layers.rope import Rotation, rotate_pairs
 from fw_model.wan.blocks import Context, ContextKV, VideoStep, WanBlock
@@ -36,13 +38,16 @@ class IRGOutput(NamedTuple):
     geometry: Float[Tensor, "b f m c"] | None
 
 
-class BidirectionalCrossAttention(Attending):
+class BidirectionalCrossAttention(Attending, Declares):
     """Each branch reads the other through one pair of shared projections (the paper's MM-BiCrossAttn).
 
     video += gamma_v out_v(softmax(q k^T) value_g(geo)) and geo += gamma_g out_g(softmax(k q^T) value_v(video)), with
     q from video and k from geometry. The gates start at zero: a new model is the plain video model beside a geometry
     branch. A branch that does not read the other has no gate and no output, and stays as it is.
     """
+
+    group = "cross_branch"
+    part = "cross-branch attention"
 
     def __init__(
         self,
@@ -68,6 +73,10 @@ class BidirectionalCrossAttention(Attending):
             self.out_video = nn.Linear(dim, video_dim)
         if geometry_reads:
             self.out_geometry = nn.Linear(dim, geometry_dim)
+
+    def initial_values(self) -> Mapping[str, Fill | Layer]:
+        """The gates start at zero."""
+        return {"": XAVIER, "gamma_video": zeros, "gamma_geometry": zeros}
 
     def forward(
         self, video: Float[Tensor, "b l d"], geometry: Float[Tensor, "b g c"], step: CouplingStep
@@ -98,10 +107,16 @@ class IRGBlock(nn.Module):
         self.video = build_video_block(config, config.pcb_blocks + index)
         self.frame, self.all_frames = (
             GeometryBlock(
-                width=geometry.width, heads=geometry.heads, mlp_ratio=geometry.mlp_ratio, compat=config.compat
+                width=geometry.width,
+                heads=geometry.heads,
+                mlp_ratio=geometry.mlp_ratio,
+                compat=config.compat,
+                layer_scale=geometry.layer_scale,
+                gate_start=geometry.gate_start,
             )
             for _ in range(2)
         )
+        self.frame.part = self.all_frames.part = "geometry layers"
         self.coupling: BidirectionalCrossAttention | None = None
         if config.coupling.direction != "none":
             self.coupling = BidirectionalCrossAttention(
@@ -156,7 +171,7 @@ class IRGBlock(nn.Module):
 def build_video_block(config: WorldConfig, block: int) -> WanBlock:
     """Video block `block`, counted over all blocks, with its camera adapter if it has one."""
     video = config.video
-    return WanBlock(
+    made = WanBlock(
         dim=video.dim,
         heads=video.heads,
         ffn_dim=video.ffn_dim,
@@ -164,4 +179,7 @@ def build_video_block(config: WorldConfig, block: int) -> WanBlock:
         image=video.clip_dim is not None,
         camera_dim=config.camera.feature_dim if config.camera is not None and config.has_adapter(block) else None,
         camera_activation="relu" if config.camera is None else config.camera.activation,
+        gate_start=video.gate_start,
     )
+    made.part = "video blocks: PCB" if block < config.pcb_blocks else "video blocks: IRG"
+    return made

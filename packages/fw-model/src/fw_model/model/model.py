@@ -20,11 +20,11 @@ from fw_model.geometry.block import GeometryBlock
 from fw_model.geometry.branch import GeometryBranch, GeometryOutput, join_features
 from fw_model.geometry.dpt import DPTHead
 from fw_model.layers.attention import Attending, Backend, check_backend
+from fw_model.layers.declarations import Group, declared_group, declared_part, initialize
 from fw_model.layers.offload import BlockStream, Mover
 from fw_model.layers.recompute import Recompute, recomputed
 from fw_model.layers.rope import VideoRope
 from fw_model.model.conditioning import Conditioning, check_grid, check_inputs
-from fw_model.model.initialize import initialise
 from fw_model.model.irg import CouplingStep, IRGBlock, build_video_block
 from fw_model.wan.blocks import Context, ContextKV, VideoStep, WanBlock
 from fw_model.wan.camera_adapter import PoseEncoder
@@ -65,13 +65,7 @@ class FantasyWorld(nn.Module):
             self.coupling_rope = VideoRope(config.coupling.dim // config.coupling.heads)
         if device.type != "meta":
             self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device) if t.is_meta else t.to(device))
-            initialise(
-                self,
-                seed,
-                layer_scale=config.geometry.layer_scale,
-                video_gate=config.video.gate_start,
-                geometry_gate=config.geometry.gate_start,
-            )
+            initialize(self, seed)
 
     def forward(
         self,
@@ -239,26 +233,21 @@ class FantasyWorld(nn.Module):
 
         return load_video_backbone(self, source)
 
-    def video_parameters(self) -> Iterator[nn.Parameter]:
-        """The video backbone, without the camera adapters."""
-        return (p for name, p in self.named_parameters() if self.parameter_group(name) == "video")
+    def parameters_of(self, group: Group) -> Iterator[nn.Parameter]:
+        """Parameters of one training group.
 
-    def geometry_parameters(self) -> Iterator[nn.Parameter]:
-        """Bridge, special tokens, frame and global blocks, heads: what stage 1 trains."""
-        return (p for name, p in self.named_parameters() if self.parameter_group(name) == "geometry")
+        "video" is the video backbone, "geometry" what stage 1 trains (bridge, tokens, geometry blocks, heads), and
+        "cross_branch" what stage 2 trains (attention between the branches, camera adapters, pose encoder).
+        """
+        return (parameter for name, parameter in self.named_parameters() if self.parameter_group(name) == group)
 
-    def coupling_parameters(self) -> Iterator[nn.Parameter]:
-        """Bidirectional cross-attention, camera adapters and pose encoder: what stage 2 trains."""
-        return (p for name, p in self.named_parameters() if self.parameter_group(name) == "coupling")
+    def parameter_group(self, name: str) -> Group:
+        """Training group of a parameter. ValueError if no module declares one."""
+        return declared_group(self, name)
 
-    @staticmethod
-    def parameter_group(name: str) -> str:
-        """ "video", "geometry" or "coupling" for a parameter's name."""
-        if ".coupling." in name or ".camera_adapter." in name or name.startswith("pose_encoder."):
-            return "coupling"
-        if name.startswith("geometry.") or ".frame." in name or ".all_frames." in name:
-            return "geometry"
-        return "video"
+    def part_of(self, name: str) -> str | None:
+        """Part of the network, for plans, of a parameter or submodule; None for a container of several parts."""
+        return declared_part(self, name)
 
     def video_blocks(self) -> list[WanBlock]:
         """All blocks of the video backbone, first to last."""

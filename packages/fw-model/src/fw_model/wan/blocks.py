@@ -4,6 +4,7 @@ Axes: b batch, l video tokens, d width, t text tokens, c image (CLIP) tokens. `a
 the camera shift, `feed` the feed-forward layer; one after the other they are the plain Wan block.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fw_model.layers.attention import Attending, attention
+from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, table
 from fw_model.layers.modulation import RMSNorm, TanhGELU, layer_norm, modulate
 from fw_model.layers.rope import Rotation, rotate_pairs
 from fw_model.wan.camera_adapter import CameraAdapter
@@ -90,8 +92,20 @@ class CrossAttention(Attending):
         return out.flatten(2)
 
 
-class WanBlock(nn.Module):
-    """Self-attention, cross-attention with the camera shift, feed-forward; modulated by the timestep."""
+class WanBlock(nn.Module, Declares):
+    """Self-attention, cross-attention with the camera shift, feed-forward; modulated by the timestep.
+
+    Args:
+        dim: token width.
+        heads: attention heads.
+        ffn_dim: hidden width of the feed-forward layer.
+        eps: of the norms.
+        image: whether it attends to CLIP tokens too.
+        camera_dim: width of the camera features; None: no camera adapter.
+        gate_start: added to both residual gates of a new block.
+    """
+
+    group = "video"
 
     def __init__(
         self,
@@ -103,15 +117,20 @@ class WanBlock(nn.Module):
         image: bool,
         camera_dim: int | None = None,
         camera_activation: Literal["relu", "gelu"] = "relu",
+        gate_start: float = 0.0,
     ) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.gate_start = eps, gate_start
         self.modulation = nn.Parameter(torch.zeros(1, 6, dim))
         self.self_attn = SelfAttention(dim, heads, eps)
         self.norm3 = nn.LayerNorm(dim, eps=eps)
         self.cross_attn = CrossAttention(dim, heads, eps, image)
         self.camera_adapter = None if camera_dim is None else CameraAdapter(dim, camera_dim, camera_activation)
         self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), TanhGELU(), nn.Linear(ffn_dim, dim))
+
+    def initial_values(self) -> Mapping[str, Fill | Layer]:
+        """Rows 2 and 5 of the modulation are the gates."""
+        return {"": XAVIER, "modulation": table((2, 5), self.gate_start)}
 
     def attend(
         self, x: Float[Tensor, "b l d"], step: VideoStep, context: Context | ContextKV

@@ -4,6 +4,7 @@ Axes: b batch, F frames, f latent frames, H W pixels of the Pluecker map, h w to
 d video width, p camera feature width.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -13,12 +14,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fw_model.config import PATCH, CameraConfig
+from fw_model.layers.declarations import KEEP_POWER, TORCH_DEFAULT, ZERO, Declares, Fill, Layer
 
 _GROUPS = 2
 
 
-class CameraAdapter(nn.Module):
+class CameraAdapter(nn.Module, Declares):
     """Shift from camera features and the block's cross-attention output; zero at the start (paper, App. A.1)."""
+
+    group = "cross_branch"
+    part = "camera control"
 
     def __init__(self, dim: int, feature_dim: int, activation: Literal["relu", "gelu"] = "relu") -> None:
         super().__init__()
@@ -26,13 +31,20 @@ class CameraAdapter(nn.Module):
         self.from_video = _mlp(dim, min(dim, feature_dim) // 2, feature_dim, activation)
         self.to_shift = _mlp(feature_dim, feature_dim // 5, dim, activation)
 
+    def initial_values(self) -> Mapping[str, Fill | Layer]:
+        """A new adapter shifts nothing."""
+        return {"": KEEP_POWER, "to_shift.2": ZERO}
+
     def forward(self, mixed: Float[Tensor, "b l d"], camera: Float[Tensor, "b l p"]) -> Float[Tensor, "b l d"]:
         """Return the shift that is added to the attention output before its output projection."""
         return self.to_shift(self.from_camera(camera) + self.from_video(mixed))
 
 
-class PoseEncoder(nn.Module):
+class PoseEncoder(nn.Module, Declares):
     """Pluecker maps to camera features: per-frame 1x1 convolutions, two halvings of time, patches, an MLP."""
+
+    group = "cross_branch"
+    part = "camera control"
 
     def __init__(self, config: CameraConfig, dim: int) -> None:
         super().__init__()
@@ -56,6 +68,10 @@ class PoseEncoder(nn.Module):
             nn.Linear(dim // 2, config.feature_dim),
             nn.LayerNorm(config.feature_dim),
         )
+
+    def initial_values(self) -> Mapping[str, Fill | Layer]:
+        """PyTorch's default for the layer that reads the rays."""
+        return {"": KEEP_POWER, "first.0": TORCH_DEFAULT}
 
     def forward(self, plucker: Float[Tensor, "b F H W c"]) -> Float[Tensor, "b l p"]:
         """Return one feature vector per video token."""

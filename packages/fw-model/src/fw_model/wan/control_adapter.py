@@ -4,6 +4,8 @@ Axes: b batch, c packed channels (24 = 6 Pluecker x 4 sub-frames), f latent fram
 columns (8 pixels each), h w tokens, d width.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -11,11 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fw_model.config import TOKEN_PIXELS
+from fw_model.layers.declarations import KEEP_POWER, Declares, Fill, Layer, keep_power, zeros
 
 _UNSHUFFLE = TOKEN_PIXELS // 2
 
 
-class ControlAdapter(nn.Module):
+class ControlAdapter(nn.Module, Declares):
     """Pixel-unshuffle by 8, a 2x2 convolution of stride 2, one residual block; per latent frame.
 
     Args:
@@ -30,6 +33,10 @@ class ControlAdapter(nn.Module):
         self.in_dim, self.pooled = in_dim, pooled
         self.conv = nn.Conv2d(in_dim * (1 if pooled else _UNSHUFFLE**2), dim, kernel_size=2, stride=2)
         self.residual_blocks = nn.ModuleList([_ResidualBlock(dim)])
+
+    def initial_values(self) -> Mapping[str, Fill | Layer]:
+        """Rays are small beside latents of unit power: three times the gain that keeps their power."""
+        return {"": KEEP_POWER, "conv": Layer(keep_power(3.0), zeros)}
 
     def prepare(self, packed: Float[Tensor, "b c f H W"]) -> Float[Tensor, "b p f y x"]:
         """Bring packed maps to the latent grid: 64 c channels, or their block means. It has no weights."""

@@ -4,12 +4,15 @@ Axes: b batch, c channels, f latent frames, y x latent rows and columns, h w tok
 (column fastest), d width, t text tokens, i image tokens.
 """
 
+from collections.abc import Mapping
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fw_model.config import PATCH, VideoConfig
+from fw_model.layers.declarations import EMBEDDING, TORCH_DEFAULT, XAVIER, ZERO, Declares, Fill, Layer, table
 from fw_model.layers.modulation import TimeEmbedding, layer_norm, modulate
 from fw_model.wan.blocks import Context
 from fw_model.wan.control_adapter import ControlAdapter
@@ -17,8 +20,11 @@ from fw_model.wan.control_adapter import ControlAdapter
 _CLIP_EPS = 1e-5
 
 
-class WanShell(nn.Module):
+class WanShell(nn.Module, Declares):
     """Patch, text, image and time embeddings, the optional control adapter, and the output head of the Wan backbone."""
+
+    group = "video"
+    part = "embeddings, video head"
 
     def __init__(self, config: VideoConfig, rounding: str = "none") -> None:
         super().__init__()
@@ -31,6 +37,17 @@ class WanShell(nn.Module):
         self.image_embedding = None if config.clip_dim is None else image_embedding(config.clip_dim, dim)
         self.control_adapter = _control_adapter(config)
         self.head = OutputHead(dim, config.out_dim * PATCH[0] * PATCH[1] * PATCH[2], config.eps)
+
+    def initial_values(self) -> Mapping[str, Fill | Layer]:
+        """A new head predicts zero."""
+        return {
+            "patch_embedding": XAVIER,
+            "text_embedding": EMBEDDING,
+            "time": EMBEDDING,
+            "image_embedding": TORCH_DEFAULT,
+            "head.modulation": table(),
+            "head.head": ZERO,
+        }
 
     def embed_context(self, text: Float[Tensor, "b t text"], image: Float[Tensor, "b i clip"] | None) -> Context:
         """Embed the text encoder's output and the CLIP tokens."""

@@ -7,7 +7,6 @@ Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frame
 """
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -32,18 +31,18 @@ from fw_train.tasks.world_task import halve_frozen, shard_units
 
 MEMORY = ("trained weights", "frozen weights", "gradients", "optimizer", "running average", "batch", "activations")
 """What memory is booked as."""
-PARTS = {
-    r"camera_adapter|^pose_encoder": "camera control",
-    r"^pcb\.\d+": "video blocks: PCB",
-    r"^irg\.\d+\.video": "video blocks: IRG",
-    r"^irg\.\d+\.(frame|all_frames)": "geometry layers",
-    r"^irg\.\d+\.coupling": "coupling",
-    r"^geometry\.(depth|point)_head": "dense heads",
-    r"^geometry\.camera_head": "camera head",
-    r"^geometry\.(bridge|tokens|time)": "bridge and tokens",
-    r"^video\.": "embeddings, video head",
-}
-"""Part of the network by name; the first that fits counts."""
+PARTS = (
+    "camera control",
+    "video blocks: PCB",
+    "video blocks: IRG",
+    "geometry layers",
+    "cross-branch attention",
+    "dense heads",
+    "camera head",
+    "bridge and tokens",
+    "embeddings, video head",
+)
+"""Parts of the network in the order of the table; modules declare theirs (see FantasyWorld.part_of)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,20 +170,15 @@ def to_meta(world: FantasyWorld) -> FantasyWorld:
     return world
 
 
-def count_parameters(world: nn.Module) -> list[Parameters]:
+def count_parameters(world: FantasyWorld) -> list[Parameters]:
     """By part of the network, in the order in which they are met."""
     trained: Counter[str] = Counter()
     frozen: Counter[str] = Counter()
     for name, parameter in world.named_parameters():
-        part = "LoRA adapters" if parameter_group(name) == "adapters" else part_of(name) or "rest"
+        part = "LoRA adapters" if parameter_group(world, name) == "adapters" else world.part_of(name) or "rest"
         (trained if parameter.requires_grad else frozen)[part] += parameter.numel()
-    order = dict.fromkeys([*PARTS.values(), *trained, *frozen])
+    order = dict.fromkeys([*PARTS, *trained, *frozen])
     return [Parameters(part=p, trained=trained[p], frozen=frozen[p]) for p in order if trained[p] or frozen[p]]
-
-
-def part_of(name: str) -> str | None:
-    """Part that a parameter or submodule belongs to; None for a container of several parts."""
-    return next((part for pattern, part in PARTS.items() if re.search(pattern, name)), None)
 
 
 def run_step(
@@ -200,7 +194,7 @@ def run_step(
         gpus: processes.
         optimizer: False leaves out the update and its state, and stops at the gradients.
     """
-    meter = StepMeter(world, part_of)
+    meter = StepMeter(world, world.part_of)
     stand = Stand(world, device=device, half=half_precision(config.compute.precision, torch.device(device)))
     trained = {name: p for name, p in world.named_parameters() if p.requires_grad}
     meter.adopt(trained.values(), "trained weights")
