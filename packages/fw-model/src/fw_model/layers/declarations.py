@@ -67,7 +67,7 @@ def initialize(module: nn.Module, seed: int) -> None:
 
 def owners(module: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
     """Modules that contain the parameter or submodule `name`, innermost first, with its path below each of them."""
-    path = name.split(".")
+    path = name.split(".") if name else []
     found = [(module, name)]
     for i, child in enumerate(path, start=1):
         below = getattr(module, child)
