@@ -89,7 +89,7 @@ CAMERA := --steps 2600 --batch 16 --loss.geometry 0 --no-unfreeze-geometry --opt
 GO := --launcher torchrun --workers 2 --go-on
 
 small-world-data: env
-	@$(RUN) fw-data toy $(SMALL)/toy --clips 2400 --takes 6 --frames 17 --size 64x96 --seed 7
+	@$(RUN) fw-data toy $(SMALL)/toy --clips 2400 --takes 6 --frames 17 --size 96x64 --seed 7
 	@$(RUN) fw-data annotate $(SMALL)/toy/raw $(SMALL)/dataset --geometry oracle --truth $(SMALL)/toy/truth --duplicate-bits -1
 
 small-world: small-world-data ## train the included weights in small_world/ (hours on 2 cores; resumes)
@@ -101,7 +101,7 @@ small-world: small-world-data ## train the included weights in small_world/ (hou
 	@$(TRAIN) ship $(SMALL)/stage2 packages/fw-model/src/fw_model/small_world --videos $(SMALL)/toy
 
 evidence-data: env
-	@$(RUN) fw-data toy $(SMALL)/new --clips 208 --takes 2 --frames 17 --size 64x96 --seed 1007
+	@$(RUN) fw-data toy $(SMALL)/new --clips 208 --takes 2 --frames 17 --size 96x64 --seed 1007
 	@$(RUN) fw-data annotate $(SMALL)/new/raw $(SMALL)/newds --geometry oracle --truth $(SMALL)/new/truth --duplicate-bits -1
 
 evidence: evidence-data ## measure the included weights for docs/benchmarks/evidence.md

@@ -258,7 +258,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("bench"), help="folder for data.json and data.md")
     parser.add_argument("--clips", type=int, default=3)
     parser.add_argument("--frames", type=int, default=49)
-    parser.add_argument("--size", default="192x336")
+    parser.add_argument("--size", default="336x192")
     parser.add_argument("--pairs", type=int, default=5, help="alternating runs of each side")
     parser.add_argument("--sfm", action="store_true", help="also time annotate from the video alone (minutes)")
     options = parser.parse_args()

@@ -54,13 +54,13 @@ def test_nothing_to_annotate_is_exit_1(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["annotate", "RAW/none", "OUT", "--geometry", "oracle", "--truth", "RAW"], "is not a folder"),
-        (["annotate", "RAW", "OUT", "--geometry", "oracle"], "needs --truth"),
-        (["annotate", "RAW", "OUT", "--truth", "RAW"], "belong to --geometry oracle"),
+        (["annotate", "RAW/none", "OUT", "--geometry", "oracle", "--truth", "RAW"], "none"),
+        (["annotate", "RAW", "OUT", "--geometry", "oracle"], "--truth"),
+        (["annotate", "RAW", "OUT", "--truth", "RAW"], "--geometry oracle"),
         (["annotate", "RAW", "OUT", "--geometry", "oracle", "--truth", "RAW", "--size", "9x9"], "multiples of 16"),
         (["annotate", "RAW", "OUT", "--geometry", "oracle", "--truth", "RAW", "--workers", "-1"], "--workers"),
-        (["validate", "RAW"], "does not exist"),
-        (["inspect", "RAW"], "does not exist"),
+        (["validate", "RAW"], "manifest.parquet"),
+        (["inspect", "RAW"], "manifest.parquet"),
     ],
 )
 def test_wrong_use_is_exit_2_and_one_line(tmp_path, capsys, arguments, message):
@@ -68,19 +68,32 @@ def test_wrong_use_is_exit_2_and_one_line(tmp_path, capsys, arguments, message):
     places = {"RAW": str(tmp_path / "raw"), "RAW/none": str(tmp_path / "none"), "OUT": str(tmp_path / "out")}
     assert main([str(places.get(argument, argument)) for argument in arguments]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: ")
+    assert said.startswith("fw-data: error: ")
     assert message in said
     assert "Traceback" not in said
 
 
 def test_encode_points_to_where_it_is(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["encode", "DATASET"])
-    assert caught.value.code == 2
+    assert main(["encode", "DATASET"]) == 2
     assert "fw-train encode STAGE CONFIG" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], [], ["annotate"], ["annotate", "a", "b", "--no-such"]])
+@pytest.mark.parametrize("arguments", [["nonsense"], []])
+def test_unknown_commands_are_exit_2(arguments, capsys):
+    assert main(arguments) == 2
+    assert "annotate" in "".join(capsys.readouterr())
+
+
+def test_an_operating_system_error_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main(["schema", "--out", str(tmp_path / "file" / "schema.json")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("fw-data: error: ")
+    assert str(tmp_path / "file") in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["annotate"], ["annotate", "a", "b", "--no-such"]])
 def test_what_cannot_be_parsed_is_exit_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

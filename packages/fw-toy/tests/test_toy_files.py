@@ -6,13 +6,14 @@ import av
 import numpy as np
 import pytest
 
-from fw_toy.cli import ToyOptions, parse_size, plan_clips, run
+from fw_toy.cli import ToyOptions, plan_clips, run
 from fw_toy.files import write_video
+from fw_toy.rooms.clip import render_room
 from fw_toy.worlds.captions import describe, plural
 
 
 def options(out, **changes):
-    values = {"clips": 1, "frames": 2, "size": "32x48", "scenes": "indoor", "workers": 1, "supersample": 1, "seed": 3}
+    values = {"clips": 1, "frames": 2, "size": "48x32", "scenes": "indoor", "workers": 1, "supersample": 1, "seed": 3}
     return ToyOptions(out=out, **(values | changes))
 
 
@@ -64,15 +65,30 @@ def test_a_folder_of_other_options_is_refused(made):
         run(options(made, frames=3, seed=4))
 
 
-@pytest.mark.parametrize("size", ["", "64", "64x", "ax96", "64x95", "8x96", "64x9999", "-64x96"])
-def test_bad_sizes_are_refused(size):
+@pytest.mark.parametrize("size", ["", "64", "64x", "ax96", "95x64", "96x8", "9999x64", "-96x64"])
+def test_bad_sizes_are_refused(size, tmp_path):
     with pytest.raises(ValueError, match="--size"):
-        parse_size(size)
+        plan_clips(options(tmp_path, size=size))
 
 
-def test_sizes_are_height_by_width():
-    assert parse_size("192x288") == (192, 288)
-    assert parse_size(" 64X96 ") == (64, 96)
+def test_rooms_are_written_like_other_scenes(tmp_path):
+    run(options(tmp_path, scenes="rooms", clips=2, seed=5))
+    index = json.loads((tmp_path / "toy.json").read_text())
+    assert [row["kind"] for row in index["clips"]] == ["rooms", "rooms"]
+    expected = render_room(6, frames=2, height=32, width=48)
+    with np.load(tmp_path / "truth" / "toy-000001.npz", allow_pickle=False) as truth:
+        np.testing.assert_array_equal(truth["depth_m"], expected.depth_m)
+        np.testing.assert_array_equal(truth["pose_c2w"], expected.plan.pose_c2w)
+        np.testing.assert_array_equal(truth["K"][1], expected.plan.K)
+    assert (tmp_path / "raw" / "toy-000001.txt").read_text() == expected.plan.caption + "\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"), [({"scenes": "rooms", "takes": 2}, "--takes"), ({"scenes": "x"}, "--scenes")]
+)
+def test_scenes_that_do_not_exist_and_takes_of_rooms_are_refused(tmp_path, changes, name):
+    with pytest.raises(ValueError, match=name):
+        plan_clips(options(tmp_path, **changes))
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def plan(options: DemoOptions) -> list[Step]:
             name="Render toy videos with exact ground truth",
             command=(
                 *("fw-data", "toy", str(out / "toy"), "--clips", str(options.clips)),
-                *("--frames", "17", "--size", "160x240", *seed),
+                *("--frames", "17", "--size", "240x160", *seed),
             ),
         ),
         Step(

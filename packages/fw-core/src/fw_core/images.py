@@ -38,6 +38,7 @@ def read_image(
     name: str | None = None,
     formats: tuple[str, ...] | None = None,
     max_pixels: int = MAX_PIXELS,
+    upright: bool = True,
 ) -> DecodedImage:
     """Decode an image file.
 
@@ -46,6 +47,7 @@ def read_image(
         name: what to call the image in errors; the path if None.
         formats: Pillow formats to accept, where JPEG includes MPO; None accepts all that are installed.
         max_pixels: larger images are refused before they are decoded.
+        upright: apply the EXIF orientation; False keeps the pixels as stored, which cameras of a dataset are for.
 
     Raises:
         ImageError: not an image, damaged, animated, too large, or in a format that no installed decoder reads.
@@ -63,7 +65,7 @@ def read_image(
         content = path.read_bytes()
     if not content:
         raise ImageError(f"{called} is an empty file")
-    return _decode(content, called, formats, max_pixels)
+    return _decode(content, called, formats, max_pixels, upright)
 
 
 def sniff(content: bytes) -> str:
@@ -77,7 +79,9 @@ def sniff(content: bytes) -> str:
     return "webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else ""
 
 
-def _decode(content: bytes, called: str, formats: tuple[str, ...] | None, max_pixels: int) -> DecodedImage:
+def _decode(
+    content: bytes, called: str, formats: tuple[str, ...] | None, max_pixels: int, upright: bool
+) -> DecodedImage:
     from PIL import Image, UnidentifiedImageError
 
     kind = sniff(content)
@@ -94,7 +98,7 @@ def _decode(content: bytes, called: str, formats: tuple[str, ...] | None, max_pi
                 )
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format not in ("MPO", "TIFF"):
                 raise ImageError(f"{called} is animated ({image.format}, {frames} frames); give a single image")
-            return _convert(image, called)
+            return _convert(image, called, upright)
     except UnidentifiedImageError:
         raise ImageError(_unreadable(called, kind, formats)) from None
     except Image.DecompressionBombError:
@@ -103,12 +107,12 @@ def _decode(content: bytes, called: str, formats: tuple[str, ...] | None, max_pi
         raise ImageError(f"{called} is damaged or cut off ({kind.upper() or 'unknown format'}): {error}") from None
 
 
-def _convert(image: Any, called: str) -> DecodedImage:
+def _convert(image: Any, called: str, upright: bool) -> DecodedImage:
     notes: list[str] = []
     if image.format == "MPO":
         notes.append("the first picture of a multi-picture JPEG was taken")
     image.load()
-    image = _upright(image, notes)
+    image = _upright(image, notes) if upright else image
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
         return DecodedImage(_gray(image, called, notes), tuple(notes))
     image = _standard_colors(image, notes)

@@ -1,66 +1,87 @@
-"""`fw-data COMMAND ...`: finds the command, imports only that one, and turns its errors into one line.
+"""`fw-data`: the table of its commands. `fw_core.commands` runs them.
 
-Exit codes: 0 done, 1 done but with problems (each command says which), 2 wrong use, 130 interrupted.
-FW_DEBUG=1 in the environment shows the traceback of an error.
+`fw-data --help` imports neither torch nor any of our libraries.
 """
 
-import argparse
-import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+
+from fw_core.commands import Command, Program, run
 
 _OPTIONS = "fw_data.options"
-_COMPARE = "fw_data.inspect.compare"
-_EXPORT = "fw_data.exporters.command"
-_COMMANDS = {
-    "annotate": (_OPTIONS, "AnnotateOptions", "fw_data.annotate.command", "raw videos in, dataset out"),
-    "validate": (_OPTIONS, "ValidateOptions", "fw_data.inspect.validate", "check every file and number of a dataset"),
-    "inspect": (_OPTIONS, "InspectOptions", "fw_data.inspect.report", "contact sheets and a page to look at"),
-    "compare": (_COMPARE, "CompareOptions", _COMPARE, "an annotated toy dataset against its truth"),
-    "stats": (_OPTIONS, "StatsOptions", "fw_data.inspect.stats", "counts and figures of a dataset"),
-    "export": (_OPTIONS, "ExportOptions", _EXPORT, "clips for nerfstudio, COLMAP, TUM, RealEstate10K tools"),
-    "import": (_OPTIONS, "ImportOptions", "fw_data.importers.command", "such scenes, with their cameras, as a dataset"),
-    "card": (_OPTIONS, "CardOptions", "fw_data.inspect.card", "a page about a dataset, with licences and figures"),
-    "schema": (_OPTIONS, "SchemaOptions", "fw_data.inspect.schema_json", "the JSON schema of a dataset"),
-    "toy": ("fw_toy.cli", "ToyOptions", "fw_toy.cli", "synthetic videos with exact depth and cameras"),
-}
+
+PROGRAM = Program(
+    name="fw-data",
+    description="Annotate raw videos into a training dataset with geometry; inspect, import and export datasets.",
+    commands={
+        "annotate": Command(
+            help="annotate raw videos: clips with depth, confidence and cameras",
+            target="fw_data.annotate.command:run",
+            options=f"{_OPTIONS}:AnnotateOptions",
+            usage="RAW_DIR OUT_DIR",
+        ),
+        "validate": Command(
+            help="check every file and number of a dataset",
+            target="fw_data.inspect.validate:run",
+            options=f"{_OPTIONS}:ValidateOptions",
+            usage="DATASET",
+        ),
+        "inspect": Command(
+            help="write contact sheets and an HTML page with 3D views",
+            target="fw_data.inspect.report:run",
+            options=f"{_OPTIONS}:InspectOptions",
+            usage="DATASET",
+        ),
+        "compare": Command(
+            help="compare an annotated toy dataset with its ground truth",
+            target="fw_data.inspect.compare:run",
+            options="fw_data.inspect.compare:CompareOptions",
+            usage="DATASET TRUTH",
+        ),
+        "stats": Command(
+            help="print counts and score statistics of a dataset",
+            target="fw_data.inspect.stats:run",
+            options=f"{_OPTIONS}:StatsOptions",
+            usage="DATASET",
+        ),
+        "export": Command(
+            help="export clips for nerfstudio, COLMAP, TUM or RealEstate10K tools",
+            target="fw_data.exporters.command:run",
+            options=f"{_OPTIONS}:ExportOptions",
+            usage="DATASET OUT_DIR",
+        ),
+        "import": Command(
+            help="import scenes of such tools, with their cameras, as a dataset",
+            target="fw_data.importers.command:run",
+            options=f"{_OPTIONS}:ImportOptions",
+            usage="SRC OUT_DIR",
+        ),
+        "card": Command(
+            help="write the dataset card: figures, licenses, conventions",
+            target="fw_data.inspect.card:run",
+            options=f"{_OPTIONS}:CardOptions",
+            usage="DATASET",
+        ),
+        "schema": Command(
+            help="print the JSON schema of a dataset",
+            target="fw_data.inspect.schema_json:run",
+            options=f"{_OPTIONS}:SchemaOptions",
+        ),
+        "toy": Command(
+            help="render synthetic videos with exact depth and cameras",
+            target="fw_toy.cli:run",
+            options="fw_toy.cli:ToyOptions",
+            usage="OUT",
+            extra="fw-data[toy]",
+        ),
+    },
+    moved={"encode": "fw-train encode STAGE CONFIG --data DATASET"},
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    lines = "\n".join(f"  {name:10} {text}" for name, (*_, text) in _COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="fw-data",
-        usage="fw-data COMMAND ...",
-        description=f"From raw videos to a training dataset with geometry.\n\ncommands:\n{lines}",
-        epilog="`fw-data COMMAND --help` tells all about one command.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    if arguments[:1] == ["encode"]:  # it needs the model, which this package does not know
-        parser.error("precomputing latents and embeddings is `fw-train encode STAGE CONFIG --data DATASET ...`")
-    parser.add_argument("command", choices=list(_COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
-    command = parser.parse_args(arguments[:1]).command
-
-    import tyro
-
-    options_module, class_name, run_module, _ = _COMMANDS[command]
-    try:
-        options_class = getattr(import_module(options_module), class_name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "fw_toy":
-            raise
-        print("error: `fw-data toy` needs the package fw-toy: pip install 'fw-data[toy]'", file=sys.stderr)
-        return 2
-    options = tyro.cli(options_class, args=arguments[1:], prog=f"fw-data {command}")
-    try:
-        return import_module(run_module).run(options) or 0
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("FW_DEBUG") == "1":
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Run one command and return its exit code. `argv` defaults to the process arguments."""
+    return run(PROGRAM, argv)
 
 
 if __name__ == "__main__":

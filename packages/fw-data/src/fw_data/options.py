@@ -42,8 +42,8 @@ class AnnotateOptions:
     oracle_noise: float = 0.0
     """oracle: relative depth error to add, e.g. 0.02."""
     size: str = "auto"
-    """Stored size. auto: the source's aspect, long side at most 640. source: as it is. Or HxW such as 336x592. All are
-    cropped to multiples of 16."""
+    """Stored size: auto (the source's aspect, long side at most 640), source (as it is), both cropped to multiples of
+    16, or WIDTHxHEIGHT such as 592x336."""
     frames: int = 81
     """Longest clip, in frames; longer shots give several clips."""
     min_frames: int = 5

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fw_data.media.resize import parse_size, place
+from fw_data.media.resize import parse_stored_size, place
 from fw_geometry.camera import Trajectory
 
 
@@ -35,22 +35,22 @@ def test_auto_keeps_the_aspect(source, stored):
 
 
 def test_a_given_size_is_filled_and_cropped_in_the_middle():
-    placement = place(480, 640, "336x592")
+    placement = place(480, 640, "592x336")
     assert (placement.resized_height, placement.resized_width) == (444, 592)
     assert (placement.top, placement.left, placement.height, placement.width) == (54, 0, 336, 592)
 
 
-@pytest.mark.parametrize("size", ["336", "336x", "x592", "336x590", "0x16", "big"])
+@pytest.mark.parametrize("size", ["336", "336x", "x592", "590x336", "16x0", "big"])
 def test_wrong_sizes_are_refused_with_a_hint(size):
     with pytest.raises(ValueError, match="--size"):
-        parse_size(size)
+        parse_stored_size(size)
 
 
 def test_a_projected_point_lands_on_its_pixel_after_resize_and_crop():
     """A bright pixel of the source, found again in the stored frame where the moved K projects it."""
     K = np.array([[[500.0, 0, 310], [0, 510, 250], [0, 0, 1]]])
     path = Trajectory(K=K, pose_c2w=np.eye(4)[None], width=640, height=480)
-    placement = place(480, 640, "112x176")
+    placement = place(480, 640, "176x112")
     moved = placement.trajectory(path)
     assert (moved.width, moved.height) == (176, 112)
     image = np.zeros((480, 640, 3), np.uint8)
@@ -66,4 +66,4 @@ def test_a_projected_point_lands_on_its_pixel_after_resize_and_crop():
 
 def test_depth_is_never_a_mixture():
     depth = np.where(np.arange(200)[None] < 97, 1.0, 9.0).astype(np.float32).repeat(160, 0)
-    assert set(np.unique(place(160, 200, "64x96").depth(depth))) == {1.0, 9.0}
+    assert set(np.unique(place(160, 200, "96x64").depth(depth))) == {1.0, 9.0}

@@ -5,6 +5,7 @@ cell; a video token covers 2 x 2 cells. Every command, the HTTP service and the 
 """
 
 import re
+from typing import NamedTuple
 
 FRAME_STEP = 4
 """Frames per latent frame, after the first."""
@@ -49,13 +50,16 @@ def check_clip_shape(num_frames: int, height: int, width: int) -> None:
     check_side(width, name="width")
 
 
-def parse_size(text: str, *, name: str = "size", multiple: int = SIDE, largest: int = 8192) -> tuple[int, int]:
+def parse_size(
+    text: str, *, name: str = "size", multiple: int = SIDE, least: int = SIDE, largest: int = 8192
+) -> tuple[int, int]:
     """`832x480` to (width, height) = (832, 480).
 
     Args:
         text: WIDTHxHEIGHT in pixels.
         name: the option or field, for the message.
         multiple: both sides must be multiples of this.
+        least: shortest side allowed, itself a multiple.
         largest: longest side allowed.
 
     Raises:
@@ -66,11 +70,27 @@ def parse_size(text: str, *, name: str = "size", multiple: int = SIDE, largest: 
         raise ValueError(f"{name} is {text!r}; write WIDTHxHEIGHT in pixels, such as 832x480")
     width, height = int(found[1]), int(found[2])
     near = [
-        min(max(multiple, round(side / multiple) * multiple), largest - largest % multiple) for side in (width, height)
+        min(max(least, round(side / multiple) * multiple), largest - largest % multiple) for side in (width, height)
     ]
     if near != [width, height]:
         raise ValueError(
-            f"{name} is {text!r}; both sides must be multiples of {multiple} between {multiple} and {largest}. "
+            f"{name} is {text!r}; both sides must be multiples of {multiple} between {least} and {largest}. "
             f"The nearest is {near[0]}x{near[1]}"
         )
     return width, height
+
+
+class Cover(NamedTuple):
+    """Resize to `width` x `height`, then crop the center at (`left`, `top`)."""
+
+    width: int
+    height: int
+    left: int
+    top: int
+
+
+def cover(source_width: int, source_height: int, width: int, height: int) -> Cover:
+    """The smallest resize of a source that covers width x height, and the corner of its center crop."""
+    scale = max(width / source_width, height / source_height)
+    wide, tall = max(width, round(source_width * scale)), max(height, round(source_height * scale))
+    return Cover(wide, tall, (wide - width) // 2, (tall - height) // 2)

@@ -7,16 +7,18 @@ clip).
 
 import json
 import os
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fw_core.files import write_text
+from fw_geometry.clip_shape import parse_size
+from fw_toy.scenes import SCENES
 from fw_toy.workers import run_jobs
 
 if TYPE_CHECKING:
@@ -34,17 +36,19 @@ class ToyOptions:
     clips: int = 12
     """How many clips."""
     takes: int = 1
-    """Clips of one world, each along a camera path of its own; building a world takes longer than filming it."""
+    """Clips per world, each along another camera path; building a world takes longer than rendering a clip. Not for
+    `--scenes rooms`, where every clip has its own room."""
     frames: int = 33
     """Frames per clip."""
-    size: str = "240x320"
-    """Height x width in pixels, both even."""
+    size: str = "320x240"
+    """WIDTHxHEIGHT in pixels, both even."""
     seed: int = 0
-    """Same seed, same worlds, cameras and captions."""
+    """The same seed gives the same worlds, cameras and captions. With `--scenes rooms`, clip i shows the room of seed
+    SEED + i; rooms and paths from 1000000000 on are held out from training."""
     fps: float = 16.0
     """Frames per second of the videos."""
-    scenes: Literal["indoor", "outdoor", "both"] = "both"
-    """Which worlds; 'both' alternates."""
+    scenes: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(SCENES) + "}")] = "both"
+    """Kinds of world. both: indoor and outdoor in turn. rooms: furnished rooms with analytic geometry, much faster."""
     workers: int = 0
     """Processes; 0 for one per processor."""
     supersample: int = 2
@@ -88,7 +92,11 @@ def plan_clips(options: ToyOptions) -> list["ClipPlan"]:
     """
     from fw_toy.clips import ClipPlan
 
-    height, width = parse_size(options.size)
+    width, height = _size(options)
+    if options.scenes not in SCENES:
+        raise ValueError(f"--scenes is {options.scenes!r}; use {', '.join(SCENES)}")
+    if options.scenes == "rooms" and options.takes != 1:
+        raise ValueError(f"--takes is {options.takes}; --scenes rooms has one clip per room, leave --takes out")
     limits = {
         "clips": (1, 1_000_000),
         "takes": (1, 1000),
@@ -120,22 +128,9 @@ def plan_clips(options: ToyOptions) -> list["ClipPlan"]:
     ]
 
 
-def parse_size(size: str) -> tuple[int, int]:
-    """'192x288' to (192, 288): height and width.
-
-    Raises:
-        ValueError: not two even numbers from 16 to 4096.
-    """
-    match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", size)
-    if match is None:
-        raise ValueError(f"--size is {size!r}; give HEIGHTxWIDTH in pixels, for example 192x288")
-    height, width = int(match[1]), int(match[2])
-    for name, value in (("height", height), ("width", width)):
-        if not 16 <= value <= _MOST_PIXELS or value % 2:
-            raise ValueError(
-                f"--size {size!r} has {name} {value}; give even numbers from 16 to {_MOST_PIXELS} (H.264 needs even)"
-            )
-    return height, width
+def _size(options: ToyOptions) -> tuple[int, int]:
+    """Width and height; H.264 needs even sides."""
+    return parse_size(options.size, name="--size", multiple=2, largest=_MOST_PIXELS)
 
 
 def _prepare(options: ToyOptions) -> None:
@@ -195,14 +190,18 @@ class _WorldMaker:
     out: Path
 
     def __call__(self, job: tuple["ClipPlan", ...]) -> list[dict[str, object]]:
-        from fw_toy.clips import design, write
+        from fw_toy.clips import film, write
 
-        return [write(clip, self.out) for clip in design(job)]
+        return [write(footage, self.out) for footage in film(job)]
 
 
 def _identity(options: ToyOptions) -> dict[str, object]:
-    """The options that decide what a clip looks like."""
-    return {key: value for key, value in asdict(options).items() if key not in {"out", "clips", "workers"}}
+    """The options that decide the content of a clip, as toy.json records them: there `size` is HEIGHTxWIDTH."""
+    width, height = _size(options)
+    kept: dict[str, object] = {
+        key: value for key, value in asdict(options).items() if key not in {"out", "clips", "workers"}
+    }
+    return kept | {"size": f"{height}x{width}"}
 
 
 def _write_index(options: ToyOptions, rows: list[dict[str, object]]) -> None:
@@ -213,6 +212,4 @@ def _write_index(options: ToyOptions, rows: list[dict[str, object]]) -> None:
         "options": _identity(options),
         "clips": rows,
     }
-    part = options.out / "toy.json.part"
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(options.out / "toy.json")
+    write_text(options.out / "toy.json", json.dumps(content, indent=1) + "\n")

@@ -4,21 +4,24 @@ Axis legend: f frames, h rows, w columns; poses camera-to-world (OpenCV axes), d
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fw_toy.files import partial_path, write_bytes, write_video
+from fw_core.files import replacing, write_text
+from fw_toy.files import write_video
 from fw_toy.rendering.render import Renderer
+from fw_toy.rooms.clip import plan_room
+from fw_toy.rooms.render import render as render_room
+from fw_toy.scenes import SCENES
 from fw_toy.worlds.captions import describe
 from fw_toy.worlds.indoor import indoor
 from fw_toy.worlds.outdoor import outdoor
 from fw_toy.worlds.paths import CameraPath, find_path
-from fw_toy.worlds.scene import Kind, Scene, assemble
+from fw_toy.worlds.scene import Scene, assemble
 
 _WORLDS = 12
 _MIDDLE_GREY = 0.34
@@ -35,8 +38,8 @@ class ClipPlan:
     """Number of the clip in it."""
     takes: int
     """Clips of one world: clips 0 to takes - 1 show the first world, and so on."""
-    scenes: Literal["indoor", "outdoor", "both"]
-    """Which worlds to draw from; 'both' alternates."""
+    scenes: str
+    """A name of SCENES."""
     frames: int
     """Number of frames."""
     height: int
@@ -57,6 +60,12 @@ class ClipPlan:
     def world(self) -> int:
         """Number of the world it shows."""
         return self.index // self.takes
+
+    @property
+    def kind(self) -> str:
+        """Kind of that world."""
+        kinds = SCENES[self.scenes]
+        return kinds[self.world % len(kinds)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +92,9 @@ def design(plans: Sequence[ClipPlan]) -> list[Clip]:
         RuntimeError: no world of several gave a path for every take.
     """
     plan = plans[0]
-    kind: Kind = "indoor" if plan.scenes == "indoor" or (plan.scenes == "both" and plan.world % 2 == 0) else "outdoor"
     for attempt in range(_WORLDS):
         rng = np.random.default_rng([plan.seed, plan.world, attempt])
-        blueprint = indoor(rng) if kind == "indoor" else outdoor(rng)
+        blueprint = indoor(rng) if plan.kind == "indoor" else outdoor(rng)
         scene = assemble(blueprint, rows=plan.height)
         paths = []
         for take in range(plan.takes):
@@ -133,35 +141,96 @@ def exposure_of(clip: Clip) -> tuple[float, float, float]:
     return float(r), float(g), float(b)
 
 
-def write(clip: Clip, out: Path) -> dict[str, object]:
-    """Renders a clip and writes raw/NAME.mp4, raw/NAME.txt and, last, truth/NAME.npz; returns its row for toy.json."""
-    video, depth_m = render(clip)
-    plan, path = clip.plan, clip.path
+@dataclass(frozen=True, kw_only=True)
+class Footage:
+    """A rendered clip with its truth."""
+
+    plan: ClipPlan
+    """What it was made from."""
+    caption: str
+    """One line of text."""
+    move: str
+    """Name of the camera motion."""
+    K: Float[np.ndarray, "3 3"]
+    """Intrinsics in pixels, of every frame."""
+    pose_c2w: Float[np.ndarray, "f 4 4"]
+    """Cameras of the frames."""
+    video: UInt8[np.ndarray, "f h w 3"]
+    """sRGB."""
+    depth_m: Float[np.ndarray, "f h w"]
+    """z-depth; 0 for sky."""
+    median_depth_m: float
+    """Median depth of the world along the path."""
+    travel_ratio: float
+    """Length of the path over that depth."""
+
+
+def film(plans: Sequence[ClipPlan]) -> Iterator[Footage]:
+    """The clips of one world, rendered one after another."""
+    if plans[0].kind == "rooms":
+        yield from (_film_room(plan) for plan in plans)
+        return
+    for clip in design(plans):
+        video, depth_m = render(clip)
+        path = clip.path
+        yield Footage(
+            plan=clip.plan,
+            caption=clip.caption,
+            move=path.move,
+            K=path.K,
+            pose_c2w=path.pose_c2w,
+            video=video,
+            depth_m=depth_m,
+            median_depth_m=path.median_depth_m,
+            travel_ratio=path.travel_ratio,
+        )
+
+
+def _film_room(plan: ClipPlan) -> Footage:
+    """The analytic room of seed `plan.seed + plan.index`; the first camera is the origin."""
+    room = plan_room(plan.seed + plan.index, frames=plan.frames, height=plan.height, width=plan.width)
+    size = (plan.height, plan.width)
+    video, depth_m = render_room(room.room, room.K, room.pose_room, *size, supersample=plan.supersample)
+    median = float(np.median(depth_m[depth_m > 0]))
+    travel = np.linalg.norm(np.diff(room.pose_room[:, :3, 3], axis=0), axis=1).sum()
+    return Footage(
+        plan=plan,
+        caption=room.caption,
+        move=room.move,
+        K=room.K,
+        pose_c2w=room.pose_c2w,
+        video=video,
+        depth_m=depth_m,
+        median_depth_m=median,
+        travel_ratio=float(travel) / median,
+    )
+
+
+def write(footage: Footage, out: Path) -> dict[str, object]:
+    """Write raw/NAME.mp4, raw/NAME.txt and, last, truth/NAME.npz; returns the clip's row for toy.json."""
+    plan = footage.plan
     info: dict[str, object] = {
         "name": plan.name,
         "world": plan.world,
-        "kind": clip.scene.blueprint.kind,
-        "caption": clip.caption,
-        "move": path.move,
-        "fov_h_deg": round(float(np.degrees(2 * np.arctan(plan.width / 2 / path.K[0, 0]))), 3),
-        "median_depth_m": round(path.median_depth_m, 4),
-        "travel_ratio": round(path.travel_ratio, 4),
-        "sky_share": round(float((depth_m == 0).mean()), 4),
+        "kind": plan.kind,
+        "caption": footage.caption,
+        "move": footage.move,
+        "fov_h_deg": round(float(np.degrees(2 * np.arctan(plan.width / 2 / footage.K[0, 0]))), 3),
+        "median_depth_m": round(footage.median_depth_m, 4),
+        "travel_ratio": round(footage.travel_ratio, 4),
+        "sky_share": round(float((footage.depth_m == 0).mean()), 4),
     }
-    write_video(out / "raw" / f"{plan.name}.mp4", video, plan.fps)
-    write_bytes(out / "raw" / f"{plan.name}.txt", (clip.caption + "\n").encode())
-    target = out / "truth" / f"{plan.name}.npz"
-    part = partial_path(target)
-    with part.open("wb") as file:
+    write_video(out / "raw" / f"{plan.name}.mp4", footage.video, plan.fps)
+    write_text(out / "raw" / f"{plan.name}.txt", footage.caption + "\n")
+    with replacing(out / "truth" / f"{plan.name}.npz") as partial, partial.open("wb") as file:
         np.savez_compressed(
             file,
-            depth_m=depth_m,
-            K=np.repeat(path.K[None], plan.frames, axis=0),
-            pose_c2w=path.pose_c2w,
+            depth_m=footage.depth_m,
+            K=np.repeat(footage.K[None], plan.frames, axis=0),
+            pose_c2w=footage.pose_c2w,
             info=np.array(json.dumps(info)),
             plan=np.array(json.dumps(asdict(plan))),
         )
-    part.replace(target)
     return info
 
 

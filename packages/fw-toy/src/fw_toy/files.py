@@ -1,9 +1,8 @@
-"""Writes the files of a clip so that each one appears only when it is complete.
+"""Writes the video of a clip.
 
 Axis legend: f frames, h rows, w columns, 3 = RGB.
 """
 
-import os
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -11,14 +10,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from fw_core.files import replacing
+
 
 def write_video(path: Path, video: UInt8[np.ndarray, "f h w 3"], fps: float) -> None:
     """H.264 at near-lossless quality, yuv420p, BT.601, a key frame every 8; the file appears only when it is whole."""
     import av
     from av.video.reformatter import ColorRange, Colorspace
 
-    part = partial_path(path)
-    with av.open(str(part), "w", options={"movflags": "+faststart"}) as container:
+    with replacing(path) as partial, av.open(str(partial), "w", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = video.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -31,19 +31,6 @@ def write_video(path: Path, video: UInt8[np.ndarray, "f h w 3"], fps: float) -> 
             frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    part.replace(path)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that appears only when it is whole."""
-    part = partial_path(path)
-    part.write_bytes(content)
-    part.replace(path)
-
-
-def partial_path(path: Path) -> Path:
-    """Where this process writes a file until it is whole."""
-    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
 
 
 @cache

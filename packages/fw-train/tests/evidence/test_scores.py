@@ -28,12 +28,12 @@ from fw_train.metrics.truth import TruthClip, load_truth
 def toy(tmp_path_factory: pytest.TempPathFactory) -> ClipDataset:
     """A toy clip, 9 frames of 64x96, stored without loss and annotated with their exact geometry."""
     root = tmp_path_factory.mktemp("toy")
-    options = ToyOptions(out=root / "toy", clips=1, frames=9, size="64x96", scenes="indoor", supersample=1, workers=1)
+    options = ToyOptions(out=root / "toy", clips=1, frames=9, size="96x64", scenes="indoor", supersample=1, workers=1)
     render_toy(options)
     annotate(
         root / "toy" / "raw",
         root / "dataset",
-        config=AnnotateConfig(size="64x96", min_frames=9, crf=0),
+        config=AnnotateConfig(size="96x64", min_frames=9, crf=0),
         spec=OracleSpec(truth=root / "toy" / "truth"),
         engine=LocalEngine(workers=0),
         reporter=PlainReporter(),

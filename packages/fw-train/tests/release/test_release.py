@@ -27,7 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, mini: Path) -> Path:
     from fw_data.cli import main as fw_data
 
     root = tmp_path_factory.mktemp("ship")
-    toy = ["toy", f"{root}/toy", "--clips", "6", "--takes", "3", "--frames", "5", "--size", "32x48", "--seed", "3"]
+    toy = ["toy", f"{root}/toy", "--clips", "6", "--takes", "3", "--frames", "5", "--size", "48x32", "--seed", "3"]
     oracle = ["--geometry", "oracle", "--truth", f"{root}/toy/truth", "--duplicate-bits", "-1", "--min-motion", "0"]
     for words in (toy, ["annotate", f"{root}/toy/raw", f"{root}/dataset", *oracle, "--workers", "0"]):
         with pytest.MonkeyPatch.context() as patch:

@@ -189,16 +189,13 @@ def _plugin(path: str) -> GeometryBackend:
 
 @cache
 def _dust3r(spec: Dust3rSpec) -> GeometryBackend:
-    import torch
-
+    from fw_core.devices import choose_device
     from fw_data.annotators.depth.depth_anything import load_depth_anything
     from fw_data.annotators.dust3r.backend import Dust3rBackend
     from fw_data.annotators.dust3r.predictor import NetworkPredictor
     from fw_data.annotators.dust3r.weights import load_dust3r
 
-    device = spec.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = str(choose_device(spec.device))
     depth = None
     if spec.depth_weights is not None:
         depth = load_depth_anything(spec.depth_weights, release=spec.depth_release, device=device)

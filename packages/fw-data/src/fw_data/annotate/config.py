@@ -12,7 +12,7 @@ from fw_data.annotate.scan import ClipPlan, SurveyConfig
 from fw_data.annotators.base import GeometryBackend
 from fw_data.dataset.schema import FORMAT_VERSION
 from fw_data.media.probe import MediaLimits
-from fw_data.media.resize import Placement, parse_size
+from fw_data.media.resize import Placement, recorded_size
 from fw_data.quality.filters import FilterConfig
 from fw_data.shots.cuts import CutMethod
 
@@ -52,7 +52,7 @@ class AnnotateConfig:
     """What `fw-data annotate` does to a video, apart from the geometry."""
 
     size: str = "auto"
-    """auto, source or HxW; see fw_data.media.resize.place."""
+    """auto, source or WIDTHxHEIGHT; see fw_data.media.resize.place."""
     max_frames: int = 81
     """Longest clip."""
     min_frames: int = 5
@@ -75,7 +75,7 @@ class AnnotateConfig:
     """What a source video may ask for."""
 
     def __post_init__(self) -> None:
-        parse_size(self.size)
+        recorded_size(self.size)
         if not 2 <= self.min_frames <= self.max_frames:
             raise ValueError(
                 f"min-frames {self.min_frames} and frames {self.max_frames}: need 2 <= min-frames <= frames"
@@ -112,7 +112,7 @@ class AnnotateConfig:
             if isinstance(value, dict):
                 table |= {f"{name}.{key}": inner for key, inner in value.items()}
             else:
-                table[name] = value
+                table[name] = recorded_size(self.size) if name == "size" else value
         return table | {f"{backend.name}.{name}": value for name, value in backend.settings().items()}
 
     def fingerprint(self, backend: BackendSpec) -> str:

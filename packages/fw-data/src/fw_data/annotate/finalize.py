@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fw_core.files import write_bytes
 from fw_data.annotate.scan import ClipPlan
 from fw_data.annotate.summary import RunSummary
 from fw_data.annotate.workdir import CARD_NAME, REFUSALS_NAME, ClosedShard, Measured, Settings, WorkDir
 from fw_data.dataset.manifest import MANIFEST_NAME, write_manifest
 from fw_data.dataset.schema import CONVENTIONS, ClipRecord, DatasetCard, Refusal
-from fw_data.dataset.shards import write_atomic
 from fw_data.quality.grade import GRADE_MEANINGS, LIMITS
 
 SCORES_NAME = "scores.parquet"
@@ -38,7 +38,7 @@ def finish(
     summary.clips, summary.frames = len(records), sum(record.num_frames for record in records)
     summary.grades = dict(sorted(Counter(record.grade for record in records).items()))
     summary.refusals, summary.measured = refusals, len(measured)
-    write_atomic(work.out / REFUSALS_NAME, "".join(_line(refusal) for refusal in refusals).encode())
+    write_bytes(work.out / REFUSALS_NAME, "".join(_line(refusal) for refusal in refusals).encode(), durable=True)
     counts = {status: summary.count(status) for status in ("filtered", "refused", "failed")}
     card = DatasetCard(
         config_hash=config_hash,
@@ -55,7 +55,7 @@ def finish(
         shards=[shard.entry for shard in closed],
     )
     write_manifest(work.out / MANIFEST_NAME, records)
-    write_atomic(work.out / CARD_NAME, card.model_dump_json(indent=1).encode())
+    write_bytes(work.out / CARD_NAME, card.model_dump_json(indent=1).encode(), durable=True)
     _write_scores(work.out / SCORES_NAME, records, refusals, measured)
     run = {
         "videos": summary.videos,
@@ -68,7 +68,7 @@ def finish(
         "wall_s": {name: round(seconds, 3) for name, seconds in summary.wall_s.items()},
         "work_s": {name: round(seconds, 3) for name, seconds in summary.seconds.items()},
     }
-    write_atomic(work.out / RUN_NAME, json.dumps(run, indent=1).encode())
+    write_bytes(work.out / RUN_NAME, json.dumps(run, indent=1).encode(), durable=True)
 
 
 def _line(refusal: Refusal) -> str:
@@ -100,7 +100,7 @@ def _write_scores(
     table = pa.Table.from_pylist([row | scores for row, scores in rows], schema=pa.schema(columns))
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
-    write_atomic(path, sink.getvalue())
+    write_bytes(path, sink.getvalue(), durable=True)
 
 
 def _row(

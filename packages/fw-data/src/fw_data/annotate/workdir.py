@@ -21,10 +21,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from fw_core.files import write_bytes
 from fw_data.annotate.scan import Survey
 from fw_data.dataset.manifest import MANIFEST_NAME, read_manifest
 from fw_data.dataset.schema import ClipRecord, DatasetCard, Refusal, ShardEntry
-from fw_data.dataset.shards import describe, write_atomic
+from fw_data.dataset.shards import describe
 from fw_data.errors import DataError
 
 CARD_NAME = "dataset.json"
@@ -65,8 +66,9 @@ class WorkDir:
                 raise DataError(
                     "locked", f"another `fw-data annotate` is writing to {self.out}; wait for it"
                 ) from error
-            for leftover in [*self.root.rglob("*.tmp"), *(self.out / "shards").glob("*.tmp")]:
-                leftover.unlink()
+            for pattern in ("*.tmp", ".*.partial*"):
+                for leftover in [*self.root.rglob(pattern), *(self.out / "shards").glob(pattern)]:
+                    leftover.unlink()
             yield
 
     def check_settings(self, settings: Settings) -> None:
@@ -85,7 +87,7 @@ class WorkDir:
                 f"{self.out} was annotated with other settings ({changes}). Use the same ones to go on with it, "
                 "or another OUT_DIR"
             )
-        write_atomic(path, json.dumps(settings, indent=1, sort_keys=True).encode())
+        write_bytes(path, json.dumps(settings, indent=1, sort_keys=True).encode(), durable=True)
 
     def survey(self, source: str) -> Survey | None:
         """The stored survey of a video."""
@@ -94,7 +96,7 @@ class WorkDir:
 
     def store_survey(self, survey: Survey) -> None:
         """Keep a survey."""
-        write_atomic(self._video(survey.source), survey.model_dump_json().encode())
+        write_bytes(self._video(survey.source), survey.model_dump_json().encode(), durable=True)
 
     def staged(self, clip_id: str) -> Path:
         """Where a finished clip waits for its shard."""
@@ -107,7 +109,7 @@ class WorkDir:
 
     def store_refusal(self, clip_id: str, refusal: Refusal) -> None:
         """Keep the reason why a clip is left out."""
-        write_atomic(self._refused(clip_id), refusal.model_dump_json().encode())
+        write_bytes(self._refused(clip_id), refusal.model_dump_json().encode(), durable=True)
 
     def forget_refusal(self, clip_id: str) -> None:
         """Let a clip be tried again."""
@@ -120,7 +122,7 @@ class WorkDir:
 
     def store_measured(self, clip_id: str, measured: Measured) -> None:
         """Keep the scores of a clip that is not annotated now."""
-        write_atomic(self._scores(clip_id), measured.model_dump_json().encode())
+        write_bytes(self._scores(clip_id), measured.model_dump_json().encode(), durable=True)
 
     def closed_shards(self) -> tuple[list[ClosedShard], list[str]]:
         """All closed shards in order, and the names of those that are gone; DataError when one has another length."""
@@ -148,7 +150,7 @@ class WorkDir:
     def store_shard(self, shard: ClosedShard) -> None:
         """Close a shard, whose tar is in place."""
         path = self.root / "shards" / (Path(shard.entry.path).stem + ".json")
-        write_atomic(path, shard.model_dump_json().encode())
+        write_bytes(path, shard.model_dump_json().encode(), durable=True)
 
     def _manifest_rows(self) -> dict[str, list[ClipRecord]]:
         rows: dict[str, list[ClipRecord]] = {}

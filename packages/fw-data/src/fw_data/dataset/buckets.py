@@ -21,7 +21,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from fw_data.dataset.schema import ClipRecord
-from fw_data.dataset.transforms import cover
+from fw_geometry.clip_shape import check_num_frames, check_side, cover
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,9 @@ class Bucket:
     """Samples per step over all ranks."""
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or self.frames % 4 != 1:
-            raise ValueError(f"bucket {self}: frames must be 4n + 1, as the video autoencoder wants")
-        if min(self.height, self.width) < 16 or self.height % 16 or self.width % 16:
-            raise ValueError(f"bucket {self}: height and width must be multiples of 16")
+        check_num_frames(self.frames, name=f"bucket {self}: frames")
+        for side in ("height", "width"):
+            check_side(getattr(self, side), name=f"bucket {self}: {side}")
         if self.batch < 1:
             raise ValueError(f"bucket {self}: batch must be at least 1")
 
@@ -156,5 +155,5 @@ def default_table(batch: int = 1) -> BucketTable:
 
 
 def _cropped(record: ClipRecord, bucket: Bucket) -> float:
-    tall, wide, _, _ = cover(record.height, record.width, bucket.height, bucket.width)
-    return 1 - bucket.height * bucket.width / (tall * wide)
+    covering = cover(record.width, record.height, bucket.width, bucket.height)
+    return 1 - bucket.height * bucket.width / (covering.height * covering.width)

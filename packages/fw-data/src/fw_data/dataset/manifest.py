@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fw_core.files import write_bytes
 from fw_data.dataset.schema import ClipRecord
-from fw_data.dataset.shards import write_atomic
 from fw_data.errors import DataError
 
 MANIFEST_NAME = "manifest.parquet"
@@ -58,7 +58,7 @@ def write_manifest(path: Path, records: Iterable[ClipRecord]) -> None:
         rows.append(row)
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), sink, compression="zstd")
-    write_atomic(path, sink.getvalue())
+    write_bytes(path, sink.getvalue(), durable=True)
 
 
 def read_manifest(path: Path) -> list[ClipRecord]:

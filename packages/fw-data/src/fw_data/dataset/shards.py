@@ -5,13 +5,12 @@ Archives are deterministic: USTAR headers, time 0, members of a clip beside each
 
 import hashlib
 import io
-import os
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from fw_core.files import sync
 from fw_data.dataset.schema import MEMBER_SUFFIXES, Member, ShardEntry
 from fw_data.dataset.storage import LocalStorage
 from fw_data.errors import DataError
@@ -53,11 +52,10 @@ class ShardWriter:
     def close(self) -> None:
         """Finish the archive, flush it to the disk and rename it."""
         self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
+        sync(self._temporary)
         self._temporary.replace(self.path)
-        sync_directory(self.path.parent)
+        sync(self.path.parent)
 
     def abandon(self) -> None:
         """Throw away what was written."""
@@ -101,25 +99,3 @@ def describe(shard: Path, root: Path, clips: int) -> ShardEntry:
     with shard.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return ShardEntry(path=shard.relative_to(root).as_posix(), clips=clips, size=shard.stat().st_size, sha256=digest)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file so that a reader sees the old one or the new one, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames inside a directory durable, where the system can do it."""
-    with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

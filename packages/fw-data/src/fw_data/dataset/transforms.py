@@ -4,8 +4,6 @@ Pixel (column i, row j) has its centre at (i + 0.5, j + 0.5), so resizing multip
 point, exactly. Axis legend: F frames, h w stored pixels, H W pixels wanted.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from einops import rearrange
@@ -14,22 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fw_geometry.camera import Trajectory
-
-
-class Cover(NamedTuple):
-    """Resize to tall x wide, then cut out the wanted size at (top, left)."""
-
-    tall: int
-    wide: int
-    top: int
-    left: int
-
-
-def cover(source_height: int, source_width: int, height: int, width: int) -> Cover:
-    """The smallest resize that covers height x width, and the crop of its middle."""
-    scale = max(height / source_height, width / source_width)
-    tall, wide = max(height, round(source_height * scale)), max(width, round(source_width * scale))
-    return Cover(tall, wide, (tall - height) // 2, (wide - width) // 2)
+from fw_geometry.clip_shape import cover
 
 
 def fit_window(
@@ -51,7 +34,7 @@ def fit_window(
 def fit_video(video: UInt8[np.ndarray, "F h w 3"], height: int, width: int) -> Float[Tensor, "F 3 H W"]:
     """The colours of `fit_window`, in [-1, 1]."""
     colour = rearrange(torch.from_numpy(video).float() / 127.5 - 1, "F h w c -> F c h w")
-    tall, wide, top, left = cover(video.shape[1], video.shape[2], height, width)
+    wide, tall, left, top = cover(video.shape[2], video.shape[1], width, height)
     if (tall, wide) != video.shape[1:3]:
         colour = functional.interpolate(colour, (tall, wide), mode="bilinear", antialias=True).clamp(-1, 1)
     return colour[..., top : top + height, left : left + width].contiguous()
@@ -65,7 +48,7 @@ def fit_labels(
     width: int,
 ) -> tuple[Float[Tensor, "F H W"], Float[Tensor, "F H W"], Trajectory]:
     """Depth, confidence and cameras of `fit_window`."""
-    tall, wide, top, left = cover(depth.shape[1], depth.shape[2], height, width)
+    wide, tall, left, top = cover(depth.shape[2], depth.shape[1], width, height)
     labels = _nearest(torch.stack([torch.from_numpy(depth), torch.from_numpy(confidence)], dim=1), height, width)
     return labels[:, 0], labels[:, 1], cameras.resized(wide, tall).cropped(left, top, width, height)
 
@@ -76,7 +59,7 @@ def fit_mask(mask: Bool[np.ndarray, "F h w"], height: int, width: int) -> Bool[T
 
 
 def _nearest(labels: Tensor, height: int, width: int) -> Float[Tensor, "F c H W"]:
-    tall, wide, top, left = cover(labels.shape[2], labels.shape[3], height, width)
+    wide, tall, left, top = cover(labels.shape[3], labels.shape[2], width, height)
     labels = labels.float()
     if (tall, wide) != labels.shape[2:]:
         labels = functional.interpolate(labels, (tall, wide), mode="nearest-exact")

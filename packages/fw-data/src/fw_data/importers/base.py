@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from fw_core.images import ImageError, read_image
 from fw_data.errors import DataError
 from fw_data.media.decode import read_clip, read_frames
 from fw_data.media.probe import MediaLimits, VideoInfo, probe
@@ -76,48 +77,41 @@ class Scene:
 
 
 class ImageFrames:
-    """Picture files in order."""
+    """Image files in order, as stored: cameras belong to the pixels of the file, whatever its EXIF orientation."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        from PIL import Image
-
         missing = [path for path in paths if not path.is_file()]
         if missing or not paths:
-            raise DataError(
-                "no-frames",
-                f"{len(missing)} of {len(paths)} pictures are missing, first {missing[0] if missing else '-'}",
-            )
+            first = f"; the first is {missing[0]}" if missing else ""
+            raise DataError("no-frames", f"{len(missing)} of {len(paths)} images are missing{first}")
         self.paths, self.count = list(paths), len(paths)
-        with Image.open(self.paths[0]) as first:
-            self.width, self.height = first.size
-        if min(self.width, self.height) < LIMITS.min_side or self.width * self.height > LIMITS.max_pixels:
+        self.height, self.width = self._decode(self.paths[0]).shape[:2]
+        if min(self.width, self.height) < LIMITS.min_side:
             raise DataError("size", f"{self.paths[0].name} is {self.width}x{self.height}")
 
     def read(self, start: int, count: int, placement: Placement) -> UInt8[np.ndarray, "f h w 3"]:
-        """Decoded, as RGB; DataError for a picture that does not decode, or has another size than the first."""
+        """Decoded, as RGB; DataError for an image that does not decode or whose size differs from the first."""
         out = np.empty((count, placement.height, placement.width, 3), np.uint8)
         for row, path in enumerate(self.paths[start : start + count]):
-            out[row] = placement.rgb(self._decode(path))
+            image = self._decode(path)
+            if image.shape[:2] != (self.height, self.width):
+                size = f"{image.shape[1]}x{image.shape[0]}"
+                raise DataError("size", f"{path} is {size}, the first image {self.width}x{self.height}")
+            out[row] = placement.rgb(image)
         return out
 
     def sha256(self) -> str:
-        """Over the names and contents of all files."""
+        """Checksum over the names and contents of all files."""
         total = hashlib.sha256()
         for path in self.paths:
             total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
         return total.hexdigest()
 
-    def _decode(self, path: Path) -> np.ndarray:
-        from PIL import Image, UnidentifiedImageError
-
+    def _decode(self, path: Path) -> UInt8[np.ndarray, "h w 3"]:
         try:
-            with Image.open(path) as picture:
-                if picture.size != (self.width, self.height):
-                    size = f"{picture.width}x{picture.height}"
-                    raise DataError("size", f"{path} is {size}, the first picture {self.width}x{self.height}")
-                return np.asarray(picture.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise DataError("unreadable", f"{path} is not a picture that decodes: {error}") from error
+            return read_image(path, max_pixels=LIMITS.max_pixels, upright=False).rgb
+        except (ImageError, OSError) as error:
+            raise DataError("unreadable", str(error)) from error
 
 
 class VideoFrames:

@@ -8,7 +8,6 @@ refusals.jsonl. The same input gives the same bytes. OUT appears at once, when a
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
@@ -17,17 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
+from fw_core.files import replacing_folder, write_bytes
 from fw_data.annotate.scan import clip_id
 from fw_data.annotate.workdir import CARD_NAME, REFUSALS_NAME
 from fw_data.annotators.base import ClipGeometry
 from fw_data.dataset.clip import Cameras, pack_clip
 from fw_data.dataset.manifest import MANIFEST_NAME, write_manifest
 from fw_data.dataset.schema import CONVENTIONS, SCORES, ClipRecord, DatasetCard, Refusal, ShardEntry
-from fw_data.dataset.shards import ShardWriter, describe, write_atomic
+from fw_data.dataset.shards import ShardWriter, describe
 from fw_data.errors import DataError
 from fw_data.importers import FORMATS
 from fw_data.importers.base import ImportSettings, Scene
-from fw_data.media.resize import Placement, parse_size, place
+from fw_data.media.resize import Placement, place, recorded_size
 from fw_data.options import ImportOptions
 from fw_data.quality.grade import grade, score_geometry
 
@@ -47,11 +47,12 @@ def run(options: ImportOptions) -> int:
         raise ValueError(f"{options.src} is not a folder")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise ValueError(f"{options.out} is not empty: give a new folder")
-    importer = SceneImporter(options)
-    found = importer.find()
-    for path in track(found, "importing", console=console) if console.is_terminal else found:
-        importer.add(path)
-    card = importer.close()
+    with replacing_folder(options.out) as folder:
+        importer = SceneImporter(options, folder)
+        found = importer.find()
+        for path in track(found, "importing", console=console) if console.is_terminal else found:
+            importer.add(path)
+        card = importer.close()
     for refusal in importer.refusals:
         console.print(f"{refusal.status}: {refusal.source}: {refusal.reason}", highlight=False, markup=False)
     flat = sum(not record.has_depth for record in importer.records)
@@ -67,8 +68,7 @@ def run(options: ImportOptions) -> int:
 class SceneImporter:
     """Writes scenes into a new dataset, one after another."""
 
-    def __init__(self, options: ImportOptions) -> None:
-        parse_size(options.size)
+    def __init__(self, options: ImportOptions, folder: Path) -> None:
         if not 2 <= options.min_frames <= options.frames:
             raise ValueError(
                 f"--min-frames {options.min_frames} and --frames {options.frames}: need 2 <= min <= frames"
@@ -80,7 +80,7 @@ class SceneImporter:
         self.config: dict[str, str | int | float | bool | None] = {
             "backend": f"import-{options.format}",
             "backend_version": VERSION,
-            "size": options.size,
+            "size": recorded_size(options.size),
             "max_frames": options.frames,
             "min_frames": options.min_frames,
             "crf": CRF,
@@ -93,11 +93,10 @@ class SceneImporter:
         self.records: list[ClipRecord] = []
         self.refusals: list[Refusal] = []
         self._module = import_module(FORMATS[options.format])
-        self._partial = options.out.with_name(f".{options.out.name}.partial")
+        self._folder = folder
         self._shards: list[ShardEntry] = []
         self._writer: ShardWriter | None = None
         self._scenes = 0
-        shutil.rmtree(self._partial, ignore_errors=True)
 
     def find(self) -> list[Path]:
         """The scenes of the folder; ValueError if there are none."""
@@ -119,7 +118,7 @@ class SceneImporter:
             self._refuse(source, code, str(error))
 
     def close(self) -> DatasetCard:
-        """Write manifest, card and refusals, and give the dataset its name."""
+        """Close the last shard; write manifest, card and refusals."""
         self._close_shard()
         frames = sum(record.num_frames for record in self.records)
         outcomes = Counter(refusal.status for refusal in self.refusals)
@@ -135,13 +134,10 @@ class SceneImporter:
             scores=SCORES,
             shards=self._shards,
         )
-        write_manifest(self._partial / MANIFEST_NAME, self.records)
+        write_manifest(self._folder / MANIFEST_NAME, self.records)
         lines = [json.dumps(refusal.model_dump(exclude_none=True)) + "\n" for refusal in self.refusals]
-        write_atomic(self._partial / REFUSALS_NAME, "".join(lines).encode())
-        write_atomic(self._partial / CARD_NAME, card.model_dump_json(indent=1).encode())
-        if self.options.out.exists():
-            self.options.out.rmdir()
-        self._partial.rename(self.options.out)
+        write_bytes(self._folder / REFUSALS_NAME, "".join(lines).encode(), durable=True)
+        write_bytes(self._folder / CARD_NAME, card.model_dump_json(indent=1).encode(), durable=True)
         return card
 
     def _add(self, scene: Scene, source: str) -> None:
@@ -223,9 +219,9 @@ class SceneImporter:
 
     def _store(self, record: ClipRecord, files: dict[str, bytes]) -> None:
         if self._writer is None:
-            self._writer = ShardWriter(self._partial / "shards" / f"{len(self._shards):06d}.tar")
+            self._writer = ShardWriter(self._folder / "shards" / f"{len(self._shards):06d}.tar")
         members = self._writer.add(record.id, files)
-        shard = self._writer.path.relative_to(self._partial).as_posix()
+        shard = self._writer.path.relative_to(self._folder).as_posix()
         self.records.append(record.model_copy(update={"shard": shard, "members": members}))
         if self._writer.size >= SHARD_BYTES:
             self._close_shard()
@@ -233,7 +229,7 @@ class SceneImporter:
     def _close_shard(self) -> None:
         if self._writer is not None:
             self._writer.close()
-            self._shards.append(describe(self._writer.path, self._partial, self._writer.clips))
+            self._shards.append(describe(self._writer.path, self._folder, self._writer.clips))
             self._writer = None
 
     def _refuse(self, source: str, code: str, reason: str, span: tuple[int, int] | None = None) -> None:

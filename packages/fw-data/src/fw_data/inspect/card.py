@@ -6,16 +6,16 @@ dataset has grown. Everything else comes from dataset.json, the manifest and ref
 
 import json
 from collections import Counter
-from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fw_core.files import write_bytes
+from fw_core.tables import markdown
 from fw_data.annotate.workdir import CARD_NAME, REFUSALS_NAME
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord, DatasetCard, Refusal
-from fw_data.dataset.shards import write_atomic
 from fw_data.errors import DataError
 from fw_data.inspect.stats import dataset_stats
 from fw_data.options import CardOptions
@@ -49,8 +49,8 @@ def run(options: CardOptions) -> int:
     dataset = ClipDataset(options.dataset)
     about = _updated(read_about(options.dataset), options)
     card = DatasetCard.model_validate_json((options.dataset / CARD_NAME).read_bytes())
-    write_atomic(options.dataset / ABOUT_NAME, about.model_dump_json(indent=1).encode() + b"\n")
-    write_atomic(options.dataset / PAGE_NAME, page(dataset, card, about).encode())
+    write_bytes(options.dataset / ABOUT_NAME, about.model_dump_json(indent=1).encode() + b"\n", durable=True)
+    write_bytes(options.dataset / PAGE_NAME, page(dataset, card, about).encode(), durable=True)
     missing = gaps(dataset, about)
     console = stdout_console()
     for gap in missing:
@@ -89,16 +89,16 @@ def page(dataset: ClipDataset, card: DatasetCard, about: About) -> str:
         f"# {about.title or dataset.path.resolve().name}",
         about.description or "(nobody has written yet what this dataset is)",
         "## Figures",
-        _table(("what", "value"), [(name, _value(value)) for name, value in figures.items() if name not in spreads]),
+        markdown(("what", "value"), [(name, _value(value)) for name, value in figures.items() if name not in spreads]),
         "## Scale",
         _scale(dataset),
         "## Licences",
-        _table(("licence", "clips"), Counter(about.licence(record) for record in dataset.records).most_common()),
+        markdown(("licence", "clips"), Counter(about.licence(record) for record in dataset.records).most_common()),
         "## Conventions",
-        _table(("what", "meaning"), card.conventions.items()),
+        markdown(("what", "meaning"), list(card.conventions.items())),
         "## Quality",
         "Grades: " + (", ".join(f"{count} {letter}" for letter, count in card.grades.items()) or "none") + ".",
-        _table(
+        markdown(
             ("score", "min", "median", "max", "meaning"),
             [
                 (name, *(f"{float(value[key]):.4g}" for key in ("min", "median", "max")), card.scores.get(name, ""))
@@ -108,7 +108,7 @@ def page(dataset: ClipDataset, card: DatasetCard, about: About) -> str:
         "## Left out",
         _left_out(dataset.path / REFUSALS_NAME),
         "## How it was made",
-        _table(("setting", "value"), [(name, json.dumps(value)) for name, value in card.config.items()]),
+        markdown(("setting", "value"), [(name, json.dumps(value)) for name, value in card.config.items()]),
         f"Settings {card.config_hash}; " + ", ".join(f"{name} {text}" for name, text in card.versions.items()) + ".",
         "## Files",
         _FILES,
@@ -144,18 +144,13 @@ def _left_out(path: Path) -> str:
     if not rows:
         return "Nothing was left out."
     counts = Counter((row.status, row.code) for row in rows)
-    return _table(("outcome", "code", "count"), [(*key, count) for key, count in sorted(counts.items())])
+    return markdown(("outcome", "code", "count"), [(*key, count) for key, count in sorted(counts.items())])
 
 
 def _value(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{count} {name}" for name, count in value.items())
     return f"{value:,}"
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 _FILES = """\

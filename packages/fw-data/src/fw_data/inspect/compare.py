@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from fw_data.dataset.clip import Clip
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import DatasetCard
-from fw_data.media.resize import Placement, place
+from fw_data.media.resize import Placement, place, size_of_record
 from fw_geometry.align import fit_scale
 from fw_geometry.camera import Trajectory
 from fw_geometry.metrics import abs_rel, ate
@@ -138,7 +138,7 @@ def compare_with_truth(dataset: str | Path, truth_dir: str | Path) -> list[ClipA
     """
     clips = ClipDataset(dataset)
     card = DatasetCard.model_validate_json((clips.path / "dataset.json").read_text())
-    size = str(card.config.get("size", "auto"))
+    size = size_of_record(str(card.config.get("size", "auto")))
     rows = []
     for record in clips.records:
         clip = clips.load(record.id)

@@ -4,7 +4,6 @@ One uniform scale, then a centre crop, so nothing is stretched beyond the roundi
 Pixel (i, j) has its centre at (i + 0.5, j + 0.5). Axis legend: h height, w width, f frames.
 """
 
-import re
 from dataclasses import dataclass
 
 import cv2
@@ -12,9 +11,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from fw_geometry.camera import Trajectory
+from fw_geometry.clip_shape import SIDE, Cover, cover, parse_size
 
-MULTIPLE = 16
-"""Stored sides are multiples of this: what the video models downstream need."""
 AUTO_LONG_SIDE = 640
 
 
@@ -57,44 +55,49 @@ class Placement:
         return np.ascontiguousarray(image[self.top : self.top + self.height, self.left : self.left + self.width])
 
 
-def parse_size(size: str) -> str | tuple[int, int]:
-    """Check a size option: "auto", "source", or "HxW" as (height, width); raises ValueError for anything else."""
+def parse_stored_size(size: str) -> str | tuple[int, int]:
+    """Check a size option: "auto", "source", or WIDTHxHEIGHT as (width, height); raises ValueError for others."""
     if size in ("auto", "source"):
         return size
-    found = re.fullmatch(r"(\d+)x(\d+)", size)
-    if not found:
-        raise ValueError(f"--size {size}: give auto, source, or HEIGHTxWIDTH such as 336x592")
-    height, width = int(found[1]), int(found[2])
-    if height % MULTIPLE or width % MULTIPLE or not height or not width:
-        down = [max(MULTIPLE, side // MULTIPLE * MULTIPLE) for side in (height, width)]
-        raise ValueError(f"--size {size}: both sides must be multiples of {MULTIPLE}; try {down[0]}x{down[1]}")
-    return height, width
+    if not size[:1].isdigit():
+        raise ValueError(f"--size is {size!r}; use auto, source or WIDTHxHEIGHT such as 592x336")
+    return parse_size(size, name="--size")
+
+
+def recorded_size(size: str) -> str:
+    """A size option as datasets record it in their settings: there HEIGHTxWIDTH, which clip ids depend on."""
+    wanted = parse_stored_size(size)
+    return wanted if isinstance(wanted, str) else f"{wanted[1]}x{wanted[0]}"
+
+
+def size_of_record(recorded: str) -> str:
+    """The size option that `recorded_size` recorded."""
+    return "x".join(reversed(recorded.split("x")))
 
 
 def place(source_height: int, source_width: int, size: str) -> Placement:
     """The stored size of a source, by a size option.
 
     auto: the source's aspect, long side <= 640, both sides cut to multiples of 16; source: only the cut;
-    HxW: exactly that size, filled and cropped.
+    WIDTHxHEIGHT: exactly that size, filled and cropped.
     """
-    wanted = parse_size(size)
+    wanted = parse_stored_size(size)
     if isinstance(wanted, tuple):
-        height, width = wanted
+        width, height = wanted
     else:
         limit = AUTO_LONG_SIDE if wanted == "auto" else max(source_height, source_width)
         shrink = min(1.0, limit / max(source_height, source_width))
-        height = max(MULTIPLE, int(round(source_height * shrink, 6)) // MULTIPLE * MULTIPLE)
-        width = max(MULTIPLE, int(round(source_width * shrink, 6)) // MULTIPLE * MULTIPLE)
-    fill = max(height / source_height, width / source_width)
-    if wanted == "source":
-        fill = max(fill, 1.0)
-    resized_height = max(height, round(source_height * fill))
-    resized_width = max(width, round(source_width * fill))
+        height = max(SIDE, int(round(source_height * shrink, 6)) // SIDE * SIDE)
+        width = max(SIDE, int(round(source_width * shrink, 6)) // SIDE * SIDE)
+    if wanted == "source" and min(source_height - height, source_width - width) >= 0:
+        covering = Cover(source_width, source_height, (source_width - width) // 2, (source_height - height) // 2)
+    else:
+        covering = cover(source_width, source_height, width, height)
     return Placement(
-        resized_height=resized_height,
-        resized_width=resized_width,
-        top=(resized_height - height) // 2,
-        left=(resized_width - width) // 2,
+        resized_height=covering.height,
+        resized_width=covering.width,
+        top=covering.top,
+        left=covering.left,
         height=height,
         width=width,
     )

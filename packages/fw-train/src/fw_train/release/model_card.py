@@ -12,6 +12,7 @@ from typing import Any
 
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.dataset.reader import ClipDataset
+from fw_data.media.resize import size_of_record
 from fw_model.checkpoints.weights import WeightFolder
 from fw_model.pipeline.components import SPEC_FILE
 from fw_train.config.load import CONFIG, changed_keys, load
@@ -119,7 +120,8 @@ def _toy(videos: Path, dataset: ClipDataset) -> dict[str, Any]:
 
 
 def _toy_command(toy: dict[str, Any]) -> str:
-    options = " ".join(f"--{name} {value}" for name, value in toy["options"].items())
+    settings = toy["options"] | {"size": size_of_record(toy["options"]["size"])}
+    options = " ".join(f"--{name} {value}" for name, value in settings.items())
     return f"fw-data toy toy --clips {len(toy['clips'])} {options}"
 
 
@@ -134,7 +136,8 @@ def _annotate_command(dataset: ClipDataset) -> str:
     for key, usual in _flat(dataclasses.asdict(AnnotateConfig())).items():
         if config.get(key, usual) != usual:
             name = key.rpartition(".")[2]
-            words += f" --{ANNOTATE_OPTIONS.get(name, name.replace('_', '-'))} {config[key]}"
+            value = size_of_record(config[key]) if key == "size" else config[key]
+            words += f" --{ANNOTATE_OPTIONS.get(name, name.replace('_', '-'))} {value}"
     return words
 
 
