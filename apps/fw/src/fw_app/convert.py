@@ -1,4 +1,4 @@
-"""`fw convert`: a checkpoint that others published as a pickle becomes safetensors, opened in a process of its own."""
+"""`fw convert`: convert a published pickle checkpoint to safetensors, in a separate process."""
 
 from fw_app.options import ConvertOptions
 
@@ -10,7 +10,7 @@ def convert(options: ConvertOptions) -> None:
     done = convert_checkpoint(options.source, options.folder)
     print(f"{options.source} is {done.kind}: {done.tensors} tensors, {done.parameters / 1e6:.1f} M parameters")
     if done.left_out:
-        print(f"not used by the model and left out, among them: {', '.join(done.left_out)}")
+        print(f"not used by the model and omitted, among others: {', '.join(done.left_out)}")
     for name in done.files:
         print(f"  {done.folder / name}")
     print(f"written to {done.folder}")

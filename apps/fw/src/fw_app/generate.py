@@ -1,7 +1,6 @@
-"""`fw generate`: one image, a prompt and a camera path in; a world out.
+"""`fw generate`: generate a world from an image, a prompt and a camera path.
 
-The camera path is a preset name (`orbit`, `dolly`, ...) or a file: the released camera JSON, a RealEstate10K text file
-or a nerfstudio transforms.json. The result folder holds the video, the depth video, the point cloud and the cameras.
+The output folder holds the video, the depth video, the point cloud and the cameras.
 """
 
 import math
@@ -30,7 +29,7 @@ def resolve_trajectory(
     """A preset by name, or the cameras of a file, for `num_frames` frames of height x width pixels.
 
     The unit of length is the mean distance of the scene from the first camera, as in training. Raises ValueError for an
-    unknown preset or a file of an unknown kind, naming what would be accepted.
+    unknown preset or an unknown file format.
     """
     from fw_geometry import PRESETS, make_trajectory
     from fw_geometry.formats import read_trajectory
@@ -41,10 +40,10 @@ def resolve_trajectory(
     path = Path(name)
     if not path.exists():
         raise ValueError(
-            f"--trajectory {name!r} is neither a preset ({', '.join(sorted(PRESETS))}) nor a file or folder that exists"
+            f"--trajectory {name!r} is neither a preset ({', '.join(PRESETS)}) nor an existing file or folder"
         )
     if angle_deg is not None or distance is not None:
-        raise ValueError("--angle-deg and --distance shape a preset; a file already says how far the camera moves")
+        raise ValueError("--angle-deg and --distance apply to presets only, not to a camera file; remove them")
     return read_trajectory(path, width=width, height=height)
 
 
@@ -59,7 +58,7 @@ def generate_anywhere(options: GenerateOptions) -> None:
 
 
 def generate(options: GenerateOptions) -> "World":
-    """Make the world that `options` describe, write it to `options.out`, print progress, and return it."""
+    """Generate a world on this machine, write it to `options.out`, print progress, and return it."""
     import torch
 
     from fw_core.devices import choose_device
@@ -107,7 +106,7 @@ def generate(options: GenerateOptions) -> "World":
 
 
 def _show(reports: "Iterator[Progress]") -> "World":
-    """Follow a generation to its end: a bar on a terminal, one line per stage elsewhere."""
+    """Run a generation and show its progress: a bar on a terminal, else one line per stage."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,96 +1,104 @@
-"""The options of every `fw` command, apart from the code they start, so that `--help` answers at once."""
+"""Options of the `fw` commands. They import no torch, so that `--help` is fast."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from fw_geometry.trajectories import PRESETS
 from fw_model.checkpoints.shipped import SMALL_WORLD
 from fw_model.pipeline.settings import GenerationSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Say whether this machine can run the main job, and what is missing and how to get it."""
+    """Check whether this machine can annotate, train and generate, and how to install anything missing."""
 
     json: bool = False
     """Print the checks as one JSON document instead of a table."""
     out: Path = Path()
-    """The folder that runs will write to: its disk is the one that is checked."""
+    """Folder that runs will write to; its disk is checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Run everything once at a small size: toy videos, annotate, train, generate, report."""
+    """Run every step once at a small size: toy videos, annotate, train, generate, report."""
 
     out: Path = Path("demo")
-    """The folder everything is written to."""
+    """Output folder."""
     clips: int = 5
-    """Toy videos to render and annotate."""
+    """Number of toy videos to render and annotate."""
     base_steps: int = 40
-    """Steps of the small video prior, which is then frozen."""
+    """Training steps of the small video prior."""
     stage1_steps: int = 20
-    """Steps of stage 1 (geometry branch)."""
+    """Training steps of stage 1 (geometry branch)."""
     stage2_steps: int = 20
-    """Steps of stage 2 (coupling and camera)."""
+    """Training steps of stage 2 (cross-branch attention and camera control)."""
     seed: int = 0
     """Seed of the scenes, the training and the generated world."""
 
 
+_TURNING = ", ".join(preset.name for preset in PRESETS.values() if preset.angle_rad is not None)
+_MOVING = ", ".join(preset.name for preset in PRESETS.values() if preset.distance is not None)
+_TRAJECTORY = (
+    f"A preset ({', '.join(PRESETS)}), or a camera file: the released .json, a nerfstudio transforms.json, a "
+    "RealEstate10K .txt, or a COLMAP folder."
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
-    """Make a world (video, depth, points, cameras) from an image, a prompt and a camera path."""
+    """Generate a world (video, depth, points, cameras) from an image, a prompt and a camera path."""
 
     image: tyro.conf.Positional[Path]
-    """The first frame: any picture that Pillow reads. It is resized and centre-cropped to the clip's size."""
+    """The first frame. It is resized and center-cropped to the size of the clip."""
     checkpoint: str = SMALL_WORLD
-    """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one. Left out,
-    the small weights that come with the package: toy scenes at 64x96."""
+    """A folder written by fw-train (its export/) or WorldPipeline.save, or the hub id (owner/name) of one. Default: the
+    small weights in the package, which generate toy scenes at 96x64."""
     server: str | None = None
-    """Let a server (fw-serve up) make the world, for example http://127.0.0.1:8000. An API key is read from the
-    environment variable FW_API_KEY."""
+    """Generate on a server (fw-serve up), such as http://127.0.0.1:8000. The environment variable FW_API_KEY holds the
+    API key."""
     out: Path
-    """The folder the world is written to."""
-    trajectory: str = "orbit"
-    """A preset (orbit, dolly, truck, pedestal, pan, tilt, roll, spiral, still), or cameras of your own: the released
-    .json, a nerfstudio transforms.json, a RealEstate10K .txt, or a COLMAP folder."""
-    angle_deg: float | None = None
-    """How far a turning preset (orbit, pan, tilt, roll, spiral) turns in all. Left out, the preset's default."""
-    distance: float | None = None
-    """How far a moving preset (dolly, truck, pedestal, spiral) goes, in mean scene distances. Left out, its default."""
+    """Output folder."""
+    trajectory: Annotated[str, tyro.conf.arg(help=_TRAJECTORY)] = "orbit"
+    angle_deg: Annotated[float | None, tyro.conf.arg(help=f"Total angle of a preset that turns ({_TURNING}).")] = None
+    distance: Annotated[
+        float | None,
+        tyro.conf.arg(help=f"Distance of a preset that moves ({_MOVING}), in mean scene distances."),
+    ] = None
     prompt: str = ""
     """Text that describes the world."""
     last_image: Path | None = None
     """The last frame, for models that take one (Wan2.2)."""
     settings: tyro.conf.OmitArgPrefixes[GenerationSettings] = field(default_factory=GenerationSettings)
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """auto, cpu, cuda, cuda:N or mps. auto uses a GPU if available."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Precision of the transformer. Left out, that of the checkpoint's file."""
+    """Precision of the transformer. Default: that of the checkpoint."""
     offload: Literal["none", "model", "block"] = "none"
-    """What lies on the device only while it is used: nothing, each large part, or each transformer block."""
+    """Parts to move to the device only while they are used: none, each large part, or each transformer block."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """Show a clip of a dataset, or the folder that `fw generate` wrote, in the browser until Ctrl-C."""
+    """Show a clip of a dataset, or the output folder of `fw generate`, in the browser until Ctrl-C."""
 
     source: tyro.conf.Positional[Path]
-    """A dataset of `fw-data annotate`, or the --out of `fw generate`."""
+    """A dataset of `fw-data annotate`, or the --out folder of `fw generate`."""
     clip: str = "0"
-    """Dataset: number or id of the clip."""
+    """Number or id of the clip in a dataset."""
     port: int = 8080
-    """Where to serve the page; the next free one if it is taken."""
+    """Port of the page; if it is taken, the next free one."""
     host: str = "127.0.0.1"
-    """Address to serve on; 0.0.0.0 lets other machines look."""
+    """Address to listen on; 0.0.0.0 makes the page visible to other machines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """Turn a published .pth (released FantasyWorld, Wan VAE, UMT5, CLIP) into safetensors."""
+    """Convert a published .pth (released FantasyWorld, Wan VAE, UMT5, CLIP) to safetensors."""
 
     source: tyro.conf.Positional[Path]
-    """The .pth, .pt, .bin or .safetensors file. What it is, is told by its tensor names."""
+    """The .pth, .pt, .bin or .safetensors file. Its tensor names identify the model."""
     folder: tyro.conf.Positional[Path]
-    """The folder to write."""
+    """Output folder."""

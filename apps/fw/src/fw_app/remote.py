@@ -1,4 +1,4 @@
-"""`fw generate --server URL`: the same world, made by a server and downloaded."""
+"""`fw generate --server URL`: generate a world on a server and download it."""
 
 import os
 from pathlib import Path
@@ -18,24 +18,25 @@ FILES = {
     "colmap.zip": ("colmap", None),
     "world.json": ("world", None),
 }
-"""Variant and format by the name that a local `fw generate` gives the file; frames and COLMAP model are in the zip."""
+"""Variant and format of each file of a local `fw generate`. colmap.zip holds the frames and the COLMAP model."""
 
 LOCAL_ONLY = ("checkpoint", "device", "dtype", "offload", "last_image")
 
 
 def generate_remotely(options: GenerateOptions, client: Client | None = None) -> Video:
-    """Let `options.server` make the world, print progress, and write its files to `options.out`.
+    """Generate a world on `options.server`, print progress, and write its files to `options.out`.
 
     Raises:
-        ValueError: an option that only a local generation has, or a file that is not there.
-        ServiceError: (a RuntimeError) the server refused or failed, or cannot be reached.
+        ValueError: an option that applies to local generation only.
+        OSError: the image cannot be read, or a file cannot be written.
+        ServiceError: (a RuntimeError) the server refused the request, failed, or cannot be reached.
     """
     assert options.server is not None
     defaults = GenerateOptions(image=options.image, out=options.out)
     given = [name for name in LOCAL_ONLY if getattr(options, name) != getattr(defaults, name)]
     if given:
         named = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise ValueError(f"{named}: the server decides that; leave it out, or generate here without --server")
+        raise ValueError(f"{named} cannot be used with --server; remove it, or generate on this machine")
     with client or Client(options.server, api_key=os.environ.get("FW_API_KEY")) as service:
         video = service.create(
             options.image,
@@ -44,15 +45,15 @@ def generate_remotely(options: GenerateOptions, client: Client | None = None) ->
             settings=options.settings,
         )
         print(f"{video.id}: {_state(video)}", flush=True)
-        said = [video.status, video.stage]
+        printed = [video.status, video.stage]
 
-        def tell(now: Video) -> None:
-            if [now.status, now.stage] != said:
-                said[:] = [now.status, now.stage]
+        def show(now: Video) -> None:
+            if [now.status, now.stage] != printed:
+                printed[:] = [now.status, now.stage]
                 print(f"{video.id}: {_state(now)}", flush=True)
 
         try:
-            video = service.wait(video.id, on_change=tell)
+            video = service.wait(video.id, on_change=show)
         except KeyboardInterrupt:
             service.cancel(video.id)
             raise
@@ -71,10 +72,10 @@ def _trajectory(options: GenerateOptions) -> dict[str, object] | Path:
     if Path(options.trajectory).exists():
         if Path(options.trajectory).is_dir():
             raise ValueError(
-                f"{options.trajectory}: send a server one file of cameras; a COLMAP folder works here only"
+                f"{options.trajectory} is a folder; --server takes a camera file, so convert the COLMAP model first"
             )
         if options.angle_deg is not None or options.distance is not None:
-            raise ValueError("--angle-deg and --distance shape a preset; a file already says how far the camera moves")
+            raise ValueError("--angle-deg and --distance apply to presets only, not to a camera file; remove them")
         return Path(options.trajectory)
     shape = {"angle_deg": options.angle_deg, "distance": options.distance}
     return {"preset": options.trajectory, **{name: value for name, value in shape.items() if value is not None}}
@@ -82,5 +83,5 @@ def _trajectory(options: GenerateOptions) -> dict[str, object] | Path:
 
 def _state(video: Video) -> str:
     if video.status == "queued":
-        return f"queued, place {video.queue_position}" if video.queue_position else "queued"
+        return f"queued, position {video.queue_position}" if video.queue_position else "queued"
     return video.status if video.stage is None or video.status != "in_progress" else video.stage

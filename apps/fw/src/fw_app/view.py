@@ -1,4 +1,4 @@
-"""`fw view`: a clip of a dataset, or a generated world, in the browser until Ctrl-C. `fw_app.viewer` does the work."""
+"""`fw view`: serve the viewer of `fw_app.viewer` until Ctrl-C."""
 
 import threading
 
@@ -10,7 +10,7 @@ def view(options: ViewOptions) -> None:
     from fw_app.viewer import load, serve
 
     server = serve(load(options.source, options.clip), host=options.host, port=options.port)
-    print(f"open http://{options.host}:{server.get_port()} in a browser; Ctrl-C ends it")
+    print(f"open http://{options.host}:{server.get_port()} in a browser; Ctrl-C stops the server")
     try:
         threading.Event().wait()
     finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fw_geometry.camera import Trajectory, Units, intrinsics_from_fov
 from fw_geometry.formats import CameraFileError, read_trajectory
@@ -55,8 +55,8 @@ class _Camera(BaseModel):
 class PresetCamera(_Camera):
     """A motion by name."""
 
-    preset: Literal["orbit", "dolly", "truck", "pedestal", "pan", "tilt", "roll", "spiral", "still"]
-    """The motion; `GET /v1/trajectories` describes each."""
+    preset: str
+    """Name of the motion; `GET /v1/trajectories` describes each."""
     angle_deg: Finite | None = None
     """Total angle of a turning motion."""
     distance: Finite | None = None
@@ -65,6 +65,13 @@ class PresetCamera(_Camera):
     """Multiplies the motion; -1 reverses it."""
     easing: Easing = "linear"
     """Constant speed, or a soft start and stop."""
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name[:60]!r}; choose one of {', '.join(PRESETS)}")
+        return name
 
     def path(self, frames: int, width: int, height: int) -> Trajectory:
         """The path for a clip."""
