@@ -211,7 +211,11 @@ def _layout(tree: Path) -> dict[str, str]:
 def _wording(tree: Path) -> dict[str, str]:
     documents = {path: path.read_text(encoding="utf-8") for path in pages(tree)}
     sizes = {path.relative_to(tree).as_posix(): words(text) for path, text in documents.items()}
-    guides = {name: n for name, n in sizes.items() if not name.startswith(("docs/adr", "docs/benchmarks", "CHANGELOG"))}
+    guides = {
+        name: n
+        for name, n in sizes.items()
+        if not name.startswith(("docs/adr", "docs/benchmarks", "docs/reference", "CHANGELOG"))
+    }
     longest = max(guides, key=lambda name: guides[name])
     whole = "\n".join(prose(text) for text in documents.values())
     total = sum(sizes.values())

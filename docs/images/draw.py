@@ -1,6 +1,6 @@
 """Draws the diagrams of the guides: `python docs/images/draw.py` writes model.svg, packages.svg and frames.svg.
 
-Boxes and arrows only; colours follow the reader's light or dark setting. Lengths are SVG units, the origin is top left.
+Boxes and arrows only; colors follow the reader's light or dark setting. Lengths are SVG units, the origin is top left.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ text { fill: #e8edf3 } rect { stroke: #8b96a5 } .page { fill: #10151c; stroke: n
 
 
 class Drawing:
-    """An SVG picture, put together from boxes, lines and words."""
+    """An SVG image of boxes, lines and words."""
 
     def __init__(self, width: int, height: int, title: str) -> None:
         self.parts = [
@@ -65,7 +65,7 @@ def model() -> str:
     d = Drawing(1000, 806, "The two branches of FantasyWorld, and one IRG pair in detail")
     d.box(16, 16, 128, 50, "noisy latents,\nfirst-frame latent")
     d.box(172, 16, 118, 50, "prompt:\ntext tokens")
-    d.box(306, 16, 118, 50, "picture:\nCLIP tokens")
+    d.box(306, 16, 118, 50, "image:\nCLIP tokens")
     d.box(440, 16, 160, 50, "camera path:\nPlücker rays")
     d.box(632, 16, 150, 50, "pose encoder", "two")
     d.line((600, 41), (630, 41))
@@ -117,7 +117,7 @@ def model() -> str:
     d.line((16, 570), (46, 570))
     d.box(48, 536, 150, 68, "self-attention\n(3-D RoPE)", "frozen")
     d.line((198, 570), (226, 570))
-    d.box(228, 536, 190, 68, "cross-attention to prompt\nand picture, + camera shift", "frozen", "small")
+    d.box(228, 536, 190, 68, "cross-attention to prompt\nand image, + camera shift", "frozen", "small")
     d.line((418, 570), (454, 570))
     d.line((16, 690), (46, 690))
     d.box(48, 656, 150, 68, "frame block:\nattention and MLP\nwithin a latent frame", "one", "small")
@@ -213,7 +213,7 @@ def _legend(d: Drawing, x: int, y: int) -> None:
 
 
 def main() -> None:
-    """Write the pictures."""
+    """Write the three SVG files."""
     (HERE / "model.svg").write_text(model(), encoding="utf-8")
     (HERE / "packages.svg").write_text(packages(), encoding="utf-8")
     (HERE / "frames.svg").write_text(frames(), encoding="utf-8")
