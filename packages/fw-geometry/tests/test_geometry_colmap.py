@@ -106,7 +106,7 @@ def patch(file, at, data):
 @pytest.mark.parametrize(
     ("name", "at", "data", "parts"),
     [
-        ("cameras.bin", 12, struct.pack("<i", 5), ["camera record 1", "number 5", "image_undistorter"]),
+        ("cameras.bin", 12, struct.pack("<i", 99), ["camera record 1", "number 99", "image_undistorter"]),
         ("cameras.bin", 32, struct.pack("<d", np.inf), ["camera record 1", "NaN or infinite"]),
         ("images.bin", 44, struct.pack("<d", np.nan), ["image record 1", "NaN or infinite"]),
         ("images.bin", 72, b"\xff", ["image record 1", "not UTF-8"]),
@@ -149,7 +149,7 @@ def test_text_sample(tmp_path):
     ("files", "parts"),
     [
         ({"cameras": ""}, ["cameras.txt", "empty"]),
-        ({"cameras": "1 THIN_PRISM 64 40\n"}, ["cameras.txt", "line 1", "'THIN_PRISM'", "image_undistorter"]),
+        ({"cameras": "1 THIN_PRISM 64 40\n"}, ["cameras.txt", "camera 1", "'THIN_PRISM'", "image_undistorter"]),
         ({"cameras": CAMERA.replace(" 20", "")}, ["line 1", "6 columns, expected 7"]),
         ({"cameras": "1 RADIAL 64 40 50 32 20 0.1 0\n"}, ["camera 1", "distortion [0.1, 0.0]"]),
         ({"cameras": CAMERA.replace("50 50", "0 50")}, ["camera 1", "above zero"]),

@@ -23,6 +23,8 @@ LENS_PARAMETERS: dict[str, tuple[str, ...]] = {
     "OPENCV_FISHEYE": ("fx", "fy", "cx", "cy", "k1", "k2", "k3", "k4"),
     "SIMPLE_RADIAL_FISHEYE": ("f", "cx", "cy", "k1"),
     "RADIAL_FISHEYE": ("f", "cx", "cy", "k1", "k2"),
+    "SIMPLE_FISHEYE": ("f", "cx", "cy"),
+    "FISHEYE": ("fx", "fy", "cx", "cy"),
 }
 """Parameter names of the camera models that `Lens.from_parameters` accepts, in the order of COLMAP's files."""
 
@@ -226,12 +228,12 @@ def pinhole_view(lens: Lens, width: int, height: int) -> PinholeView:
         ValueError: the lens leaves no such view (the model is not valid around the principal point, or the principal
             point is outside the image).
     """
+    if lens.is_pinhole:
+        return PinholeView(lens.K, _fov(lens.K, width, height), (0.0, 0.0))
     if not (0.5 < lens.cx < width - 0.5 and 0.5 < lens.cy < height - 0.5):
         raise ValueError(
             f"pinhole_view: the principal point ({lens.cx:g}, {lens.cy:g}) is outside of the {width} x {height} image"
         )
-    if lens.is_pinhole:
-        return PinholeView(lens.K, _fov(lens.K, width, height), (0.0, 0.0))
     # the border of the source, as pixel offsets of an undistorted image with the lens's focal lengths
     border = lens.unproject(_border(width, height))
     rays = border[np.isfinite(border).all(axis=-1) & (border[:, 2] > 1e-6)]

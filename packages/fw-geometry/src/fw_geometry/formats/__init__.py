@@ -13,7 +13,7 @@ from fw_geometry.formats.camera_json import (
     write_camera_json,
     write_transforms_json,
 )
-from fw_geometry.formats.colmap import ColmapModel, read_colmap, write_colmap
+from fw_geometry.formats.colmap import ColmapModel, read_colmap, read_colmap_rig, write_colmap
 from fw_geometry.formats.detect import CameraFormat, detect, detect_content, read_trajectory
 from fw_geometry.formats.pose_text import (
     RealEstate10KClip,
@@ -39,6 +39,7 @@ __all__ = [
     "detect_content",
     "read_camera_json",
     "read_colmap",
+    "read_colmap_rig",
     "read_kitti",
     "read_realestate10k",
     "read_trajectory",

@@ -4,10 +4,11 @@ Axis legend: inside, poses are camera-to-world with OpenCV axes (x right, y down
 COLMAP stores world-to-camera as quaternion (w, x, y, z) and translation, same axes and same pixel centres.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +21,18 @@ from fw_geometry.formats.colmap_binary import (
     write_images_binary,
     write_points_binary,
 )
-from fw_geometry.formats.colmap_records import CAMERA_MODELS, CameraRecord, ImageRecord, PointRecords
-from fw_geometry.formats.rows import CameraFileError, number_text, parse_numbers, read_lines
+from fw_geometry.formats.colmap_records import CameraRecord, ImageRecord, PointRecords
+from fw_geometry.formats.colmap_text import (
+    read_cameras_text,
+    read_images_text,
+    read_points_text,
+    write_cameras_text,
+    write_images_text,
+    write_points_text,
+)
+from fw_geometry.formats.names import natural_key, portable_path
+from fw_geometry.formats.rows import CameraFileError
+from fw_geometry.lenses import LENS_PARAMETERS, Lens, pinhole_view
 from fw_geometry.rigid import compose_poses, invert_poses, quaternions_from_rotations, rotations_from_quaternions
 
 
@@ -30,69 +41,132 @@ class ColmapModel:
     """A COLMAP sparse model: cameras by image, and points."""
 
     trajectory: Trajectory
-    """The cameras in the order of the image names; units "scene"."""
+    """The cameras in the natural order of the image names; units "scene"."""
     names: tuple[str, ...]
-    """Image name per frame."""
+    """Image name per frame, with / between folders."""
+    lenses: tuple[Lens, ...] = ()
+    """The camera model per frame if an image is distorted, else empty; `trajectory` is for undistorted images then."""
     points_world: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     """(n, 3) float64 points in the world frame; empty if the model has none."""
     colors: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), dtype=np.uint8))
     """(n, 3) uint8 RGB of the points."""
 
 
-def read_colmap(folder: str | PathLike[str]) -> ColmapModel:
+def read_colmap(folder: str | PathLike[str], *, undistort: bool = False) -> ColmapModel:
     """Read a COLMAP sparse model folder: cameras, images and, if there, points3D; .bin if present, else .txt.
 
-    Camera models SIMPLE_PINHOLE and PINHOLE are read, and SIMPLE_RADIAL, RADIAL and OPENCV if their distortion is 0.
+    Args:
+        folder: the model folder.
+        undistort: accept cameras with lens distortion: `trajectory` then is the pinhole view (see
+            `fw_geometry.lenses.pinhole_view`) and `lenses` undistort the images.
 
     Raises:
-        CameraFileError: (a ValueError) truncated or malformed file, another camera model, lens distortion, images of
-            different sizes, no images; names file and line or record.
+        CameraFileError: (a ValueError) truncated or malformed file, a camera model that cannot be used, lens distortion
+            without `undistort`, images of different sizes, no images; names file and line or record.
         OSError: cameras or images are missing.
     """
-    folder = Path(folder)
+    model = _read_model(Path(folder))
+    return model.frames(model.images, undistort)
+
+
+def read_colmap_rig(folder: str | PathLike[str], *, undistort: bool = False) -> dict[str, ColmapModel]:
+    """Read a COLMAP model as one path per camera: one per folder of images, and per camera that several images share.
+
+    Keys are the folder and the camera id as far as they tell the paths apart; "" for a model of one camera. Arguments
+    and errors are those of `read_colmap`.
+    """
+    model = _read_model(Path(folder))
+    folders: dict[str, list[ImageRecord]] = {}
+    for image in model.images:
+        folders.setdefault(image.name.rpartition("/")[0], []).append(image)
+    groups: dict[str, list[ImageRecord]] = {}
+    for place, images in folders.items():
+        ids = sorted({image.camera_id for image in images})
+        shared = 1 < len(ids) <= len(images) // 2  # more cameras are one camera per image, refined frame by frame
+        for number in ids if shared else [None]:
+            key = "/".join(([place] if len(folders) > 1 else []) + ([f"camera {number}"] if shared else []))
+            groups[key] = [image for image in images if number is None or image.camera_id == number]
+    return {key: model.frames(images, undistort) for key, images in groups.items()}
+
+
+class _Model(NamedTuple):
+    """Records of a model folder, images in the natural order of their names."""
+
+    cameras_file: Path
+    images_file: Path
+    cameras: dict[int, CameraRecord]
+    images: list[ImageRecord]
+    points: PointRecords
+
+    def frames(self, images: list[ImageRecord], undistort: bool) -> ColmapModel:
+        """The cameras of some images as a path."""
+        poses, lenses = [], []
+        first = None
+        for image in images:
+            place = f"image {image.name!r}"
+            camera = self.cameras.get(image.camera_id)
+            if camera is None:
+                problem = f"camera {image.camera_id} is not in {self.cameras_file.name}"
+                raise CameraFileError(self.images_file, place, problem, "use files of one model")
+            first = camera if first is None else first
+            if (camera.width, camera.height) != (first.width, first.height):
+                problem = f"size {camera.width} x {camera.height}, the first image has {first.width} x {first.height}"
+                raise CameraFileError(self.images_file, place, problem, "make all images one size first")
+            length = float(np.linalg.norm(image.q_wxyz))
+            if not abs(length - 1) <= 0.01:
+                problem = f"the quaternion has length {length:.4g}, expected 1"
+                raise CameraFileError(self.images_file, place, problem, "normalize it")
+            lenses.append(_lens(self.cameras_file, camera, undistort))
+            poses.append(compose_poses(rotations_from_quaternions(np.roll(image.q_wxyz, -1)), image.translation))
+        assert first is not None
+        trajectory = Trajectory(
+            pose_c2w=invert_poses(np.stack(poses)),
+            K=np.stack([pinhole_view(lens, first.width, first.height).K for lens in lenses]),
+            width=first.width,
+            height=first.height,
+        )
+        return ColmapModel(
+            trajectory=trajectory,
+            names=tuple(image.name for image in images),
+            lenses=() if all(lens.is_pinhole for lens in lenses) else tuple(lenses),
+            points_world=self.points.xyz,
+            colors=self.points.rgb,
+        )
+
+
+def _read_model(folder: Path) -> _Model:
     binary = (folder / "cameras.bin").exists()
     suffix = ".bin" if binary else ".txt"
     cameras_file, images_file, points_file = (folder / f"{name}{suffix}" for name in ("cameras", "images", "points3D"))
-    cameras = {record.id: record for record in (read_cameras_binary if binary else _read_cameras_text)(cameras_file)}
-    images = sorted((read_images_binary if binary else _read_images_text)(images_file), key=lambda image: image.name)
+    cameras = {record.id: record for record in (read_cameras_binary if binary else read_cameras_text)(cameras_file)}
+    images = (read_images_binary if binary else read_images_text)(images_file)
     if not images:
-        raise CameraFileError(
-            images_file, "whole file", "no registered images, expected at least one", "run the mapper"
-        )
-    poses, intrinsics = [], []
-    first = None
-    for image in images:
-        place = f"image {image.name!r}"
-        camera = cameras.get(image.camera_id)
-        if camera is None:
-            raise CameraFileError(
-                images_file, place, f"camera {image.camera_id} is not in {cameras_file.name}", "use files of one model"
-            )
-        first = camera if first is None else first
-        if (camera.width, camera.height) != (first.width, first.height):
-            raise CameraFileError(
-                images_file,
-                place,
-                f"size {camera.width} x {camera.height}, the first image has {first.width} x {first.height}",
-                "make all images one size first",
-            )
-        length = float(np.linalg.norm(image.q_wxyz))
-        if not abs(length - 1) <= 0.01:
-            raise CameraFileError(images_file, place, f"the quaternion has length {length:.4g}, expected 1", "mend it")
-        intrinsics.append(_intrinsics(cameras_file, camera))
-        poses.append(compose_poses(rotations_from_quaternions(np.roll(image.q_wxyz, -1)), image.translation))
-    assert first is not None
+        problem = "no registered images, expected at least one"
+        raise CameraFileError(images_file, "whole file", problem, "run the mapper")
+    images = [replace(image, name=portable_path(image.name)) for image in images]
+    images.sort(key=lambda image: natural_key(image.name))
     points = PointRecords.empty()
     if points_file.exists():
-        points = (read_points_binary if binary else _read_points_text)(points_file)
-    return ColmapModel(
-        trajectory=Trajectory(
-            pose_c2w=invert_poses(np.stack(poses)), K=np.stack(intrinsics), width=first.width, height=first.height
-        ),
-        names=tuple(image.name for image in images),
-        points_world=points.xyz,
-        colors=points.rgb,
-    )
+        points = (read_points_binary if binary else read_points_text)(points_file)
+    return _Model(cameras_file, images_file, cameras, images, points)
+
+
+def _lens(path: Path, camera: CameraRecord, undistort: bool) -> Lens:
+    place = f"camera {camera.id}"
+    if camera.model not in LENS_PARAMETERS:
+        problem = f"camera model {camera.model!r}, expected one of {', '.join(LENS_PARAMETERS)}"
+        raise CameraFileError(path, place, problem, "undistort the images first (colmap image_undistorter)")
+    try:
+        lens = Lens.from_parameters(camera.model, camera.params)
+        if not lens.is_pinhole and undistort:
+            pinhole_view(lens, camera.width, camera.height)
+    except ValueError as error:
+        raise CameraFileError(path, place, str(error), "calibrate the camera again") from error
+    if not lens.is_pinhole and not undistort:
+        bent = camera.params[[i for i, name in enumerate(LENS_PARAMETERS[camera.model]) if name[0] in "kp"]]
+        remedy = "undistort the images first (colmap image_undistorter), or import them with fw-data import"
+        raise CameraFileError(path, place, f"{camera.model} with lens distortion {bent.tolist()}", remedy)
+    return lens
 
 
 def write_colmap(
@@ -102,9 +176,10 @@ def write_colmap(
     names: Sequence[str] | None = None,
     points_world: np.ndarray | None = None,
     colors: np.ndarray | None = None,
+    observations: Sequence[tuple[int, int, np.ndarray | tuple[float, float]]] = (),
     binary: bool = True,
 ) -> None:
-    """Write a COLMAP sparse model folder with PINHOLE cameras (one, or one per image if K changes) and free points.
+    """Write a COLMAP sparse model folder with PINHOLE cameras (one, or one per image if K changes) and points.
 
     Args:
         folder: made if missing; cameras, images and points3D in it are replaced, of the other kind (.bin/.txt) removed.
@@ -112,10 +187,13 @@ def write_colmap(
         names: image name per frame; frame_00001.png, ... if None. A name must not repeat or hold a line break.
         points_world: (n, 3) points in the world frame.
         colors: (n, 3) uint8 RGB; mid grey if None.
+        observations: (point, frame, pixel) of the 2D points that make the tracks: row of points_world, frame number,
+            and (x, y) with pixel centers at +0.5. Points without any are written without a track.
         binary: .bin files, else .txt.
 
     Raises:
-        ValueError: not one name per frame, points or colours of wrong shape or not finite.
+        ValueError: not one name per frame, points or colors of wrong shape or not finite, an observation of a point or
+            frame that does not exist.
     """
     folder = Path(folder)
     names = [f"frame_{i:05d}.png" for i in range(1, len(trajectory) + 1)] if names is None else list(names)
@@ -125,6 +203,7 @@ def write_colmap(
     if bad:
         raise ValueError(f"write_colmap: image name {bad[0]!r} is empty or holds a line break or null; rename it")
     points = _point_records(points_world, colors)
+    per_image, points = _tracks(points, observations, len(trajectory))
     shared = bool((trajectory.K[0] == trajectory.K).all())
     cameras = [
         CameraRecord(
@@ -139,9 +218,7 @@ def write_colmap(
     w2c = trajectory.pose_w2c
     q_wxyz = np.roll(quaternions_from_rotations(w2c[:, :3, :3]), 1, axis=-1)
     images = [
-        ImageRecord(
-            id=i + 1, q_wxyz=q_wxyz[i], translation=w2c[i, :3, 3], camera_id=1 if shared else i + 1, name=names[i]
-        )
+        ImageRecord(i + 1, q_wxyz[i], w2c[i, :3, 3], 1 if shared else i + 1, names[i], *per_image[i])
         for i in range(len(trajectory))
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,9 +230,32 @@ def write_colmap(
         write_images_binary(folder / "images.bin", images)
         write_points_binary(folder / "points3D.bin", points)
     else:
-        _write_cameras_text(folder / "cameras.txt", cameras)
-        _write_images_text(folder / "images.txt", images)
-        _write_points_text(folder / "points3D.txt", points)
+        write_cameras_text(folder / "cameras.txt", cameras)
+        write_images_text(folder / "images.txt", images)
+        write_points_text(folder / "points3D.txt", points)
+
+
+def _tracks(
+    points: PointRecords, observations: Sequence[tuple[int, int, np.ndarray | tuple[float, float]]], frames: int
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], PointRecords]:
+    """2D points and point ids of each image, and the points with their tracks."""
+    pixels: list[list[tuple[float, float]]] = [[] for _ in range(frames)]
+    ids: list[list[int]] = [[] for _ in range(frames)]
+    tracks: list[list[tuple[int, int]]] = [[] for _ in range(len(points.xyz))]
+    for point, frame, (x, y) in observations:
+        if not (0 <= point < len(tracks) and 0 <= frame < frames):
+            raise ValueError(
+                f"write_colmap: observation of point {point} in frame {frame}; there are {len(tracks)} points and "
+                f"{frames} frames"
+            )
+        tracks[point].append((frame + 1, len(ids[frame])))
+        pixels[frame].append((float(x), float(y)))
+        ids[frame].append(point + 1)
+    per_image = [
+        (np.array(xy).reshape(-1, 2), np.array(own, dtype=np.int64)) for xy, own in zip(pixels, ids, strict=True)
+    ]
+    stored = tuple(np.array(track, dtype=np.int64).reshape(-1, 2) for track in tracks)
+    return per_image, replace(points, tracks=stored)
 
 
 def _point_records(points_world: np.ndarray | None, colors: np.ndarray | None) -> PointRecords:
@@ -172,96 +272,3 @@ def _point_records(points_world: np.ndarray | None, colors: np.ndarray | None) -
     if rgb.shape != xyz.shape or rgb.dtype != np.uint8:
         raise ValueError(f"write_colmap: colors are {rgb.dtype} of shape {rgb.shape}; expected uint8 {xyz.shape}")
     return PointRecords(xyz=xyz, rgb=rgb)
-
-
-def _intrinsics(path: Path, camera: CameraRecord) -> np.ndarray:
-    place = f"camera {camera.id}"
-    params = camera.params
-    if camera.model in ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL"):
-        fx, fy, cx, cy, rest = params[0], params[0], params[1], params[2], params[3:]
-    else:
-        fx, fy, cx, cy, rest = params[0], params[1], params[2], params[3], params[4:]
-    if np.any(rest != 0):
-        raise CameraFileError(
-            path,
-            place,
-            f"{camera.model} with lens distortion {rest.tolist()}, expected none",
-            "undistort the images first (colmap image_undistorter)",
-        )
-    if not (fx > 0 and fy > 0):
-        raise CameraFileError(path, place, f"focal lengths are {fx}, {fy}, expected pixels above zero", "mend it")
-    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-
-
-def _data_lines(path: Path) -> Iterator[tuple[int, str]]:
-    return (
-        (line, text)
-        for line, text in enumerate(read_lines(path), start=1)
-        if text.strip() and not text.lstrip().startswith("#")
-    )
-
-
-def _read_cameras_text(path: Path) -> list[CameraRecord]:
-    records = []
-    for line, text in _data_lines(path):
-        words = text.split()
-        model = words[1] if len(words) > 1 else ""
-        if model not in CAMERA_MODELS:
-            raise CameraFileError(
-                path,
-                f"line {line}",
-                f"camera model {model!r}, expected one of {', '.join(CAMERA_MODELS)}",
-                "undistort the images first (colmap image_undistorter)",
-            )
-        count = CAMERA_MODELS[model].params
-        row = parse_numbers(
-            path, line, [words[0], *words[2:]], 3 + count, f"CAMERA_ID WIDTH HEIGHT and {count} parameters of {model}"
-        )
-        records.append(CameraRecord(round(row[0]), model, round(row[1]), round(row[2]), row[3:]))
-    return records
-
-
-def _read_images_text(path: Path) -> list[ImageRecord]:
-    lines = iter(enumerate(read_lines(path), start=1))
-    records = []
-    for line, text in lines:
-        if not text.strip() or text.lstrip().startswith("#"):
-            continue
-        words = text.split(maxsplit=9)
-        layout = "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID, then NAME"
-        row = parse_numbers(path, line, words[:9], 9, layout)
-        if len(words) < 10:
-            raise CameraFileError(path, f"line {line}", f"no image name, expected {layout}", "add the name")
-        next(lines, None)  # the image's 2D points, which may be a blank line
-        records.append(ImageRecord(round(row[0]), row[1:5], row[5:8], round(row[8]), words[9].strip()))
-    return records
-
-
-def _read_points_text(path: Path) -> PointRecords:
-    if not path.read_text(encoding="utf-8").strip():
-        return PointRecords.empty()
-    layout = "POINT3D_ID X Y Z R G B ERROR, then the track"
-    rows = [parse_numbers(path, line, text.split()[:8], 8, layout) for line, text in _data_lines(path)]
-    values = np.array(rows).reshape(-1, 8)
-    return PointRecords(xyz=values[:, 1:4].copy(), rgb=values[:, 4:7].astype(np.uint8))
-
-
-def _write_cameras_text(path: Path, cameras: list[CameraRecord]) -> None:
-    lines = ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
-    lines += [f"{c.id} {c.model} {c.width} {c.height} {number_text(c.params)}" for c in cameras]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _write_images_text(path: Path, images: list[ImageRecord]) -> None:
-    lines = ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME", "# POINTS2D[] as (X, Y, POINT3D_ID)"]
-    for image in images:
-        numbers = number_text(np.concatenate([image.q_wxyz, image.translation]))
-        lines += [f"{image.id} {numbers} {image.camera_id} {image.name}", ""]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _write_points_text(path: Path, points: PointRecords) -> None:
-    lines = ["# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)"]
-    for i, (xyz, rgb) in enumerate(zip(points.xyz, points.rgb.tolist(), strict=True), start=1):
-        lines.append(f"{i} {number_text(xyz)} {rgb[0]} {rgb[1]} {rgb[2]} 0")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

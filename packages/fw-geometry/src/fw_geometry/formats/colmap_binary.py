@@ -19,7 +19,7 @@ def read_cameras_binary(path: Path) -> list[CameraRecord]:
     """Camera records of cameras.bin. CameraFileError if it is cut short or holds another camera model."""
     cursor = _Cursor(path)
     records = []
-    for i in range(cursor.count("cameras", least_bytes=24 + 3 * 8)):
+    for i in range(cursor.count("cameras", least_bytes=24 + 2 * 8)):
         place = f"camera record {i + 1}"
         number, model_number, width, height = cursor.take("<IiQQ", place)
         model = next((name for name, entry in CAMERA_MODELS.items() if entry.number == model_number), None)
@@ -27,7 +27,7 @@ def read_cameras_binary(path: Path) -> list[CameraRecord]:
             raise CameraFileError(
                 path,
                 place,
-                f"camera model number {model_number}, expected one of {', '.join(CAMERA_MODELS)} (0 to 4)",
+                f"camera model number {model_number}, expected 0 to {len(CAMERA_MODELS) - 1}",
                 "undistort the images first (colmap image_undistorter)",
             )
         params = np.array(cursor.take(f"<{CAMERA_MODELS[model].params}d", place))
@@ -79,21 +79,24 @@ def write_cameras_binary(path: Path, cameras: list[CameraRecord]) -> None:
 
 
 def write_images_binary(path: Path, images: list[ImageRecord]) -> None:
-    """Write images.bin with no 2D points."""
+    """Write images.bin."""
     parts = [struct.pack("<Q", len(images))]
     for image in images:
         parts.append(struct.pack("<I7dI", image.id, *image.q_wxyz, *image.translation, image.camera_id))
-        parts.append(image.name.encode("utf-8") + b"\0" + struct.pack("<Q", 0))
+        parts.append(image.name.encode("utf-8") + b"\0" + struct.pack("<Q", len(image.points_xy)))
+        table = np.zeros(len(image.points_xy), dtype=[("xy", "<f8", 2), ("point", "<i8")])
+        table["xy"], table["point"] = image.points_xy, image.point_ids
+        parts.append(table.tobytes())
     path.write_bytes(b"".join(parts))
 
 
 def write_points_binary(path: Path, points: PointRecords) -> None:
-    """Write points3D.bin with error 0 and no tracks."""
-    layout = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")])
-    table = np.zeros(len(points.xyz), dtype=layout)
-    table["id"] = np.arange(1, len(table) + 1)
-    table["xyz"], table["rgb"] = points.xyz, points.rgb
-    path.write_bytes(struct.pack("<Q", len(table)) + table.tobytes())
+    """Write points3D.bin with error 0."""
+    parts = [struct.pack("<Q", len(points.xyz))]
+    for i, (xyz, rgb) in enumerate(zip(points.xyz.tolist(), points.rgb.tolist(), strict=True)):
+        track = points.track(i)
+        parts.append(struct.pack("<Q3d3BdQ", i + 1, *xyz, *rgb, 0.0, len(track)) + track.astype("<u4").tobytes())
+    path.write_bytes(b"".join(parts))
 
 
 class _Cursor:

@@ -31,12 +31,17 @@ class CameraFileError(ValueError):
         return f"{self.path}, {self.place}: {self.problem}; {self.remedy}"
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of a text file. CameraFileError if it is empty or not UTF-8 text."""
+def read_text(path: Path) -> str:
+    """A text file without its byte order mark. CameraFileError if it is not UTF-8 text."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CameraFileError(path, f"byte {error.start}", "not UTF-8 text", "is this a binary file?") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file. CameraFileError if it is empty or not UTF-8 text."""
+    text = read_text(path)
     if not text.strip():
         raise CameraFileError(path, "line 1", "the file is empty", "expected camera poses, write the file again")
     return text.splitlines()
