@@ -145,9 +145,9 @@ def model() -> str:
 
 def packages() -> str:
     """The way of the data through the packages: commands are filled, files are not."""
-    d = Drawing(1000, 330, "The data path through the packages")
+    d = Drawing(1000, 370, "The data path through the packages")
     d.box(16, 20, 150, 46, "your videos", size="small")
-    d.box(16, 150, 150, 46, "fw-data toy:\nrendered scenes", "frozen", "small")
+    d.box(16, 150, 150, 46, "fw-toy, fw-data toy:\nrendered scenes", "frozen", "small")
     d.line((91, 66), (91, 150), tip=False)
     d.line((91, 105), (204, 105))
     d.box(206, 74, 150, 62, "fw-data annotate:\ncameras, depth,\nconfidence", "frozen", "small")
@@ -159,16 +159,20 @@ def packages() -> str:
     d.box(726, 74, 110, 62, "export:\nweights and\npipeline.json", size="small")
     d.line((836, 105), (862, 105))
     d.box(864, 74, 120, 62, "fw generate,\nWorldPipeline", "frozen", "small")
+    d.line((850, 105), (850, 39), (862, 39))
+    d.box(864, 14, 120, 50, "fw-serve:\nAPI, the studio", "frozen", "small")
     d.line((924, 136), (924, 160))
     d.box(864, 162, 120, 46, "world: video,\ndepth, cameras", size="small")
     d.box(536, 162, 310, 46, "a Wan model after fw-train init, or\na released .pth after fw convert", size="small")
     d.line((621, 162), (621, 138))
     d.box(206, 162, 310, 46, "fw-data validate, inspect, stats, compare", "frozen", "small")
     d.line((456, 162), (456, 138))
-    library = "fw-model: network, losses, schedules, pipeline, export (under fw-train and the fw command)"
+    library = "fw-model: network, losses, schedules, pipeline, export (used by fw-train, fw-serve and fw)"
     d.box(16, 246, 968, 30, library, "frozen", "small")
-    base = "fw-geometry: cameras, poses, rays, alignment, metrics, file formats (under all of them)"
+    base = "fw-geometry: cameras, poses, rays, alignment, metrics, file formats (used by all above)"
     d.box(16, 286, 968, 30, base, "frozen", "small")
+    core = "fw-core: commands, image reading, atomic files, devices, tables (used by all above)"
+    d.box(16, 326, 968, 30, core, "frozen", "small")
     return d.svg()
 
 
