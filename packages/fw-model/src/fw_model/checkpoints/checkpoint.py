@@ -15,6 +15,7 @@ from fw_model.checkpoints.keys import released_names, to_diffusers, to_wan
 from fw_model.checkpoints.sources import local_folder
 from fw_model.checkpoints.weights import SHARD_BYTES, WeightFolder, compare_names, looks_like, save_weights, write_text
 from fw_model.config import WorldConfig
+from fw_model.lora.apply import loaded_loras
 from fw_model.model.model import FantasyWorld
 
 CONFIG_FILE = "config.json"
@@ -28,6 +29,9 @@ def save_world(
     world: FantasyWorld, folder: str | Path, *, dtype: torch.dtype | None = None, shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Write config.json and model.safetensors (shards and an index above `shard_bytes`), in `dtype` if given."""
+    beside = [one.name for one in loaded_loras(world) if not one.merged]
+    if beside:
+        raise ValueError(f"LoRA {beside[0]!r} is not merged, so the checkpoint would lose it; unload it, or merge it")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder, dict(world.named_parameters()), dtype=dtype, shard_bytes=shard_bytes)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,9 @@ from fw_model.model.irg import CouplingStep, IRGBlock, build_video_block
 from fw_model.wan.blocks import Context, ContextKV, VideoStep, WanBlock
 from fw_model.wan.camera_adapter import PoseEncoder
 from fw_model.wan.embeddings import WanShell, unpatchify
+
+if TYPE_CHECKING:
+    from fw_model.lora.apply import LoadedLora
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +235,20 @@ class FantasyWorld(nn.Module):
         from fw_model.checkpoints.checkpoint import load_video_backbone
 
         return load_video_backbone(self, source)
+
+    def load_lora(
+        self, source: str | Path, scale: float = 1.0, *, name: str | None = None, merge: bool = False
+    ) -> "LoadedLora":
+        """Put a LoRA file of any common layout on the video branch; see `fw_model.lora.load_lora`."""
+        from fw_model.lora.apply import load_lora
+
+        return load_lora(self, source, scale, name=name, merge=merge)
+
+    def unload_lora(self, name: str | None = None) -> list[str]:
+        """Remove one LoRA, or all; see `fw_model.lora.unload_lora`."""
+        from fw_model.lora.apply import unload_lora
+
+        return unload_lora(self, name)
 
     def parameters_of(self, group: Group) -> Iterator[nn.Parameter]:
         """Parameters of one training group.
