@@ -3,7 +3,7 @@
 steps=N         N denoising steps (3)
 pause=S         seconds that each takes
 hold=FILE       wait in the first step until FILE exists
-oom, crash, wrong, broken      fail in the first step: out of memory, SIGKILL, a TaskError, a bug
+oom, crash, wrong, broken      fail in the first step: out of memory, SIGKILL, a JobError, a bug
 crash-once=FILE  SIGKILL unless FILE exists, which is made
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fw_model.pipeline.settings import Sampling
 from fw_serve.jobs.model import ModelCard
-from fw_serve.worker.engine import OutOfMemoryError, Step, TaskError
+from fw_serve.worker.engine import JobError, JobProgress, OutOfMemoryError
 
 CARD = ModelCard(
     name="stub",
@@ -55,17 +55,17 @@ class StubEngine:
         assert task.image.read_bytes().startswith(b"\x89PNG")
         assert len(task.camera) >= task.request.shape[0]
         self.note(f"begin {prompt}")
-        yield Step(stage="encode", step=1, steps=1)
+        yield JobProgress(stage="encode", step=1, steps=1)
         self.obey(prompt)
         steps = int(word(prompt, "steps", "3"))
         for step in range(1, steps + 1):
             time.sleep(float(word(prompt, "pause", "0")))
             self.note(f"step {prompt}")
-            yield Step(stage="denoise", step=step, steps=steps, eta_seconds=float(steps - step))
+            yield JobProgress(stage="denoise", step=step, steps=steps, eta_seconds=float(steps - step))
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
         self.note(f"end {prompt}")
-        yield Step(stage="export", step=1, steps=1)
+        yield JobProgress(stage="export", step=1, steps=1)
 
     def obey(self, prompt):
         hold = word(prompt, "hold", "")
@@ -81,7 +81,7 @@ class StubEngine:
         if "crash" in words:
             os.kill(os.getpid(), signal.SIGKILL)
         if "wrong" in words:
-            raise TaskError("this cannot be made")
+            raise JobError("this cannot be made")
         if "broken" in words:
             raise KeyError("/secret/path")
 

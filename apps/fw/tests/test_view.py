@@ -8,7 +8,7 @@ import pytest
 import viser
 from PIL import Image
 
-from fw_app.viewer import Scene, load, serve
+from fw_app.viewer import ViewerScene, load, serve
 from fw_geometry import make_trajectory
 
 
@@ -48,7 +48,7 @@ def test_a_world_is_read_and_ranked(world):
 
 
 def test_the_page_shows_points_cameras_and_both_paths(world):
-    scene: Scene = load(world)
+    scene: ViewerScene = load(world)
     server = serve(scene, port=0)
     try:
         page = urllib.request.urlopen(f"http://127.0.0.1:{server.get_port()}", timeout=10).read()

@@ -24,7 +24,7 @@ from fw_model.checkpoints.shipped import shipped_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class DemoStep:
     """One command of the demo."""
 
     name: str
@@ -37,50 +37,50 @@ class Step:
     """Peak resident memory of the largest process of the demo up to the end of this step."""
 
 
-def plan(options: DemoOptions) -> list[Step]:
+def plan(options: DemoOptions) -> list[DemoStep]:
     """The commands of the demo in order."""
     out = options.out
     runs = out / "runs"
     seed = ("--seed", str(options.seed))
     return [
-        Step(
+        DemoStep(
             name="Render toy videos with exact ground truth",
             command=(
                 *("fw-data", "toy", str(out / "toy"), "--clips", str(options.clips)),
                 *("--frames", "17", "--size", "240x160", *seed),
             ),
         ),
-        Step(
+        DemoStep(
             name="Annotate the raw videos: cameras, depth, confidence",
             command=("fw-data", "annotate", str(out / "toy" / "raw"), str(out / "dataset")),
         ),
-        Step(name="Check the data set", command=("fw-data", "validate", str(out / "dataset"))),
-        Step(
+        DemoStep(name="Check the data set", command=("fw-data", "validate", str(out / "dataset"))),
+        DemoStep(
             name="Draw contact sheets",
             command=("fw-data", "inspect", str(out / "dataset"), "--out", str(out / "inspect")),
         ),
-        Step(
+        DemoStep(
             name="Train the small video prior",
             command=(
                 *("fw-train", "base", "tiny", "--data", str(out / "dataset"), "--out", str(runs / "base")),
                 *("--steps", str(options.base_steps), *seed),
             ),
         ),
-        Step(
+        DemoStep(
             name="Stage 1: the geometry branch",
             command=(
                 *("fw-train", "stage1", "tiny", "--data", str(out / "dataset"), "--out", str(runs / "stage1")),
                 *("--init", str(runs / "base" / "export"), "--steps", str(options.stage1_steps), *seed),
             ),
         ),
-        Step(
+        DemoStep(
             name="Stage 2: coupling and camera control",
             command=(
                 *("fw-train", "stage2", "tiny", "--data", str(out / "dataset"), "--out", str(runs / "stage2")),
                 *("--init", str(runs / "stage1" / "export"), "--steps", str(options.stage2_steps), *seed),
             ),
         ),
-        Step(
+        DemoStep(
             name="Generate a world",
             command=(
                 *("fw", "generate", str(out / "first_frame.png"), "--trajectory", "orbit"),
@@ -131,18 +131,20 @@ def run(options: DemoOptions) -> int:
     return 0
 
 
-def already_done(record: Path, steps: list[Step]) -> list[Step]:
+def already_done(record: Path, steps: list[DemoStep]) -> list[DemoStep]:
     """The finished steps of an earlier demo in this folder, up to the first whose command differs from today's."""
     if not record.is_file():
         return []
-    finished = [Step(**{**row, "command": tuple(row["command"])}) for row in json.loads(record.read_text())["steps"]]
+    finished = [
+        DemoStep(**{**row, "command": tuple(row["command"])}) for row in json.loads(record.read_text())["steps"]
+    ]
     same = 0
     while same < min(len(finished), len(steps)) and finished[same].command == steps[same].command:
         same += 1
     return finished[:same]
 
 
-def _prepare(step: Step, options: DemoOptions) -> None:
+def _prepare(step: DemoStep, options: DemoOptions) -> None:
     """What a step needs before it starts: a training run begins in an empty folder, generation needs a picture."""
     if step.command[0] == "fw-train":
         folder = Path(step.command[step.command.index("--out") + 1])

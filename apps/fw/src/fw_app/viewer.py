@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scene:
+class ViewerScene:
     """What is shown, whatever it came from."""
 
     name: str
@@ -34,7 +34,7 @@ class Scene:
     """The path that was asked for."""
 
 
-def load(source: Path, clip: str = "0") -> Scene:
+def load(source: Path, clip: str = "0") -> ViewerScene:
     """Read the clip (number or id) of a dataset, or a world.
 
     Raises:
@@ -50,7 +50,7 @@ def load(source: Path, clip: str = "0") -> Scene:
     )
 
 
-def serve(scene: Scene, *, host: str = "127.0.0.1", port: int = 8080) -> "ViserServer":
+def serve(scene: ViewerScene, *, host: str = "127.0.0.1", port: int = 8080) -> "ViserServer":
     """A running viser server that shows the scene; `stop()` ends it.
 
     Raises:
@@ -105,7 +105,7 @@ def serve(scene: Scene, *, host: str = "127.0.0.1", port: int = 8080) -> "ViserS
     return server
 
 
-def _paths(server: "ViserServer", scene: Scene, size: float) -> None:
+def _paths(server: "ViserServer", scene: ViewerScene, size: float) -> None:
     paths = [("/path", scene.cameras, (220, 40, 60))]
     if scene.requested is not None:
         paths.append(("/requested", scene.requested, (40, 90, 220)))
@@ -115,7 +115,7 @@ def _paths(server: "ViserServer", scene: Scene, size: float) -> None:
             server.scene.add_spline_catmull_rom(name, places, thickness=0.004 * size, color=colour)
 
 
-def _clip(folder: Path, which: str) -> Scene:
+def _clip(folder: Path, which: str) -> ViewerScene:
     from fw_data.dataset.reader import ClipDataset
 
     dataset = ClipDataset(folder)
@@ -124,7 +124,7 @@ def _clip(folder: Path, which: str) -> Scene:
     clip = dataset.load(int(which) if which.isdecimal() else which)
     height, width = clip.depth_m.shape[1:]
     points = np.where(clip.depth_m[..., None] > 0, clip.points_world, np.nan)
-    return Scene(
+    return ViewerScene(
         name=f"{folder.name}: {clip.id}",
         video=clip.video,
         points=points,
@@ -133,7 +133,7 @@ def _clip(folder: Path, which: str) -> Scene:
     )
 
 
-def _world(folder: Path) -> Scene:
+def _world(folder: Path) -> ViewerScene:
     from PIL import Image
 
     with np.load(folder / "geometry.npz", allow_pickle=False) as stored:
@@ -143,7 +143,7 @@ def _world(folder: Path) -> Scene:
     if len(files) != frames:
         raise ValueError(f"{folder}/images holds {len(files)} frames of {frames}; write the world anew")
     size = {"height": height, "width": width}
-    return Scene(
+    return ViewerScene(
         name=folder.name,
         video=np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]),
         points=arrays["points"],

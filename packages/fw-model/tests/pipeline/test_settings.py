@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from fw_model.pipeline.settings import GenerationSettings, Sampling
-from fw_model.sampling.choices import SAMPLERS, Sampler
+from fw_model.sampling.choices import SAMPLERS, SamplerName
 from fw_model.sampling.flow import FlowSchedule
 from fw_model.sampling.samplers import make_sampler
 
@@ -61,7 +61,7 @@ def test_invalid_values_are_named(bad):
 
 
 def test_every_sampler_of_the_registry_can_be_built():
-    assert set(get_args(Sampler)) == set(SAMPLERS)
+    assert set(get_args(SamplerName)) == set(SAMPLERS)
     for name in SAMPLERS:
         GenerationSettings.from_dict({"sampler": name})
         assert callable(make_sampler(name, FlowSchedule(steps=2)).step)

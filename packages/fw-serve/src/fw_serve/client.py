@@ -17,7 +17,7 @@ import httpx
 
 from fw_core.files import replacing
 from fw_model.pipeline.settings import GenerationSettings
-from fw_serve.api.schemas import Preset, Video
+from fw_serve.api.schemas import PresetInfo, Video
 
 __all__ = ["Client", "ServiceError", "Video"]
 
@@ -211,9 +211,9 @@ class Client:
         """The same picture, path and settings with another prompt. Raises ServiceError."""
         return Video.model_validate(self._json("POST", f"/v1/videos/{video_id}/remix", json={"prompt": prompt}))
 
-    def presets(self) -> "tuple[Preset, ...]":
+    def presets(self) -> "tuple[PresetInfo, ...]":
         """Motions by name. Raises ServiceError."""
-        return tuple(Preset.model_validate(item) for item in self._json("GET", "/v1/trajectories")["data"])
+        return tuple(PresetInfo.model_validate(item) for item in self._json("GET", "/v1/trajectories")["data"])
 
     def _events(self, video_id: str) -> Iterator[Video]:
         with self._http.stream("GET", f"/v1/videos/{video_id}/events") as response:

@@ -93,7 +93,7 @@ def application(settings: Settings, worker: WorkerSettings, scale: Scale) -> App
         ray_actor_options={"num_cpus": API_CPUS},
     )
     workers = deployment(
-        Worker,
+        WorkerReplica,
         name="Workers",
         num_replicas=scale.workers,
         graceful_shutdown_timeout_s=PATIENCE_S + 5,
@@ -102,7 +102,7 @@ def application(settings: Settings, worker: WorkerSettings, scale: Scale) -> App
     return api.bind(workers.bind(settings.database, worker))  # bound, so that Serve starts both; never called
 
 
-class Worker:
+class WorkerReplica:
     """A replica that holds a model: a supervisor and its one worker process, which sees the GPUs that Ray gave."""
 
     def __init__(self, database: str, worker: WorkerSettings) -> None:

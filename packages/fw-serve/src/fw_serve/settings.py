@@ -57,7 +57,7 @@ class WorkerSettings:
     name: str
     """What it calls itself in the store."""
     engine: str = "fw_serve.worker.world_engine:load"
-    """MODULE:FUNCTION that loads what makes worlds: called with `options`, gives an `Engine`."""
+    """MODULE:FUNCTION that loads what makes worlds: called with `options`, gives an `JobEngine`."""
     options: dict[str, str | bool | None] = field(default_factory=dict)
     """For the engine: checkpoint, device, dtype, offload."""
     lease_s: float = 20.0

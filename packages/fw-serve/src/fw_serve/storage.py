@@ -25,7 +25,7 @@ class StorageError(ValueError):
     """A name that cannot be a file here, or a file that is not what it was written as."""
 
 
-class Storage:
+class JobStorage:
     """The data folder.
 
     Args:

@@ -21,7 +21,7 @@ from fw_serve.jobs.keys import KeyRing
 from fw_serve.jobs.store import JobStore
 from fw_serve.prepare import is_loopback, needs_keys
 from fw_serve.settings import Limits, Settings
-from fw_serve.storage import Storage, StorageError
+from fw_serve.storage import JobStorage, StorageError
 
 SECRET = "the secret beside the storage"
 
@@ -92,7 +92,7 @@ def app(tmp_path):
 
 
 def test_no_path_leads_out_of_the_storage(tmp_path):
-    storage = Storage(tmp_path / "data")
+    storage = JobStorage(tmp_path / "data")
     (tmp_path / "secret").write_text(SECRET)
     storage.put_inputs("job", {"image.png": b"x"})
     (tmp_path / "data" / "inputs" / "job" / "link").symlink_to(tmp_path / "secret")
@@ -143,7 +143,7 @@ def test_names_of_uploads_are_never_used(server, picture):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    storage = Storage(tmp_path)
+    storage = JobStorage(tmp_path)
 
     def fail(_handle):
         raise OSError("disk full")
@@ -157,7 +157,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 def test_the_sweep_takes_what_nobody_names_and_only_that(tmp_path):
     import os
 
-    storage = Storage(tmp_path)
+    storage = JobStorage(tmp_path)
     for name in ("kept", "orphan", "young"):
         storage.put_inputs(name, {"image.png": b"x"})
     for attempt in ("good", "late"):

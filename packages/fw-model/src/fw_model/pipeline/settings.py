@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from fw_geometry.clip_shape import check_num_frames, check_side
-from fw_model.sampling.choices import Sampler, check_sampler, check_threshold
+from fw_model.sampling.choices import SamplerName, check_sampler, check_threshold
 
 Fit = Literal["crop", "stretch"]
 
@@ -74,8 +74,8 @@ class GenerationSettings:
     """Classifier-free guidance on the text; 1 disables it and halves the time."""
     negative_prompt: str | None = None
     """Text that guidance moves away from."""
-    sampler: Sampler | None = None
-    """Sampler of the noise schedule."""
+    sampler: SamplerName | None = None
+    """Sampler of the denoising steps."""
     shift: float | None = None
     """Shift of the noise schedule towards high noise; 1 leaves it uniform."""
     seed: int = 0

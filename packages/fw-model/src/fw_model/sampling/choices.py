@@ -2,14 +2,14 @@
 
 from typing import Literal
 
-Sampler = Literal["euler", "unipc"]
+SamplerName = Literal["euler", "unipc"]
 """Names that the command line and the HTTP API offer; a test compares them with `SAMPLERS`."""
 
 SAMPLERS: dict[str, str] = {
     "euler": "fw_model.sampling.samplers:EulerSampler",
     "unipc": "fw_model.sampling.samplers:UniPCSampler",
 }
-"""Name -> `module:class`. To add a sampler, add its class, one line here, and its name to `Sampler`."""
+"""Name -> `module:class`. To add a sampler, add its class, one line here, and its name to `SamplerName`."""
 
 
 def check_sampler(name: str) -> None:

@@ -17,7 +17,7 @@ from fw_geometry.clip_shape import FRAME_STEP, check_num_frames, longest_num_fra
 from fw_serve.api.errors import ApiError, invalid
 from fw_serve.api.schemas import CreateVideo
 from fw_serve.api.service import Caller, Service
-from fw_serve.intake.camera import MAX_BYTES, BadCameraError, CameraPath, read_camera
+from fw_serve.intake.camera import MAX_BYTES, BadCameraError, StoredPath, read_camera
 from fw_serve.intake.fetch import FetchError
 from fw_serve.intake.images import BadImageError
 from fw_serve.jobs.errors import IdempotencyMismatchError, QueueFullError, RateLimitedError
@@ -118,7 +118,7 @@ def new_id() -> str:
     return f"video_{secrets.token_hex(12)}"
 
 
-def resolve(body: Body, card: ModelCard, limits: Limits) -> tuple[WorldRequest, CameraPath]:
+def resolve(body: Body, card: ModelCard, limits: Limits) -> tuple[WorldRequest, StoredPath]:
     """The complete request and its camera path. Raises ApiError 400 if a value is invalid or above a limit."""
     fields, defaults = body.fields, card.settings
     settings = fields.settings()

@@ -238,7 +238,7 @@ class TrajectoryPreview(TrajectoryReport):
     pose_c2w: list[list[list[float]]] = Field(description="4 x 4 per frame.")
 
 
-class Preset(BaseModel):
+class PresetInfo(BaseModel):
     """A motion by name."""
 
     preset: str
@@ -251,7 +251,7 @@ class PresetList(BaseModel):
     """All motions."""
 
     object: Literal["list"] = "list"
-    data: list[Preset]
+    data: list[PresetInfo]
 
 
 class Model(BaseModel):

@@ -15,7 +15,7 @@ from fw_serve.jobs.keys import KeyRing
 from fw_serve.jobs.model import Job, ModelCard
 from fw_serve.jobs.store import Admission, JobStore
 from fw_serve.settings import Settings
-from fw_serve.storage import Storage
+from fw_serve.storage import JobStorage
 
 
 class Service:
@@ -24,7 +24,7 @@ class Service:
     def __init__(self, settings: Settings, store: JobStore) -> None:
         self.settings, self.store = settings, store
         self.fleet, self.keys = Fleet(store), KeyRing(store)
-        self.storage = Storage(settings.data)
+        self.storage = JobStorage(settings.data)
         self.decoder = ImageDecoder(processes=settings.decoders)
         self.fetcher = Fetcher(settings.fetch_hosts, max_bytes=settings.limits.upload_bytes)
         self.metrics = Metrics(store, self.fleet)

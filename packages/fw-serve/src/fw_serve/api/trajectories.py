@@ -9,14 +9,14 @@ from fw_geometry.rigid import rotation_angles
 from fw_model.pipeline.settings import Sampling
 from fw_serve.api.errors import ApiError, answers
 from fw_serve.api.schemas import (
-    Preset,
+    PresetInfo,
     PresetList,
     TrajectoryPreview,
     TrajectoryReport,
     TrajectoryRequest,
 )
 from fw_serve.api.service import Callers, Service, Services
-from fw_serve.intake.camera import BadCameraError, CameraPath, presets, read_camera
+from fw_serve.intake.camera import BadCameraError, StoredPath, presets, read_camera
 
 router = APIRouter(prefix="/v1/trajectories", tags=["trajectories"])
 
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1/trajectories", tags=["trajectories"])
 @router.get("", response_model=PresetList, responses=answers(401, 403))
 def list_presets(_caller: Callers) -> PresetList:
     """Motions that `{"preset": NAME}` names."""
-    return PresetList(data=[Preset(**preset) for preset in presets()])
+    return PresetList(data=[PresetInfo(**preset) for preset in presets()])
 
 
 @router.post("/validate", response_model=TrajectoryReport, responses=answers(400, 401, 403, 413))
@@ -56,7 +56,7 @@ def preview_trajectory(body: TrajectoryRequest, service: Services, _caller: Call
     )
 
 
-def _read(service: Service, body: TrajectoryRequest) -> CameraPath:
+def _read(service: Service, body: TrajectoryRequest) -> StoredPath:
     cards = service.fleet.models()
     defaults = cards[0].settings if cards else Sampling(num_frames=81, height=336, width=592)
     width, height = defaults.width, defaults.height
@@ -71,7 +71,7 @@ def _read(service: Service, body: TrajectoryRequest) -> CameraPath:
     )
 
 
-def _figures(path: CameraPath) -> dict:
+def _figures(path: StoredPath) -> dict:
     trajectory: Trajectory = path.trajectory()
     rotations = trajectory.pose_c2w[:, :3, :3]
     turns = rotation_angles(np.swapaxes(rotations[:-1], -1, -2) @ rotations[1:]) if len(rotations) > 1 else np.zeros(1)

@@ -169,7 +169,7 @@ class PosesCamera(_Camera):
         )
 
 
-class CameraPath(BaseModel):
+class StoredPath(BaseModel):
     """A path as it is kept for a worker: every pose, every K."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -188,7 +188,7 @@ class CameraPath(BaseModel):
     """4 x 4 per frame."""
 
     @classmethod
-    def of(cls, kind: str, path: Trajectory) -> "CameraPath":
+    def of(cls, kind: str, path: Trajectory) -> "StoredPath":
         """To be kept."""
         return cls(
             kind=kind,
@@ -222,7 +222,7 @@ _KINDS: dict[str, tuple[str, type[PresetCamera] | type[KeyframeCamera] | type[Po
 
 def read_camera(
     source: str | bytes | dict[str, Any], *, num_frames: int | None, default_num_frames: int, width: int, height: int
-) -> CameraPath:
+) -> StoredPath:
     """A camera path from a JSON text or object, or from the content of a file.
 
     Args:
@@ -244,8 +244,8 @@ def read_camera(
             if key in data:
                 camera = _validated(model, data)
                 path = _attempt(partial(camera.path, num_frames or default_num_frames, width, height))
-                return CameraPath.of(kind or getattr(camera, "preset", ""), _long_enough(path, num_frames))
-    return CameraPath.of("file", _long_enough(_attempt(lambda: _from_file(data, width, height)), num_frames))
+                return StoredPath.of(kind or getattr(camera, "preset", ""), _long_enough(path, num_frames))
+    return StoredPath.of("file", _long_enough(_attempt(lambda: _from_file(data, width, height)), num_frames))
 
 
 def presets() -> list[dict[str, Any]]:

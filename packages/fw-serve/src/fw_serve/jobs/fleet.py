@@ -17,7 +17,7 @@ _HELD = select(workers.c.card).where(workers.c.seen_at > bindparam("since"), wor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worker:
+class WorkerRecord:
     """One worker, as it last spoke of itself."""
 
     id: str
@@ -55,12 +55,12 @@ class Fleet:
         with self.store.engine.begin() as connection:
             connection.execute(workers.delete().where(workers.c.id == worker))
 
-    def alive(self) -> list[Worker]:
+    def alive(self) -> list[WorkerRecord]:
         """Workers heard of lately."""
         recent = workers.c.seen_at > self.store.clock() - self.silent_s
         with reader(self.store.engine) as connection:
             rows = connection.execute(select(workers).where(recent)).all()
-        return [Worker(id=row.id, state=row.state, seen_at=row.seen_at) for row in rows]
+        return [WorkerRecord(id=row.id, state=row.state, seen_at=row.seen_at) for row in rows]
 
     def models(self) -> list[ModelCard]:
         """Cards of the models that living workers hold; if none lives, of those that were ever held."""

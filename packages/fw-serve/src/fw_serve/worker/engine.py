@@ -13,12 +13,12 @@ class OutOfMemoryError(Exception):
     """The device or the machine has not enough memory for this task; others may fit."""
 
 
-class TaskError(Exception):
+class JobError(Exception):
     """This task cannot be done; the message is for the person who asked."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Task:
+class JobInputs:
     """One job, as an engine needs it."""
 
     request: WorldRequest
@@ -30,7 +30,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class JobProgress:
     """A report between two steps."""
 
     stage: str
@@ -43,7 +43,7 @@ class Step:
     """Estimate of the time left."""
 
 
-class Engine(Protocol):
+class JobEngine(Protocol):
     """Makes worlds."""
 
     @property
@@ -51,11 +51,11 @@ class Engine(Protocol):
         """Name and defaults of the model."""
         ...
 
-    def run(self, task: Task, folder: Path) -> Generator[Step, None, None]:
+    def run(self, task: JobInputs, folder: Path) -> Generator[JobProgress, None, None]:
         """Make the world and write its files into `folder`, which is empty; closing the generator stops it.
 
         Raises:
-            TaskError: the task cannot be done.
+            JobError: the task cannot be done.
             OutOfMemoryError: not enough memory.
         """
         ...

@@ -19,14 +19,14 @@ from types import FrameType
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from fw_serve.intake.camera import CameraPath
+from fw_serve.intake.camera import StoredPath
 from fw_serve.jobs.errors import LeaseLostError
 from fw_serve.jobs.fleet import Fleet, WorkerState
 from fw_serve.jobs.model import Job
 from fw_serve.jobs.store import JobStore
 from fw_serve.settings import WorkerSettings
-from fw_serve.storage import Storage, StorageError
-from fw_serve.worker.engine import Engine, OutOfMemoryError, Step, Task, TaskError
+from fw_serve.storage import JobStorage, StorageError
+from fw_serve.worker.engine import JobEngine, JobError, JobInputs, JobProgress, OutOfMemoryError
 
 log = logging.getLogger("fw_serve.worker")
 
@@ -50,10 +50,10 @@ class WorkerProcess:
         store: the jobs.
     """
 
-    def __init__(self, settings: WorkerSettings, engine: Engine, store: JobStore) -> None:
+    def __init__(self, settings: WorkerSettings, engine: JobEngine, store: JobStore) -> None:
         self.settings, self.engine, self.store = settings, engine, store
         self.fleet = Fleet(store)
-        self.storage = Storage(settings.data)
+        self.storage = JobStorage(settings.data)
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -95,7 +95,7 @@ class WorkerProcess:
             log.warning("%s: out of memory: %s", job.id, error)
             message = "There is not enough memory for this; ask for fewer frames or a smaller size."
             code = "out_of_memory"
-        except TaskError as error:
+        except JobError as error:
             code, message = "invalid_request", str(error)
         except StorageError as error:
             log.exception("%s: inputs are gone", job.id)
@@ -108,10 +108,10 @@ class WorkerProcess:
         self._end(job, lambda: self.store.fail(lease, code, message, keep_s=keep_s))
 
     def _make(self, job: Job, lease: str) -> None:
-        camera = CameraPath.model_validate_json(self.storage.input(job.id, "camera.json").read_bytes())
+        camera = StoredPath.model_validate_json(self.storage.input(job.id, "camera.json").read_bytes())
         image = self.storage.input(job.id, "image.png")
         folder = self.storage.begin(lease)
-        steps = self.engine.run(Task(request=job.request, image=image, camera=camera.trajectory()), folder)
+        steps = self.engine.run(JobInputs(request=job.request, image=image, camera=camera.trajectory()), folder)
         try:
             for step in steps:
                 self.store.report(
@@ -179,13 +179,13 @@ class _Pulse(threading.Thread):
         os._exit(EXIT_TIMEOUT)
 
 
-def percent(step: Step) -> int:
+def percent(step: JobProgress) -> int:
     """Progress of the whole job after a step."""
     begin, end = _SHARE[step.stage]
     return begin + (end - begin) * step.step // max(1, step.steps)
 
 
-def load_engine(settings: WorkerSettings) -> Engine:
+def load_engine(settings: WorkerSettings) -> JobEngine:
     """Import and call what `settings.engine` names."""
     module, _, function = settings.engine.partition(":")
     return getattr(importlib.import_module(module), function)(**settings.options)

@@ -12,7 +12,7 @@ from fw_core.devices import choose_device
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_serve.jobs.model import ModelCard
 from fw_serve.worker.artifacts import write_artifacts
-from fw_serve.worker.engine import OutOfMemoryError, Step, Task, TaskError
+from fw_serve.worker.engine import JobError, JobInputs, JobProgress, OutOfMemoryError
 
 
 class WorldEngine:
@@ -27,23 +27,23 @@ class WorldEngine:
         self.pipeline = pipeline
         self.card = ModelCard(name=name, settings=pipeline.sampling)
 
-    def run(self, task: Task, folder: Path) -> Generator[Step, None, None]:
-        """See `Engine.run`."""
+    def run(self, task: JobInputs, folder: Path) -> Generator[JobProgress, None, None]:
+        """See `JobEngine.run`."""
         request, world = task.request, None
         with _named_errors():
             reports = self.pipeline.generate(task.image, request.prompt, task.camera, request.settings)
             for report in reports:
-                yield Step(
+                yield JobProgress(
                     stage=report.stage, step=report.step, steps=report.steps, eta_seconds=report.eta_seconds
                 )  # fmt: skip
                 world = report.world
             assert world is not None, "a generation ends with a world"
-            yield Step(stage="export", step=0, steps=1)
+            yield JobProgress(stage="export", step=0, steps=1)
             write_artifacts(world, folder)
-        yield Step(stage="export", step=1, steps=1, eta_seconds=0.0)
+        yield JobProgress(stage="export", step=1, steps=1, eta_seconds=0.0)
 
     def recover(self) -> None:
-        """See `Engine.recover`."""
+        """See `JobEngine.recover`."""
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -65,7 +65,7 @@ def load(
 
 @contextmanager
 def _named_errors() -> Generator[None, None, None]:
-    """Errors of torch and of the pipeline in the words of `Engine`."""
+    """Errors of torch and of the pipeline in the words of `JobEngine`."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -75,4 +75,4 @@ def _named_errors() -> Generator[None, None, None]:
             raise OutOfMemoryError(str(error)) from error
         raise
     except (ValueError, FloatingPointError) as error:
-        raise TaskError(str(error)) from error
+        raise JobError(str(error)) from error
