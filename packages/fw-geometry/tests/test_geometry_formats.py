@@ -253,8 +253,8 @@ def test_nerfstudio_round_trip(tmp_path, path, centred):
 @pytest.mark.parametrize(
     ("frame", "top", "parts"),
     [
-        ({}, {"k1": 0.1}, ["distortion k1", "undistort"]),
-        ({}, {"camera_model": "OPENCV_FISHEYE"}, ["'OPENCV_FISHEYE'", "PINHOLE"]),
+        ({}, {"k1": 0.1}, ["distortion", "0.1", "undistort"]),
+        ({}, {"camera_model": "EQUIRECTANGULAR"}, ["'EQUIRECTANGULAR'", "PINHOLE"]),
         ({}, {"w": 64.5}, ["whole pixels"]),
         ({}, {"fl_x": 0}, ["above zero"]),
         ({}, {"frames": []}, ["'frames' is missing or empty"]),

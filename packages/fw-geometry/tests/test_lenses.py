@@ -38,7 +38,7 @@ def test_projects_as_colmap(model):
     camera = pycolmap.Camera(model=model, width=W, height=H, params=CAMERAS[model])
     lens = Lens.from_parameters(model, CAMERAS[model])
     points = rays(lens)
-    np.testing.assert_allclose(lens.project(points), camera.img_from_cam(points), atol=1e-8)
+    np.testing.assert_allclose(lens.project(points), np.array(camera.img_from_cam(points), np.float64), atol=1e-8)
 
 
 @pytest.mark.parametrize("model", ["OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE"])

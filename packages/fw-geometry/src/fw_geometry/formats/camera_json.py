@@ -6,7 +6,6 @@ numbers. nerfstudio is camera-to-world with OpenGL axes (x right, y up, z backwa
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -17,13 +16,13 @@ import numpy as np
 
 from fw_geometry.camera import Trajectory, Units
 from fw_geometry.checks import check_size
+from fw_geometry.formats.names import portable_path
+from fw_geometry.formats.nerfstudio_camera import read_lens, unused_fields
 from fw_geometry.formats.rows import CameraFileError, json_list, json_number, json_pose, read_json_object
+from fw_geometry.lenses import Lens, pinhole_view
 
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 """pose_c2w_opengl = pose_c2w_opencv @ OPENGL_FROM_OPENCV, and back with the same matrix."""
-
-_DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
-_PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE")
 
 
 def released_intrinsics(focal_length: float | int, width: int, height: int) -> np.ndarray:
@@ -106,32 +105,40 @@ class NerfstudioScene:
     trajectory: Trajectory
     """The cameras in the order of the file; units "scene"."""
     file_paths: tuple[str, ...]
-    """Image path per frame, as written in the file."""
+    """Image path per frame, with / between folders."""
+    lenses: tuple[Lens, ...] = ()
+    """The camera model per frame if an image is distorted, else empty; `trajectory` is for undistorted images then."""
+    unused: tuple[str, ...] = ()
+    """Names of the fields that were not read."""
 
 
 def read_transforms_json(
-    path: str | PathLike[str], *, width: int | None = None, height: int | None = None
+    path: str | PathLike[str], *, width: int | None = None, height: int | None = None, undistort: bool = False
 ) -> NerfstudioScene:
     """Read nerfstudio's (or instant-ngp's, or Blender's) transforms.json.
 
-    Intrinsics may stand at the top or per frame: fl_x (or camera_angle_x), fl_y (default fl_x), cx, cy (default the
-    centre), w, h.
+    Intrinsics are at the top or per frame: fl_x and fl_y, or camera_angle_x and camera_angle_y (one stands for both),
+    cx, cy (default: the center), w, h, and the distortion of `camera_model`.
 
     Args:
         path: the JSON file.
         width: image width in pixels for files that do not have w (Blender's).
         height: image height in pixels for files that do not have h.
+        undistort: accept lens distortion: `trajectory` then is the pinhole view (see
+            `fw_geometry.lenses.pinhole_view`) and `lenses` undistort the images.
 
     Raises:
-        CameraFileError: (a ValueError) not JSON, missing keys, frames of different sizes, lens distortion or a camera
-            that is no pinhole, a matrix that is not rigid; names the frame.
+        CameraFileError: (a ValueError) not JSON, missing or contradictory keys, frames of different sizes, lens
+            distortion without `undistort`, a camera model that is not supported, a matrix that is not rigid; names the
+            frame.
         OSError: the file cannot be opened.
     """
     path = Path(path)
     data = read_json_object(path)
     defaults: dict[str, Any] = {} if width is None else {"w": width}
     defaults |= {} if height is None else {"h": height}
-    poses, intrinsics, sizes, names = [], [], [], []
+    poses, lenses, sizes, names = [], [], [], []
+    unused = unused_fields(data)
     for i, frame in enumerate(json_list(path, data, "frames")):
         place = f"frames[{i}]"
         if not isinstance(frame, dict) or "transform_matrix" not in frame:
@@ -139,23 +146,40 @@ def read_transforms_json(
         name = frame.get("file_path")
         if not isinstance(name, str):
             raise CameraFileError(path, place, f"'file_path' is {name!r}, expected a text", "name the image")
-        K, size = _nerfstudio_camera(path, defaults | data | frame, place)
+        lens, size = read_lens(path, defaults | data, frame, place)
+        if not lens.is_pinhole and not undistort:
+            numbers = ", ".join(f"{value:g}" for value in (*lens.radial, *lens.tangential))
+            problem = f"lens distortion ({lens.kind}: {numbers})"
+            raise CameraFileError(path, place, problem, "undistort the images, or import them with fw-data import")
         poses.append(json_pose(path, frame["transform_matrix"], place) @ OPENGL_FROM_OPENCV)
-        intrinsics.append(K)
+        lenses.append(lens)
         sizes.append(size)
-        names.append(name)
+        names.append(portable_path(name))
+        unused |= unused_fields(frame)
         if size != sizes[0]:
-            raise CameraFileError(
-                path, place, f"size {size}, the first frame has {sizes[0]}", "make all images one size first"
-            )
+            problem = f"size {size}, the first frame has {sizes[0]}"
+            raise CameraFileError(path, f"{place} ({name})", problem, "make all images one size first")
+    try:
+        intrinsics = np.stack([pinhole_view(lens, *sizes[0]).K for lens in lenses])
+    except ValueError as error:
+        raise CameraFileError(path, "intrinsics", str(error), "calibrate the camera again") from error
     trajectory = Trajectory(
-        pose_c2w=np.stack(poses), K=np.stack(intrinsics), width=sizes[0][0], height=sizes[0][1], units="scene"
+        pose_c2w=np.stack(poses), K=intrinsics, width=sizes[0][0], height=sizes[0][1], units="scene"
     )
-    return NerfstudioScene(trajectory=trajectory, file_paths=tuple(names))
+    return NerfstudioScene(
+        trajectory=trajectory,
+        file_paths=tuple(names),
+        lenses=() if all(lens.is_pinhole for lens in lenses) else tuple(lenses),
+        unused=tuple(sorted(unused)),
+    )
 
 
 def write_transforms_json(
-    path: str | PathLike[str], trajectory: Trajectory, *, file_paths: Sequence[str] | None = None
+    path: str | PathLike[str],
+    trajectory: Trajectory,
+    *,
+    file_paths: Sequence[str] | None = None,
+    ply_file_path: str | None = None,
 ) -> None:
     """Write nerfstudio's transforms.json: intrinsics at the top if they are constant, else per frame.
 
@@ -163,6 +187,7 @@ def write_transforms_json(
         path: the JSON file to write.
         trajectory: the cameras. The unit is not stored.
         file_paths: image path per frame, relative to the file; images/frame_00001.png, ... if None.
+        ply_file_path: point cloud that starts a Gaussian splatting, relative to the file.
 
     Raises:
         ValueError: not one file path per frame.
@@ -175,6 +200,7 @@ def write_transforms_json(
     cameras = [{"fl_x": K[0][0], "fl_y": K[1][1], "cx": K[0][2], "cy": K[1][2]} for K in trajectory.K.tolist()]
     data: dict[str, Any] = {"camera_model": "OPENCV", "w": trajectory.width, "h": trajectory.height}
     data |= cameras[0] if constant else {}
+    data |= {} if ply_file_path is None else {"ply_file_path": ply_file_path}
     data["frames"] = [
         {"file_path": name, "transform_matrix": pose} | ({} if constant else camera)
         for name, pose, camera in zip(
@@ -182,36 +208,3 @@ def write_transforms_json(
         )
     ]
     Path(path).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-
-
-def _nerfstudio_camera(path: Path, data: dict[str, Any], place: str) -> tuple[np.ndarray, tuple[int, int]]:
-    model = data.get("camera_model", "OPENCV")
-    if model not in _PINHOLES:
-        raise CameraFileError(
-            path, place, f"camera_model {model!r}, expected one of {', '.join(_PINHOLES)}", "undistort the images first"
-        )
-    bent = [key for key in _DISTORTION if data.get(key)]
-    if bent:
-        raise CameraFileError(
-            path, place, f"lens distortion {bent[0]} = {data[bent[0]]}, expected none", "undistort the images first"
-        )
-    width, height = (json_number(path, data, key, place) for key in ("w", "h"))
-    if min(width, height) < 1 or width != round(width) or height != round(height):
-        raise CameraFileError(path, place, f"size is {width} x {height}, expected whole pixels", "mend w and h")
-    if "fl_x" not in data and "camera_angle_x" in data:
-        angle = json_number(path, data, "camera_angle_x", place)
-        if not 0 < angle < math.pi:
-            raise CameraFileError(
-                path, place, f"'camera_angle_x' is {angle}, expected 0 to pi", "give the full angle in radians"
-            )
-        fx = width / 2 / math.tan(angle / 2)
-    else:
-        fx = json_number(path, data, "fl_x", place)
-    fy = json_number(path, data, "fl_y", place) if "fl_y" in data else fx
-    if min(fx, fy) <= 0:
-        raise CameraFileError(
-            path, place, f"focal lengths are {fx}, {fy}, expected pixels above zero", "mend fl_x, fl_y"
-        )
-    cx = json_number(path, data, "cx", place) if "cx" in data else width / 2
-    cy = json_number(path, data, "cy", place) if "cy" in data else height / 2
-    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]), (round(width), round(height))

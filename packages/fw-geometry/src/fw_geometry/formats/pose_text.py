@@ -77,7 +77,8 @@ def read_realestate10k(
     path = Path(path)
     lines = list(enumerate(read_lines(path), start=1))
     source = ""
-    if not _is_number(lines[0][1].split()[:1]):
+    words = lines[0][1].split()
+    if len(words) == 1 or (len(words) != _RE10K_COLUMNS and not all(_is_number([word]) for word in words)):
         source = lines[0][1].strip()
         lines = lines[1:]
     poses, intrinsics, stamps = [], [], []
