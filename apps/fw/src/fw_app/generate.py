@@ -47,6 +47,22 @@ def resolve_trajectory(
     return read_trajectory(path, width=width, height=height)
 
 
+def parse_lora(text: str) -> tuple[Path, float]:
+    """FILE or FILE:SCALE as file and scale. ValueError if the file does not exist or the scale is not finite."""
+    name, colon, last = text.rpartition(":")
+    path, scale = Path(text), 1.0
+    if colon and not path.exists():
+        try:
+            path, scale = Path(name), float(last)
+        except ValueError:
+            path = Path(text)  # the colon is part of the name
+    if not path.exists():
+        raise ValueError(f"--lora {text}: file not found: {path}; give FILE or FILE:SCALE")
+    if not math.isfinite(scale):
+        raise ValueError(f"--lora {text}: the scale must be finite (1 is the update as trained)")
+    return path, scale
+
+
 def generate_anywhere(options: GenerateOptions) -> None:
     """`fw generate`: on this machine, or on the server of `--server`."""
     if options.server is None:
@@ -66,6 +82,7 @@ def generate(options: GenerateOptions) -> "World":
     from fw_model.export import export_world
     from fw_model.pipeline.pipeline import WorldPipeline
 
+    loras = [parse_lora(text) for text in options.lora]
     image, last_image = (None if path is None else read_image(path) for path in (options.image, options.last_image))
     assert image is not None
     for path, read in ((options.image, image), (options.last_image, last_image)):
@@ -78,6 +95,9 @@ def generate(options: GenerateOptions) -> "World":
         offload=options.offload,
         free_encoders=True,
     )
+    for path, scale in loras:
+        for loaded in pipeline.load_lora(path, scale):
+            print(f"LoRA {loaded.name}: {loaded.layers} layers, {loaded.layout} layout, scale {loaded.scale:g}")
     settings = options.settings
     shape = settings.sampling(pipeline.sampling)
     trajectory = resolve_trajectory(

@@ -72,6 +72,9 @@ class GenerateOptions:
     last_image: Path | None = None
     """The last frame, for models that take one (Wan2.2)."""
     settings: tyro.conf.OmitArgPrefixes[GenerationSettings] = field(default_factory=GenerationSettings)
+    lora: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A LoRA for the video branch, as FILE or FILE:SCALE (style.safetensors:0.8), in the layout of diffusers, PEFT,
+    kohya, ComfyUI, DiffSynth or VideoX-Fun. Repeat the option for several."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps. auto uses a GPU if available."""
     dtype: Literal["float32", "bfloat16"] | None = None

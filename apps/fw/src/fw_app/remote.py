@@ -20,7 +20,7 @@ FILES = {
 }
 """Variant and format of each file of a local `fw generate`. colmap.zip holds the frames and the COLMAP model."""
 
-LOCAL_ONLY = ("checkpoint", "device", "dtype", "offload", "last_image")
+LOCAL_ONLY = ("checkpoint", "device", "dtype", "offload", "last_image", "lora")
 
 
 def generate_remotely(options: GenerateOptions, client: Client | None = None) -> Video:

@@ -214,7 +214,7 @@ def test_a_model_without_weights_is_refused(micro, write):
 def test_what_we_write_is_what_we_read(fresh, tmp_path):
     """Our own files: diffusers' names over the whole backbone, the scale inside."""
     down, up = random(2, 48), random(48, 2, seed=1)
-    file = save_lora(tmp_path, {"irg.1.video.cross_attn.o": (down, up)}, pcb_blocks=2, scale=2.0)
+    file = save_lora(tmp_path, {"irg.1.video.cross_attn.o": (down, 2.0 * up)}, pcb_blocks=2)
     assert file.name == "pytorch_lora_weights.safetensors"
     read = read_lora(tmp_path)
     assert read.layout == "diffusers"

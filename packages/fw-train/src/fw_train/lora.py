@@ -10,12 +10,15 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fw_model.lora.save import save_lora
+from fw_model.model.model import FantasyWorld
 from fw_train.config.schema import LoraConfig
 
 _ADAPTER = re.compile(r"\.lora_(down|up)$")
@@ -82,6 +85,15 @@ def add_adapters(world: nn.Module, config: LoraConfig, *, seed: int) -> list[str
         )
         _replace(world, name, adapted)
     return chosen
+
+
+def save_adapters(world: FantasyWorld, folder: Path) -> Path | None:
+    """Write the adapters, which are not merged yet, as a LoRA file in diffusers' layout; None if there are none."""
+    adapted = {name: module for name, module in world.named_modules() if isinstance(module, LowRankLinear)}
+    if not adapted:
+        return None
+    factors = {name: (module.lora_down, module.scale * module.lora_up) for name, module in adapted.items()}
+    return save_lora(folder, factors, pcb_blocks=world.config.pcb_blocks)
 
 
 def merge_adapters(world: nn.Module) -> Sequence[str]:

@@ -27,9 +27,11 @@ from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.components import load_companions, save_companions
 from fw_model.pipeline.settings import Sampling
 from fw_train.config.schema import ConfigError, Stage, TrainConfig
-from fw_train.lora import add_adapters, merge_adapters
+from fw_train.lora import add_adapters, merge_adapters, save_adapters
 
 HISTORY = "training.json"
+LORA_FOLDER = "lora"
+"""Folder, inside an export, of the adapter as a file of its own; its layers are merged into the weights too."""
 FOLLOWS: dict[Stage, tuple[Stage, ...]] = {
     "autoencoder": (),
     "base": ("autoencoder", "base"),
@@ -223,6 +225,7 @@ def export(parts: Parts, folder: Path, *, trained: Mapping[str, Tensor], entry: 
     with torch.no_grad():
         for name, value in trained.items():
             parts.world.get_parameter(name).copy_(value)
+    save_adapters(parts.world, partial / LORA_FOLDER)
     merge_adapters(parts.world)
     save_world(parts.world, partial)
     save_companions(partial, parts.autoencoder, parts.text_encoder, parts.image_encoder, parts.sampling)

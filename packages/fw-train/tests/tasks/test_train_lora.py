@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fw_model.model.model import FantasyWorld
@@ -158,6 +159,14 @@ def test_a_run_with_adapters_saves_resumes_and_exports_them_merged(stage1: Path)
     down, up = (saved[f"pcb.0.self_attn.q.lora_{side}"] for side in ("down", "up"))
     moved = loaded.get_parameter("pcb.0.self_attn.q.weight") - before.get_parameter("pcb.0.self_attn.q.weight")
     torch.testing.assert_close(moved, 2.0 * up @ down, atol=1e-6, rtol=1e-4)
+    # the adapter alone, on the weights before: diffusers' layout, and the same model
+    file = outcome.export / "lora" / "pytorch_lora_weights.safetensors"
+    assert "transformer.blocks.0.attn1.to_q.lora_A.weight" in load_file(file)
+    applied = before.load_lora(file, merge=True)
+    assert (applied.layout, applied.layers, applied.name) == ("diffusers", 10 * len(before.video_blocks()), "lora")
+    for name, parameter in loaded.named_parameters():
+        if loaded.parameter_group(name) == "video":
+            torch.testing.assert_close(before.get_parameter(name), parameter, atol=1e-7, rtol=1e-6)
     again = FantasyWorld.from_pretrained(export_run(config.out, config.out.parent / "again"))
     assert all(torch.equal(p, again.get_parameter(name)) for name, p in loaded.named_parameters())
     longer = resume(config.out, lambda c: from_mapping({"steps": 3}, c), quiet=True)

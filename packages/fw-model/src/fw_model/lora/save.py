@@ -15,22 +15,20 @@ from fw_model.checkpoints.keys import to_diffusers
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
-def save_lora(
-    folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], *, pcb_blocks: int, scale: float = 1.0
-) -> Path:
+def save_lora(folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], *, pcb_blocks: int) -> Path:
     """Write `folder`/pytorch_lora_weights.safetensors.
 
     Args:
         folder: where to; created if absent.
-        factors: our name of a video layer -> (down [r, i], up [o, r]).
+        factors: our name of a video layer -> (down [r, i], up [o, r]). `up` contains alpha / rank, so that readers
+            without the alpha load the file right.
         pcb_blocks: of the model's config; the file counts blocks over the whole backbone.
-        scale: alpha / rank. It is multiplied into `up`, so that readers without the alpha load it right.
     """
     state: dict[str, Tensor] = {}
     for layer, (down, up) in factors.items():
         name = to_diffusers(f"{layer}.weight", pcb_blocks).removesuffix(".weight")
         state[f"transformer.{name}.lora_A.weight"] = down.detach().cpu().float().contiguous()
-        state[f"transformer.{name}.lora_B.weight"] = (up.detach().cpu().float() * scale).contiguous()
+        state[f"transformer.{name}.lora_B.weight"] = up.detach().cpu().float().contiguous()
     with replacing(folder / LORA_FILE) as partial:
         save_file(state, partial, metadata={"format": "pt"})
         partial.chmod(0o644)  # safetensors leaves files to their owner alone

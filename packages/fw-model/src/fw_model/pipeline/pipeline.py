@@ -31,6 +31,8 @@ from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.geometry.branch import GeometryOutput
 from fw_model.layers.attention import Backend, check_backend
 from fw_model.layers.offload import Offload, check_offload
+from fw_model.lora.apply import LoadedLora, loaded_loras
+from fw_model.lora.experts import Expert, load_on_experts, unload_from_experts
 from fw_model.losses.targets import path_rays, recovered_path
 from fw_model.model.conditioning import Conditioning
 from fw_model.model.model import FantasyWorld
@@ -166,6 +168,34 @@ class WorldPipeline:
         save_companions(folder, self.autoencoder, self.text_encoder, self.image_encoder, self.sampling)
         return folder
 
+    def load_lora(
+        self,
+        source: str | Path,
+        scale: float = 1.0,
+        *,
+        name: str | None = None,
+        merge: bool = False,
+        expert: Expert | None = None,
+    ) -> list[LoadedLora]:
+        """Put a LoRA file on the video branch; several may be loaded one after the other.
+
+        Args:
+            source: a safetensors file in the layout of diffusers, PEFT, kohya, ComfyUI, DiffSynth or VideoX-Fun.
+            scale: strength; 1 is the update as trained.
+            name: what ``unload_lora`` calls it; by default the file's name without its extension.
+            merge: add it into the weights, for good, instead of computing it beside them.
+            expert: of a two-expert model, "high_noise" or "low_noise". By default the one that the file's name has in
+                it, else both.
+
+        Raises:
+            ValueError: see ``fw_model.lora.load_lora``.
+        """
+        return load_on_experts(self._by_expert(), source, scale, name=name, merge=merge, expert=expert)
+
+    def unload_lora(self, name: str | None = None) -> list[str]:
+        """Remove one LoRA, or all. ValueError if there is none of this name, or if it was merged."""
+        return unload_from_experts(self._by_expert(), name)
+
     def generate(
         self,
         image: ImageInput,
@@ -248,6 +278,11 @@ class WorldPipeline:
                 f"last_image: model {self.world.config.name!r} takes no last frame; omit it, or use a wan22 checkpoint"
             )
 
+    def _by_expert(self) -> dict[str, FantasyWorld]:
+        if self.high_noise is None:
+            return {"": self.world}
+        return {"low_noise": self.world, HIGH_NOISE: self.high_noise}
+
     def _experts(self) -> list[FantasyWorld]:
         return [self.world] if self.high_noise is None else [self.world, self.high_noise]
 
@@ -313,6 +348,15 @@ class WorldPipeline:
         ]
         return made[0], made[1] if len(made) == 2 else None
 
+    def _lora_settings(self) -> dict[str, Any]:
+        """Name, scale and expert of every LoRA, for a world's settings; nothing without one."""
+        used = [
+            {"name": one.name, "scale": one.scale, **({"expert": expert} if expert else {})}
+            for expert, world in self._by_expert().items()
+            for one in loaded_loras(world)
+        ]
+        return {"loras": used} if used else {}
+
     @torch.no_grad()
     def _finish(self, job: "_Job", state: DenoiseStep, geometry: GeometryOutput) -> World:
         with self.placement.part("autoencoder", self.autoencoder):
@@ -335,6 +379,7 @@ class WorldPipeline:
                 **{name: value for name, value in asdict(job.sampling).items() if name != "fps"},
                 "last_image": job.last_image is not None,
                 "reused_steps": state.reused_steps,
+                **self._lora_settings(),
             },
         )
 
