@@ -1,12 +1,13 @@
 """Camera files of every format are told apart by their content alone, and read at the size of the images."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fw_geometry import make_trajectory
+from fw_geometry import DEFAULT_FOV_RAD, make_trajectory
 from fw_geometry.formats import (
     CameraFileError,
     detect,
@@ -50,11 +51,21 @@ def test_cameras_of_another_size_are_fitted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "write"), [("tum", write_tum), ("kitti", write_kitti)])
-def test_formats_without_intrinsics_are_named(tmp_path: Path, kind: str, write) -> None:
+def test_formats_without_intrinsics_get_the_default_field_of_view(tmp_path: Path, kind: str, write) -> None:
     write(tmp_path / "path.txt", CAMERAS.pose_c2w)
     assert detect(tmp_path / "path.txt") == kind
-    with pytest.raises(CameraFileError, match=rf"path\.txt.*{kind.upper()}"):
-        read_trajectory(tmp_path / "path.txt", width=64, height=40)
+    notes: list[str] = []
+    found = read_trajectory(tmp_path / "path.txt", width=64, height=40, notes=notes)
+    np.testing.assert_allclose(found.pose_c2w, CAMERAS.pose_c2w, atol=1e-9)
+    np.testing.assert_allclose(found.fov_rad[:, 0], DEFAULT_FOV_RAD)
+    assert notes == ["the file has no intrinsics: a vertical field of view of 50° is used"]
+
+
+def test_intrinsics_of_another_size_are_refused(tmp_path: Path) -> None:
+    wrong = replace(CAMERAS, K=CAMERAS.K * [[2], [2], [1]])
+    write_transforms_json(tmp_path / "a.json", wrong)
+    with pytest.raises(CameraFileError, match="128x80, 2 times"):
+        read_trajectory(tmp_path / "a.json", width=64, height=40)
 
 
 def test_other_content_is_refused(tmp_path: Path) -> None:

@@ -37,14 +37,20 @@ def resolve_trajectory(
     if name in PRESETS:
         angle_rad = None if angle_deg is None else math.radians(angle_deg)
         return make_trajectory(name, num_frames, width=width, height=height, angle_rad=angle_rad, distance=distance)
-    path = Path(name)
+    path, camera = Path(name), None
+    if not path.exists() and "#" in name:  # FILE#CAMERA: one camera of a file with several
+        path, camera = Path(name.rpartition("#")[0]), name.rpartition("#")[2]
     if not path.exists():
         raise ValueError(
             f"--trajectory {name!r} is neither a preset ({', '.join(PRESETS)}) nor an existing file or folder"
         )
     if angle_deg is not None or distance is not None:
         raise ValueError("--angle-deg and --distance apply to presets only, not to a camera file; remove them")
-    return read_trajectory(path, width=width, height=height)
+    notes: list[str] = []
+    trajectory = read_trajectory(path, width=width, height=height, camera=camera, notes=notes)
+    for note in notes:
+        print(f"{path}: {note}")
+    return trajectory
 
 
 def parse_lora(text: str) -> tuple[Path, float]:

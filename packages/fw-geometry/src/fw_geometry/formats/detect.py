@@ -9,21 +9,53 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from fw_geometry.camera import Trajectory
+import numpy as np
+
+from fw_geometry.camera import Trajectory, intrinsics_from_fov
 from fw_geometry.formats.camera_json import read_camera_json, read_transforms_json
 from fw_geometry.formats.colmap import read_colmap
-from fw_geometry.formats.pose_text import read_realestate10k
+from fw_geometry.formats.plausible import foreign_size
+from fw_geometry.formats.pose_text import read_kitti, read_realestate10k, read_tum
 from fw_geometry.formats.rows import CameraFileError, read_lines
-
-CameraFormat = Literal["camera-json", "nerfstudio", "realestate10k", "tum", "kitti", "colmap"]
-
-_JSON_KEYS: dict[str, CameraFormat] = {"cameras_interp": "camera-json", "frames": "nerfstudio"}
-_COLUMNS: dict[int, CameraFormat] = {19: "realestate10k", 8: "tum", 12: "kitti"}
-KNOWN = (
-    "the released camera JSON ('cameras_interp'), nerfstudio's transforms.json ('frames'), RealEstate10K text "
-    "(19 columns), or a COLMAP model folder"
+from fw_geometry.formats.tools import (
+    ToolPath,
+    is_recammaster,
+    read_camera_path,
+    read_pose_arrays,
+    read_pose_matrices,
+    read_recammaster,
+    read_spatialvid,
 )
-"""Formats with intrinsics, for error messages."""
+from fw_geometry.trajectories import DEFAULT_FOV_RAD
+
+CameraFormat = Literal[
+    "camera-json",
+    "nerfstudio",
+    "camera-path",
+    "recammaster",
+    "realestate10k",
+    "tum",
+    "kitti",
+    "matrices",
+    "npz",
+    "spatialvid",
+    "colmap",
+]
+
+_JSON_KEYS: dict[str, CameraFormat] = {
+    "cameras_interp": "camera-json",
+    "frames": "nerfstudio",
+    "camera_path": "camera-path",
+}
+_COLUMNS: dict[int, CameraFormat] = {19: "realestate10k", 8: "tum", 12: "kitti", 16: "matrices"}
+_ARRAYS: dict[str, CameraFormat] = {".npz": "npz", ".npy": "spatialvid"}
+KNOWN = (
+    "the released camera JSON ('cameras_interp'), nerfstudio's transforms.json ('frames') or camera_path.json "
+    "('camera_path'), ReCamMaster's camera_extrinsics.json ('frame0'), text with the 19 columns of RealEstate10K, 8 of "
+    "TUM, 12 of KITTI or 16 of a 4x4 matrix (VGGT-Long), a .npz of VGGT, Depth Anything 3 or ViPE, SpatialVID's "
+    "poses.npy, or a COLMAP model folder"
+)
+"""Formats that `read_trajectory` reads, for error messages."""
 
 
 def detect(path: str | PathLike[str]) -> CameraFormat:
@@ -35,7 +67,11 @@ def detect(path: str | PathLike[str]) -> CameraFormat:
     """
     path = Path(path)
     if path.is_dir():
+        if _model_folder(path) is None:
+            raise CameraFileError(path, "folder", "no cameras.bin or cameras.txt", f"give {KNOWN}")
         return "colmap"
+    if path.suffix.lower() in _ARRAYS:
+        return _ARRAYS[path.suffix.lower()]
     text = "\n".join(read_lines(path))
     found = detect_content(_parsed(path, text) if text.lstrip().startswith("{") else text)
     if found is None:
@@ -46,38 +82,107 @@ def detect(path: str | PathLike[str]) -> CameraFormat:
 def detect_content(content: str | Mapping[str, Any]) -> CameraFormat | None:
     """The format of the text or JSON object that a camera file holds; None if it fits none.
 
-    Text with rows of numbers counts as RealEstate10K unless every row has the 8 columns of TUM or the 12 of KITTI, so
-    that the reader of RealEstate10K names the first bad line.
+    Text with rows of numbers counts as RealEstate10K unless every row has the columns of another format, so that the
+    reader of RealEstate10K names the first bad line.
     """
     if isinstance(content, Mapping):
+        if is_recammaster(dict(content)):
+            return "recammaster"
         return next((found for key, found in _JSON_KEYS.items() if key in content), None)
-    rows = [line.split() for line in content.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = content.removeprefix("\ufeff").splitlines()
+    rows = [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     columns = {len(row) for row in rows}
     if max(columns, default=0) < min(_COLUMNS):
         return None
     return _COLUMNS.get(columns.pop(), "realestate10k") if len(columns) == 1 else "realestate10k"
 
 
-def read_trajectory(path: str | PathLike[str], *, width: int, height: int) -> Trajectory:
-    """The cameras of a file or COLMAP folder of any format with intrinsics, for images of width x height.
+def read_trajectory(
+    path: str | PathLike[str], *, width: int, height: int, camera: str | None = None, notes: list[str] | None = None
+) -> Trajectory:
+    """The cameras of a file or COLMAP folder of any known format, for images of width x height.
 
-    Cameras of another image size are fitted: the image is scaled to cover width x height and center-cropped.
+    Cameras of another image size are fitted: the image is scaled to cover width x height and center-cropped. Distorted
+    cameras become the pinhole view of their undistorted images. Files without intrinsics get a vertical field of view
+    of `DEFAULT_FOV_RAD`.
+
+    Args:
+        path: the file or folder.
+        width: image width in pixels.
+        height: image height in pixels.
+        camera: name of the camera in a file of several (ReCamMaster's); the first if None.
+        notes: list to which assumptions are added, such as the field of view.
 
     Raises:
-        CameraFileError: (a ValueError) an unknown format, one without intrinsics (TUM, KITTI), or bad content.
+        CameraFileError: (a ValueError) an unknown format, bad content, or K that belongs to another image size.
         OSError: the file cannot be opened.
     """
+    notes = [] if notes is None else notes
     match detect(path):
         case "camera-json":
             return read_camera_json(path, width=width, height=height)
         case "realestate10k":
-            return read_realestate10k(path, width=width, height=height).trajectory
+            found = read_realestate10k(path, width=width, height=height).trajectory
         case "nerfstudio":
-            return read_transforms_json(path).trajectory.fitted(width, height)
+            found = read_transforms_json(path, undistort=True).trajectory
         case "colmap":
-            return read_colmap(path).trajectory.fitted(width, height)
+            folder = _model_folder(Path(path))
+            assert folder is not None
+            found = read_colmap(folder, undistort=True).trajectory
+        case "tum":
+            return _without_intrinsics(read_tum(path).pose_c2w, width, height, notes)
+        case "kitti":
+            return _without_intrinsics(read_kitti(path), width, height, notes)
         case other:
-            raise CameraFileError(Path(path), "line 1", f"{other.upper()} text has no intrinsics", f"give {KNOWN}")
+            tool = _tool_path(other, path, width, height, camera, notes)
+            if tool.K is None or tool.size is None:
+                return _without_intrinsics(tool.pose_c2w, width, height, notes, tool)
+            found = Trajectory(
+                pose_c2w=tool.pose_c2w, K=tool.K, width=tool.size[0], height=tool.size[1], units=tool.units
+            )
+    if (problem := foreign_size(found.K, found.width, found.height)) is not None:
+        raise CameraFileError(Path(path), "intrinsics", problem, "scale K to the image size in the file")
+    return found if (found.width, found.height) == (width, height) else found.fitted(width, height)
+
+
+def _tool_path(
+    kind: str, path: str | PathLike[str], width: int, height: int, camera: str | None, notes: list[str]
+) -> ToolPath:
+    match kind:
+        case "camera-path":
+            return read_camera_path(path)
+        case "matrices":
+            return read_pose_matrices(path)
+        case "npz":
+            return read_pose_arrays(path)
+        case "spatialvid":
+            return read_spatialvid(path, width=width, height=height)
+    found, names = read_recammaster(path, camera=camera)
+    if len(names) > 1:
+        notes.append(f"camera {camera or names[0]} of {len(names)} ({', '.join(names)})")
+    return found
+
+
+def _without_intrinsics(
+    pose_c2w: np.ndarray, width: int, height: int, notes: list[str], tool: ToolPath | None = None
+) -> Trajectory:
+    notes.append(f"the file has no intrinsics: a vertical field of view of {np.rad2deg(DEFAULT_FOV_RAD):.0f}° is used")
+    K = intrinsics_from_fov(DEFAULT_FOV_RAD, width, height)
+    return Trajectory(
+        pose_c2w=pose_c2w,
+        K=np.repeat(K[None], len(pose_c2w), axis=0),
+        width=width,
+        height=height,
+        units="scene" if tool is None else tool.units,
+    )
+
+
+def _model_folder(path: Path) -> Path | None:
+    """The COLMAP model in a folder or in its sparse/0 or sparse."""
+    for folder in (path, path / "sparse" / "0", path / "sparse"):
+        if any((folder / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
+            return folder
+    return None
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:
