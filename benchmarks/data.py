@@ -24,13 +24,14 @@ import torch
 
 from benchmarks.model_table import Row, machine, markdown, paired, ratio_row
 from fw_data import ClipDataset
-from fw_data.annotate.backend_specs import OracleSpec, SfmSpec
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.pipeline import RunSummary, annotate
 from fw_data.annotate.progress import PlainReporter
 from fw_data.annotators.dust3r.network import Dust3rConfig, Dust3rNetwork, Features, PairOutput
 from fw_data.annotators.dust3r.pairs import pair_graph
 from fw_data.annotators.dust3r.predictor import NetworkPredictor, PairPointmaps
+from fw_data.annotators.oracle.spec import OracleSpec
+from fw_data.annotators.sfm.spec import SfmSpec
 from fw_data.cli import main as fw_data
 from fw_data.dataset import depth_codec
 from fw_data.dataset.buckets import Bucket, BucketTable

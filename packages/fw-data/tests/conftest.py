@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from fw_data.annotate.backend_specs import OracleSpec
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.pipeline import annotate
 from fw_data.annotate.progress import PlainReporter
 from fw_data.annotate.summary import RunSummary
+from fw_data.annotators.oracle.spec import OracleSpec
 from fw_data.engine.local import LocalEngine
 
 HEIGHT, WIDTH = 48, 64

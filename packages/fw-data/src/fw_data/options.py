@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from fw_data.annotators import BACKENDS
+
 RawDir = Annotated[Path, arg(metavar="RAW_DIR")]
 OutDir = Annotated[Path, arg(metavar="OUT_DIR")]
 DatasetDir = Annotated[Path, arg(metavar="DATASET")]
@@ -24,7 +26,7 @@ class AnnotateOptions:
     """Folder of the videos; subfolders count."""
     out: Positional[OutDir]
     """Folder of the dataset; made if missing."""
-    geometry: Annotated[str, arg(metavar="{sfm,dust3r,oracle,auto,MODULE:CLASS}")] = "sfm"
+    geometry: Annotated[str, arg(metavar="{" + ",".join((*BACKENDS, "auto", "MODULE:CLASS")) + "}")] = "sfm"
     """sfm: structure from motion, from the video alone. dust3r: point maps of frame pairs by a network whose weights
     you bring. oracle: truth files (synthetic video, tests). auto: dust3r if its weights are on this machine, otherwise
     sfm; it says which and why, and downloads nothing. MODULE:CLASS: a backend of yours that can be imported, a class

@@ -257,7 +257,7 @@ def test_oracle_refuses_truth_that_does_not_fit(raw_with_truth, run_annotate, tm
 
 
 def test_oracle_noise_is_seeded_and_of_the_asked_size(raw_with_truth, run_annotate, tmp_path):
-    from fw_data.annotate.backend_specs import OracleSpec
+    from fw_data.annotators.oracle.spec import OracleSpec
 
     raw, truth = raw_with_truth
     for name in ("one", "two"):

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fw_data import ClipDataset
-from fw_data.annotate.backend_specs import OracleSpec
 from fw_data.annotate.pipeline import RunMode
+from fw_data.annotators.oracle.spec import OracleSpec
 from fw_data.cli import main
 from fw_data.dataset.schema import DatasetCard, Refusal
 from fw_data.engine import Done

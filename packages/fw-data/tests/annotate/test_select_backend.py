@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fw_data.annotate import backend_specs as backends
-from fw_data.annotate.backend_specs import Dust3rSpec, SfmSpec
 from fw_data.annotate.config import AnnotateConfig
-from fw_data.annotate.select_backend import choose
+from fw_data.annotate.select_backend import select_backend
 from fw_data.annotators.base import AnnotationRefused
 from fw_data.annotators.checkpoints import WeightsMissing, fingerprint
 from fw_data.annotators.dust3r.network import Dust3rConfig, Dust3rNetwork
+from fw_data.annotators.dust3r.spec import Dust3rSpec, load
+from fw_data.annotators.sfm.spec import SfmSpec
 from fw_data.cli import main
 from fw_data.options import AnnotateOptions
 
@@ -36,41 +36,41 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_sfm_is_the_default_and_says_nothing() -> None:
-    assert choose(order()) == (SfmSpec(), ())
+    assert select_backend(order()) == (SfmSpec(), ())
 
 
 def test_auto_says_which_and_why(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, said = choose(order(geometry="auto"))
+    spec, said = select_backend(order(geometry="auto"))
     assert spec == SfmSpec()
     assert "sfm" in said[0]
     assert "DUSt3R" in said[0]
-    spec, said = choose(order(geometry="auto", dust3r_weights=str(weights)))
+    spec, said = select_backend(order(geometry="auto", dust3r_weights=str(weights)))
     assert isinstance(spec, Dust3rSpec)
     assert spec.weights == weights
     assert "CC BY-NC-SA" in said[0]
     monkeypatch.setattr("fw_data.annotators.checkpoints.cached", lambda _release: weights)
-    spec, said = choose(order(geometry="auto"))
+    spec, said = select_backend(order(geometry="auto"))
     assert isinstance(spec, Dust3rSpec)
     assert "DUSt3R" in said[0]
 
 
 def test_dust3r_without_weights_says_where_they_are() -> None:
     with pytest.raises(ValueError, match=r"--dust3r-weights.*naver/DUSt3R.*CC BY-NC-SA"):
-        choose(order(geometry="dust3r"))
+        select_backend(order(geometry="dust3r"))
     with pytest.raises(WeightsMissing, match="nowhere"):
-        choose(order(geometry="dust3r", dust3r_weights="./nowhere"))
+        select_backend(order(geometry="dust3r", dust3r_weights="./nowhere"))
 
 
 def test_depth_weights_come_with_their_licence(weights: Path, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "own.safetensors")
-    chosen = choose(
+    chosen = select_backend(
         order(geometry="dust3r", dust3r_weights=str(weights), depth_weights=str(tmp_path / "own.safetensors"))
     )
     assert isinstance(chosen.spec, Dust3rSpec)
     assert chosen.spec.depth_weights == tmp_path / "own.safetensors"
-    assert "own.safetensors" in chosen.said[1]
+    assert "own.safetensors" in chosen.messages[1]
     with pytest.raises(WeightsMissing, match=r"Depth-Anything-V2-Large-hf.*CC BY-NC 4\.0"):
-        choose(order(geometry="dust3r", dust3r_weights=str(weights), depth_weights="large"))
+        select_backend(order(geometry="dust3r", dust3r_weights=str(weights), depth_weights="large"))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_depth_weights_come_with_their_licence(weights: Path, tmp_path: Path) ->
 )
 def test_orders_that_make_no_sense(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        choose(order(**options))
+        select_backend(order(**options))
 
 
 def test_the_fingerprint_follows_the_weights_not_their_place(weights: Path, tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_the_fingerprint_follows_the_weights_not_their_place(weights: Path, tmp_
 
 def test_the_spec_makes_a_backend_that_runs(weights: Path) -> None:
     spec = Dust3rSpec(weights=weights, device="cpu")
-    backend = backends._dust3r(spec)
-    assert backends._dust3r(spec) is backend
+    backend = load(spec)
+    assert load(spec) is backend
     assert (backend.name, backend.version) == ("dust3r", spec.version)
     assert set(spec.score_meanings()) >= {"pairs_accepted", "along"}
     with pytest.raises(AnnotationRefused):

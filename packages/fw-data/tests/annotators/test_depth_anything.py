@@ -199,7 +199,7 @@ def test_only_small_networks_are_open() -> None:
         "metric-indoor-small",
         "metric-outdoor-small",
     }
-    assert all(("NC" in release.licence) != release.permissive for release in RELEASES.values())
+    assert all(("NC" in release.license) != release.permissive for release in RELEASES.values())
     assert RELEASES["metric-outdoor-large"].hub_id == "depth-anything/Depth-Anything-V2-Metric-Outdoor-Large-hf"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fw_data.annotate.backend_specs import OracleSpec
+from fw_data.annotators.oracle.spec import OracleSpec
 from fw_data.engine.local import LocalEngine
 from fw_data.engine.ray import RayEngine
 

@@ -13,12 +13,12 @@ import av
 import numpy as np
 import pytest
 
-from fw_data.annotate.backend_specs import OracleSpec
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.pipeline import RunMode, annotate
 from fw_data.annotate.progress import PlainReporter
 from fw_data.annotate.scan import Survey, SurveyConfig, survey
 from fw_data.annotate.scan_pass import merge
+from fw_data.annotators.oracle.spec import OracleSpec
 from fw_data.dataset.schema import Refusal
 from fw_data.engine.local import LocalEngine
 from fw_data.errors import DataError

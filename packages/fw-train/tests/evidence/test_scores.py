@@ -7,11 +7,11 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from fw_data.annotate.backend_specs import OracleSpec
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.pipeline import annotate
 from fw_data.annotate.progress import PlainReporter
 from fw_data.annotators.base import AnnotationRefused, ClipGeometry
+from fw_data.annotators.oracle.spec import OracleSpec
 from fw_data.dataset.reader import ClipDataset
 from fw_data.engine.local import LocalEngine
 from fw_geometry import unproject

@@ -13,7 +13,7 @@ from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.pipeline import RunMode, annotate
 from fw_data.annotate.plugins import load_function
 from fw_data.annotate.progress import print_summary, reporter_for
-from fw_data.annotate.select_backend import choose
+from fw_data.annotate.select_backend import select_backend
 from fw_data.console import stdout_console
 from fw_data.engine.local import LocalEngine
 from fw_data.options import AnnotateOptions
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def run(options: AnnotateOptions) -> int:
     """Annotate; returns the exit code."""
-    spec, said = choose(options)
+    spec, messages = select_backend(options)
     if options.cuts == "transnetv2":
         from fw_data.shots.transnetv2 import find_weights
 
@@ -55,9 +55,9 @@ def run(options: AnnotateOptions) -> int:
     if options.shard_mb < 1:
         raise ValueError("--shard-mb must be 1 or more")
     console = stdout_console()
-    for sentence in said:
+    for sentence in messages:
         console.print(sentence, highlight=False)
-    with _termination_as_interrupt(), _engine(options) as engine:
+    with _termination_as_interrupt(), _engine(options, spec.default_workers) as engine:
         try:
             summary = annotate(
                 options.raw,
@@ -86,7 +86,7 @@ def run(options: AnnotateOptions) -> int:
     return 1 if summary.count("failed") or not found else 0
 
 
-def _engine(options: AnnotateOptions) -> "LocalEngine | RayEngine":
+def _engine(options: AnnotateOptions, default_workers: int | None) -> "LocalEngine | RayEngine":
     if options.engine == "ray":
         from fw_data.engine.ray import RayEngine
 
@@ -98,8 +98,9 @@ def _engine(options: AnnotateOptions) -> "LocalEngine | RayEngine":
         )
     if options.ray_address is not None or options.cpus_per_worker != 1 or options.gpus_per_worker:
         raise ValueError("--ray-address, --cpus-per-worker and --gpus-per-worker belong to --engine ray")
-    default_workers = os.cpu_count() or 1 if options.geometry == "oracle" else 1
-    workers = default_workers if options.workers is None else options.workers
+    workers = options.workers
+    if workers is None:
+        workers = (os.cpu_count() or 1) if default_workers is None else default_workers
     if workers < 0:
         raise ValueError("--workers must be 0 or more")
     return LocalEngine(workers=workers)

@@ -6,45 +6,17 @@ Two runs with the same fingerprint on the same video give the same clip; the num
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Protocol, runtime_checkable
 
-from fw_data.annotate.scan import ClipPlan, SurveyConfig
-from fw_data.annotators.base import GeometryBackend
+from fw_data.annotate.scan import SurveyConfig
+from fw_data.annotators.spec import BackendSpec
 from fw_data.dataset.schema import FORMAT_VERSION
 from fw_data.media.probe import MediaLimits
-from fw_data.media.resize import Placement, recorded_size
+from fw_data.media.resize import recorded_size
 from fw_data.quality.filters import FilterConfig
 from fw_data.shots.cuts import CutMethod
 
 PIPELINE_VERSION = 3
 """Goes up whenever the pipeline itself gives another result for the same settings."""
-
-
-@runtime_checkable
-class BackendSpec(Protocol):
-    """A geometry backend and its settings, small enough to send to another process."""
-
-    @property
-    def name(self) -> str:
-        """As on the command line."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """Of the backend; part of the fingerprint."""
-        ...
-
-    def settings(self) -> dict[str, str | int | float | bool | None]:
-        """Everything else that changes its output."""
-        ...
-
-    def score_meanings(self) -> dict[str, str]:
-        """What the scores that it adds mean, for the dataset card."""
-        ...
-
-    def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:
-        """The backend for one clip; heavy parts are made on the first call and kept."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

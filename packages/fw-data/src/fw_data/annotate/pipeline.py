@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fw_data.annotate.config import AnnotateConfig, BackendSpec
+from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.finalize import finish
 from fw_data.annotate.packer import Packer
 from fw_data.annotate.progress import Reporter
@@ -18,6 +18,7 @@ from fw_data.annotate.scan_pass import label, merge, survey_all, without_duplica
 from fw_data.annotate.summary import RunSummary
 from fw_data.annotate.tasks import AnnotateTask, ClipJob, failure
 from fw_data.annotate.workdir import ClosedShard, Measured, WorkDir
+from fw_data.annotators.spec import BackendSpec
 from fw_data.dataset.schema import SCORES, Refusal
 from fw_data.engine import Engine
 from fw_data.media.probe import find_videos

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from fw_data.annotate.config import AnnotateConfig, BackendSpec
+from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.plugins import caption
 from fw_data.annotate.scan import ClipPlan, Survey, survey
 from fw_data.annotate.workdir import Measured
 from fw_data.annotators.base import AnnotationRefused
+from fw_data.annotators.spec import BackendSpec
 from fw_data.dataset.clip import Cameras, pack_clip
 from fw_data.dataset.schema import ClipRecord, Refusal, Status
 from fw_data.dataset.shards import ShardWriter

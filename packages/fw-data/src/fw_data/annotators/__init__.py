@@ -1,5 +1,13 @@
-"""Geometry backends: from the frames of a clip to depth, intrinsics and poses of every frame, behind one protocol."""
+"""Geometry backends: a folder each, and the registry of them. Importing this package imports nothing else.
 
-from fw_data.annotators.base import AnnotationRefused, ClipGeometry, GeometryBackend, ProgressCallback
+A backend is a folder with a `GeometryBackend` (see base) and a `GeometrySpec` (see spec): its name, its options of
+`fw-data annotate`, its default number of workers, the license of its weights, and how the options select it. Add one
+line to BACKENDS and `--geometry` offers it.
+"""
 
-__all__ = ["AnnotationRefused", "ClipGeometry", "GeometryBackend", "ProgressCallback"]
+BACKENDS = {
+    "sfm": "fw_data.annotators.sfm.spec:SfmSpec",
+    "dust3r": "fw_data.annotators.dust3r.spec:Dust3rSpec",
+    "oracle": "fw_data.annotators.oracle.spec:OracleSpec",
+}
+"""Name on the command line -> module and class of its spec."""

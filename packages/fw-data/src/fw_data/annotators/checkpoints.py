@@ -1,4 +1,4 @@
-"""Where a network's weights are found: a safetensors file, a folder, or a hub id; with the licence they come under.
+"""Where a network's weights are found: a safetensors file, a folder, or a hub id; with the license they come under.
 
 Nothing here opens a pickle, and nothing is downloaded that was not named.
 """
@@ -24,14 +24,14 @@ class Release:
     """Short name, as on the command line."""
     hub_id: str
     """Where its safetensors lie on the Hugging Face hub."""
-    licence: str
+    license: str
     """Of the weights, in words a person understands."""
     permissive: bool
-    """Whether the licence allows any use."""
+    """Whether the license allows any use."""
 
 
 class WeightsMissing(ValueError):  # noqa: N818 - it says what is the matter, like FileNotFoundError
-    """There are no weights where they should be; the message says how to get them and under which licence they are."""
+    """There are no weights where they should be; the message says how to get them and under which license they are."""
 
 
 def locate(source: str | Path, release: Release) -> Path:
@@ -122,7 +122,7 @@ def advice(release: Release) -> str:
     """What to do about missing weights, in two sentences."""
     return (
         f"Give a .safetensors file, a folder that holds {WEIGHTS}, or the hub id {release.hub_id}, which is downloaded "
-        f"once. Its weights are under {release.licence}."
+        f"once. Its weights are under {release.license}."
     )
 
 

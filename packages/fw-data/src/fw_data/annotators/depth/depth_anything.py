@@ -39,7 +39,7 @@ def _release(name: str, suffix: str) -> Release:
     return Release(
         name=name,
         hub_id=f"depth-anything/Depth-Anything-V2-{suffix}-hf",
-        licence=_OPEN if small else _CLOSED,
+        license=_OPEN if small else _CLOSED,
         permissive=small,
     )
 
@@ -135,7 +135,7 @@ def load_depth_anything(
 
     Args:
         source: a safetensors file or folder (original or transformers layout) or a hub id; None is the release's own.
-        release: which of RELEASES it is; decides where it is looked for, the licence that is shown, and for original
+        release: which of RELEASES it is; decides where it is looked for, the license that is shown, and for original
             files without a config whether it is metric.
         metric_max_m: largest depth of a metric network, in metres, for original files; 20 indoors, 80 outdoors.
         device: as torch names it.

@@ -1,4 +1,4 @@
-"""Loading the pair network: released checkpoints as safetensors, with their licence said aloud.
+"""Loading the pair network: released checkpoints as safetensors, with their license.
 
 Released files store four tensors of each DPT head under two names; both, one, or only the second may be in a file.
 """
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from fw_data.annotators.checkpoints import Release, check_names, locate, read, settings_beside
+from fw_data.annotators.dust3r import LICENSE
 from fw_data.annotators.dust3r.network import Dust3rConfig, Dust3rNetwork, config_of
 
-_LICENCE = "CC BY-NC-SA 4.0 (no commercial use; what is made with it must be shared alike), plus its data sets' terms"
 RELEASES = {
-    name: Release(name=name, hub_id=f"naver/DUSt3R_ViTLarge_BaseDecoder_{name}", licence=_LICENCE, permissive=False)
+    name: Release(name=name, hub_id=f"naver/DUSt3R_ViTLarge_BaseDecoder_{name}", license=LICENSE, permissive=False)
     for name in ("512_dpt", "512_linear", "224_linear")
 }
 """The released checkpoints by the end of their names. The code that runs them is ours; the weights are not."""

@@ -1,4 +1,4 @@
-"""The `oracle` backend: geometry from truth files, with noise on request. For synthetic video and for tests.
+"""Geometry from truth files, with noise on request.
 
 A truth file NAME.npz beside (in another folder) the video NAME.mp4 holds depth_m (f, h, w) float32, K (f, 3, 3) and
 pose_c2w (f, 4, 4) for every frame of the video, as `fw-data toy` writes them. Conventions as in annotators.base.

@@ -1,0 +1,64 @@
+"""Spec of the `sfm` backend."""
+
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
+
+from fw_data.annotate.scan import ClipPlan
+from fw_data.annotators.base import GeometryBackend
+from fw_data.annotators.spec import Selection, Settings, plain
+from fw_data.media.resize import Placement
+
+if TYPE_CHECKING:
+    from fw_data.options import AnnotateOptions
+
+SCORE_MEANINGS = {
+    "reprojection_px": "median error of the scene points, in pixels of the frames",
+    "parallax_deg": "median angle under which scene points are seen",
+    "points_per_frame": "scene points that a frame sees",
+    "match_inlier_fraction": "fraction of matches that fit a rigid scene",
+    "depth_confirmed": "fraction of pixels whose depth other frames confirm",
+    "rolling_shutter": "readout time as a fraction of the frame interval",
+    "radial_distortion": "first radial coefficient of the lens",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SfmSpec:
+    """Structure from motion: matches, bundle adjustment, plane sweep."""
+
+    options: ClassVar[tuple[str, ...]] = ()
+    default_workers: ClassVar[int | None] = 1  # its libraries use all cores
+    license: ClassVar[str] = ""
+    name: str = "sfm"
+
+    @classmethod
+    def select(cls, options: "AnnotateOptions", reason: str = "") -> Selection:  # noqa: ARG003
+        """The one configuration there is."""
+        return Selection(cls(), (f"geometry: sfm, {reason}",) if reason else ())
+
+    @property
+    def version(self) -> str:
+        """Version of the backend."""
+        return _sfm().version
+
+    def settings(self) -> Settings:
+        """The configuration of the backend, flat."""
+        from fw_data.annotators.sfm import SfmConfig
+
+        return {name: plain(value) for name, value in asdict(SfmConfig()).items()}
+
+    def score_meanings(self) -> dict[str, str]:
+        """Meaning of the scores of SfmBackend."""
+        return SCORE_MEANINGS
+
+    def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:  # noqa: ARG002 - one for all clips
+        """The backend of this process; its networks are loaded once."""
+        return _sfm()
+
+
+@cache
+def _sfm() -> GeometryBackend:
+    from fw_data.annotators.sfm import SfmBackend, SfmConfig
+
+    return SfmBackend(SfmConfig())
