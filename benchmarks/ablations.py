@@ -1,9 +1,10 @@
 """Ablations of docs/benchmarks/evidence.md: `python -m benchmarks.ablations` trains every arm twice and measures it.
 
-All arms start from the same video branch and camera control, those of `small_world/camera` of `make small-world`. They
-were trained with a bridge; so that no arm has to make good for its loss, LoRA first trains the video on without one
-("alone"). Geometry and bridge start anew: where the bridge sits decides what stage 1 trains, so there is a stage 1 for
-every depth, of equal budget, and the arms of one depth share it. What was trained or measured before is not done again.
+All arms start from the same video branch and camera control, those of `small_world/camera` of `make small-world`.
+These were trained with a bridge. LoRA first trains the video without one ("alone"), so that every arm starts without
+its loss. Geometry and bridge start from new weights. The position of the bridge determines the network of stage 1, so
+there is one stage 1 for every depth, of equal budget, shared by the arms of that depth. Completed trainings and
+measurements are reused.
 Writes OUT/evidence/evidence.md and, with the losses of every training on held-out clips, OUT/losses.md.
 """
 
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="what to train on")
     parser.add_argument("--held-out", type=Path, required=True, help="dataset of other worlds to measure on")
     parser.add_argument("--start", type=Path, required=True, help="run whose video and cameras all arms start from")
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs and tables; a second run goes on")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs and tables; a second run resumes")
     parser.add_argument("--steps", type=int, default=100, help="steps of each stage 2")
     parser.add_argument("--stage1-steps", type=int, default=250, help="steps of each stage 1")
     parser.add_argument("--alone-steps", type=int, default=300, help="steps of the video without a bridge, before")

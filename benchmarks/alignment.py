@@ -4,7 +4,7 @@
     python -m benchmarks.alignment --adam      # and other stretches and seeds, both methods (half an hour)
 
 Needs the RedKitchen recording in ../shared/data; times are processor seconds. The kinds of noise are described in
-benchmarks/alignment_data.py. ATE is after a similarity alignment of the camera centres.
+benchmarks/alignment_data.py. ATE is after a similarity alignment of the camera centers.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Point maps of frame pairs made from true depth and poses, with the errors a pair network makes; for the benches.
 
-Noise is relative to the depth. `along`: each point moves on its line of sight (smooth over the picture, and a quarter
+Noise is relative to the depth. `along`: each point moves on its line of sight (smooth over the image, and a quarter
 of it white), the second frame's points in their own camera before they are brought to the first one's: the model of
 the recorded set `align_a`. `points`: the same, and points move across the line of sight as well, by a fifth of it.
 `motion`: the same as along, and every pair has a motion error of its own (a tenth of the noise, in radians and as a
@@ -32,7 +32,7 @@ class Truth:
     pose_c2w: np.ndarray
     """(f, 4, 4)."""
     focal_px: float
-    """Of the small pictures."""
+    """Focal length in pixels of the small images."""
 
     def offsets_px(self) -> np.ndarray:
         """(h, w, 2) of each pixel from the principal point."""

@@ -189,16 +189,16 @@ def encoder_rows(pairs: int, frames: int = 6, height: int = 64, width: int = 96)
     """Point maps of a clip's pairs: every frame encoded once, against both frames of every pair encoded for that pair.
 
     The network has the released 512_dpt's size and random weights. The other side is as lean as the pair-wise way can
-    be: a pair's two pictures are encoded once for both of its directions.
+    be: the two images of a pair are encoded once for both of its directions.
     """
     network = Dust3rNetwork(Dust3rConfig()).eval()
     predictor, graph = NetworkPredictor(network), pair_graph(frames, "swin", 3)
-    pictures = np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), np.uint8)
-    images = torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1
+    frames_8bit = np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), np.uint8)
+    images = torch.from_numpy(frames_8bit).movedim(-1, 1).float() / 127.5 - 1
     both = [(i, j) for i, j in graph if i < j]
 
     def mine() -> list[PairPointmaps]:
-        return list(predictor.predict(pictures, graph, lambda _: None))
+        return list(predictor.predict(frames_8bit, graph, lambda _: None))
 
     @torch.inference_mode()
     def theirs() -> list[PairOutput]:

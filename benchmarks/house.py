@@ -165,7 +165,7 @@ def measure(tree: Path, *, flags: bool = True) -> dict[str, str]:
         per_command = sorted(flags_by_command(folders).items(), key=lambda item: (-item[1], item[0]))
         rows["flags of a command, most"] = f"{per_command[0][1]} ({per_command[0][0]})"
         rows["flags, all commands"] = f"{sum(n for _, n in per_command)} in {len(per_command)} commands"
-        rows |= {f"flags of `{command}`": str(n) for command, n in per_command if n >= 20}
+        rows |= {f"flags of `{command}`": str(n) for command, n in per_command}
     return rows
 
 
@@ -229,6 +229,7 @@ def _wording(tree: Path) -> dict[str, str]:
         '"what" per 1,000 words of docs': f"{1000 * count(whole, ['what'])['what'] / total:.2f}",
         '"picture" in sources and docs': str(len(re.findall(r"picture", everything, re.IGNORECASE))),
         "British spellings in docs": str(len(BRITISH.findall(whole))),
+        "British spellings in sources and docs": str(len(BRITISH.findall(everything))),
         "listed phrases in sources and docs": str(phrases.total()),
     }
     rows |= {f'"{phrase}"': str(n) for phrase, n in sorted(phrases.items(), key=lambda item: -item[1])}
@@ -251,10 +252,20 @@ def flags_by_command(folders: Iterable[Path]) -> dict[str, int]:
 
 
 def table(columns: dict[str, dict[str, str]]) -> str:
-    """A Markdown table: one row per figure, one column per tree; a figure that a tree lacks is 0."""
+    """A Markdown table: one row per figure, one column per tree; a figure that a tree lacks is 0.
+
+    Commands with fewer than 20 flags in every tree have no row.
+    """
     rows = dict.fromkeys(name for column in columns.values() for name in column)
+    few = {
+        row for row in rows if row.startswith("flags of `") and all(int(c.get(row, 0)) < 20 for c in columns.values())
+    }
     lines = [f"| | {' | '.join(columns)} |", f"| --- | {' | '.join('---:' for _ in columns)} |"]
-    lines += [f"| {row} | {' | '.join(column.get(row, '0') for column in columns.values())} |" for row in rows]
+    lines += [
+        f"| {row} | {' | '.join(column.get(row, '0') for column in columns.values())} |"
+        for row in rows
+        if row not in few
+    ]
     return "\n".join(lines)
 
 

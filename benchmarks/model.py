@@ -39,7 +39,7 @@ def library() -> Iterable[Row]:
     return [
         Row(name="import fw_model", value=seconds[0], unit="s", target="<= 2.5"),
         Row(name="import fw_model and its pipeline (torch, diffusers' parts)", value=seconds[1], unit="s"),
-        Row(name="PLY of 1,000,000 coloured points", value=ply, unit="s", target="<= 1.0"),
+        Row(name="PLY of 1,000,000 colored points", value=ply, unit="s", target="<= 1.0"),
     ]
 
 

@@ -102,7 +102,7 @@ def peer(world: FantasyWorld) -> WanTransformer3DModel:
 
 
 def inputs(world: FantasyWorld, dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
-    """Latents, timestep, prompt, picture."""
+    """Latents, timestep, prompt, image."""
     v = world.config.video
     g = torch.Generator().manual_seed(1)
 
@@ -237,7 +237,7 @@ def guided_step(blocks: int, pairs: int) -> Row:
         f"one guided step, {blocks} of 30 blocks, 1,170 tokens: constant caches against none",
         times,
         target=">= 1.05",
-        note="control adapter, text and picture keys and values" + ("" if blocks == 30 else "; few blocks flatter it"),
+        note="control adapter, text and image keys and values" + ("" if blocks == 30 else "; few blocks flatter it"),
     )
 
 

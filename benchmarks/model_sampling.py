@@ -44,8 +44,8 @@ def _pipe(world: FantasyWorld, **options: Any) -> WorldPipeline:
 
 def _generate(pipe: WorldPipeline, **options: Any) -> Any:
     path = make_trajectory("dolly", FRAMES, width=WIDTH, height=HEIGHT)
-    picture = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    *_, last = pipe.generate(picture, "a red room", path, **options)
+    image = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    *_, last = pipe.generate(image, "a red room", path, **options)
     return last.world
 
 

@@ -1,6 +1,6 @@
 """Stage 1 in the plain way: what the training bench compares with.
 
-It is modelled on the public reproduction for a 1.3B backbone (a fork of DiffSynth-Studio, February 2026), whose stage 1
+It is modeled on the public reproduction for a 1.3B backbone (a fork of DiffSynth-Studio, February 2026), whose stage 1
 is its stage 2 with other parameters frozen. What that executes, and so what is executed here:
 
 - All video blocks, with gradients: they are frozen, but the embeddings before them and the output head behind them are
@@ -9,7 +9,7 @@ is its stage 2 with other parameters frozen. What that executes, and so what is 
 - The video head, both dense heads, the camera head, and the sum of diffusion and geometry losses.
 - Full activation checkpointing of video blocks and geometry layers, which it forces; none of cross-attention and heads.
 
-What is not modelled, all in favour of the plain side: its geometry layers are copies of the wide video blocks (with
+What is not modeled, all in favor of the plain side: its geometry layers are copies of the wide video blocks (with
 attention to the text), its cross-attention has two sets of projections, and its camera adapters run where cameras are
 given. Network, batch, precision, losses and optimizer are the same on both sides of the bench.
 """

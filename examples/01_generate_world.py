@@ -1,6 +1,6 @@
-"""From one picture to a world on disk: video, depth, points and cameras of every frame.
+"""From one image to a world on disk: video, depth, points and cameras of every frame.
 
-    python examples/01_generate_world.py                                        # random weights, a drawn picture
+    python examples/01_generate_world.py                                        # random weights, a drawn image
     python examples/01_generate_world.py --image photo.jpg --checkpoint runs/stage2/export
 
 Without a checkpoint the tiny model has random weights: the frames are noise then, but every file is a real one.
@@ -23,7 +23,7 @@ from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
 
 
-def drawn_picture() -> Image.Image:
+def drawn_image() -> Image.Image:
     """A sky over a chequered floor, 4:3."""
     row, column = np.mgrid[0:192, 0:256]
     depth = 40 / np.maximum(row - 96, 1)
@@ -41,7 +41,7 @@ def random_pipeline() -> WorldPipeline:
 
 def main() -> None:
     """Generate, follow the progress, export."""
-    parser = argparse.ArgumentParser(description="One picture to a world on disk.")
+    parser = argparse.ArgumentParser(description="One image to a world on disk.")
     parser.add_argument("--image", type=Path, help="the first frame; drawn if left out")
     parser.add_argument("--checkpoint", help="pipeline folder or hub id; random weights if left out")
     parser.add_argument("--out", type=Path, default=Path("world"))
@@ -54,7 +54,7 @@ def main() -> None:
     )
     world: World | None = None
     for progress in pipeline.generate(
-        options.image or drawn_picture(), "a wide floor", path, num_inference_steps=4, seed=1
+        options.image or drawn_image(), "a wide floor", path, num_inference_steps=4, seed=1
     ):
         print(f"{progress.stage:8} {progress.step}/{progress.steps}  {progress.seconds:5.1f} s")
         world = progress.world

@@ -64,7 +64,7 @@ def main() -> None:
     except ValueError as refusal:
         print("refused:", refusal)
 
-    # a released model.pth, opened by a process of its own; real sizes are recognised without `config`
+    # a released model.pth, opened in a separate process; real sizes are recognized without `config`
     released = dataclasses.replace(tiny(), compat=Compat.released())
     torch.save(released_file(released), out / "model.pth")
     done = convert_checkpoint(out / "model.pth", out / "converted", config=released)

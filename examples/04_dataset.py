@@ -52,7 +52,7 @@ def look(dataset: ClipDataset) -> None:
 
 
 def batches(dataset: ClipDataset) -> None:
-    """Training samples: an order that a resumed run goes on with."""
+    """Training samples: an order that a resumed run continues."""
     loader = ClipLoader(dataset, BucketTable(buckets=(Bucket(frames=9, height=32, width=64, batch=2),)), seed=0)
     for _, batch in zip(range(3), loader, strict=False):
         print(f"step {batch.step}: video {tuple(batch.video.shape)}, windows start at {batch.starts}")

@@ -34,7 +34,7 @@ class Drawing:
         ]
 
     def box(self, x: int, y: int, w: int, h: int, words: str, kind: str = "plain", size: str = "") -> None:
-        """A box with centred lines of words."""
+        """A box with centered text."""
         self.parts.append(f'<rect class="{kind}" x="{x}" y="{y}" width="{w}" height="{h}" rx="6"/>')
         lines = words.split("\n")
         for i, line in enumerate(lines):

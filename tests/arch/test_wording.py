@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.house import BRITISH, PHRASES, ROOT, count, pages, prose, words
+from benchmarks.house import BRITISH, PHRASES, ROOT, count, pages, prose, words, written
 
 WHAT_PER_1000 = 1.5
 LONGEST_GUIDE = 2000
 """Words, code left out."""
+CLEAN = ("docs", "examples", "infra")
+"""Folders whose sources follow the rules too; extend the list as others do."""
 DOCUMENTS = [*pages(), ROOT / "Makefile", ROOT / "NOTICE"]
 
 
@@ -42,3 +44,11 @@ def test_documents_say_the_thing_itself() -> None:
 @pytest.mark.parametrize("guide", sorted((ROOT / "docs").glob("*.md")), ids=names)
 def test_a_guide_is_short(guide: Path) -> None:
     assert words(guide.read_text(encoding="utf-8")) <= LONGEST_GUIDE
+
+
+@pytest.mark.parametrize("folder", CLEAN)
+def test_sources_follow_the_wording_of_the_documents(folder: str) -> None:
+    for path, text in written().items():
+        if path.startswith(f"{folder}/") and not path.endswith(".md"):
+            assert not count(text, PHRASES), path
+            assert not re.search(r"(?<!multi-)picture", text, re.IGNORECASE), path
