@@ -41,7 +41,7 @@ def plain_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Tensor:
     out = plain_forward(world, batch)
     assert out.geometry is not None
     flow = flow_matching_loss(out.velocity, flow_target(batch.clean, batch.noise), batch.weight)
-    return flow + _geometry_terms(out.geometry, batch.targets, config)["loss/geometry"]
+    return flow + _geometry_terms(out.geometry, batch, config)["loss/geometry"]
 
 
 def plain_forward(world: FantasyWorld, batch: Batch) -> WorldOutput:
