@@ -21,7 +21,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import httpx
-from tests.chaos.serve import memory_mb, picture
+from tests.chaos.serve import image, memory_mb
 from tests.stub_server.server_process import Server, free_port, wait_until
 
 TARGETS = {
@@ -68,7 +68,7 @@ class Caller:
 
     def __init__(self, server: Server) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", server.settings["port"])
-        fields, files = {"prompt": "steps=1"}, {"input_reference": picture()}
+        fields, files = {"prompt": "steps=1"}, {"input_reference": image()}
         request = server.http.build_request("POST", "/v1/videos", data=fields, files=files)
         self.body, self.headers = request.read(), {"Content-Type": request.headers["Content-Type"]}
 
@@ -90,7 +90,7 @@ def answers(server: Server, rounds: int) -> dict[str, float]:
     The job that runs waits in its step, as one on a GPU does, so that it takes no time of the processors.
     """
     caller, gate = Caller(server), server.folder / "gate"
-    running = server.create(f"hold={gate}", picture()).json()["id"]
+    running = server.create(f"hold={gate}", image()).json()["id"]
     wait_until(lambda: server.get(running)["status"] == "in_progress")
     video, creates, polls, processor = {"id": running}, [], [], {"POST": 0.0, "GET": 0.0}
     for number in range(-20, rounds):  # the first ones warm connections and caches

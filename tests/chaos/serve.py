@@ -35,7 +35,7 @@ MAX_GROWTH_MB = 5.0
 MAX_FLOOD_MB = 20.0
 
 
-def picture() -> bytes:
+def image() -> bytes:
     """A small PNG."""
     out = io.BytesIO()
     Image.new("RGB", (96, 64), (200, 120, 40)).save(out, "PNG")
@@ -56,7 +56,7 @@ def open_files(pid: int) -> int:
 def hold(server: Server, name: str) -> tuple[str, Path]:
     """A job that runs until a file is made; returns its id and the file."""
     gate = server.folder / name
-    video = server.create(f"{name} hold={gate}", picture()).json()["id"]
+    video = server.create(f"{name} hold={gate}", image()).json()["id"]
     wait_until(lambda: server.get(video)["status"] == "in_progress")
     return video, gate
 
@@ -66,7 +66,7 @@ def kill_service(server: Server, times: int) -> list[str]:
     problems = []
     for number in range(times):
         held, gate = hold(server, f"kill{number}")
-        ids = [held] + [server.create(f"kill{number}.{n}", picture()).json()["id"] for n in range(50)]
+        ids = [held] + [server.create(f"kill{number}.{n}", image()).json()["id"] for n in range(50)]
         workers = server.worker_pids()
         server.kill()
         began = time.perf_counter()
@@ -113,7 +113,7 @@ def out_of_memory(server: Server, times: int) -> list[str]:
     """Injected OOM: that job fails, the next one is made by the same worker; returns what was otherwise."""
     before, kept = server.worker_pids(), 0
     for _ in range(times):
-        bad, good = (server.create(prompt, picture()).json()["id"] for prompt in ("oom", "good"))
+        bad, good = (server.create(prompt, image()).json()["id"] for prompt in ("oom", "good"))
         failed, done = server.finished(bad), server.finished(good)
         code = (failed["error"] or {}).get("code")
         kept += (code, done["status"], server.worker_pids()) == ("out_of_memory", "completed", before)
@@ -127,7 +127,7 @@ def cancel(server: Server, times: int) -> list[str]:
     before = server.worker_pids()
     for number in range(times):
         prompt = f"cancel{number} steps=1000 pause=0.02"
-        video = server.create(prompt, picture()).json()["id"]
+        video = server.create(prompt, image()).json()["id"]
         wait_until(lambda prompt=prompt: f"step {prompt}" in server.lines())
         began = time.perf_counter()
         if number % 2:
@@ -135,7 +135,7 @@ def cancel(server: Server, times: int) -> list[str]:
         else:
             server.http.post(f"/v1/videos/{video}/cancel")
         done = server.lines().count(f"step {prompt}")
-        server.finished(server.create("good", picture()).json()["id"])
+        server.finished(server.create("good", image()).json()["id"])
         slowest = max(slowest, time.perf_counter() - began)
         steps = server.lines().count(f"step {prompt}") - done  # the one at work, and one whose report was on its way
         stopped += steps <= 2 and f"end {prompt}" not in server.lines() and server.worker_pids() == before
@@ -150,7 +150,7 @@ def flood(server: Server, times: int) -> list[str]:
         _, gate = hold(server, f"flood{number}")
         before = memory_mb(server.pid)
         with ThreadPoolExecutor(50) as pool:
-            answers = list(pool.map(lambda n: server.create(f"job{n}", picture()), range(200)))
+            answers = list(pool.map(lambda n: server.create(f"job{n}", image()), range(200)))
         codes = [answer.status_code for answer in answers]
         told = sum("retry-after" in answer.headers for answer in answers if answer.status_code == 429)
         grown = memory_mb(server.pid) - before
@@ -166,7 +166,7 @@ def flood(server: Server, times: int) -> list[str]:
 
 def soak(server: Server, jobs: int) -> list[str]:
     """Run many jobs; returns what grew."""
-    content, pid = picture(), server.pid
+    content, pid = image(), server.pid
     readings = []
     for first in range(0, jobs, BATCH):
         batch = [
@@ -191,7 +191,7 @@ def soak(server: Server, jobs: int) -> list[str]:
 def many_requests(server: Server, cases: int) -> list[str]:
     """Let Schemathesis try everything that the description allows and forbids; returns what it found."""
     operations = sum(len(path) for path in server.http.get("/openapi.json").json()["paths"].values())
-    video = server.create("x", picture()).json()["id"]
+    video = server.create("x", image()).json()["id"]
     server.finished(video)
     made, problems, report = fuzz(server, video, max(10, 5 * cases // (2 * operations)))
     print(report)

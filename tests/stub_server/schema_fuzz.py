@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 SETTINGS = """
-# Camera paths and pictures obey rules that no schema can say, so what fits the schema may still be 400.
+# Camera paths and images obey rules that no schema can say, so what fits the schema may still be 400.
 [checks.positive_data_acceptance]
 expected-statuses = [200, 400, 401, 403, 404, 409, 413, 429, 503]
 # Requests about a video that exists; deletions are of videos that do not.

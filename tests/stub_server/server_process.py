@@ -92,8 +92,8 @@ class Server:
             self.terminate()
         self.http.close()
 
-    def create(self, prompt, picture, **fields):
-        return self.http.post("/v1/videos", data={"prompt": prompt, **fields}, files={"input_reference": picture})
+    def create(self, prompt, image, **fields):
+        return self.http.post("/v1/videos", data={"prompt": prompt, **fields}, files={"input_reference": image})
 
     def get(self, video_id):
         return self.http.get(f"/v1/videos/{video_id}").json()

@@ -144,8 +144,8 @@ def test_generate_without_a_checkpoint_says_what_is_missing(tmp_path, monkeypatc
     from fw_model.checkpoints import shipped
 
     monkeypatch.setattr(shipped, "__file__", str(tmp_path / "checkpoints" / "shipped.py"))
-    Image.fromarray(np.full((64, 96, 3), 128, np.uint8)).save(tmp_path / "grey.png")
-    assert cli.main(["generate", str(tmp_path / "grey.png"), "--out", str(tmp_path / "world")]) == 2
+    Image.fromarray(np.full((64, 96, 3), 128, np.uint8)).save(tmp_path / "gray.png")
+    assert cli.main(["generate", str(tmp_path / "gray.png"), "--out", str(tmp_path / "world")]) == 2
     assert "small-world" in capsys.readouterr().err
 
 
@@ -167,8 +167,8 @@ def test_generate_hands_its_options_to_the_pipeline(tmp_path, capsys):
     from fw_model.pipeline.pipeline import WorldPipeline
 
     WorldPipeline(FantasyWorld(tiny(), seed=0), BlockDCT(), HashTextEncoder()).save(tmp_path / "checkpoint")
-    Image.fromarray(np.full((40, 50, 3), 128, np.uint8)).save(tmp_path / "grey.png")
-    words = ["generate", str(tmp_path / "grey.png"), "--checkpoint", str(tmp_path / "checkpoint")]
+    Image.fromarray(np.full((40, 50, 3), 128, np.uint8)).save(tmp_path / "gray.png")
+    words = ["generate", str(tmp_path / "gray.png"), "--checkpoint", str(tmp_path / "checkpoint")]
     words += [
         "--out",
         str(tmp_path / "world"),
@@ -182,12 +182,12 @@ def test_generate_hands_its_options_to_the_pipeline(tmp_path, capsys):
         "16",
     ]
     words += ["--num-inference-steps", "4", "--sampler", "unipc", "--scene-scale", "3", "--easycache", "0.2"]
-    words += ["--dtype", "bfloat16", "--offload", "block", "--device", "cpu", "--prompt", "a grey room"]
+    words += ["--dtype", "bfloat16", "--offload", "block", "--device", "cpu", "--prompt", "a gray room"]
     assert cli.main(words) == 0
     assert "world of 5 frames written" in capsys.readouterr().out
     summary = json.loads((tmp_path / "world" / "world.json").read_text())
     settings = summary["settings"]
     assert (settings["num_inference_steps"], settings["sampler"], settings["scene_scale"]) == (4, "unipc", 3.0)
     assert "reused_steps" in settings
-    assert cli.main([*words, "--last-image", str(tmp_path / "grey.png")]) == 2
+    assert cli.main([*words, "--last-image", str(tmp_path / "gray.png")]) == 2
     assert "frame" in capsys.readouterr().err

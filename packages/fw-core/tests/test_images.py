@@ -80,7 +80,7 @@ def test_the_first_picture_of_an_mpo_is_taken() -> None:
     content = encoded(first, "MPO", save_all=True, append_images=[second], quality=100, subsampling=0)
     read = read_image(content)
     assert abs(read.rgb.astype(int) - RAMP).max() < 12
-    assert any("multi-picture" in note for note in read.notes)
+    assert any("multi-image" in note for note in read.notes)
 
 
 def test_cmyk_gray_and_bilevel_become_rgb() -> None:

@@ -16,7 +16,7 @@ from tests.stub_server.server_process import QUEUE, Server, wait_until
 
 
 @pytest.fixture(scope="session")
-def picture() -> bytes:
+def image() -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (96, 64), (200, 120, 40)).save(out, "PNG")
     return out.getvalue()
@@ -58,14 +58,14 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture
-def full_server(server, picture, tmp_path):
+def full_server(server, image, tmp_path):
     """The server of all tests with one job, `held`, that runs until `gate` is made, and room for QUEUE others.
 
     However the test ends, the gate is made: a held job would block the worker for the tests after it.
     """
     wait_until(lambda: not _waiting(server), what="an empty queue")
     server.gate = tmp_path / "gate"
-    server.held = server.create(f"hold={server.gate}", picture).json()["id"]
+    server.held = server.create(f"hold={server.gate}", image).json()["id"]
     wait_until(lambda: server.get(server.held)["status"] == "in_progress")
     yield server
     server.gate.touch()

@@ -17,8 +17,8 @@ def client(server):
         yield client
 
 
-def test_a_world_from_picture_to_files(client, picture, tmp_path):
-    (tmp_path / "room.png").write_bytes(picture)
+def test_a_world_from_picture_to_files(client, image, tmp_path):
+    (tmp_path / "room.png").write_bytes(image)
     video = client.create(tmp_path / "room.png", "a room steps=3 pause=0.3", trajectory="truck", size="64x48", seed=3)
     states = []
     done = client.wait(video.id, on_change=states.append)
@@ -35,15 +35,15 @@ def test_a_world_from_picture_to_files(client, picture, tmp_path):
     assert (gone.value.status, gone.value.code) == (404, "video_not_found")
 
 
-def test_failures_are_told(client, picture, tmp_path):
+def test_failures_are_told(client, image, tmp_path):
     with pytest.raises(ServiceError, match="this cannot be made") as failed:
-        client.wait(client.create(picture, "wrong").id)
+        client.wait(client.create(image, "wrong").id)
     assert failed.value.code == "invalid_request"
     with pytest.raises(ServiceError, match=r"size.*16") as refused:
-        client.create(picture, "x", size="50x50")
+        client.create(image, "x", size="50x50")
     assert refused.value.status == 400
     gate = tmp_path / "gate"
-    held = client.create(picture, f"hold={gate}")
+    held = client.create(image, f"hold={gate}")
     with pytest.raises(ServiceError, match=r"queued|in_progress"):
         client.download(held.id, "video", tmp_path / "v.mp4")
     assert list(tmp_path.iterdir()) == [], "a broken download leaves nothing"
@@ -51,7 +51,7 @@ def test_failures_are_told(client, picture, tmp_path):
     gate.touch()  # the worker may be in this job's first step already
 
 
-def test_requests_are_repeated_when_that_is_safe(picture):
+def test_requests_are_repeated_when_that_is_safe(image):
     asked, slept = [], []
 
     def answer(request):
@@ -64,7 +64,7 @@ def test_requests_are_repeated_when_that_is_safe(picture):
 
     client = Client("http://x", transport=httpx.MockTransport(answer), sleep=slept.append)
     with pytest.raises(ServiceError, match="gone"):
-        client.create(picture, "x")
+        client.create(image, "x")
     assert len({key for _, key in asked}) == 1
     assert slept == [0.5, 7.0]
     asked.clear()
@@ -76,9 +76,9 @@ def test_requests_are_repeated_when_that_is_safe(picture):
         plain.get("video_1")
 
 
-def test_following_survives_a_lost_stream(server, picture, tmp_path):
+def test_following_survives_a_lost_stream(server, image, tmp_path):
     with Client(server.url, sleep=lambda _: None) as client:
-        video = client.create(picture, "steps=3 pause=0.1")
+        video = client.create(image, "steps=3 pause=0.1")
         whole, broken = client._events, []
 
         def once(video_id):

@@ -12,12 +12,12 @@ from tests.stub_server.server_process import QUEUE, wait_until
 
 
 @pytest.mark.slow
-def test_a_service_that_is_killed_or_stopped_loses_no_job_and_completes_none_twice(make_server, picture, tmp_path):
+def test_a_service_that_is_killed_or_stopped_loses_no_job_and_completes_none_twice(make_server, image, tmp_path):
     server = make_server(lease_s=2.0).start()
     gate = tmp_path / "gate"
-    ids = [server.create(f"job0 hold={gate}", picture).json()["id"]]
+    ids = [server.create(f"job0 hold={gate}", image).json()["id"]]
     wait_until(lambda: server.get(ids[0])["status"] == "in_progress")
-    ids += [server.create(f"job{n}", picture).json()["id"] for n in range(1, 9)]
+    ids += [server.create(f"job{n}", image).json()["id"] for n in range(1, 9)]
     server.kill()
     gate.touch()
     server.start()
@@ -29,7 +29,7 @@ def test_a_service_that_is_killed_or_stopped_loses_no_job_and_completes_none_twi
     assert 'fw_jobs_finished_total{outcome="completed"} 9.0' in server.http.get("/metrics").text
     assert all(server.http.get(f"/v1/videos/{video}/content").status_code == 200 for video in ids)
 
-    given_back = server.create("steps=40 pause=0.05", picture).json()["id"]
+    given_back = server.create("steps=40 pause=0.05", image).json()["id"]
     wait_until(lambda: server.get(given_back)["step"] > 1)
     assert server.terminate() in (0, -signal.SIGTERM)
     server.start()
@@ -38,7 +38,7 @@ def test_a_service_that_is_killed_or_stopped_loses_no_job_and_completes_none_twi
     assert (end["status"], end["attempts"]) == ("completed", 1), "to be stopped is no failed attempt"
 
 
-def test_kill_9_of_the_worker_in_mid_step_repeats_the_job_and_the_service_answers_throughout(full_server, picture):
+def test_kill_9_of_the_worker_in_mid_step_repeats_the_job_and_the_service_answers_throughout(full_server, image):
     server = full_server
     (worker,) = server.worker_pids()
     os.kill(worker, signal.SIGKILL)
@@ -50,15 +50,15 @@ def test_kill_9_of_the_worker_in_mid_step_repeats_the_job_and_the_service_answer
     assert server.worker_pids() != [worker]
 
 
-def test_a_job_that_kills_every_worker_fails_alone(server, picture):
-    bad, good = (server.create(prompt, picture).json()["id"] for prompt in ("crash", "good"))
+def test_a_job_that_kills_every_worker_fails_alone(server, image):
+    bad, good = (server.create(prompt, image).json()["id"] for prompt in ("crash", "good"))
     assert server.finished(bad)["error"]["code"] == "worker_lost"
     assert server.finished(good)["status"] == "completed"
 
 
-def test_out_of_memory_fails_one_job_and_keeps_the_worker(server, picture):
+def test_out_of_memory_fails_one_job_and_keeps_the_worker(server, image):
     before = server.worker_pids()
-    pairs = [[server.create(prompt, picture).json()["id"] for prompt in ("oom", "good")] for _ in range(3)]
+    pairs = [[server.create(prompt, image).json()["id"] for prompt in ("oom", "good")] for _ in range(3)]
     for bad, good in pairs:
         end = server.finished(bad)
         assert (end["status"], end["error"]["code"], end["attempts"]) == ("failed", "out_of_memory", 1)
@@ -66,19 +66,19 @@ def test_out_of_memory_fails_one_job_and_keeps_the_worker(server, picture):
     assert server.worker_pids() == before
 
 
-def test_a_bug_tells_its_log_and_not_its_client(server, picture):
-    end = server.finished(server.create("broken", picture).json()["id"])
+def test_a_bug_tells_its_log_and_not_its_client(server, image):
+    end = server.finished(server.create("broken", image).json()["id"])
     assert end["error"]["code"] == "generation_failed"
     assert "secret" not in end["error"]["message"]
     assert "/secret/path" in (server.folder / "log").read_text()
 
 
 @pytest.mark.parametrize("stop", ["cancel", "delete"])
-def test_a_running_job_stops_within_a_step(server, picture, stop):
+def test_a_running_job_stops_within_a_step(server, image, stop):
     before = server.worker_pids()
     for number in range(3):
         prompt = f"{stop}{number} steps=1000 pause=0.01"
-        video = server.create(prompt, picture).json()["id"]
+        video = server.create(prompt, image).json()["id"]
         wait_until(lambda prompt=prompt: f"step {prompt}" in server.lines())
         if stop == "cancel":
             answer = server.http.post(f"/v1/videos/{video}/cancel").json()
@@ -86,7 +86,7 @@ def test_a_running_job_stops_within_a_step(server, picture, stop):
         else:
             assert server.http.delete(f"/v1/videos/{video}").status_code == 200
         done = server.lines().count(f"step {prompt}")
-        next_job = server.finished(server.create("good", picture).json()["id"])
+        next_job = server.finished(server.create("good", image).json()["id"])
         assert next_job["status"] == "completed"
         assert server.lines().count(f"step {prompt}") <= done + 2, (
             "the step at work and one whose report was on its way"
@@ -95,9 +95,9 @@ def test_a_running_job_stops_within_a_step(server, picture, stop):
     assert server.worker_pids() == before
 
 
-def test_a_waiting_job_is_cancelled_at_once(full_server, picture):
+def test_a_waiting_job_is_cancelled_at_once(full_server, image):
     server = full_server
-    waiting = server.create("never", picture).json()["id"]
+    waiting = server.create("never", image).json()["id"]
     assert server.http.post(f"/v1/videos/{waiting}/cancel").json()["status"] == "failed"
     server.gate.touch()
     assert server.finished(server.held)["status"] == "completed"
@@ -105,23 +105,23 @@ def test_a_waiting_job_is_cancelled_at_once(full_server, picture):
 
 
 @pytest.mark.slow
-def test_a_job_that_takes_too_long_fails_and_the_next_one_runs(make_server, picture, tmp_path):
+def test_a_job_that_takes_too_long_fails_and_the_next_one_runs(make_server, image, tmp_path):
     server = make_server(job_timeout_s=1.0, lease_s=1.0).start()
-    stuck, good = (server.create(p, picture).json()["id"] for p in (f"hold={tmp_path / 'never'}", "good"))
+    stuck, good = (server.create(p, image).json()["id"] for p in (f"hold={tmp_path / 'never'}", "good"))
     assert server.finished(stuck)["error"]["code"] == "timed_out"
     assert server.finished(good)["status"] == "completed"
-    deaf, good = (server.create(p, picture).json()["id"] for p in (f"hold={tmp_path / 'never'}", "good"))
+    deaf, good = (server.create(p, image).json()["id"] for p in (f"hold={tmp_path / 'never'}", "good"))
     wait_until(lambda: server.get(deaf)["status"] == "in_progress")
     server.http.post(f"/v1/videos/{deaf}/cancel")  # it does not hear of it before its step ends
     assert server.finished(deaf)["error"]["code"] == "cancelled"
     assert server.finished(good)["status"] == "completed"
 
 
-def test_two_hundred_at_once_on_a_queue_of_32(full_server, picture):
+def test_two_hundred_at_once_on_a_queue_of_32(full_server, image):
     server = full_server
     before = len(list((server.folder / "data" / "inputs").iterdir()))
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda n: server.create(f"job{n}", picture), range(200)))
+        answers = list(pool.map(lambda n: server.create(f"job{n}", image), range(200)))
     codes = [answer.status_code for answer in answers]
     assert (codes.count(200), codes.count(429)) == (QUEUE, 200 - QUEUE)
     assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 429)
@@ -130,10 +130,10 @@ def test_two_hundred_at_once_on_a_queue_of_32(full_server, picture):
 
 
 @pytest.mark.slow
-def test_two_replicas_share_one_postgresql(make_server, picture, postgres, tmp_path):
+def test_two_replicas_share_one_postgresql(make_server, image, postgres, tmp_path):
     data = str(tmp_path / "shared")
     one, two = (make_server(name, database=postgres, data=data).start() for name in ("one", "two"))
-    ids = [(one, two)[n % 2].create(f"replica{n}", picture).json()["id"] for n in range(8)]
+    ids = [(one, two)[n % 2].create(f"replica{n}", image).json()["id"] for n in range(8)]
     ends = [(two, one)[n % 2].finished(video) for n, video in enumerate(ids)]
     assert {end["status"] for end in ends} == {"completed"}
     ended = [line for line in one.lines() + two.lines() if line.startswith("end replica")]

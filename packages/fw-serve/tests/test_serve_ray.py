@@ -47,12 +47,12 @@ def replicas(cluster, name) -> list[int]:
 
 
 @pytest.mark.slow
-def test_replicas_that_are_killed_lose_no_job_and_no_request(cluster, picture, tmp_path):
+def test_replicas_that_are_killed_lose_no_job_and_no_request(cluster, image, tmp_path):
     store = JobStore(f"sqlite:///{cluster.folder / 'data' / 'jobs.db'}")
     gate = tmp_path / "gate"
-    held = cluster.create(f"held hold={gate}", picture).json()["id"]
+    held = cluster.create(f"held hold={gate}", image).json()["id"]
     wait_until(lambda: cluster.get(held)["status"] == "in_progress")
-    others = [cluster.create(f"job{n}", picture).json()["id"] for n in range(10)]
+    others = [cluster.create(f"job{n}", image).json()["id"] for n in range(10)]
     job = store.get(held)
     assert job is not None
     first = next(pid for pid in replicas(cluster, "Workers") if f"-{pid}-" in str(job.worker))
@@ -70,7 +70,7 @@ def test_replicas_that_are_killed_lose_no_job_and_no_request(cluster, picture, t
 
     assert replicas(cluster, "Api") != [api]
     wait_until(lambda: len(replicas(cluster, "Workers")) == 2, what="a new replica")
-    running = cluster.create("steps=1000 pause=0.05", picture).json()["id"]
+    running = cluster.create("steps=1000 pause=0.05", image).json()["id"]
     wait_until(lambda: cluster.get(running)["step"] > 0)
     assert cluster.terminate() == 0
     given_back = store.get(running)

@@ -49,11 +49,11 @@ def real(checkpoint, tmp_path_factory, module_server):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_world_through_the_openai_client(real, picture, tmp_path):
+def test_a_world_through_the_openai_client(real, image, tmp_path):
     api = openai.OpenAI(base_url=f"{real.url}/v1", api_key="unused")
     video = api.videos.create_and_poll(
         prompt="a sunny room",
-        input_reference=("room.png", picture),
+        input_reference=("room.png", image),
         extra_body={"seed": 3, "camera_trajectory": '{"preset": "dolly"}'},
     )
     assert video.status == "completed", video.error
@@ -86,7 +86,7 @@ def test_a_world_through_the_openai_client(real, picture, tmp_path):
     from fw_app.remote import generate_remotely
     from fw_model.pipeline.settings import GenerationSettings
 
-    (tmp_path / "room.png").write_bytes(picture)
+    (tmp_path / "room.png").write_bytes(image)
     options = GenerateOptions(
         image=tmp_path / "room.png", out=tmp_path / "out", server=real.url, prompt="a sunny room", trajectory="dolly",
         settings=GenerationSettings(seed=3, width=48, height=32),

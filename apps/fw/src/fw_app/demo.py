@@ -145,7 +145,7 @@ def already_done(record: Path, steps: list[DemoStep]) -> list[DemoStep]:
 
 
 def _prepare(step: DemoStep, options: DemoOptions) -> None:
-    """What a step needs before it starts: a training run begins in an empty folder, generation needs a picture."""
+    """What a step needs before it starts: a training run begins in an empty folder, generation needs an image."""
     if step.command[0] == "fw-train":
         folder = Path(step.command[step.command.index("--out") + 1])
         if folder.exists():

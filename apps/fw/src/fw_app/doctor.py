@@ -88,13 +88,13 @@ def _print_table(checks: list[Check]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    colours = {"ok": "green", "note": "yellow", "missing": "red"}
+    colors = {"ok": "green", "note": "yellow", "missing": "red"}
     table = Table(show_edge=False, pad_edge=False)
     for heading in ("what", "state", "found"):
         table.add_column(heading)
     for check in checks:
         found = f"{check.found}\n[dim]{check.fix}[/dim]" if check.fix else check.found
-        table.add_row(check.name, f"[{colours[check.status]}]{check.status}[/]", found)
+        table.add_row(check.name, f"[{colors[check.status]}]{check.status}[/]", found)
     Console().print(table)
 
 

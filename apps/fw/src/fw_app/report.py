@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file that holds everything in itself, pictures and curves included.
+"""The demo's report: one HTML file that holds everything in itself, images and curves included.
 
 Every number on the page is computed here, from the files of the demo folder.
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fw_app.cloud_image import render_cloud
 from fw_app.demo_data import held_out_clip
-from fw_app.pictures import render_cloud
 from fw_model.checkpoints.shipped import shipped_weights
 from fw_train.page import figure, html_page, html_table, strip
 
@@ -85,14 +85,14 @@ def _world(folder: Path) -> str:
         "<h2>The generated world</h2>"
         + figure(
             strip(video, 6, 2),
-            f"Generated frames, {frames} in all; the model was given the picture below and an orbit to follow",
+            f"Generated frames, {frames} in all; the model was given the image below and an orbit to follow",
         )
         + figure(strip(colorize(geometry["depth"]), 6, 2), "Depth of the same frames, from the same denoising pass")
         + '<div class="row">'
-        + figure(given, "The picture it started from: a frame of a held-out clip")
+        + figure(given, "The image it started from: a frame of a held-out clip")
         + figure(
             cloud,
-            "Point cloud from the point head, coloured by the video; red: requested camera path, blue: recovered one",
+            "Point cloud from the point head, colored by the video; red: requested camera path, blue: recovered one",
         )
         + "</div>"
         + html_table(("figure", "value"), rows)
@@ -100,7 +100,7 @@ def _world(folder: Path) -> str:
 
 
 def _annotation(folder: Path) -> str:
-    """Annotation against the exact ground truth, with one clip to look at (also saved as FOLDER/picture.png)."""
+    """Annotation against the exact ground truth, with one clip to look at (also saved as FOLDER/image.png)."""
     from fw_data.inspect.compare import HEADINGS, TRUSTED, cells, compare_with_truth, median_of
     from fw_geometry import Trajectory
     from fw_model.export import colorize
@@ -108,7 +108,7 @@ def _annotation(folder: Path) -> str:
     rows = compare_with_truth(folder / "dataset", folder / "toy" / "truth")
     clip = held_out_clip(folder)
     frames, depth = strip(clip.video, 4), strip(colorize(clip.depth_m), 4)
-    Image.fromarray(np.concatenate([frames, depth])).save(folder / "picture.png")
+    Image.fromarray(np.concatenate([frames, depth])).save(folder / "image.png")
     cameras = Trajectory(
         pose_c2w=clip.pose_c2w, K=clip.K, width=clip.video.shape[2], height=clip.video.shape[1], units=clip.units
     )
@@ -119,8 +119,8 @@ def _annotation(folder: Path) -> str:
     refused = "".join(f"<li>{html.escape(row['source'])}: {html.escape(row['reason'])}</li>" for row in refusals)
     return (
         "<h2>Annotation against exact ground truth</h2>"
-        '<p class="note">Cameras and depth were found from the pictures alone (<code>fw-data annotate</code>). ATE is '
-        "the root mean square error of the camera centres after a similarity alignment; AbsRel is the mean relative "
+        '<p class="note">Cameras and depth were found from the images alone (<code>fw-data annotate</code>). ATE is '
+        "the root mean square error of the camera centers after a similarity alignment; AbsRel is the mean relative "
         "depth error over the covered pixels after one scale per clip.</p>"
         + html_table(HEADINGS, [*map(cells, rows), cells(median_of(rows))])
         + (f"<p>Not annotated:</p><ul>{refused}</ul>" if refused else "")

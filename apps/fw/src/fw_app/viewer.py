@@ -109,10 +109,10 @@ def _paths(server: "ViserServer", scene: ViewerScene, size: float) -> None:
     paths = [("/path", scene.cameras, (220, 40, 60))]
     if scene.requested is not None:
         paths.append(("/requested", scene.requested, (40, 90, 220)))
-    for name, path, colour in paths:
+    for name, path, color in paths:
         if len(path) > 1:
             places = path.pose_c2w[:, :3, 3].astype(np.float32)
-            server.scene.add_spline_catmull_rom(name, places, thickness=0.004 * size, color=colour)
+            server.scene.add_spline_catmull_rom(name, places, thickness=0.004 * size, color=color)
 
 
 def _clip(folder: Path, which: str) -> ViewerScene:

@@ -1,7 +1,7 @@
 """The one way an image that a user brings becomes pixels: command line, service and importers read it here.
 
 What a viewer shows is what is read: EXIF orientation is applied, transparency is laid over white, 16-bit gray is
-scaled, embedded color profiles are converted to sRGB, and of a phone's multi-picture JPEG (MPO) the first picture is
+scaled, embedded color profiles are converted to sRGB, and of a phone's multi-image JPEG (MPO) the first image is
 taken. Every such change is noted.
 """
 
@@ -110,7 +110,7 @@ def _decode(
 def _convert(image: Any, called: str, upright: bool) -> DecodedImage:
     notes: list[str] = []
     if image.format == "MPO":
-        notes.append("the first picture of a multi-picture JPEG was taken")
+        notes.append("the first image of a multi-image JPEG was taken")
     image.load()
     image = _upright(image, notes) if upright else image
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):

@@ -208,7 +208,7 @@ class Client:
         self._json("DELETE", f"/v1/videos/{video_id}")
 
     def remix(self, video_id: str, prompt: str) -> Video:
-        """The same picture, path and settings with another prompt. Raises ServiceError."""
+        """The same image, path and settings with another prompt. Raises ServiceError."""
         return Video.model_validate(self._json("POST", f"/v1/videos/{video_id}/remix", json={"prompt": prompt}))
 
     def presets(self) -> "tuple[PresetInfo, ...]":

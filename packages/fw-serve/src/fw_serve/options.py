@@ -1,4 +1,4 @@
-"""The options of the `fw-serve` commands, apart from the code they start, so that `--help` answers at once."""
+"""Options of the `fw-serve` commands. They import no torch, so that `--help` is fast."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,63 +14,62 @@ class UpOptions:
     """Serve worlds over HTTP."""
 
     checkpoint: tyro.conf.Positional[str] = SMALL_WORLD
-    """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one. Left out,
-    the small weights that come with the package: toy scenes at 64x96."""
+    """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one. Default:
+    the small weights in the package, which generate toy scenes at 96x64."""
     host: str = "127.0.0.1"
-    """Address to listen on. Any other than this machine's own needs API keys (fw-serve key add)."""
+    """Address to listen on. Addresses other than loopback require API keys (fw-serve key add)."""
     port: int = 8000
     """Port to listen on."""
     data: Path = Path("fw-serve-data")
-    """Folder of jobs, inputs and results; made if missing."""
+    """Folder of jobs, inputs and results; created if missing."""
     database: str | None = None
-    """postgresql://USER@HOST/NAME for several replicas that share jobs and the data folder. Left out, SQLite in the
-    data folder. May also stand in FW_SERVE_DATABASE, so that a password is not seen in the list of processes."""
+    """postgresql://USER@HOST/NAME for several replicas that share jobs and the data folder. Default: SQLite in the data
+    folder. The environment variable FW_SERVE_DATABASE keeps a password out of the process list."""
     keys: Literal["auto", "on", "off"] = "auto"
-    """Whether requests need an API key. auto: yes if there is one or the address is not this machine's own."""
+    """Whether requests need an API key. auto: if a key exists, or the address is not loopback."""
     name: str | None = None
-    """What the API calls the model. Left out, from the checkpoint's preset."""
+    """Name of the model in the API. Default: from the preset of the checkpoint."""
     device: tuple[str, ...] = ("auto",)
-    """One worker for each: auto, cpu, cuda:0, cuda:1, mps."""
+    """Devices, one worker each: auto, cpu, cuda:0, cuda:1, mps."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Precision of the transformer. Left out, that of the checkpoint's file."""
+    """Precision of the transformer. Default: that of the checkpoint."""
     offload: Literal["none", "model", "block"] = "none"
-    """What lies on the device only while it is used: nothing, each large part, or each transformer block."""
+    """Parts to move to the device only while they are used: none, each large part, or each transformer block."""
     compile_blocks: bool = False
-    """Compile the transformer's blocks: faster after a slow first job."""
+    """Compile the transformer blocks: faster after a slow first job."""
     queue: int = 64
-    """Jobs that may wait; further ones are refused with 429."""
+    """Maximum number of queued jobs; further ones are refused with status 429."""
     max_frames: int = 161
-    """Longest clip."""
+    """Maximum number of frames."""
     max_pixels: int = 1280 * 720
-    """Largest frame."""
+    """Maximum pixels per frame."""
     max_steps: int = 100
-    """Most denoising steps."""
+    """Maximum number of denoising steps."""
     max_upload_mb: int = 25
-    """Largest request."""
+    """Maximum size of a request."""
     job_timeout_s: float | None = None
-    """A job that takes longer fails and its worker is replaced. Left out, no limit."""
+    """A job that takes longer fails, and its worker is restarted. Default: no limit."""
     lease_s: float = 20.0
-    """A job whose worker is silent for so long is given to another worker."""
+    """A job goes to another worker if its worker sends no heartbeat for this long."""
     keep_hours: float = 168.0
-    """Finished jobs and their files are removed after this time; 0 keeps them for ever."""
+    """Finished jobs and their files are removed after this time; 0 keeps them forever."""
     fetch_host: tuple[str, ...] = ()
-    """Hosts that input_reference.image_url may name, such as images.example.org or *.example.org. None by default."""
+    """Hosts that input_reference.image_url may name, such as images.example.org or *.example.org. Default: none."""
     allowed_host: tuple[str, ...] = ()
-    """Further Host headers that are answered where no keys are used, such as a name in /etc/hosts."""
+    """Additional Host headers to accept without API keys, such as a name in /etc/hosts."""
     only: Literal["api", "workers"] | None = None
-    """Half of the service: answer requests without holding a model, or hold models without answering. The other half
-    runs elsewhere, with the same database and data folder."""
+    """Run one half of the service: answer requests without a model, or run models without an API. Start the other half
+    elsewhere with the same database and data folder."""
     engine: Literal["local", "ray"] = "local"
-    """local: processes of this machine. ray: replicas on the Ray cluster in RAY_ADDRESS, or on one started here."""
+    """local: processes on this machine. ray: replicas on the Ray cluster in RAY_ADDRESS, or on a new local cluster."""
     workers: int | None = None
-    """With --engine ray: replicas that hold a model. Left out, 1."""
+    """With --engine ray: replicas that run a model. Default: 1."""
     replicas: int | None = None
-    """With --engine ray: replicas that answer requests. Left out, 1."""
+    """With --engine ray: replicas that answer requests. Default: 1."""
     cpus_per_worker: float | None = None
-    """With --engine ray: processors that each worker reserves and computes with. Left out, 1."""
+    """With --engine ray: CPUs per worker. Default: 1."""
     gpus_per_worker: float | None = None
-    """With --engine ray: GPUs that each worker reserves; a fraction lets several share one. Left out, 1 if there are
-    any."""
+    """With --engine ray: GPUs per worker; a fraction lets several workers share one. Default: 1 if there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ class KeyOptions:
     data: Path = Path("fw-serve-data")
     """The data folder of `fw-serve up`."""
     database: str | None = None
-    """The database of `fw-serve up`, if it has one of its own."""
+    """The database of `fw-serve up`, if not SQLite in the data folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +89,9 @@ class KeyAddOptions(KeyOptions):
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """Name of the key's owner, a person or a program."""
     per_minute: int = 30
-    """Worlds that its owner may ask for within a minute."""
+    """Maximum number of worlds that the owner may request per minute."""
     max_queued: int = 8
-    """Jobs of its owner that may wait at once."""
+    """Maximum number of queued jobs of the owner."""
 
 
 @dataclass(frozen=True, kw_only=True)

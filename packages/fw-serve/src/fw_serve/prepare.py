@@ -1,4 +1,4 @@
-"""From the options of `fw-serve up` to the settings of the service: checks, data folder, database and API keys."""
+"""Turns the options of `fw-serve up` into settings: checks, data folder, database and API keys."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ from fw_serve.settings import Limits, Scale, Settings, WorkerSettings
 
 
 def prepare(options: UpOptions) -> tuple[Settings, WorkerSettings]:
-    """What the parts of the service need, from what the operator wrote; makes the data folder and the tables.
+    """Settings of the service and of its workers. Creates the data folder and the tables.
 
     Raises:
-        ValueError: an address that would be open to others without keys, or options that cannot be.
+        ValueError: a public address without API keys, or invalid options.
     """
     _check(options)
     checkpoint = _source(options.checkpoint)
@@ -66,7 +66,7 @@ def prepare(options: UpOptions) -> tuple[Settings, WorkerSettings]:
 
 
 def scale_of(options: UpOptions) -> Scale:
-    """How many replicas of which size."""
+    """Number and size of the replicas."""
     return Scale(
         workers=options.workers or 1,
         replicas=options.replicas or 1,
@@ -84,12 +84,12 @@ def until_stopped() -> None:
 
 
 def database_url(given: str | None, data: Path) -> str:
-    """Where the jobs are: as given, as FW_SERVE_DATABASE says, or SQLite in the data folder."""
+    """URL of the database: the given one, FW_SERVE_DATABASE, or SQLite in the data folder."""
     return given or os.environ.get("FW_SERVE_DATABASE") or f"sqlite:///{data.resolve() / 'jobs.db'}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on can be reached from this machine only."""
+    """Whether only this machine can reach an address to listen on."""
     if host == "localhost":
         return True
     try:
@@ -99,45 +99,47 @@ def is_loopback(host: str) -> bool:
 
 
 def needs_keys(host: str, wish: Literal["auto", "on", "off"], *, has_keys: bool) -> bool:
-    """Whether requests need a key. Raises ValueError where that would leave the service open, or closed to everyone."""
+    """Whether requests need an API key. Raises ValueError if the service would be open to all, or closed to all."""
     if not is_loopback(host) and (wish == "off" or not has_keys):
         raise ValueError(
-            f"{host} can be reached from other machines, and there is no API key: make one with "
-            "`fw-serve key add NAME`, or listen on 127.0.0.1"
+            f"--host {host} is reachable from other machines, but there is no API key: create one with "
+            "`fw-serve key add NAME`, or use --host 127.0.0.1"
             if wish != "off"
-            else f"--keys off works on this machine's own addresses only, not on {host}"
+            else f"--keys off requires a loopback address, and --host is {host}"
         )
     if wish == "on" and not has_keys:
-        raise ValueError("--keys on, but there is no API key: make one with `fw-serve key add NAME`")
+        raise ValueError("--keys on: there is no API key; create one with `fw-serve key add NAME`")
     return wish == "on" or (wish == "auto" and (has_keys or not is_loopback(host)))
 
 
 _LEAST = {"workers": 1, "replicas": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0}
-"""The options of the Ray engine, and the smallest value of each."""
+"""Options of the Ray engine and their minimum values."""
 
 
 def _check(options: UpOptions) -> None:
     for name in ("queue", "max_frames", "max_pixels", "max_steps", "max_upload_mb"):
         if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is at least 1, got {getattr(options, name)}")
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
     if options.lease_s < 1:
-        raise ValueError(f"--lease-s is at least 1 second, got {options.lease_s}")
+        raise ValueError(f"--lease-s is {options.lease_s}; it must be at least 1 second")
     _check_engine(options)
     if not options.device:
-        raise ValueError("--device needs at least one device, for example --device cuda:0 cuda:1")
+        raise ValueError("--device needs at least one device, such as --device cuda:0 cuda:1")
     if not 0 <= options.port <= 65535:
-        raise ValueError(f"--port is 0 to 65535, got {options.port}")
+        raise ValueError(f"--port is {options.port}; it must be 0 to 65535")
 
 
 def _source(checkpoint: str) -> str:
-    """A checkpoint as a worker in another folder finds it: a path is made absolute, a name stays."""
+    """A checkpoint for a worker in another folder: paths become absolute, names stay."""
     if checkpoint == SMALL_WORLD:
-        shipped_weights()  # or say now that they are not there
+        shipped_weights()  # fails early if they are missing
         return checkpoint
     if Path(checkpoint).exists():
         return str(Path(checkpoint).resolve())
     if "/" not in checkpoint:
-        raise ValueError(f"there is no folder {checkpoint!r}; give a checkpoint folder, or owner/name of the hub")
+        raise ValueError(
+            f"checkpoint not found: {checkpoint}; give a checkpoint folder, or owner/name of a hub repository"
+        )
     return checkpoint
 
 
@@ -145,14 +147,14 @@ def _check_engine(options: UpOptions) -> None:
     given = [name for name in _LEAST if getattr(options, name) is not None]
     if options.engine == "local" and given:
         raise ValueError(
-            f"--{given[0].replace('_', '-')} goes with --engine ray; on one machine --device cuda:0 cuda:1 says how "
-            "many workers there are"
+            f"--{given[0].replace('_', '-')} requires --engine ray; on one machine, --device cuda:0 cuda:1 starts a "
+            "worker per device"
         )
     if options.engine == "ray" and options.only is not None:
-        raise ValueError("--only goes with --engine local; Ray runs both halves, see --workers and --replicas")
+        raise ValueError("--only requires --engine local; Ray runs both halves, see --workers and --replicas")
     if options.engine == "ray" and options.device != ("auto",):
-        raise ValueError("--device: with --engine ray each worker sees the GPUs it reserves, see --gpus-per-worker")
+        raise ValueError("--device requires --engine local; with Ray, use --gpus-per-worker")
     for name in given:
         value, least = getattr(options, name), _LEAST[name]
         if value < least:
-            raise ValueError(f"--{name.replace('_', '-')} is at least {least:g}, got {value:g}")
+            raise ValueError(f"--{name.replace('_', '-')} is {value:g}; it must be at least {least:g}")

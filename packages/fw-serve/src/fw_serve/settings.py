@@ -35,7 +35,7 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     """Host headers that are answered where no keys are used, against pages that rebind their name to this machine."""
     fetch_hosts: tuple[str, ...] = ()
-    """Hosts that pictures are fetched from; none by default."""
+    """Hosts that images are fetched from; none by default."""
     limits: Limits = field(default_factory=Limits)
     """How much may be asked for."""
     keep_s: float | None = 7 * 86400.0
@@ -43,7 +43,7 @@ class Settings:
     purge_s: float = 86400.0
     """Seconds that a deleted job's idempotency key is remembered."""
     decoders: int = 2
-    """Pictures that are decoded at once."""
+    """Images that are decoded at once."""
 
 
 @dataclass(frozen=True, kw_only=True)

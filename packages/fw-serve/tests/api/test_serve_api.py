@@ -20,10 +20,10 @@ def api(server, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_openai_client_from_creation_to_deletion(api, server, picture):
+def test_the_openai_client_from_creation_to_deletion(api, server, image):
     video = api.videos.create_and_poll(
         prompt="a room steps=2",
-        input_reference=("room.png", picture),
+        input_reference=("room.png", image),
         size="64x48",  # type: ignore[arg-type]
         extra_body={"seed": 7, "num_frames": 9, "camera_trajectory": PRESET},
     )
@@ -49,8 +49,8 @@ def test_the_openai_client_from_creation_to_deletion(api, server, picture):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_failure_is_a_state_and_not_an_error(api, picture):
-    video = api.videos.create_and_poll(prompt="wrong", input_reference=("room.png", picture))
+def test_a_failure_is_a_state_and_not_an_error(api, image):
+    video = api.videos.create_and_poll(prompt="wrong", input_reference=("room.png", image))
     assert video.status == "failed"
     assert (video.error.code, video.error.message) == ("invalid_request", "this cannot be made")
     with pytest.raises(openai.NotFoundError):
@@ -58,11 +58,11 @@ def test_a_failure_is_a_state_and_not_an_error(api, picture):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_client_waits_out_a_full_queue(full_server, picture):
+def test_the_client_waits_out_a_full_queue(full_server, image):
     server = full_server
-    waiting = [server.create(f"waiting{number}", picture).json() for number in range(QUEUE)]
+    waiting = [server.create(f"waiting{number}", image).json() for number in range(QUEUE)]
     assert [video["queue_position"] for video in waiting] == list(range(1, QUEUE + 1))
-    refused = server.create("refused", picture)
+    refused = server.create("refused", image)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.headers["x-queue-position"] == str(QUEUE + 1)
@@ -74,13 +74,13 @@ def test_the_client_waits_out_a_full_queue(full_server, picture):
         server.gate.touch()
 
     patient._client.event_hooks["response"].append(open_gate)
-    video = patient.videos.create(prompt="patient", input_reference=("room.png", picture))
+    video = patient.videos.create(prompt="patient", input_reference=("room.png", image))
     assert opened[0] == 429
     assert server.finished(video.id)["status"] == "completed"
 
 
-def test_json_with_a_data_url(server, picture):
-    url = "data:image/png;base64," + base64.b64encode(picture).decode()
+def test_json_with_a_data_url(server, image):
+    url = "data:image/png;base64," + base64.b64encode(image).decode()
     body = {
         "prompt": "x",
         "input_reference": {"image_url": url},
@@ -92,14 +92,14 @@ def test_json_with_a_data_url(server, picture):
     assert server.finished(video["id"])["status"] == "completed"
 
 
-def test_cameras_as_files(server, picture, tmp_path):
+def test_cameras_as_files(server, image, tmp_path):
     pose = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     released = {"focal_length": 40.0, "scale": 1, "cameras": [pose, pose], "cameras_interp": [pose] * 7}
     transforms = {"fl_x": 40.0, "w": 48, "h": 32, "frames": [{"file_path": "a", "transform_matrix": pose}] * 5}
     row = "0 0.9 1.2 0.5 0.5 0 0 " + " ".join(str(x) for line in pose[:3] for x in line)
     text = "https://example.org/clip\n" + f"{row}\n" * 6
     for content, frames in ((json.dumps(released), 5), (json.dumps(transforms), 5), (text, 5)):
-        files = {"input_reference": picture, "camera_file": ("../../etc/passwd", content.encode())}
+        files = {"input_reference": image, "camera_file": ("../../etc/passwd", content.encode())}
         answer = server.http.post("/v1/videos", data={"prompt": "x"}, files=files)
         assert answer.status_code == 200, answer.text
         assert (answer.json()["camera"], answer.json()["num_frames"]) == ("file", frames)
@@ -133,9 +133,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("fields", "param"), BAD, ids=lambda value: str(value)[:50])
-def test_what_cannot_be_made_is_400_and_names_the_field(server, picture, fields, param):
+def test_what_cannot_be_made_is_400_and_names_the_field(server, image, fields, param):
     answer = server.http.post(
-        "/v1/videos", data={"prompt": "x", **fields}, files={"input_reference": picture}
+        "/v1/videos", data={"prompt": "x", **fields}, files={"input_reference": image}
     )  # fmt: skip
     assert answer.status_code == 400
     error = answer.json()["error"]
@@ -151,11 +151,11 @@ def test_a_picture_is_needed(server):
     assert answer.json()["error"]["param"] == "input_reference"
 
 
-def test_idempotent_creation(server, picture):
+def test_idempotent_creation(server, image):
     def ask(prompt, key="key-1"):
         headers = {"Idempotency-Key": key}
         return server.http.post(
-            "/v1/videos", data={"prompt": prompt}, files={"input_reference": picture}, headers=headers
+            "/v1/videos", data={"prompt": prompt}, files={"input_reference": image}, headers=headers
         )
 
     first, second = ask("a"), ask("a")
@@ -183,8 +183,8 @@ def test_content_comes_in_parts_and_only_when_it_is_there(full_server):
     assert wrong.json()["error"]["param"] == "format"
 
 
-def test_events_tell_every_step_and_end(server, picture):
-    video = server.create("steps=4 pause=0.3", picture).json()["id"]
+def test_events_tell_every_step_and_end(server, image):
+    video = server.create("steps=4 pause=0.3", image).json()["id"]
     with server.http.stream("GET", f"/v1/videos/{video}/events") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         states = [json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: ")]
@@ -234,8 +234,8 @@ def test_the_description_is_whole(server):
 
 
 @pytest.mark.slow
-def test_the_description_holds_for_requests_that_nobody_thought_of(server, picture):
-    video = server.create("x", picture).json()["id"]
+def test_the_description_holds_for_requests_that_nobody_thought_of(server, image):
+    video = server.create("x", image).json()["id"]
     server.finished(video)
     cases, problems, report = fuzz(server, video, examples=4, phases="fuzzing")
     assert not problems, report
@@ -253,7 +253,7 @@ def _references(part):
             yield from _references(value)
 
 
-def test_before_a_model_was_ever_loaded_it_is_503(tmp_path, picture):
+def test_before_a_model_was_ever_loaded_it_is_503(tmp_path, image):
     from fw_serve.api.app import create_app
     from fw_serve.jobs.store import JobStore
     from fw_serve.settings import Settings
@@ -265,7 +265,7 @@ def test_before_a_model_was_ever_loaded_it_is_503(tmp_path, picture):
     async def ask():
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
-            answer = await http.post("/v1/videos", data={"prompt": "x"}, files={"input_reference": picture})
+            answer = await http.post("/v1/videos", data={"prompt": "x"}, files={"input_reference": image})
             ready = await http.get("/readyz")
             return answer, ready
 

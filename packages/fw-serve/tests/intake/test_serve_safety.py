@@ -114,8 +114,8 @@ def test_no_path_leads_out_of_the_storage(tmp_path):
     assert (tmp_path / "secret").read_text() == SECRET
 
 
-def test_no_path_in_a_request_leads_out(server, picture):
-    video = server.create("x", picture).json()["id"]
+def test_no_path_in_a_request_leads_out(server, image):
+    video = server.create("x", image).json()["id"]
     server.finished(video)
     for payload in TRAVERSALS:
         safe = quote(payload[:200], safe="").replace(".", "%2E")  # dots that the client would take away
@@ -127,16 +127,16 @@ def test_no_path_in_a_request_leads_out(server, picture):
             server.http.get("/v1/videos", params={"after": payload}),
             server.http.delete(f"/v1/videos/{safe}"),
             server.http.post(f"/v1/videos/{safe}/remix", json={"prompt": "x"}),
-            server.http.post("/v1/videos", data={"prompt": "x", "model": payload}, files={"input_reference": picture}),
+            server.http.post("/v1/videos", data={"prompt": "x", "model": payload}, files={"input_reference": image}),
         ]
         assert {answer.status_code // 100 for answer in answers} == {4}, payload
         assert not any(b"root:" in answer.content or SECRET.encode() in answer.content for answer in answers)
     assert server.get(video)["status"] == "completed"
 
 
-def test_names_of_uploads_are_never_used(server, picture):
+def test_names_of_uploads_are_never_used(server, image):
     for payload in TRAVERSALS[:8]:
-        files = {"input_reference": (payload, picture)}
+        files = {"input_reference": (payload, image)}
         assert server.http.post("/v1/videos", data={"prompt": "x"}, files=files).status_code == 200
     names = {path.name for path in (server.folder / "data" / "inputs").glob("*/*")}
     assert names == {"image.png", "camera.json"}
@@ -336,7 +336,7 @@ def test_bombs_are_refused_in_little_memory(decoder, name):
         status = Path(f"/proc/{process.process.pid}/status").read_text().splitlines()
         peak_kb = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
         assert peak_kb < 150_000
-    assert decoder.decode(saved("PNG")).startswith(b"\x89PNG"), "the next picture is taken"
+    assert decoder.decode(saved("PNG")).startswith(b"\x89PNG"), "the next image is taken"
 
 
 def test_good_pictures_come_back_clean_and_upright(decoder):
@@ -363,8 +363,8 @@ def test_a_decoder_that_hangs_or_dies_is_replaced():
     decoder.close()
 
 
-def test_large_bodies_are_refused_before_they_are_read(server, picture):
-    assert server.create("x" * 30_000, picture + bytes(3_000_000)).status_code == 413
+def test_large_bodies_are_refused_before_they_are_read(server, image):
+    assert server.create("x" * 30_000, image + bytes(3_000_000)).status_code == 413
 
     def stream():
         for _ in range(40):
@@ -375,10 +375,10 @@ def test_large_bodies_are_refused_before_they_are_read(server, picture):
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
 
 
-def test_too_many_form_parts_are_refused(server, picture):
+def test_too_many_form_parts_are_refused(server, image):
     for files, data in (
-        ([("input_reference", picture)] * 9, {}),
-        ({"input_reference": picture}, dict.fromkeys(map(str, range(99)), "x")),
+        ([("input_reference", image)] * 9, {}),
+        ({"input_reference": image}, dict.fromkeys(map(str, range(99)), "x")),
     ):
         answer = server.http.post("/v1/videos", data={"prompt": "x", **data}, files=files)
         assert answer.status_code == 400
@@ -392,8 +392,8 @@ def test_headers_of_every_answer(server):
         assert headers["x-frame-options"] == "DENY"
 
 
-def test_pages_of_other_sites_and_rebound_names_get_nothing(server, picture):
-    files = {"input_reference": picture}
+def test_pages_of_other_sites_and_rebound_names_get_nothing(server, image):
+    files = {"input_reference": image}
     for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}):
         answer = server.http.post("/v1/videos", data={"prompt": "x"}, files=files, headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "cross_site")
@@ -405,7 +405,7 @@ def test_pages_of_other_sites_and_rebound_names_get_nothing(server, picture):
     assert server.http.post("/v1/videos", data={"prompt": ""}, headers={"Origin": own}).status_code == 400
 
 
-def test_keys_open_only_what_is_theirs(app, picture, caplog):
+def test_keys_open_only_what_is_theirs(app, image, caplog):
     service, call = app(keys=True, limits=Limits(queue=9))
     from fw_serve.jobs.model import ModelCard
 
@@ -423,7 +423,7 @@ def test_keys_open_only_what_is_theirs(app, picture, caplog):
         assert answer.headers["www-authenticate"] == "Bearer"
     assert ask(None, path="/livez").status_code == 200
     assert ask(None, path="/metrics").status_code == 401
-    create = {"method": "POST", "data": {"prompt": "x"}, "files": {"input_reference": picture}}
+    create = {"method": "POST", "data": {"prompt": "x"}, "files": {"input_reference": image}}
     first = ask(anna, **create)
     assert first.status_code == 200
     video = f"/v1/videos/{first.json()['id']}"

@@ -45,7 +45,7 @@ def read(path):
     return header, position, color, confidence
 
 
-def test_points_read_back_by_frame_with_colours_confidence_and_cameras(world, tmp_path):
+def test_points_read_back_by_frame_with_colors_confidence_and_cameras(world, tmp_path):
     header, position, color, confidence = read(write_points(tmp_path / "points.bin", world))
     assert (header["frames"], header["height"], header["width"], header["stride"]) == (F, H, W, 1)
     assert header["points_of_frame"] == [H * W, H * W - 2 * W, H * W]

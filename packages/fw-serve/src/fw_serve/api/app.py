@@ -23,14 +23,14 @@ log = logging.getLogger("fw_serve.api")
 
 HOUSEKEEPING_S = 30.0
 
-_ABOUT = "Worlds from a picture, a prompt and a camera path; shaped like the OpenAI Videos API."
+_ABOUT = "Generates worlds from an image, a prompt and a camera path. Compatible with the OpenAI Videos API."
 
 
 def create_app(settings: Settings, store: JobStore, supervisor: Supervisor | None = None) -> FastAPI:
     """An application over a store.
 
     Args:
-        settings: what the operator decided.
+        settings: of the service.
         store: the jobs.
         supervisor: started and stopped with the application; None where other machines with the same store do the work.
     """
@@ -117,7 +117,7 @@ def _without_422(schema: dict[str, Any]) -> None:
                 described = {"$ref": "#/components/schemas/ErrorResponse"}
                 responses.setdefault(
                     "400",
-                    {"description": "A parameter is wrong.", "content": {"application/json": {"schema": described}}},
+                    {"description": "A parameter is invalid.", "content": {"application/json": {"schema": described}}},
                 )
     for name in ("HTTPValidationError", "ValidationError"):
         schema["components"]["schemas"].pop(name, None)

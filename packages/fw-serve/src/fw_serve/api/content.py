@@ -1,4 +1,4 @@
-"""/v1/videos/{id}/content: the files of a world. Names come from the table below, never from the request."""
+"""/v1/videos/{id}/content: the files of a world. File names come from a table, never from the request."""
 
 from typing import Annotated, Literal, get_args
 
@@ -51,8 +51,8 @@ _WHOLE = {kind: {"schema": {"type": "object"}} if kind == "application/json" els
     response_class=FileResponse,
     responses={
         200: {"description": "The file.", "content": _WHOLE},
-        206: {"description": "The part that Range asked for.", "content": dict.fromkeys(_TYPES, _BYTES)},
-        416: {"description": "Range asks for what is not there."},
+        206: {"description": "The requested range.", "content": dict.fromkeys(_TYPES, _BYTES)},
+        416: {"description": "The requested range is outside the file."},
         **answers(400, 401, 403, 404, 409),
     },
 )
@@ -60,19 +60,19 @@ def get_content(
     video_id: str,
     service: Services,
     caller: Callers,
-    variant: Annotated[Variant, Query(description="Which file.")] = "video",
-    format: Annotated[Format | None, Query(description="Of those a variant has several of.")] = None,  # noqa: A002
+    variant: Annotated[Variant, Query(description="Kind of file.")] = "video",
+    format: Annotated[Format | None, Query(description="File format, for variants that have several.")] = None,  # noqa: A002
 ) -> FileResponse:
-    """One file of a completed world; parts of it by Range."""
+    """Download one file of a completed world; Range requests are supported."""
     job = job_of(service, caller, video_id)
     formats = FILES[variant]
     if format is not None and format not in formats:
         known = ", ".join(formats)
-        raise ApiError(400, f"format: {variant} comes as {known}", code="invalid_value", param="format")
+        raise ApiError(400, f"format: {variant} is available as {known}", code="invalid_value", param="format")
     name, kind = formats[format] if format is not None else next(iter(formats.values()))
     if job.status in ("queued", "in_progress"):
         raise ApiError(
-            409, f"The video is {job.status}; it has no files yet.", code="video_not_completed",
+            409, f"The video is {job.status} and has no files yet.", code="video_not_completed",
             headers={"Retry-After": "1"},
         )  # fmt: skip
     try:

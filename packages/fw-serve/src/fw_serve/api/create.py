@@ -1,4 +1,4 @@
-"""From the body of a creation to a job: form or JSON, picture, camera path, sizes, all checked before it is queued."""
+"""Turns the body of a creation request into a queued job, after checking the image, camera path and sizes."""
 
 import base64
 import binascii
@@ -32,17 +32,17 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """A creation as it came: fields checked, files not yet looked into."""
+    """Body of a creation request: validated fields, unchecked files."""
 
     fields: CreateVideo
-    """The fields."""
+    """Validated fields."""
     image: bytes | None
-    """The picture part of a form."""
+    """Image file of a form."""
     camera_file: bytes | None
-    """The camera part of a form."""
+    """Camera file of a form."""
 
     def fingerprint(self) -> str:
-        """Digest of everything."""
+        """Digest of the fields and files."""
         digest = hashlib.sha256(self.fields.model_dump_json().encode())
         for part in (self.image, self.camera_file):
             digest.update(b"-" if part is None else hashlib.sha256(part).digest())
@@ -53,24 +53,24 @@ async def read_body(request: Request) -> Body:
     """Read a form or a JSON body.
 
     Raises:
-        ApiError: neither, or fields that are wrong; 400 with the name of the field.
+        ApiError: 400 for another content type or an invalid field.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return Body(fields=_json_fields(await request.body()), image=None, camera_file=None)
     if kind not in ("multipart/form-data", "application/x-www-form-urlencoded"):
         raise ApiError(
-            400, "Send multipart/form-data with a picture, or application/json.", code="unsupported_media_type"
+            400, "Send multipart/form-data with an image, or application/json.", code="unsupported_media_type"
         )  # fmt: skip
     async with request.form(max_files=len(FILE_PARTS), max_fields=40, max_part_size=MAX_BYTES) as form:
         return await _form_body(form)
 
 
 def create(service: Service, caller: Caller, body: Body, idempotency_key: str | None) -> tuple[Job, bool]:
-    """Check everything and queue the job; returns it, and whether it is new. Raises ApiError."""
+    """Validate a request and queue its job. Returns the job and whether it is new. Raises ApiError."""
     if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
         raise ApiError(
-            400, "Idempotency-Key has 1 to 255 visible ASCII signs.", code="invalid_value", param="Idempotency-Key"
+            400, "Idempotency-Key must have 1-255 ASCII characters.", code="invalid_value", param="Idempotency-Key"
         )  # fmt: skip
     fields = body.fields
     card = service.model(fields.model)
@@ -87,7 +87,7 @@ def create(service: Service, caller: Caller, body: Body, idempotency_key: str | 
 
 
 def enqueue(service: Service, caller: Caller, new: NewJob, files: dict[str, bytes]) -> tuple[Job, bool]:
-    """Write the inputs, then the job; the inputs go again if it is not taken. Raises ApiError."""
+    """Write the inputs, then the job; remove the inputs if the job is refused. Raises ApiError."""
     service.storage.put_inputs(new.id, files)
     taken: Job | None = None
     try:
@@ -106,15 +106,15 @@ def enqueue(service: Service, caller: Caller, new: NewJob, files: dict[str, byte
 
 
 def queue_full(service: Service, error: QueueFullError) -> ApiError:
-    """429 with the place that the job would have had."""
+    """429 with the queue position that the job would have had."""
     headers = {"Retry-After": str(service.retry_after_s()), "X-Queue-Position": str(error.waiting + 1)}
     whose = "Your share of the queue" if error.own else "The queue"
-    message = f"{whose} is full: {error.waiting} of {error.limit} jobs wait. Try again later."
+    message = f"{whose} is full: {error.waiting} of {error.limit} jobs are queued. Try again later."
     return ApiError(429, message, code="queue_full", headers=headers)
 
 
 def new_id() -> str:
-    """An id that cannot be guessed."""
+    """A random, unguessable id."""
     return f"video_{secrets.token_hex(12)}"
 
 
@@ -174,7 +174,7 @@ def _image(service: Service, body: Body) -> bytes:
     if body.image is None and reference is None:
         raise ApiError(
             400,
-            "input_reference is missing: the picture that the world begins with.",
+            "input_reference is missing; send the image for the first frame.",
             code="missing_required_parameter",
             param="input_reference",
         )
@@ -195,17 +195,17 @@ def _referenced(service: Service, url: str) -> bytes:
     try:
         return base64.b64decode(url[head.end() :] if head else "!", validate=True)
     except (binascii.Error, ValueError):
-        raise BadImageError("a data: URL of a picture reads data:image/png;base64,...") from None
+        raise BadImageError("the data: URL of an image must be data:image/png;base64,...") from None
 
 
 def _json_fields(content: bytes) -> CreateVideo:
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):
-        raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
+        raise ApiError(400, "The body is not valid JSON.", code="invalid_json") from None
     reference = data.get("input_reference") if isinstance(data, dict) else None
     if isinstance(reference, dict) and "file_id" in reference:
-        raise _wrong("input_reference", "there are no uploaded files here; send image_url or a form with the picture")
+        raise _wrong("input_reference", "file_id is not supported; send image_url, or a form with the image")
     try:
         return CreateVideo.model_validate(data, strict=True)
     except ValidationError as error:
@@ -217,7 +217,7 @@ async def _form_body(form: FormData) -> Body:
     texts: dict[str, Any] = {}
     for name, value in form.multi_items():
         if name in files or name in texts:
-            raise _wrong(name[:60], "given twice")
+            raise _wrong(name[:60], "this field occurs more than once")
         if isinstance(value, UploadFile):
             if name not in FILE_PARTS:
                 raise _wrong(name[:60], f"files are {' and '.join(FILE_PARTS)}")

@@ -1,4 +1,4 @@
-"""Errors in the shape of OpenAI's, whatever raised them."""
+"""All errors as responses in the format of OpenAI."""
 
 import logging
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_
 
 
 class ApiError(Exception):
-    """An answer that is an error."""
+    """An error response."""
 
     def __init__(
         self,
@@ -37,12 +37,12 @@ class ApiError(Exception):
 
 
 def not_found(video_id: str) -> ApiError:
-    """No such video, or it is another key's: both look the same."""
-    return ApiError(404, f"There is no video {video_id[:60]!r}.", code="video_not_found", param="video_id")
+    """404 for a video that does not exist or belongs to another key; the two look the same."""
+    return ApiError(404, f"Video {video_id[:60]!r} not found.", code="video_not_found", param="video_id")
 
 
 def invalid(error: ValidationError) -> ApiError:
-    """The first thing that pydantic found wrong."""
+    """400 for the first error that pydantic reports."""
     return _of_details(error.errors(include_url=False, include_input=False))
 
 
@@ -54,19 +54,19 @@ def error_response(
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """An error as an answer."""
+    """An error as a JSON response."""
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return JSONResponse(body, status, headers=dict(headers or {}))
 
 
 def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For OpenAPI: these answers are errors in our shape."""
+    """OpenAPI entries for error responses with these statuses."""
     return {status: {"model": ErrorResponse, "description": _DESCRIPTIONS[status]} for status in statuses}
 
 
 def install(app: FastAPI) -> None:
-    """Let every error of an application leave in this shape."""
+    """Register handlers that turn every error into an error response."""
 
     @app.exception_handler(ApiError)
     async def _ours(_request: Request, error: ApiError) -> JSONResponse:
@@ -82,33 +82,33 @@ def install(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(sorted(_methods(request)))
-        message = {404: f"There is nothing at {request.url.path[:100]}.", 405: "This method is not known here."}
+        message = {404: f"{request.url.path[:100]} not found.", 405: "Method not allowed."}
         return error_response(error.status_code, message.get(error.status_code, str(error.detail)), headers=headers)
 
     @app.exception_handler(OperationalError)
     async def _database(_request: Request, error: OperationalError) -> JSONResponse:
-        log.error("the database does not answer: %s", error.orig)
+        log.error("the database is not responding: %s", error.orig)
         return error_response(
-            503, "The job store does not answer; try again.", code="store_unavailable", headers={"Retry-After": "2"}
+            503, "The job store is not responding; try again.", code="store_unavailable", headers={"Retry-After": "2"}
         )
 
     @app.exception_handler(Exception)
     async def _other(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return error_response(500, "Something went wrong in the server; its log says what.", code="internal_error")
+        return error_response(500, "Internal error; see the log of the server.", code="internal_error")
 
 
 _DESCRIPTIONS = {
-    400: "The request cannot be done as it is; `param` says which part of it.",
-    401: "No API key, or one that is not valid.",
-    403: "Not from here.",
-    404: "There is no such thing.",
-    405: "This method is not known here.",
-    409: "Not in this state.",
+    400: "The request is invalid; `param` names the field.",
+    401: "The API key is missing or invalid.",
+    403: "Forbidden host or origin.",
+    404: "Not found.",
+    405: "Method not allowed.",
+    409: "Not available in this state.",
     413: "The request is too large.",
-    422: "The Idempotency-Key was used for another request.",
-    429: "Too many; Retry-After says when to try again.",
-    503: "Not yet; Retry-After says when to try again.",
+    422: "The Idempotency-Key belongs to another request.",
+    429: "Too many requests or jobs; see Retry-After.",
+    503: "Temporarily unavailable; see Retry-After.",
 }
 
 

@@ -15,9 +15,9 @@ from fw_serve.api.videos import job_of
 router = APIRouter(prefix="/v1/videos", tags=["videos"])
 
 LOOK_S = 0.25
-"""The store is asked so often."""
+"""Seconds between queries of the store."""
 SILENCE_S = 15.0
-"""After so long without news a comment is sent, so that proxies keep the connection."""
+"""Seconds without changes before a comment is sent, so that proxies keep the connection open."""
 
 
 @router.get(
@@ -32,10 +32,10 @@ SILENCE_S = 15.0
     },
 )
 async def follow_video(video_id: str, service: Services, caller: Callers) -> StreamingResponse:
-    """Follow one video. After a lost connection just ask again: every event tells the whole state."""
+    """Stream the progress of a video. Every event holds the complete state, so a client can reconnect at any time."""
     await run_in_threadpool(job_of, service, caller, video_id)
     if service.streams >= service.settings.limits.event_streams:
-        raise ApiError(429, "Too many clients follow events; poll instead.", code="too_many_streams",
+        raise ApiError(429, "Too many event streams; poll instead.", code="too_many_streams",
                        headers={"Retry-After": "5"})  # fmt: skip
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_events(service, caller, video_id), media_type="text/event-stream", headers=headers)

@@ -1,7 +1,4 @@
-"""What every request passes before the application: host and origin, body size, security headers, metrics.
-
-Plain ASGI, because it also sees streams and must cost nothing.
-"""
+"""ASGI middleware for every request: host and origin checks, body size, security headers, metrics."""
 
 import re
 import time
@@ -21,17 +18,17 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-"""Of every answer that does not set its own."""
+"""Default headers of every response."""
 
 
 class Guard:
     """Wraps an application.
 
     Args:
-        app: what is guarded.
+        app: the wrapped application.
         max_body: largest request body in bytes.
-        hosts: Host headers that are answered; None answers all. Without keys this machine's names alone, so that no
-            page can rebind its own name to this server.
+        hosts: accepted Host headers; None accepts all. Without API keys only the names of this machine are accepted,
+            as protection against DNS rebinding.
         metrics: counts requests.
     """
 
@@ -39,7 +36,7 @@ class Guard:
         self.app, self.max_body, self.hosts, self.metrics = app, max_body, hosts, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer or pass on."""
+        """Check a request, then pass it to the application."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -67,14 +64,12 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
         host = headers.get("host", "")
         if self.hosts is not None and _name(host) not in self.hosts:
-            return ApiError(
-                403, "This server answers to its own names only; see --allowed-host.", code="host_not_allowed"
-            )
+            return ApiError(403, "Host not allowed; see --allowed-host.", code="host_not_allowed")
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             origin = headers.get("origin")
             foreign = headers.get("sec-fetch-site") == "cross-site" or (origin and urlsplit(origin).netloc != host)
             if self.hosts is not None and foreign:
-                return ApiError(403, "Pages of other sites may not make requests here.", code="cross_site")
+                return ApiError(403, "Cross-site requests are not allowed.", code="cross_site")
         length = headers.get("content-length", "0")
         if not re.fullmatch(r"[0-9]{1,18}", length) or int(length) > self.max_body:
             return _too_large(self.max_body)
@@ -82,7 +77,7 @@ class Guard:
 
 
 class _Counted:
-    """Receives a body and stops at the limit, whatever its header said."""
+    """Receives a body up to the limit, regardless of its Content-Length."""
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self.receive, self.limit, self.size = receive, limit, 0
@@ -96,7 +91,7 @@ class _Counted:
 
 
 def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"The request has more than {limit} bytes; send a smaller picture.", code="request_too_large")
+    return ApiError(413, f"The request is larger than {limit} bytes; send a smaller image.", code="request_too_large")
 
 
 def _name(host: str) -> str:

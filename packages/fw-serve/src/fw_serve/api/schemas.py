@@ -1,4 +1,4 @@
-"""The words of the API: what comes in and what goes out, in the shape of the OpenAI Videos API and beyond it."""
+"""Requests and responses of the API: the format of the OpenAI Videos API, with extensions."""
 
 import ast
 import dataclasses
@@ -18,24 +18,24 @@ class VideoError(BaseModel):
     """Why a video failed."""
 
     code: str = Field(
-        description="For programs: out_of_memory, worker_lost, cancelled, timed_out, invalid_request, ..."
+        description="Machine-readable: out_of_memory, worker_lost, cancelled, timed_out, invalid_request, ..."
     )
-    message: str = Field(description="For people.")
+    message: str = Field(description="Human-readable.")
 
 
 class Video(BaseModel):
-    """A job and, once it is completed, its world. OpenAI's fields first, ours after them."""
+    """A generation job. The fields of OpenAI come first, then the extensions."""
 
     id: VideoId
     object: Literal["video"] = "video"
     model: str
     status: Literal["queued", "in_progress", "completed", "failed"]
-    progress: int = Field(ge=0, le=100, description="Per cent; never falls within an attempt.")
+    progress: int = Field(ge=0, le=100, description="Percent; never decreases within an attempt.")
     created_at: int = Field(description="Seconds since 1970.")
     completed_at: int | None = None
-    expires_at: int | None = Field(default=None, description="When the files are removed.")
+    expires_at: int | None = Field(default=None, description="When the files will be removed.")
     prompt: str
-    seconds: str = Field(description="Length as it was asked for.")
+    seconds: str = Field(description="Requested length.")
     size: str = Field(description="WIDTHxHEIGHT.", examples=["592x336"])
     remixed_from_video_id: str | None = None
     error: VideoError | None = None
@@ -47,11 +47,11 @@ class Video(BaseModel):
     steps: int = 0
     eta_seconds: float | None = None
     queue_position: int | None = Field(default=None, description="1 is next; null in lists and when not queued.")
-    attempts: int = Field(default=0, description="How often a worker began it.")
+    attempts: int = Field(default=0, description="Number of attempts so far.")
 
     @classmethod
     def of(cls, job: Job) -> "Video":
-        """A job in the words of the API."""
+        """The response for a job."""
         request = job.request
         num_frames, height, width = request.shape
         failed = job.status == "failed"
@@ -81,7 +81,7 @@ class Video(BaseModel):
 
 
 class VideoList(BaseModel):
-    """A part of a list."""
+    """A page of a list."""
 
     object: Literal["list"] = "list"
     data: list[Video]
@@ -91,7 +91,7 @@ class VideoList(BaseModel):
 
 
 class VideoDeleted(BaseModel):
-    """A video that is gone."""
+    """Confirmation of a deletion."""
 
     id: VideoId
     object: Literal["video.deleted"] = "video.deleted"
@@ -99,7 +99,7 @@ class VideoDeleted(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What went wrong."""
+    """Details of an error."""
 
     message: str
     type: str = Field(examples=["invalid_request_error"])
@@ -108,13 +108,13 @@ class ErrorBody(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Every error has this shape."""
+    """Body of every error response."""
 
     error: ErrorBody
 
 
 class ImageReference(BaseModel):
-    """A picture by address."""
+    """An image URL."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -196,7 +196,7 @@ class CreateVideo(_SETTINGS):
 
 
 class Remix(BaseModel):
-    """Another prompt for the same picture, camera path and settings."""
+    """A new prompt for the same image, camera path and settings."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -206,7 +206,7 @@ class Remix(BaseModel):
 
 
 class TrajectoryRequest(BaseModel):
-    """A camera path to look at before anything is made."""
+    """A camera path to validate or preview."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -218,19 +218,19 @@ class TrajectoryRequest(BaseModel):
 
 
 class TrajectoryReport(BaseModel):
-    """Whether a path can be used, and what it does."""
+    """Validity and key figures of a camera path."""
 
     valid: bool
-    message: str | None = Field(default=None, description="Why not.")
+    message: str | None = Field(default=None, description="Why the path is invalid.")
     kind: str | None = None
     num_frames: int | None = None
-    path_length: float | None = Field(default=None, description="In the path's unit.")
-    turn_deg: float | None = Field(default=None, description="Sum of the angles between neighbouring views.")
+    path_length: float | None = Field(default=None, description="In the unit of the path.")
+    turn_deg: float | None = Field(default=None, description="Sum of the angles between consecutive views.")
     units: Literal["scene", "metric"] | None = None
 
 
 class TrajectoryPreview(TrajectoryReport):
-    """The path, camera by camera. OpenCV axes, camera-to-world, relative to the first camera."""
+    """All cameras of a path, relative to the first: OpenCV axes, camera-to-world."""
 
     width: int
     height: int
@@ -239,7 +239,7 @@ class TrajectoryPreview(TrajectoryReport):
 
 
 class PresetInfo(BaseModel):
-    """A motion by name."""
+    """A camera preset."""
 
     preset: str
     description: str
@@ -248,14 +248,14 @@ class PresetInfo(BaseModel):
 
 
 class PresetList(BaseModel):
-    """All motions."""
+    """All camera presets."""
 
     object: Literal["list"] = "list"
     data: list[PresetInfo]
 
 
 class Model(BaseModel):
-    """A model that is served, and its defaults."""
+    """A model and its default settings."""
 
     id: str
     object: Literal["model"] = "model"

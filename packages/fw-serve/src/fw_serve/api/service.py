@@ -1,4 +1,4 @@
-"""The parts that the routes share, and who is asking."""
+"""Shared state of the routes, and authentication of callers."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -19,7 +19,7 @@ from fw_serve.storage import JobStorage
 
 
 class Service:
-    """Everything that outlives a request."""
+    """State shared by all requests."""
 
     def __init__(self, settings: Settings, store: JobStore) -> None:
         self.settings, self.store = settings, store
@@ -32,32 +32,32 @@ class Service:
         """Event streams that are open."""
 
     def model(self, name: str | None) -> ModelCard:
-        """The model of this name, or the one that is served.
+        """The model of this name, or the default model.
 
         Raises:
-            ApiError: 503 before a worker ever loaded one, 400 for another name.
+            ApiError: 503 before a worker has loaded a model, 400 for an unknown name.
         """
         cards = self.fleet.models()
         if not cards:
             raise ApiError(
-                503, "The model is still being loaded.", code="model_loading", headers={"Retry-After": "5"}
+                503, "The model is still loading.", code="model_loading", headers={"Retry-After": "5"}
             )  # fmt: skip
         for card in cards:
             if name in (None, card.name):
                 return card
         served = ", ".join(card.name for card in cards)
-        message = f"There is no model {str(name)[:60]!r} here; this server has {served}."
+        message = f"Model {str(name)[:60]!r} not found; this server has {served}."
         raise ApiError(400, message, code="model_not_found", param="model")
 
     def retry_after_s(self) -> int:
-        """How long until a place in the queue is free: the mean time of a job, shared by the workers; 1 to 60."""
+        """Estimated seconds until the queue has room: mean job time divided by the number of workers; 1 to 60."""
         totals = self.store.totals()
         done = totals.get("completed", 0)
         mean = totals.get("seconds", 0.0) / done if done else 5.0
         return int(min(60, max(1, round(mean / max(1, len(self.fleet.alive()))))))
 
     def poll_after_ms(self, job: Job) -> int | None:
-        """When it is worth asking again; None for a job that is finished."""
+        """Suggested polling interval in milliseconds; None for a finished job."""
         if job.finished:
             return None
         if job.position is not None:
@@ -67,17 +67,17 @@ class Service:
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who asks."""
+    """The caller of a request."""
 
     owner: str
-    """Id of the API key; empty where no keys are used."""
+    """Id of the API key; empty if the service uses no keys."""
     per_minute: int | None
-    """Creations within 60 seconds."""
+    """Maximum number of creations per 60 seconds."""
     max_queued: int | None
-    """Jobs that may wait at once."""
+    """Maximum number of queued jobs."""
 
     def admission(self, queue: int) -> Admission:
-        """What the store shall check."""
+        """Limits for the store to check."""
         return Admission(queue=queue, own_queue=self.max_queued, per_minute=self.per_minute)
 
 
@@ -87,7 +87,7 @@ async def service_of(request: Request) -> Service:
 
 
 async def caller_of(request: Request) -> Caller:
-    """Who asks. Raises ApiError 401 without a valid key, where keys are used."""
+    """The caller. Raises ApiError 401 without a valid key, if the service uses keys."""
     service: Service = request.app.state.service
     if not service.settings.keys:
         return Caller(owner="", per_minute=None, max_queued=None)
@@ -96,7 +96,7 @@ async def caller_of(request: Request) -> Caller:
     if key is None:
         raise ApiError(
             401,
-            "A valid API key is needed: Authorization: Bearer fw-...",
+            "A valid API key is required: Authorization: Bearer fw-...",
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )

@@ -12,22 +12,22 @@ router = APIRouter()
 
 @router.get("/v1/models", response_model=ModelList, tags=["models"], responses=answers(401, 403))
 def list_models(service: Services, _caller: Callers) -> ModelList:
-    """Models that are served, with their defaults."""
+    """List the models and their default settings."""
     return ModelList(data=[_model(card) for card in service.fleet.models()])
 
 
 @router.get("/v1/models/{model_id}", response_model=Model, tags=["models"], responses=answers(401, 403, 404))
 def get_model(model_id: str, service: Services, _caller: Callers) -> Model:
-    """One model."""
+    """Get a model."""
     for card in service.fleet.models():
         if card.name == model_id:
             return _model(card)
-    raise ApiError(404, f"There is no model {model_id[:60]!r}.", code="model_not_found", param="model_id")
+    raise ApiError(404, f"Model {model_id[:60]!r} not found.", code="model_not_found", param="model_id")
 
 
 @router.get("/livez", response_model=Health, tags=["health"], responses=answers(403))
 async def livez() -> Health:
-    """This process answers."""
+    """Report that this process is alive."""
     return Health(status="ok")
 
 
@@ -35,17 +35,17 @@ async def livez() -> Health:
     "/readyz",
     response_model=Health,
     tags=["health"],
-    responses={**answers(403), 503: {"model": Health, "description": "No worker holds a model yet, or any more."}},
+    responses={**answers(403), 503: {"model": Health, "description": "No worker has loaded a model."}},
 )
 def readyz(service: Services, response: Response) -> Health:
-    """The store answers and a worker holds a model."""
+    """Report whether the store responds and a worker has loaded a model."""
     states = [worker.state for worker in service.fleet.alive()]
     workers = {state: states.count(state) for state in ("loading", "ready", "busy")}
     if workers["ready"] + workers["busy"]:
         return Health(status="ok", workers=workers)
     response.status_code = 503
     response.headers["Retry-After"] = "5"
-    return Health(status="unavailable", workers=workers, message="no worker holds a model; jobs are taken and wait")
+    return Health(status="unavailable", workers=workers, message="no worker has loaded a model; new jobs are queued")
 
 
 @router.get(
@@ -58,7 +58,7 @@ def readyz(service: Services, response: Response) -> Health:
     },
 )
 def metrics(service: Services, _caller: Callers) -> Response:
-    """Requests, jobs and workers as Prometheus reads them."""
+    """Metrics of requests, jobs and workers in Prometheus format."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

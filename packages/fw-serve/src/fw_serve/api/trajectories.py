@@ -1,4 +1,4 @@
-"""/v1/trajectories: motions by name, and camera paths to check and look at before anything is made."""
+"""/v1/trajectories: camera presets, validation and preview of camera paths."""
 
 import numpy as np
 from fastapi import APIRouter
@@ -23,13 +23,13 @@ router = APIRouter(prefix="/v1/trajectories", tags=["trajectories"])
 
 @router.get("", response_model=PresetList, responses=answers(401, 403))
 def list_presets(_caller: Callers) -> PresetList:
-    """Motions that `{"preset": NAME}` names."""
+    """List the camera presets."""
     return PresetList(data=[PresetInfo(**preset) for preset in presets()])
 
 
 @router.post("/validate", response_model=TrajectoryReport, responses=answers(400, 401, 403, 413))
 def validate_trajectory(body: TrajectoryRequest, service: Services, _caller: Callers) -> TrajectoryReport:
-    """Whether a camera path can be used, and if not, why."""
+    """Check whether a camera path is valid."""
     try:
         path = _read(service, body)
     except BadCameraError as error:
@@ -39,7 +39,7 @@ def validate_trajectory(body: TrajectoryRequest, service: Services, _caller: Cal
 
 @router.post("/preview", response_model=TrajectoryPreview, responses=answers(400, 401, 403, 413))
 def preview_trajectory(body: TrajectoryRequest, service: Services, _caller: Callers) -> TrajectoryPreview:
-    """Every camera of a path, relative to the first."""
+    """Return every camera of a path, relative to the first."""
     try:
         path = _read(service, body)
     except BadCameraError as error:

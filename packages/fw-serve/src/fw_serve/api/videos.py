@@ -1,4 +1,4 @@
-"""/v1/videos: create, get, list, delete, cancel, remix, as the OpenAI client asks for them."""
+"""/v1/videos: create, get, list, delete, cancel and remix, compatible with the OpenAI client."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -21,7 +21,7 @@ _SCHEMAS = "#/components/schemas/"
 
 
 def form_schema() -> dict[str, Any]:
-    """The form of a creation, for OpenAPI: the fields of `CreateVideo`, pictures and cameras as files."""
+    """The form of a creation, for OpenAPI: the fields of `CreateVideo`, images and cameras as files."""
     schema = CreateVideo.model_json_schema(ref_template=_SCHEMAS + "{model}")
     schema.pop("$defs", None)
     properties = schema["properties"] = {name: _in_a_form(part) for name, part in schema["properties"].items()}
@@ -67,10 +67,10 @@ async def create_video(
     service: Services,
     caller: Callers,
     idempotency_key: Annotated[
-        str | None, Header(description="A second request of this name gives the same job.")
+        str | None, Header(description="A repeated request with the same key returns the same job.")
     ] = None,
 ) -> Response:
-    """Queue a world: a picture, a prompt, a camera path."""
+    """Queue a world from an image, a prompt and a camera path."""
     body = await creation.read_body(request)
 
     def work() -> Response:
@@ -88,12 +88,12 @@ def list_videos(
     service: Services,
     caller: Callers,
     after: Annotated[
-        str | None, Query(description="Id of the last video of the part before.", pattern=f"^{_ID.pattern}$")
+        str | None, Query(description="Id of the last video of the previous page.", pattern=f"^{_ID.pattern}$")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> VideoList:
-    """Your videos, newest first unless asked otherwise."""
+    """List your videos, newest first by default."""
     try:
         page = service.store.page(caller.owner, after=after, limit=limit, newest_first=order == "desc")
     except UnknownCursorError as error:
@@ -105,13 +105,13 @@ def list_videos(
 
 @router.get("/{video_id}", response_model=Video, responses=answers(401, 403, 404))
 def get_video(video_id: str, service: Services, caller: Callers) -> Response:
-    """One video. While it is not finished, the header openai-poll-after-ms says when to ask again."""
+    """Get a video. Until it is finished, the header openai-poll-after-ms suggests when to poll again."""
     return present(service, job_of(service, caller, video_id))
 
 
 @router.delete("/{video_id}", response_model=VideoDeleted, responses=answers(401, 403, 404))
 def delete_video(video_id: str, service: Services, caller: Callers) -> VideoDeleted:
-    """Stop a video if it runs, and remove it with all its files."""
+    """Stop a video if it is running, and delete it with all its files."""
     if not _ID.fullmatch(video_id) or not service.store.delete(video_id, caller.owner):
         raise not_found(video_id)
     service.storage.remove(video_id)
@@ -120,7 +120,7 @@ def delete_video(video_id: str, service: Services, caller: Callers) -> VideoDele
 
 @router.post("/{video_id}/cancel", response_model=Video, responses=answers(401, 403, 404))
 def cancel_video(video_id: str, service: Services, caller: Callers) -> Response:
-    """Stop a video before its next denoising step: it fails with code `cancelled`. A finished one stays as it is."""
+    """Stop a video before its next denoising step; it fails with code `cancelled`. Finished videos are unchanged."""
     job_of(service, caller, video_id)
     job = service.store.cancel(video_id, caller.owner)
     if job is None:
@@ -130,7 +130,7 @@ def cancel_video(video_id: str, service: Services, caller: Callers) -> Response:
 
 @router.post("/{video_id}/remix", response_model=Video, responses=answers(400, 401, 403, 404, 413, 429))
 def remix_video(video_id: str, body: Remix, service: Services, caller: Callers) -> Response:
-    """The same picture, camera path and settings with another prompt."""
+    """Generate again from the same image, camera path and settings with another prompt."""
     source = job_of(service, caller, video_id)
     try:
         files = {name: service.storage.input(source.id, name).read_bytes() for name in ("image.png", "camera.json")}

@@ -1,1 +1,1 @@
-"""What strangers send: pictures, addresses and camera paths, checked before anything else sees them."""
+"""What strangers send: images, addresses and camera paths, checked before anything else sees them."""

@@ -98,7 +98,7 @@ class Keyframe(BaseModel):
     pose_c2w: Matrix | None = None
     """4 x 4 camera-to-world."""
     position: Vector | None = None
-    """Camera centre, with `look_at`."""
+    """Camera center, with `look_at`."""
     look_at: Vector | None = None
     """Point that is looked at."""
 
@@ -117,7 +117,7 @@ class Keyframe(BaseModel):
 
 
 class KeyframeCamera(_Camera):
-    """A path through keyframes: the shorter way round, and straight lines between the camera centres."""
+    """A path through keyframes: the shorter way round, and straight lines between the camera centers."""
 
     keyframes: Annotated[list[Keyframe], Field(min_length=1, max_length=256)]
     """In order of time."""
@@ -151,9 +151,9 @@ class PosesCamera(_Camera):
     K: Intrinsics | None = None
     """3 x 3 intrinsics in pixels of `width` x `height`; instead of `fov_deg`."""
     width: Annotated[int, Field(ge=16, le=16384)] | None = None
-    """Columns of the pictures that K is for; the clip's if left out."""
+    """Columns of the images that K is for; the clip's if left out."""
     height: Annotated[int, Field(ge=16, le=16384)] | None = None
-    """Rows of the pictures that K is for; the clip's if left out."""
+    """Rows of the images that K is for; the clip's if left out."""
     units: Units = "scene"
     """metric for metres, scene for mean distances of the scene."""
 
@@ -177,9 +177,9 @@ class StoredPath(BaseModel):
     kind: str
     """A preset's name, `keyframes`, `poses` or `file`."""
     width: int
-    """Columns of the pictures that K is for."""
+    """Columns of the images that K is for."""
     height: int
-    """Rows of the pictures that K is for."""
+    """Rows of the images that K is for."""
     units: Units
     """metric or scene."""
     K: list[list[list[float]]]

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from fw_core.images import ImageError, read_image
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-"""Pillow formats that are decoded. JPEG includes MPO, the multi-picture JPEG of phones."""
+"""Pillow formats that are decoded. JPEG includes MPO, the multi-image JPEG of phones."""
 MAX_PIXELS = 40_000_000
 """Larger images are refused by their header."""
 MIN_SIDE = 16

@@ -1,4 +1,4 @@
-"""Pictures by address: off unless the operator names hosts, and never to a private address.
+"""Images by address: off unless the operator names hosts, and never to a private address.
 
 A name is resolved once, every address it has must be public, and the connection goes to that very address; a redirect
 is a new address with the same checks. So neither a redirect nor a name that changes its address leads inside.
@@ -61,7 +61,7 @@ class Fetcher:
             FetchError: the address may not be followed, leads inside, or gave no content within the limits.
         """
         if not self.hosts:
-            raise FetchError("this server does not fetch addresses; send the picture itself, or a data: URL")
+            raise FetchError("this server does not fetch addresses; send the image itself, or a data: URL")
         until = time.monotonic() + self.deadline_s
         for _ in range(MAX_REDIRECTS + 1):
             answer = self._once(url, until)
@@ -85,7 +85,7 @@ class Fetcher:
         if port not in (None, PORTS[parts.scheme]):
             raise FetchError(f"only port {PORTS[parts.scheme]} is asked")
         if not self._allowed(parts.scheme, host):
-            raise FetchError(f"pictures are not fetched from {host!r}; the operator allows hosts with --fetch-host")
+            raise FetchError(f"images are not fetched from {host!r}; the operator allows hosts with --fetch-host")
         addresses = self._resolve(host, PORTS[parts.scheme])
         if not addresses or not all(is_public(address) for address in addresses):
             raise FetchError(f"{host!r} has no address, or one that is not public")
@@ -127,12 +127,12 @@ class Fetcher:
             parts.append(part)
             size += len(part)
             if size > self.max_bytes:
-                raise FetchError(f"the picture has more than {self.max_bytes} bytes")
+                raise FetchError(f"the image has more than {self.max_bytes} bytes")
 
     def _left(self, until: float) -> float:
         left = until - time.monotonic()
         if left <= 0:
-            raise FetchError(f"the picture took more than {self.deadline_s:g} s")
+            raise FetchError(f"the image took more than {self.deadline_s:g} s")
         return left
 
 

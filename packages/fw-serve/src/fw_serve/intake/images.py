@@ -1,4 +1,4 @@
-"""Pictures from strangers, decoded in processes of their own that may die without harm."""
+"""Images from strangers, decoded in processes of their own that may die without harm."""
 
 import os
 import subprocess
@@ -9,22 +9,22 @@ from multiprocessing.connection import Connection, Pipe
 from queue import LifoQueue
 
 DEADLINE_S = 20.0
-"""A picture that takes longer to decode is refused."""
+"""An image that takes longer to decode is refused."""
 
 RECYCLE_AFTER = 500
-"""Pictures after which a decoding process is replaced by a new one."""
+"""Images after which a decoding process is replaced by a new one."""
 
 
 class BadImageError(ValueError):
-    """A picture that is not taken; the message is for its sender."""
+    """An image that is not taken; the message is for its sender."""
 
 
 class ImageDecoder:
-    """Decodes pictures in limited processes, which start when they are first needed.
+    """Decodes images in limited processes, which start when they are first needed.
 
     Args:
         processes: how many may decode at once; others wait for their turn.
-        deadline_s: time for one picture.
+        deadline_s: time for one image.
     """
 
     def __init__(self, *, processes: int = 2, deadline_s: float = DEADLINE_S) -> None:
@@ -34,12 +34,12 @@ class ImageDecoder:
             self._free.put(None)
 
     def start(self) -> None:
-        """Start the first process, so that the first picture does not wait for it."""
+        """Start the first process, so that the first image does not wait for it."""
         process = self._free.get()
         self._free.put(process or _Process())
 
     def decode(self, content: bytes) -> bytes:
-        """The picture as an RGB PNG without metadata.
+        """The image as an RGB PNG without metadata.
 
         Raises:
             BadImageError: not a PNG, JPEG or WebP, damaged, too large, animated, or too slow to decode.
@@ -55,7 +55,7 @@ class ImageDecoder:
             if process is not None:
                 process.stop()
                 process = None
-            raise BadImageError("the picture could not be decoded within the limits; send a smaller one") from None
+            raise BadImageError("the image could not be decoded within the limits; send a smaller one") from None
         finally:
             self._free.put(process)
         kind, rest = answer[:1], answer[1:]

@@ -20,7 +20,7 @@ from fw_serve.jobs.errors import (
     UnknownCursorError,
 )
 from fw_serve.jobs.model import Job, NewJob, WorldRequest, job_of_row
-from fw_serve.jobs.tables import Clock, jobs, open_engine, reader, serialise, totals
+from fw_serve.jobs.tables import Clock, jobs, open_engine, reader, serialize, totals
 
 RATE_WINDOW_S = 60.0
 """Creations are counted over this time."""
@@ -85,7 +85,7 @@ class JobStore:
         """
         now = self.clock()
         with self.engine.begin() as connection:
-            serialise(connection)
+            serialize(connection)
             if new.idempotency_key is not None:
                 same = and_(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
                 row = connection.execute(select(jobs).where(same)).first()

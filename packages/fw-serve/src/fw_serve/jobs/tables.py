@@ -34,7 +34,7 @@ BUSY_TIMEOUT_MS = 10_000
 """How long a SQLite writer waits for another."""
 
 _ADVISORY_LOCK = 0x66775F73
-"""Number under which PostgreSQL serialises admissions of this application."""
+"""Number under which PostgreSQL serializes admissions of this application."""
 
 metadata = MetaData()
 
@@ -134,7 +134,7 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
-def serialise(connection: Connection) -> None:
+def serialize(connection: Connection) -> None:
     """Let one transaction at a time count and insert. SQLite's write transactions are serial already."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _ADVISORY_LOCK})
@@ -165,7 +165,7 @@ def _prepare_sqlite(engine: Engine) -> None:
 
 def _make_tables(engine: Engine) -> None:
     with engine.begin() as connection:
-        serialise(connection)
+        serialize(connection)
         if not inspect(connection).has_table(meta.name):
             metadata.create_all(connection)
             connection.execute(meta.insert().values(name="schema", value=SCHEMA_VERSION))

@@ -27,7 +27,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""Everything from this server; blob: for files that the page fetched with a key, and for the dropped picture."""
+"""Everything from this server; blob: for files that the page fetched with a key, and for the dropped image."""
 
 _MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _FILES = {path.name: path for path in (STATIC / "studio").iterdir() if path.suffix in _MEDIA_TYPES}
@@ -40,7 +40,7 @@ async def page(_request: Request) -> Response:
 
 
 async def page_file(request: Request) -> Response:
-    """A script, style or picture of the page. Its name holds a digest of its content, so it is kept for ever."""
+    """A script, style or image of the page. Its name holds a digest of its content, so it is kept for ever."""
     path = _FILES.get(request.path_params["name"])
     if path is None:
         return error_response(404, "The page has no such file; load it again.")

@@ -1,4 +1,4 @@
-"""The files of a result: those of `export_world`, and the pictures and archives that only the API hands out.
+"""The files of a result: those of `export_world`, and the images and archives that only the API hands out.
 
 Axes: F frames, H W pixels.
 """
@@ -27,7 +27,7 @@ def write_artifacts(world: World, folder: Path) -> None:
     """Write all variants of a result into `folder`: flat files, archives instead of folders."""
     export_world(world, folder)
     write_points(folder / "points.bin", world)
-    # 1 / confidence, so that the warm end of the colours means sure, as it means near in the depth video
+    # 1 / confidence, so that the warm end of the colors means sure, as it means near in the depth video
     write_depth_video(folder / "confidence.mp4", 1 / world.depth_confidence, world.fps)
     thumbnail = Image.fromarray(world.video[0])
     thumbnail.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)

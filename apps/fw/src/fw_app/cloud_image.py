@@ -1,6 +1,6 @@
-"""Pictures of worlds for the report: a point cloud and the camera path in it, seen from outside.
+"""Images of worlds for the report: a point cloud and the camera path in it, seen from outside.
 
-Axis legend: h height, w width, n points, f frames. Pictures are uint8 RGB arrays.
+Axis legend: h height, w width, n points, f frames. Images are uint8 RGB arrays.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ REQUESTED, RECOVERED = (215, 38, 61), (30, 100, 220)
 
 def render_cloud(
     points: Float[np.ndarray, "n 3"],
-    colours: UInt8[np.ndarray, "n 3"],
+    colors: UInt8[np.ndarray, "n 3"],
     path: Trajectory,
     *,
     recovered: Trajectory | None = None,
@@ -26,18 +26,18 @@ def render_cloud(
     The view looks half-way between the path and the median point, so that both are in it. The path is drawn in red on
     top, and `recovered`, a second one, in blue and thinner over it. Frame of the points and of both paths: the same.
     """
-    picture = np.full((height, width, 3), 250, dtype=np.uint8)
+    image = np.full((height, width, 3), 250, dtype=np.uint8)
     finite = np.isfinite(points).all(axis=1)
-    points, colours = points[finite], colours[finite]
+    points, colors = points[finite], colors[finite]
     if len(points) == 0:
-        return picture
-    centre = np.median(points, axis=0)
+        return image
+    center = np.median(points, axis=0)
     first = path.pose_c2w[0]
-    distance = max(float(np.linalg.norm(centre - first[:3, 3])), 1e-6)
+    distance = max(float(np.linalg.norm(center - first[:3, 3])), 1e-6)
     eye = (
         first[:3, 3] - 0.75 * distance * first[:3, 2] - 0.55 * distance * first[:3, 1] + 0.45 * distance * first[:3, 0]
     )
-    middle = (centre + path.pose_c2w[:, :3, 3].mean(axis=0)) / 2
+    middle = (center + path.pose_c2w[:, :3, 3].mean(axis=0)) / 2
     rotation = _look_at(eye, middle, down=first[:3, 1])
     focal = 0.9 * width
 
@@ -53,22 +53,22 @@ def render_cloud(
     order = np.argsort(-z)
     order = order[np.isfinite(z[order])]
     for du, dv in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        picture[v[order] + dv, u[order] + du] = colours[order]
+        image[v[order] + dv, u[order] + du] = colors[order]
     lines = [(path, REQUESTED, 1)] if recovered is None else [(path, REQUESTED, 3), (recovered, RECOVERED, 1)]
-    for cameras, colour, radius in lines:
+    for cameras, color, radius in lines:
         u, v, z = to_pixels(_line(cameras.pose_c2w[:, :3, 3]))
         seen = np.isfinite(z)
         for du in range(-radius, radius + 1):
             for dv in range(-radius, radius + 1):
                 row, column = (v[seen] + dv).clip(0, height - 1), (u[seen] + du).clip(0, width - 1)
-                picture[row, column] = colour
-    return picture
+                image[row, column] = color
+    return image
 
 
-def _line(centres: Float[np.ndarray, "f 3"], count: int = 400) -> Float[np.ndarray, "{count} 3"]:
-    """Points at even steps along the camera centres."""
-    steps = np.linspace(0, len(centres) - 1, count)
-    return np.stack([np.interp(steps, np.arange(len(centres)), centres[:, axis]) for axis in range(3)], axis=1)
+def _line(centers: Float[np.ndarray, "f 3"], count: int = 400) -> Float[np.ndarray, "{count} 3"]:
+    """Points at even steps along the camera centers."""
+    steps = np.linspace(0, len(centers) - 1, count)
+    return np.stack([np.interp(steps, np.arange(len(centers)), centers[:, axis]) for axis in range(3)], axis=1)
 
 
 def _look_at(
