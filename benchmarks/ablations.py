@@ -21,7 +21,7 @@ import torch
 from fw_model.checkpoints.checkpoint import load_world
 from fw_model.config import WorldConfig, tiny
 from fw_model.model.model import FantasyWorld
-from fw_model.pipeline.components import load_companions
+from fw_model.pipeline.components import load_components
 from fw_train.evidence.evidence import LINES
 from fw_train.model_bundle import HISTORY, Parts, export
 
@@ -37,7 +37,10 @@ def arms() -> dict[str, WorldConfig]:
         "geometry reads video": "to_geometry",
         "video reads geometry": "to_video",
     }
-    found = {name: replace(whole, coupling=replace(whole.coupling, direction=way)) for name, way in directions.items()}
+    found = {
+        name: replace(whole, cross_branch=replace(whole.cross_branch, direction=way))
+        for name, way in directions.items()
+    }
     for blocks in (0, 8):
         layers = whole.video.blocks - blocks
         deepest, *others = (int((tap + 1) * layers / whole.irg_blocks) - 1 for tap in whole.geometry.dpt_taps)
@@ -149,7 +152,7 @@ def take_video(world: FantasyWorld, other: FantasyWorld) -> None:
 
 def save(world: FantasyWorld, source: Path, stage: str, folder: Path) -> Path:
     """Export a model with the companions of a run, as a result of the stage of that name in its history."""
-    companions = load_companions(source / "export")
+    companions = load_components(source / "export")
     stages = json.loads((source / "export" / HISTORY).read_text(encoding="utf-8"))["stages"]
     upto = next(i for i, entry in enumerate(stages) if entry["stage"] == stage)
     parts = Parts(

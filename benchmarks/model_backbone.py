@@ -121,7 +121,7 @@ def inputs(world: FantasyWorld, dtype: torch.dtype, device: str = "cpu") -> dict
 @torch.no_grad()
 def run_ours(world: FantasyWorld, given: dict[str, Any]) -> torch.Tensor:
     """One forward of the plain video backbone."""
-    return world(**given, couple=False, predict_geometry=False).velocity
+    return world(**given, cross_branch=False, predict_geometry=False).velocity
 
 
 @torch.no_grad()
@@ -219,7 +219,7 @@ def guided_step(blocks: int, pairs: int) -> Row:
     latents, timestep = given.pop("latents"), given.pop("timestep")
     packed = torch.randn(1, 24, LATENT[0], 8 * LATENT[1], 8 * LATENT[2], generator=torch.Generator().manual_seed(2))
     prompts = [given.pop("context"), torch.zeros(1, world.config.video.text_len, world.config.video.text_dim)]
-    options: dict[str, Any] = {"couple": False, "predict_geometry": False}
+    options: dict[str, Any] = {"cross_branch": False, "predict_geometry": False}
 
     def conditions(cache: bool) -> list[Any]:
         return [

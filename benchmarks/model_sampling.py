@@ -86,9 +86,9 @@ def _offload(world: FantasyWorld) -> Iterator[Row]:
         same = all(np.array_equal(getattr(made, key), getattr(exact, key)) for key in ("video", "depth", "points"))
         yield Row(
             name=f"offload={offload!r}, tiny: most bytes resident over the transformer's",
-            value=pipe.placement.mover.peak_bytes / total,
+            value=pipe.placement.offloader.peak_bytes / total,
             unit="of 1",
-            details=f"result bit-identical: {same}; {len(pipe.placement.mover.log)} moves in 2 guided steps",
+            details=f"result bit-identical: {same}; {len(pipe.placement.offloader.log)} moves in 2 guided steps",
         )
 
 

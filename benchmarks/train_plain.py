@@ -53,14 +53,14 @@ def plain_forward(world: FantasyWorld, batch: Batch) -> WorldOutput:
     for i, block in enumerate(world.pcb):
         video = recomputed(block, video, step, condition.block(i), kind="full")
     geometry = world.geometry.enter(video, grid[0], None)
-    steps, meeting = world.geometry.steps(world._rounded(timestep), *grid), world._meeting(grid)
+    steps, cross_step = world.geometry.steps(world._rounded(timestep), *grid), world._cross_branch_step(grid)
     features: dict[int, Tensor] = {}
     for i, layer in enumerate(world.irg):
         assert isinstance(layer, IRGBlock)
         context = condition.block(len(world.pcb) + i)
         out = recomputed(layer, video, geometry, video_step=step, context=context, geometry_steps=steps, kind="full")
-        assert layer.coupling is not None
-        video, state = layer.coupling(out.video, out.geometry.flatten(1, 2), meeting)
+        assert layer.cross_branch is not None
+        video, state = layer.cross_branch(out.video, out.geometry.flatten(1, 2), cross_step)
         geometry = state.unflatten(1, out.geometry.shape[1:3])
         if world._is_tapped(i):
             features[i] = join_features(out.frame, geometry)

@@ -64,7 +64,7 @@ def main() -> None:
     geometry = world.forward_geometry(noisy, timestep, context=context, y=first)
     losses = {"stage1": step(trained, geometry_loss(geometry, targets))}
 
-    print("stage 2: the coupling and the camera control; gates at zero let nothing behind them learn in the first step")
+    print("stage 2: cross-branch attention and camera; zero gates stop learning behind them in the first step")
     trained = freeze_all_but(world, "cross_branch")
     rays = plucker_rays(K, scene.pose_c2w, HEIGHT, WIDTH)
     both = world(noisy, timestep, context=context, y=first, plucker=rays)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fw_model.autoencoders.wan_vae import WanVAE
 from fw_model.config import Compat
-from fw_model.pipeline.components import load_companions
+from fw_model.pipeline.components import load_components
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "README_zh.md", ROOT / "examples" / "README.md"]
@@ -116,7 +116,7 @@ def test_the_shown_pipeline_json_is_read(tmp_path: Path) -> None:
     WanVAE.small().save(tmp_path)
     for folder in ("text", "clip"):
         (tmp_path / folder).mkdir()
-    parts = load_companions(tmp_path)
+    parts = load_components(tmp_path)
     assert (parts.text_encoder.text_len, parts.text_encoder.text_dim) == (512, 4096)
     assert parts.image_encoder is not None
     assert (parts.sampling.num_frames, parts.sampling.height, parts.sampling.width) == (81, 336, 592)

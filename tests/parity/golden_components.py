@@ -22,7 +22,7 @@ from fw_model.geometry.dpt import DPTHead, position_embedding, position_grid
 from fw_model.geometry.temporal import TemporalUpsampler
 from fw_model.geometry.tokens import PoseTokens
 from fw_model.layers.rope import PlaneRope, Rotation, VideoRope, rotate_halves, rotate_pairs
-from fw_model.model.irg import BidirectionalCrossAttention, CouplingStep
+from fw_model.model.irg import BidirectionalCrossAttention, CrossBranchStep
 from fw_model.wan.blocks import Context, VideoStep, WanBlock
 from fw_model.wan.camera_adapter import PoseEncoder, halve_time
 from fw_model.wan.embeddings import OutputHead, image_embedding
@@ -63,7 +63,7 @@ def load(module: nn.Module, ours: str, official: str, weights: Tensors, prefix: 
 
 @torch.no_grad()
 def rope(t: Tensors) -> Tensors:
-    """Tables, and rotated tensors of the video, coupling and geometry embeddings."""
+    """Tables, and rotated tensors of the video, cross-branch and geometry embeddings."""
     ours: Tensors = {}
     for width in (128, 96, 24, 20, 14, 12):
         tables = VideoRope(width).tables
@@ -79,7 +79,7 @@ def rope(t: Tensors) -> Tensors:
         ("geo3d.hd96", 96, SPECIALS),
     ):
         x = rearrange(t[f"{name}.x"], "b l (h d) -> b l h d", d=width)
-        ours[f"{name}.y"] = rotate_pairs(x, VideoRope(width)(*grid, specials=specials)).flatten(2)
+        ours[f"{name}.y"] = rotate_pairs(x, VideoRope(width)(*grid, num_special_tokens=specials)).flatten(2)
     for width in (64, 12):
         plane = PlaneRope(width)
         cos, sin = plane.tables(0, 5)
@@ -97,8 +97,8 @@ def bicross(t: Tensors) -> Tensors:
     module = BidirectionalCrossAttention(video_dim=30, geometry_dim=16, dim=28, heads=2)
     load(module, "irg.0.coupling.", "IRGBlock.0.bicross_attention.", t)
     rotary = VideoRope(14)
-    step = CouplingStep(rotary(3, 2, 3), rotary(3, 2, 3, specials=SPECIALS))
-    still = CouplingStep(*(Rotation(torch.ones_like(r.cos), torch.zeros_like(r.sin)) for r in step))
+    step = CrossBranchStep(rotary(3, 2, 3), rotary(3, 2, 3, num_special_tokens=SPECIALS))
+    still = CrossBranchStep(*(Rotation(torch.ones_like(r.cos), torch.zeros_like(r.sin)) for r in step))
     ours = {
         "in.freqs_video.cos": step.video.cos[:, None],
         "in.freqs_video.sin": step.video.sin[:, None],
@@ -131,7 +131,7 @@ def _wan_block(t: Tensors) -> Tensors:
     attended: list[Tensor] = []
     hook = block.self_attn.register_forward_hook(_collect(attended))
     x = t["wan.in.x"]
-    partial = block.attend(x, step, context)
+    partial = block.apply_attention(x, step, context)
     hook.remove()
     rows = (block.modulation + step.modulation).unbind(1)
     return {
@@ -156,11 +156,11 @@ def _geometry_block(t: Tensors) -> Tensors:
     everywhere = GeometryStep(e0, Rotation(rotation.cos.repeat(3, 1), rotation.sin.repeat(3, 1)))
     bare = x + block.ls1(block.attn(block.norm1(x), rotation))
     return {
-        "geo.frame.partial": block.attend(x, frame),
+        "geo.frame.partial": block.apply_attention(x, frame),
         "geo.frame.out": block(x, frame),
         "geo.frame.out_small": block(x * 3e-3, frame),
         "geo.global.out": block(x.flatten(0, 1)[None], everywhere),
-        "geo.noe0.out": block.feed(bare, None),
+        "geo.noe0.out": block.apply_mlp(bare, None),
     }
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fw_model.checkpoints.keys import released_names
-from fw_model.config import CameraConfig, Compat, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
+from fw_model.config import CameraConfig, Compat, CrossBranchConfig, GeometryConfig, VideoConfig, WorldConfig
 from fw_model.layers.rope import plane_positions
 from fw_model.model.conditioning import Conditioning
 from fw_model.model.model import FantasyWorld, WorldOutput
@@ -57,7 +57,7 @@ def set_config(tiny: dict[str, Any]) -> WorldConfig:
             dpt_features=tiny["dpt_features"],
             dpt_channels=tuple(tiny["dpt_out_channels"]),
         ),
-        coupling=CouplingConfig(dim=tiny["bicross_dim"], heads=tiny["bicross_heads"]),
+        cross_branch=CrossBranchConfig(dim=tiny["bicross_dim"], heads=tiny["bicross_heads"]),
         camera=CameraConfig(
             adapter_blocks=tiny["cam_last"] + 1,
             feature_dim=tiny["plucker_fea_dim"],
@@ -130,7 +130,7 @@ class SetCheck:
         """Uncoupled, known poses, no camera, negative prompt, stage 1, and four sampling steps."""
         ours: dict[str, Tensor] = {}
         runs = {
-            "uncond": self.run(self.condition(), couple=False),
+            "uncond": self.run(self.condition(), cross_branch=False),
             "camtoken": self.run(self.condition(poses=True)),
             "zero_plucker": self.run(self.condition(camera=False)),
             "neg_context": self.run(self.condition(context="context_neg"), predict_geometry=False),
@@ -228,7 +228,7 @@ class Recorder:
         }
         modules |= {f"pcb.{i}": block for i, block in enumerate(world.pcb)}
         for i, block in enumerate(world.irg):
-            modules |= {f"irg.{i}": block, f"irg.{i}.frame": block.frame, f"irg.{i}.coupling": block.coupling}
+            modules |= {f"irg.{i}": block, f"irg.{i}.frame": block.frame, f"irg.{i}.coupling": block.cross_branch}
         self.hooks = [
             module.register_forward_hook(self._keep(name)) for name, module in modules.items() if module is not None
         ]
@@ -239,7 +239,7 @@ class Recorder:
             hook.remove()
         f, h, w = latents.shape[2], latents.shape[3] // 2, latents.shape[4] // 2
         (t_emb, t_proj), (g_emb, g_proj) = self.seen["shell.time"]["out"], self.seen["geo.time"]["out"]
-        specials = self.world.geometry.specials
+        specials = self.world.geometry.num_special_tokens
         ours = {
             "wan.t_emb": t_emb,
             "wan.t_proj": t_proj.flatten(1),

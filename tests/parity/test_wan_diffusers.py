@@ -104,9 +104,9 @@ def test_equals_diffusers(kind, batch):
         encoder_hidden_states_image=clip,
         return_dict=False,
     )[0]
-    raw = world(latents, timestep, **inputs, couple=False, predict_geometry=False).velocity
+    raw = world(latents, timestep, **inputs, cross_branch=False, predict_geometry=False).velocity
     cached = world(
-        latents, timestep, condition=world.encode_condition(**inputs), couple=False, predict_geometry=False
+        latents, timestep, condition=world.encode_condition(**inputs), cross_branch=False, predict_geometry=False
     ).velocity
     assert expected.std() > 0.1
     for item in range(batch):
@@ -117,7 +117,7 @@ def test_equals_diffusers(kind, batch):
             latents[1:],
             timestep[1:],
             **{k: None if t is None else t[1:] for k, t in inputs.items()},
-            couple=False,
+            cross_branch=False,
             predict_geometry=False,
         ).velocity
         assert (raw[1:] - alone).abs().max() <= 2e-6 * expected.abs().max()

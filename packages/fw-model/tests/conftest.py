@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fw_model.config import CameraConfig, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
+from fw_model.config import CameraConfig, CrossBranchConfig, GeometryConfig, VideoConfig, WorldConfig
 from fw_model.model.model import FantasyWorld
 
 LATENT = (2, 4, 6)
@@ -31,7 +31,7 @@ def micro() -> WorldConfig:
             dpt_channels=(8, 8, 12, 12),
             dpt_hidden=8,
         ),
-        coupling=CouplingConfig(dim=24, heads=2),
+        cross_branch=CrossBranchConfig(dim=24, heads=2),
         camera=CameraConfig(adapter_blocks=3, feature_dim=16, downscale=2, channels=8),
         pcb_blocks=2,
     )

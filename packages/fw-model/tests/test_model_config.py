@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fw_model.config import PRESETS, Compat, CouplingConfig, WorldConfig, preset, wan22_fun_a14b
+from fw_model.config import PRESETS, Compat, CrossBranchConfig, WorldConfig, preset, wan22_fun_a14b
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -65,15 +65,15 @@ def test_configs_that_cannot_be_built(part, change, message):
     config = preset("tiny")
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **change)})
-    with pytest.raises(ValueError, match="coupling"):
-        dataclasses.replace(config, coupling=CouplingConfig(dim=30, heads=4))
+    with pytest.raises(ValueError, match="cross_branch"):
+        dataclasses.replace(config, cross_branch=CrossBranchConfig(dim=30, heads=4))
 
 
 def test_a_config_written_before_directions_is_one_of_both():
     values = preset("tiny").to_dict()
     assert "direction" not in values["coupling"]
     assert WorldConfig.from_dict(values) == preset("tiny")
-    one_way = dataclasses.replace(preset("tiny"), coupling=CouplingConfig(dim=96, heads=4, direction="to_video"))
+    one_way = dataclasses.replace(preset("tiny"), cross_branch=CrossBranchConfig(dim=96, heads=4, direction="to_video"))
     assert WorldConfig.from_json(one_way.to_json()) == one_way
     values["coupling"]["direction"] = "sideways"
     with pytest.raises((ValueError, TypeError), match="direction"):  # the type checker of the tests comes first

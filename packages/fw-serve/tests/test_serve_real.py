@@ -17,7 +17,7 @@ def checkpoint(tmp_path_factory):
     import torch
 
     from fw_model.autoencoders.block_dct import BlockDCT
-    from fw_model.config import CameraConfig, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
+    from fw_model.config import CameraConfig, CrossBranchConfig, GeometryConfig, VideoConfig, WorldConfig
     from fw_model.encoders.hashing import HashTextEncoder
     from fw_model.model.model import FantasyWorld
     from fw_model.pipeline.pipeline import WorldPipeline
@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory):
             width=24, heads=2, dpt_taps=(3, 2, 1, 0), camera_trunk=1, camera_heads=2, camera_iterations=2,
             dpt_features=8, dpt_channels=(8, 8, 12, 12), dpt_hidden=8,
         ),
-        coupling=CouplingConfig(dim=24, heads=2),
+        cross_branch=CrossBranchConfig(dim=24, heads=2),
         camera=CameraConfig(adapter_blocks=3, feature_dim=16, downscale=8, channels=8),
         pcb_blocks=2,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from fw_data.dataset.schema import ClipRecord
 from fw_data.dataset.shards import ShardWriter
 from fw_geometry import unproject
 from fw_model.autoencoders.block_dct import BlockDCT
-from fw_model.config import CameraConfig, CouplingConfig, GeometryConfig, VideoConfig, WorldConfig
+from fw_model.config import CameraConfig, CrossBranchConfig, GeometryConfig, VideoConfig, WorldConfig
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.export import export_world
 from fw_model.model.model import FantasyWorld
@@ -94,7 +94,7 @@ def mini_world() -> WorldConfig:
             mlp_ratio=2,
             freq_dim=16,
             dpt_taps=(1, 1, 0, 0),
-            registers=2,
+            num_register_tokens=2,
             camera_trunk=1,
             camera_heads=2,
             camera_iterations=2,
@@ -102,7 +102,7 @@ def mini_world() -> WorldConfig:
             dpt_channels=(8, 8, 8, 8),
             dpt_hidden=8,
         ),
-        coupling=CouplingConfig(dim=24, heads=2),
+        cross_branch=CrossBranchConfig(dim=24, heads=2),
         camera=CameraConfig(adapter_blocks=2, feature_dim=40, channels=8),
         pcb_blocks=1,
     )

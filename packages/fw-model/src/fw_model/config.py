@@ -103,7 +103,7 @@ class GeometryConfig:
     """Latent bridge: one 1x1x1 convolution (released), or a linear layer and transformer blocks (paper)."""
     bridge_depth: int = 2
     """Blocks of the transformer bridge."""
-    registers: int = 4
+    num_register_tokens: int = 4
     """Register tokens per latent frame, after its camera token."""
     camera_trunk: int = 4
     """Transformer blocks of the camera head."""
@@ -126,13 +126,13 @@ class GeometryConfig:
     tokens after the bridge, or by a rotation of queries and keys in the global attention."""
 
     @property
-    def specials(self) -> int:
+    def num_special_tokens(self) -> int:
         """Tokens of a frame before its patches: camera and registers."""
-        return 1 + self.registers
+        return 1 + self.num_register_tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CouplingConfig:
+class CrossBranchConfig:
     """Bidirectional cross-attention between the branches."""
 
     dim: int
@@ -177,7 +177,7 @@ class Compat:
     """Whether the timestep's shift and scale act on the output (released) or the input of a geometry MLP."""
     geometry_attention_gate: bool = False
     """Whether the timestep's attention gate (row 2) is applied in geometry blocks (released: no)."""
-    coupling_placement: Literal["before_mlp", "after_block"] = "before_mlp"
+    cross_branch_placement: Literal["before_mlp", "after_block"] = "before_mlp"
     """Whether the branches meet between attention and MLP (released) or after the whole block."""
     dpt_rectified_skip: bool = True
     """Whether the skip of a DPT residual unit is rectified too (released: an in-place ReLU does it)."""
@@ -205,14 +205,14 @@ class WorldConfig:
     """The preset's name; a checkpoint of another preset is refused by it."""
     video: VideoConfig
     geometry: GeometryConfig
-    coupling: CouplingConfig
+    cross_branch: CrossBranchConfig
     camera: CameraConfig | None
     """None: the model has no pose encoder and no adapters (Wan2.2, steered by its control adapter alone)."""
     pcb_blocks: int
-    """Preconditioning blocks; the other video blocks each get a geometry layer and a coupling (IRG). With 0 the
-    geometry branch starts from the embedded patches."""
+    """Preconditioning blocks; the other video blocks each get a geometry layer and cross-branch attention (IRG). With 0
+    the geometry branch starts from the embedded patches."""
     timestep_range: tuple[float, float] = (0.0, 1000.0)
-    """The model is for timesteps in (low, high]; the two Wan2.2 experts share the way at 900."""
+    """The model is for timesteps in (low, high]; the two Wan2.2 experts split at 900."""
     compat: Compat = dataclasses.field(default_factory=Compat)
 
     def __post_init__(self) -> None:
@@ -234,7 +234,7 @@ class WorldConfig:
             for name in fields if values[part] is not None else ():
                 if values[part][name] == getattr(type(getattr(self, part)), name):
                     del values[part][name]
-        return values
+        return _renamed(values, _STORED)
 
     def to_json(self) -> str:
         """Readable JSON with a final newline."""
@@ -246,10 +246,11 @@ class WorldConfig:
         parts: dict[str, type] = {
             "video": VideoConfig,
             "geometry": GeometryConfig,
-            "coupling": CouplingConfig,
+            "cross_branch": CrossBranchConfig,
             "camera": CameraConfig,
             "compat": Compat,
         }
+        values = _renamed(values, {where: {new: old for old, new in names.items()} for where, names in _STORED.items()})
         known = {
             key: _build(parts[key], value, key) if key in parts and value is not None else value
             for key, value in values.items()
@@ -262,12 +263,28 @@ class WorldConfig:
         return cls.from_dict(json.loads(text))
 
 
+_STORED = {
+    "": {"cross_branch": "coupling"},
+    "geometry": {"num_register_tokens": "registers"},
+    "compat": {"cross_branch_placement": "coupling_placement"},
+}
+"""Fields whose name in config.json differs: part of the config -> field -> stored name."""
+
 _ADDED_LATER = {
     "video": ("control_pooled", "gate_start"),
     "geometry": ("gate_start", "time_index"),
     "camera": ("activation",),
-    "coupling": ("direction",),
+    "cross_branch": ("direction",),
 }
+
+
+def _renamed(values: dict[str, Any], names: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Fields of the config, and of its parts, under other names."""
+    top = {names[""].get(key, key): value for key, value in values.items()}
+    for part, table in names.items():
+        if isinstance(top.get(part), dict):
+            top[part] = {table.get(key, key): value for key, value in top[part].items()}
+    return top
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -288,14 +305,17 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
 
 
 def _validate(config: WorldConfig) -> None:
-    video, geometry, coupling = config.video, config.geometry, config.coupling
+    video, geometry, cross_branch = config.video, config.geometry, config.cross_branch
     problems: list[str] = []
 
     def need(condition: bool, problem: str) -> None:
         if not condition:
             problems.append(problem)
 
-    for name, width, heads in (("video", video.dim, video.heads), ("coupling", coupling.dim, coupling.heads)):
+    for name, width, heads in (
+        ("video", video.dim, video.heads),
+        ("cross_branch", cross_branch.dim, cross_branch.heads),
+    ):
         even = width % heads == 0 and (width // heads) % 2 == 0 and (width // heads // 3) % 2 == 0
         need(even, f"{name}: head width {width}/{heads} must be whole and split into three even rotary parts")
     need(geometry.width % (4 * geometry.heads) == 0, "geometry.width must be a multiple of 4 * geometry.heads")
@@ -303,8 +323,8 @@ def _validate(config: WorldConfig) -> None:
     need(geometry.dpt_features % 8 == 0, "geometry.dpt_features must be a multiple of 8")
     need(all(c % 4 == 0 for c in geometry.dpt_channels), "geometry.dpt_channels must be multiples of 4")
     need(0 <= config.pcb_blocks < video.blocks, f"pcb_blocks must lie in 0..{video.blocks - 1}")
-    directions = get_args(CouplingConfig.__annotations__["direction"])
-    need(coupling.direction in directions, f"coupling.direction must be one of {', '.join(directions)}")
+    directions = get_args(CrossBranchConfig.__annotations__["direction"])
+    need(cross_branch.direction in directions, f"cross_branch.direction must be one of {', '.join(directions)}")
     need(
         all(0 <= tap < config.irg_blocks for tap in geometry.dpt_taps),
         f"geometry.dpt_taps {geometry.dpt_taps} must lie in 0..{config.irg_blocks - 1}",
@@ -342,7 +362,7 @@ def tiny() -> WorldConfig:
             layer_scale=0.05,
             time_index="additive",
         ),
-        coupling=CouplingConfig(dim=96, heads=4),
+        cross_branch=CrossBranchConfig(dim=96, heads=4),
         camera=CameraConfig(adapter_blocks=7, feature_dim=128, channels=128, activation="gelu"),
         pcb_blocks=4,
         compat=Compat(plucker="relative"),
@@ -381,7 +401,7 @@ def small_world() -> WorldConfig:
             gate_start=1.0,
             time_index="additive",
         ),
-        coupling=CouplingConfig(dim=96, heads=4),
+        cross_branch=CrossBranchConfig(dim=96, heads=4),
         camera=None,
         pcb_blocks=4,
     )
@@ -403,7 +423,7 @@ def wan21_fun_1_3b() -> WorldConfig:
             control_dim=24,
         ),
         geometry=GeometryConfig(width=1024, heads=16, dpt_taps=(17, 13, 8, 5)),
-        coupling=CouplingConfig(dim=1152, heads=12),
+        cross_branch=CrossBranchConfig(dim=1152, heads=12),
         camera=CameraConfig(adapter_blocks=12, feature_dim=2048),
         pcb_blocks=12,
     )
@@ -417,7 +437,7 @@ def wan21_i2v_14b() -> WorldConfig:
             dim=5120, heads=40, ffn_dim=13824, blocks=40, in_dim=36, text_dim=4096, text_len=512, clip_dim=1280
         ),
         geometry=GeometryConfig(width=1024, heads=16, dpt_taps=(23, 17, 11, 7)),
-        coupling=CouplingConfig(dim=1152, heads=12),
+        cross_branch=CrossBranchConfig(dim=1152, heads=12),
         camera=CameraConfig(adapter_blocks=25, feature_dim=2048),
         pcb_blocks=16,
         compat=Compat.released(),
@@ -436,7 +456,7 @@ def wan22_fun_a14b(expert: Literal["high_noise", "low_noise"] = "low_noise") -> 
             dim=5120, heads=40, ffn_dim=13824, blocks=40, in_dim=36, text_dim=4096, text_len=512, control_dim=24
         ),
         geometry=GeometryConfig(width=1024, heads=16, dpt_taps=(23, 17, 11, 7)),
-        coupling=CouplingConfig(dim=1152, heads=12),
+        cross_branch=CrossBranchConfig(dim=1152, heads=12),
         camera=None,
         pcb_blocks=16,
         timestep_range=(0.0, 900.0) if expert == "low_noise" else (900.0, 1000.0),

@@ -16,7 +16,7 @@ from fw_model.checkpoints.sources import local_folder
 from fw_model.config import tiny
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.model.model import FantasyWorld
-from fw_model.pipeline.components import save_companions
+from fw_model.pipeline.components import save_components
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.settings import Sampling
 
@@ -28,7 +28,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installation that has weights: the folder of a small model in float16."""
     folder = tmp_path / "small_world"
     save_world(FantasyWorld(tiny(), seed=0), folder, dtype=torch.float16)
-    save_companions(
+    save_components(
         folder,
         BlockDCT(),
         HashTextEncoder(),

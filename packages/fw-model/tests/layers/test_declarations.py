@@ -61,7 +61,7 @@ def _reduced(name: str) -> WorldConfig:
             dpt_channels=(8, 8, 12, 12),
             dpt_hidden=8,
         ),
-        coupling=dataclasses.replace(config.coupling, dim=24, heads=2),
+        cross_branch=dataclasses.replace(config.cross_branch, dim=24, heads=2),
         camera=config.camera and dataclasses.replace(config.camera, adapter_blocks=3, feature_dim=16, downscale=2),
     )
 

@@ -12,7 +12,7 @@ from torch import nn
 from fw_geometry import make_trajectory
 from fw_model.autoencoders.wan_vae import WanVAE
 from fw_model.encoders.hashing import HashTextEncoder
-from fw_model.layers.offload import BlockStream, Mover, check_offload
+from fw_model.layers.offload import BlockOffloader, BlockStream, check_offload
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.placement import Placement
 from fw_model.pipeline.settings import Sampling
@@ -70,55 +70,55 @@ def _most(log, prefix: str) -> int:
 
 
 def test_a_module_works_on_copies_and_gets_its_originals_back():
-    layer, mover = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval(), Mover("cpu")
+    layer, offloader = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval(), BlockOffloader("cpu")
     layer.append(layer[0])  # the same parameters under two names
     homes, x = _addresses(layer), torch.ones(2, 3)
     with torch.no_grad():
         expected = layer[:2](x)
-        with mover.using("layer", layer):
+        with offloader.using("layer", layer):
             assert not set(_addresses(layer)) & set(homes)
             assert torch.equal(layer[:2](x), expected)
             assert layer[0].weight is layer[2].weight
-            assert mover.resident == ["layer"]
-            assert mover.resident_bytes == _nbytes(layer)
-            with mover.using("again", layer):  # what is there is not brought twice
+            assert offloader.resident == ["layer"]
+            assert offloader.resident_bytes == _nbytes(layer)
+            with offloader.using("again", layer):  # what is there is not brought twice
                 pass
-            assert mover.resident == ["layer"]
+            assert offloader.resident == ["layer"]
     assert _addresses(layer) == homes
-    assert mover.resident_bytes == 0
-    assert mover.peak_bytes == _nbytes(layer)
-    assert [move.direction for move in mover.log] == ["in", "out"]
+    assert offloader.resident_bytes == 0
+    assert offloader.peak_bytes == _nbytes(layer)
+    assert [move.direction for move in offloader.log] == ["in", "out"]
 
 
 def test_originals_come_back_after_an_error():
-    layer, mover = nn.Linear(2, 2), Mover("cpu")
+    layer, offloader = nn.Linear(2, 2), BlockOffloader("cpu")
     homes = _addresses(layer)
-    with pytest.raises(RuntimeError, match="inside"), mover.using("layer", layer):
+    with pytest.raises(RuntimeError, match="inside"), offloader.using("layer", layer):
         raise RuntimeError("inside")
     assert _addresses(layer) == homes
-    assert mover.resident == []
+    assert offloader.resident == []
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2])
 def test_blocks_pass_one_after_the_other(ahead):
     blocks = [nn.Linear(4, 4) for _ in range(5)]
-    mover = Mover("cpu")
-    stream = BlockStream(mover, blocks, ahead=ahead)
+    offloader = BlockOffloader("cpu")
+    stream = BlockStream(offloader, blocks, ahead=ahead)
     x = expected = torch.ones(1, 4)
     with torch.no_grad():
         for _ in range(2):
             for i, block in enumerate(blocks):
                 with stream.using(block):
                     here = [f"block {(i + j) % 5}" for j in range(ahead + 1)]
-                    assert sorted(mover.resident) == sorted(here)
+                    assert sorted(offloader.resident) == sorted(here)
                     x = block(x)
         stream.clear()
         for block in blocks * 2:
             expected = block(expected)
     assert torch.equal(x, expected)
-    assert _most(mover.log, "block") == ahead + 1
-    assert mover.peak_bytes == (ahead + 1) * _nbytes(blocks[0])
-    brought = [move.name for move in mover.log if move.direction == "in"]
+    assert _most(offloader.log, "block") == ahead + 1
+    assert offloader.peak_bytes == (ahead + 1) * _nbytes(blocks[0])
+    brought = [move.name for move in offloader.log if move.direction == "in"]
     assert len(brought) == 10 + ahead  # each once per pass, and what was on its way at the end
 
 
@@ -128,19 +128,19 @@ def test_results_do_not_depend_on_offloading(config, make_world, run):
     for offload in ("model", "block"):
         pipe = _pipe(world, offload=offload)
         homes = _addresses(world)
-        made, mover = run(pipe), pipe.placement.mover
+        made, offloader = run(pipe), pipe.placement.offloader
         for name in ("video", "depth", "points"):
             assert np.array_equal(getattr(made, name), getattr(base, name)), (offload, name)
         assert _addresses(world) == homes
-        assert mover.resident == []
+        assert offloader.resident == []
         assert isinstance(pipe.autoencoder, WanVAE)
         vae, blocks = _nbytes(pipe.autoencoder), [*world.pcb, *world.irg]
-        surroundings = _nbytes(*world.surroundings())
-        assert _nbytes(world) == surroundings + _nbytes(*blocks)
+        non_block_modules = _nbytes(*world.non_block_modules())
+        assert _nbytes(world) == non_block_modules + _nbytes(*blocks)
         largest = sum(sorted(_nbytes(b) for b in blocks)[-2:])
-        assert mover.peak_bytes <= max(vae, _nbytes(world) if offload == "model" else surroundings + largest)
-        assert _most(mover.log, "block") == (2 if offload == "block" else 0)
-        assert [m.direction for m in mover.log if m.name == "autoencoder"] == ["in", "out"] * 2  # encode, decode
+        assert offloader.peak_bytes <= max(vae, _nbytes(world) if offload == "model" else non_block_modules + largest)
+        assert _most(offloader.log, "block") == (2 if offload == "block" else 0)
+        assert [m.direction for m in offloader.log if m.name == "autoencoder"] == ["in", "out"] * 2  # encode, decode
 
 
 def test_two_experts_are_swapped_once(config, make_world, run):
@@ -152,11 +152,11 @@ def test_two_experts_are_swapped_once(config, make_world, run):
     pipe = _pipe(low, high, offload="model")
     made = run(pipe, num_inference_steps=4, guidance_scale=1.0)
     assert np.array_equal(made.video, base.video)
-    moves = [(m.name, m.direction) for m in pipe.placement.mover.log if m.name.startswith("transformer")]
+    moves = [(m.name, m.direction) for m in pipe.placement.offloader.log if m.name.startswith("transformer")]
     assert moves == [
         ("transformer high", "in"), ("transformer high", "out"), ("transformer low", "in"), ("transformer low", "out")
     ]  # fmt: skip
-    assert pipe.placement.mover.peak_bytes == max(_nbytes(low), _nbytes(high))
+    assert pipe.placement.offloader.peak_bytes == max(_nbytes(low), _nbytes(high))
 
 
 def test_stopping_early_takes_everything_away(config, make_world):
@@ -169,10 +169,10 @@ def test_stopping_early_takes_everything_away(config, make_world):
     )
     for report in reports:
         if report.stage == "denoise":
-            assert pipe.placement.mover.resident
+            assert pipe.placement.offloader.resident
             break
     reports.close()
-    assert pipe.placement.mover.resident == []
+    assert pipe.placement.offloader.resident == []
     assert _addresses(world) == homes
     world.stream_blocks(None)
 
@@ -199,7 +199,7 @@ def test_encoders_come_and_go():
 def test_streaming_is_for_inference(config, make_world, make_inputs):
     world = make_world(config)
     latents, timestep, inputs = make_inputs(config)
-    world.stream_blocks(Mover("cpu"))
+    world.stream_blocks(BlockOffloader("cpu"))
     with pytest.raises(ValueError, match=r"torch\.no_grad"):
         world(latents, timestep, **inputs)
     world.stream_blocks(None)

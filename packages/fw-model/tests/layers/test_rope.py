@@ -57,7 +57,7 @@ def test_far_positions_stay_exact():
 
 def test_specials_are_not_rotated():
     rope = VideoRope(24)
-    rotation = rope(3, 2, 2, specials=5)
+    rotation = rope(3, 2, 2, num_special_tokens=5)
     x = torch.randn(1, 27, 2, 24, generator=torch.Generator().manual_seed(0))
     out = rotate_pairs(x, rotation).unflatten(1, (3, 9))
     frames = x.unflatten(1, (3, 9))

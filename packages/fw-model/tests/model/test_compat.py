@@ -15,7 +15,7 @@ CHANGES = {
     "pose_token_padding": ("end", {"velocity", "depth", "pose"}),
     "geometry_mlp_modulation": ("before", {"velocity", "depth", "pose"}),
     "geometry_attention_gate": (True, {"velocity", "depth", "pose"}),
-    "coupling_placement": ("after_block", {"velocity", "depth", "pose"}),
+    "cross_branch_placement": ("after_block", {"velocity", "depth", "pose"}),
     "dpt_rectified_skip": (False, {"depth"}),
 }
 

@@ -52,10 +52,10 @@ def test_zero_gates_are_the_plain_video_model_bit_for_bit(micro, make_world, mak
     model = make_world(micro)
     latents, timestep, inputs = make_inputs(micro, batch=2)
     coupled = model(latents, timestep, **inputs).velocity
-    plain = model(latents, timestep, **inputs, couple=False, predict_geometry=False).velocity
+    plain = model(latents, timestep, **inputs, cross_branch=False, predict_geometry=False).velocity
     assert not torch.allclose(coupled, plain, atol=1e-4)
     for block in model.irg:
-        block.coupling.gamma_video.zero_()
+        block.cross_branch.gamma_video.zero_()
     assert torch.equal(model(latents, timestep, **inputs).velocity, plain)
     assert torch.equal(model(latents, timestep, **inputs, predict_geometry=False).velocity, plain)
 
@@ -67,7 +67,7 @@ def test_new_model_is_plain_video_without_camera(micro, make_inputs):
     model.video.head.head.weight.normal_(generator=torch.Generator().manual_seed(0))
     latents, timestep, inputs = make_inputs(micro)
     without = {key: value for key, value in inputs.items() if key != "plucker"}
-    plain = model(latents, timestep, **without, couple=False, predict_geometry=False).velocity
+    plain = model(latents, timestep, **without, cross_branch=False, predict_geometry=False).velocity
     assert plain.abs().max() > 0
     assert torch.equal(model(latents, timestep, **inputs).velocity, plain)
 
@@ -87,7 +87,7 @@ def test_every_sample_of_a_batch_stands_alone(micro, world, make_inputs):
 def test_stage_1_is_the_uncoupled_geometry_and_runs_nothing_else(micro, world, make_inputs):
     latents, timestep, inputs = make_inputs(micro, batch=2)
     with torch.no_grad():
-        expected = world(latents, timestep, **inputs, couple=False).geometry
+        expected = world(latents, timestep, **inputs, cross_branch=False).geometry
     ran: set[str] = set()
     hooks = [
         module.register_forward_hook(lambda _m, _i, _o, name=name: ran.add(name))
@@ -147,10 +147,10 @@ def test_no_camera_bypasses_adapters(micro, world, make_inputs):
 def test_known_poses_replace_the_camera_tokens(micro, world, make_inputs):
     latents, timestep, inputs = make_inputs(micro, batch=2)
     poses = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0))
-    full = world(latents, timestep, **inputs, poses=poses, couple=False)
+    full = world(latents, timestep, **inputs, poses=poses, cross_branch=False)
     stage1 = world.forward_geometry(latents, timestep, **inputs, poses=poses)
     assert close(full.geometry.pose_encodings[-1], stage1.pose_encodings[-1])
-    plain = world(latents, timestep, **inputs, couple=False)
+    plain = world(latents, timestep, **inputs, cross_branch=False)
     assert not torch.allclose(plain.geometry.pose_encodings[-1], stage1.pose_encodings[-1], atol=1e-3)
     grad = torch.autograd.grad(stage1.depth.mean(), world.geometry.tokens.from_poses.mlp[0].weight)[0]
     assert grad.abs().max() > 0
@@ -207,10 +207,10 @@ def test_parameter_groups_are_a_partition(world):
     groups = [list(world.parameters_of(group)) for group in get_args(Group)]
     ids = [id(p) for group in groups for p in group]
     assert len(ids) == len(set(ids)) == len(list(world.parameters()))
-    coupling = {n for n, _ in world.named_parameters() if world.parameter_group(n) == "cross_branch"}
-    assert any(n.startswith("pose_encoder") for n in coupling)
-    assert sum("camera_adapter.to_shift.2.weight" in n for n in coupling) == 3
-    assert sum("gamma_" in n for n in coupling) == 2 * 4
+    trained = {n for n, _ in world.named_parameters() if world.parameter_group(n) == "cross_branch"}
+    assert any(n.startswith("pose_encoder") for n in trained)
+    assert sum("camera_adapter.to_shift.2.weight" in n for n in trained) == 3
+    assert sum("gamma_" in n for n in trained) == 2 * 4
 
 
 def test_weights_are_a_function_of_the_seed(micro):
@@ -301,7 +301,7 @@ with torch.no_grad():
     for parameter in world.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=g))
     both = sys.argv[1] == "eager"  # C++ for the video stream alone takes long enough
-    options = {"context": context, "couple": both, "predict_geometry": both}
+    options = {"context": context, "cross_branch": both, "predict_geometry": both}
     plain = world(latents, timestep, **options)
     world.compile_blocks(backend=sys.argv[1], fullgraph=True)
     fast = world(latents, timestep, **options)
@@ -352,7 +352,7 @@ def test_autocast_stays_close(micro, world, make_inputs):
 def directed(micro, make_world, direction: str):
     """A live model whose branches read each other in one direction, with the weights of the live `both` model."""
     both = make_world(micro)
-    world = make_world(micro, coupling=dataclasses.replace(micro.coupling, direction=direction))
+    world = make_world(micro, cross_branch=dataclasses.replace(micro.cross_branch, direction=direction))
     world.load_state_dict({name: value for name, value in both.state_dict().items() if name in world.state_dict()})
     return world
 
@@ -362,7 +362,7 @@ def directed(micro, make_world, direction: str):
 def test_a_branch_that_does_not_read_the_other_is_what_it_is_alone(micro, make_world, make_inputs, direction):
     world = directed(micro, make_world, direction)
     latents, timestep, inputs = make_inputs(micro)
-    met, alone = world(latents, timestep, **inputs), world(latents, timestep, **inputs, couple=False)
+    met, alone = world(latents, timestep, **inputs), world(latents, timestep, **inputs, cross_branch=False)
     assert torch.equal(met.velocity, alone.velocity) == (direction != "to_video")
     same = torch.equal(met.geometry.points, alone.geometry.points)
     assert same == (direction != "to_geometry")
@@ -406,5 +406,5 @@ def test_the_bridge_may_follow_the_patch_embedding(micro, make_world, make_input
     out = world(latents, timestep, **inputs)
     assert len(world.irg) == micro.video.blocks
     assert out.geometry.depth.isfinite().all()
-    alone = world(latents, timestep, **inputs, couple=False).geometry
+    alone = world(latents, timestep, **inputs, cross_branch=False).geometry
     assert close(world.forward_geometry(latents, timestep, **inputs).depth, alone.depth)

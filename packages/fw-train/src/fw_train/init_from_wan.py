@@ -51,7 +51,7 @@ def init(options: InitOptions) -> list[str]:
     from fw_model.encoders.clip import ClipImageEncoder
     from fw_model.encoders.umt5 import UMT5TextEncoder
     from fw_model.model.model import FantasyWorld
-    from fw_model.pipeline.components import save_companions
+    from fw_model.pipeline.components import save_components
     from fw_train.model_bundle import world_config
 
     config, wan, out = world_config(options.model), options.wan, options.out
@@ -85,7 +85,7 @@ def init(options: InitOptions) -> list[str]:
             start = start_from_vggt(world, options.vggt)
             lines += [f"geometry branch: {start.loaded} tensors of {options.vggt}; coupling: new", start.licence]
         save_world(world, partial)
-        save_companions(partial, vae, text_encoder, clip)
+        save_components(partial, vae, text_encoder, clip)
         shutil.rmtree(partial / "vae_original", ignore_errors=True)
         _inside(partial / "pipeline.json", partial)
         partial.rename(out)

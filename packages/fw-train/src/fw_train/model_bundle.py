@@ -24,7 +24,7 @@ from fw_model.encoders.base import TextEncoder
 from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.model.model import FantasyWorld
-from fw_model.pipeline.components import load_companions, save_companions
+from fw_model.pipeline.components import load_components, save_components
 from fw_model.pipeline.settings import Sampling
 from fw_train.config.schema import ConfigError, Stage, TrainConfig
 from fw_train.lora import add_adapters, merge_adapters, save_adapters
@@ -184,13 +184,13 @@ def load_parts(config: TrainConfig) -> Parts:
         text = HashTextEncoder(text_len=wanted.video.text_len, text_dim=wanted.video.text_dim)
         return Parts(
             world=FantasyWorld(wanted, seed=config.seed),
-            autoencoder=BlockDCT() if folder is None else load_companions(folder).autoencoder,
+            autoencoder=BlockDCT() if folder is None else load_components(folder).autoencoder,
             text_encoder=text,
             sampling=_sampling(config, Sampling()),
             history=[] if folder is None else _history(folder),
         )
     try:
-        with_it = load_companions(folder)
+        with_it = load_components(folder)
         world = _load_world(folder, world_config(config.model), config.seed)
     except ValueError as error:
         raise ConfigError(f"init: {error}") from None
@@ -228,7 +228,7 @@ def export(parts: Parts, folder: Path, *, trained: Mapping[str, Tensor], entry: 
     save_adapters(parts.world, partial / LORA_FOLDER)
     merge_adapters(parts.world)
     save_world(parts.world, partial)
-    save_companions(partial, parts.autoencoder, parts.text_encoder, parts.image_encoder, parts.sampling)
+    save_components(partial, parts.autoencoder, parts.text_encoder, parts.image_encoder, parts.sampling)
     history = {"format": 1, "stages": [*parts.history, dict(entry)]}
     (partial / HISTORY).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     if folder.exists():
@@ -252,8 +252,8 @@ def _free_to_differ(stage: Stage, history: list[dict[str, Any]]) -> tuple[str, .
     """Fields of a WorldConfig in which `init` may differ from the run: those of what nothing has trained yet."""
     before = history[-1]["stage"] if history else None
     if (stage, before) == ("stage1", "base"):
-        return ("name", "geometry", "coupling", "pcb_blocks")
-    return ("name", "coupling") if (stage, before) == ("stage2", "stage1") else ()
+        return ("name", "geometry", "cross_branch", "pcb_blocks")
+    return ("name", "cross_branch") if (stage, before) == ("stage2", "stage1") else ()
 
 
 def _load_world(folder: Path, wanted: WorldConfig, seed: int) -> FantasyWorld:

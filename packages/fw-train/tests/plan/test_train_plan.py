@@ -57,7 +57,7 @@ def test_video_and_geometry_blocks_take_what_a_hand_formula_says(model: str) -> 
     assert done["video blocks: PCB"] == (config.pcb_blocks * (linear + attention), 0, 0)
     assert "video blocks: IRG" not in done
     assert "cross-branch attention" not in done
-    each = patches + geometry.specials
+    each = patches + geometry.num_special_tokens
     rows, width = 2 * each, geometry.width
     layer_linear = 2 * (2 * rows * (4 + 2 * geometry.mlp_ratio) * width**2)
     layer_attention = 4 * width * (2 * each**2 + rows**2)

@@ -12,7 +12,7 @@ import torch
 
 from fw_data.options import AnnotateOptions
 from fw_model.checkpoints.checkpoint import load_world
-from fw_model.pipeline.components import load_companions
+from fw_model.pipeline.components import load_components
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.cli import main
 from fw_train.config.load import changed_keys, load, override
@@ -70,7 +70,7 @@ def test_the_weights_are_those_of_the_export_rounded_to_float16(made: Path, ship
     half, whole = ((f / "vae/model.safetensors").stat().st_size for f in (shipped, made / "runs/stage2/export"))
     assert half < 0.6 * whole
     video = torch.rand(1, 3, 5, 32, 48) * 2 - 1
-    first, second = (load_companions(f).autoencoder.encode(video) for f in (made / "runs/stage2/export", shipped))
+    first, second = (load_components(f).autoencoder.encode(video) for f in (made / "runs/stage2/export", shipped))
     torch.testing.assert_close(first, second, rtol=0.02, atol=0.02)
 
 

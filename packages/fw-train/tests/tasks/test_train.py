@@ -276,7 +276,7 @@ def test_what_nothing_has_trained_yet_may_be_of_another_config(chain: Path, data
         assert all(torch.equal(mine.state_dict()[name], value) for name, value in theirs.state_dict().items())
     assert torch.equal(start.video.patch_embedding.weight, base.video.patch_embedding.weight)
 
-    apart = replace(config, coupling=replace(config.coupling, direction="none"))
+    apart = replace(config, cross_branch=replace(config.cross_branch, direction="none"))
     other.write_text(apart.to_json())
     stage1 = configure("stage2", dataset, other, tmp_path / "s2", init=str(chain / "stage1"), steps=2)
     train(stage1, quiet=True)
@@ -285,7 +285,7 @@ def test_what_nothing_has_trained_yet_may_be_of_another_config(chain: Path, data
     assert all(torch.equal(value, before[name]) for name, value in trained.items() if name.startswith("geometry."))
 
     other.write_text(early.to_json())
-    with pytest.raises(ConfigError, match=r"'early'.*coupling"):
+    with pytest.raises(ConfigError, match=r"'early'.*cross_branch"):
         load_parts(configure("stage2", dataset, other, tmp_path / "s3", init=str(chain / "stage1")))
 
 

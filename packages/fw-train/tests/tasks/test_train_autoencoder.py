@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fw_model.autoencoders.block_vae import BlockVAE
-from fw_model.pipeline.components import load_companions
+from fw_model.pipeline.components import load_components
 from fw_train.config.schema import Cadence, ClipConfig, ConfigError, OptimConfig, TrainConfig
 from fw_train.data.encode import encode
 from fw_train.data.samples import open_dataset, split_clips
@@ -52,7 +52,7 @@ def test_it_starts_as_the_fixed_transform_and_improves_on_it(run: TrainConfig) -
 
 def test_latents_of_the_export_have_zero_mean_and_unit_variance(run: TrainConfig, dataset: Path) -> None:
     assert run.out is not None
-    vae = load_companions(run.out / "export").autoencoder
+    vae = load_components(run.out / "export").autoencoder
     assert isinstance(vae, BlockVAE)
     data = open_dataset(dataset)
     task = AutoencoderTask(run, data, split_clips(data.records, run.clip), torch.device("cpu"))

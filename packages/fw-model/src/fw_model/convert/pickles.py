@@ -4,7 +4,6 @@
 where the file allows it, so shards are written without holding the whole file.
 """
 
-import dataclasses
 import json
 import pickle
 import sys
@@ -121,7 +120,7 @@ def _write_world(folder: Path, state: Mapping[str, Tensor], config: WorldConfig,
     )
     renamed = {names[theirs]: value for theirs, value in state.items()}
     save_weights(folder, {name: renamed[name] for name in shapes}, dtype=None, shard_bytes=SHARD_BYTES)
-    content = {"format": FORMAT, **dataclasses.asdict(config)}
+    content = {"format": FORMAT, **config.to_dict()}
     write_text(folder / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
     return _count(renamed)
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fw_model.config import Compat
-from fw_model.layers.attention import Attending, attention
+from fw_model.layers.attention import AttentionModule, attention
 from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, constant, table
 from fw_model.layers.modulation import modulate
 from fw_model.layers.rope import Rotation, rotate_halves
@@ -67,7 +67,7 @@ class GeometryBlock(nn.Module, Declares):
         """Row 5 of the modulation is the gate of the MLP."""
         return {"": XAVIER, "modulation": table((5,), self.gate_start)}
 
-    def attend(self, x: Float[Tensor, "n l c"], step: GeometryStep | None) -> Float[Tensor, "n l c"]:
+    def apply_attention(self, x: Float[Tensor, "n l c"], step: GeometryStep | None) -> Float[Tensor, "n l c"]:
         """Self-attention."""
         if step is None:
             return x + self.ls1(self.attn(self.norm1(x), None))
@@ -75,7 +75,7 @@ class GeometryBlock(nn.Module, Declares):
         update = self.ls1(self.attn(modulate(self.norm1(x), shift, scale).to(x.dtype), step.rotation))
         return (x + update * gate[:, None]).to(x.dtype) if self.gate_attention else x + update
 
-    def feed(self, x: Float[Tensor, "n l c"], step: GeometryStep | None) -> Float[Tensor, "n l c"]:
+    def apply_mlp(self, x: Float[Tensor, "n l c"], step: GeometryStep | None) -> Float[Tensor, "n l c"]:
         """MLP."""
         if step is None:
             return x + self.ls2(self.mlp(self.norm2(x)))
@@ -88,7 +88,7 @@ class GeometryBlock(nn.Module, Declares):
 
     def forward(self, x: Float[Tensor, "n l c"], step: GeometryStep | None = None) -> Float[Tensor, "n l c"]:
         """The whole block; without `step` the plain one of the camera head."""
-        return self.feed(self.attend(x, step), step)
+        return self.apply_mlp(self.apply_attention(x, step), step)
 
     def _rows(self, step: GeometryStep) -> tuple[Tensor, ...]:
         return (self.modulation.float() + step.modulation).unbind(1)
@@ -125,7 +125,7 @@ class Mlp(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
-class _Attention(Attending):
+class _Attention(AttentionModule):
     def __init__(self, width: int, heads: int, *, normalised: bool) -> None:
         super().__init__()
         self.heads = heads

@@ -1,7 +1,7 @@
 """The geometry branch around its layers: bridge and tokens at the front, timestep, rotary angles, heads at the end.
 
-Axes: b batch, f latent frames, F = 4 (f - 1) + 1 output frames, m tokens of a frame (specials, then patches), c width,
-e = 2 c feature width, H W output pixels. The frame and global blocks themselves live in the IRG blocks.
+Axes: b batch, f latent frames, F = 4 (f - 1) + 1 output frames, m tokens of a frame (special tokens, then patches),
+c width, e = 2 c feature width, H W output pixels. The frame and global blocks are in the IRG blocks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class GeometrySteps(NamedTuple):
     """Timestep and angles for frame attention (b f sequences) and for global attention (b sequences)."""
 
     frame: GeometryStep
-    all_frames: GeometryStep
+    global_: GeometryStep
 
 
 class GeometryBranch(nn.Module, Declares):
@@ -61,7 +61,7 @@ class GeometryBranch(nn.Module, Declares):
     def __init__(self, config: WorldConfig) -> None:
         super().__init__()
         geometry, compat = config.geometry, config.compat
-        self.specials = geometry.specials
+        self.num_special_tokens = geometry.num_special_tokens
         self.width = geometry.width
         self.time_index = geometry.time_index
         self.taps = geometry.dpt_taps
@@ -99,7 +99,7 @@ class GeometryBranch(nn.Module, Declares):
     def steps(self, timestep: Float[Tensor, " b"], frames: int, rows: int, columns: int) -> GeometrySteps:
         """What the geometry blocks need to know of the timestep and of the grid."""
         modulation = self.time(timestep)[1]
-        rotation = self.rope(rows, columns, self.specials)
+        rotation = self.rope(rows, columns, self.num_special_tokens)
         everywhere = Rotation(rotation.cos.repeat(frames, 1), rotation.sin.repeat(frames, 1))
         if self.time_index == "rotary":
             everywhere = turn_by_frame(everywhere, frames)
@@ -122,7 +122,7 @@ class GeometryBranch(nn.Module, Declares):
             columns: token columns.
             dense_frames: ascending output frames to predict depth and points of; None: all. Poses are always of all.
         """
-        taps = tuple(features[layer][:, :, self.specials :] for layer in self.taps)
+        taps = tuple(features[layer][:, :, self.num_special_tokens :] for layer in self.taps)
         depth = self.depth_head(taps, rows, columns, dense_frames)
         points = self.point_head(taps, rows, columns, dense_frames)
         return GeometryOutput(
@@ -134,6 +134,6 @@ class GeometryBranch(nn.Module, Declares):
         )
 
 
-def join_features(frame: Float[Tensor, "b f m c"], all_frames: Float[Tensor, "b f m c"]) -> Float[Tensor, "b f m e"]:
+def join_features(frame: Float[Tensor, "b f m c"], global_: Float[Tensor, "b f m c"]) -> Float[Tensor, "b f m e"]:
     """A layer's feature for the heads: frame attention's output beside global attention's."""
-    return torch.cat([frame, all_frames], dim=-1)
+    return torch.cat([frame, global_], dim=-1)

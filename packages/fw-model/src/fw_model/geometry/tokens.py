@@ -20,10 +20,10 @@ _POSE_HIDDEN = 128
 class SpecialTokens(nn.Module):
     """Learned camera and register tokens; the camera token can be made from known poses instead."""
 
-    def __init__(self, width: int, registers: int, padding: str) -> None:
+    def __init__(self, width: int, num_register_tokens: int, padding: str) -> None:
         super().__init__()
         self.camera = nn.Parameter(torch.zeros(1, 2, 1, width))
-        self.register = nn.Parameter(torch.zeros(1, 2, registers, width))
+        self.register = nn.Parameter(torch.zeros(1, 2, num_register_tokens, width))
         self.from_poses = PoseTokens(width, padding)
 
     def forward(
@@ -95,4 +95,6 @@ class ConvBridge(nn.Module):
 def build_bridge(video: VideoConfig, geometry: GeometryConfig, compat: Compat) -> tuple[nn.Module, SpecialTokens]:
     """The bridge that the config names, and the special tokens."""
     bridge = TransformerBridge if geometry.bridge == "transformer" else ConvBridge
-    return bridge(video, geometry), SpecialTokens(geometry.width, geometry.registers, compat.pose_token_padding)
+    return bridge(video, geometry), SpecialTokens(
+        geometry.width, geometry.num_register_tokens, compat.pose_token_padding
+    )

@@ -22,7 +22,7 @@ _MAX_SCORES = 2**25
 """Most attention scores (64 MB) that are written out rather than fused."""
 
 
-class Attending(nn.Module):
+class AttentionModule(nn.Module):
     """A module that attends; `FantasyWorld.set_attention_backend` sets its kernel."""
 
     def __init__(self) -> None:

@@ -1,12 +1,11 @@
-"""Weights that are on the accelerator only while they are used: whole parts, or one transformer block at a time.
+"""Offloading: weights are on the accelerator only while they are used, as whole modules or block by block.
 
-The home of a weight is host memory (pinned, where the accelerator is CUDA). To use a module its weights are copied to
-the device and the copies put in their place; to release it the originals are put back and the copies dropped. Nothing
-is ever copied back, so the homes must not be written to while their module is in use.
+Weights are kept in host memory (pinned for CUDA). To use a module, its weights are copied to the device and replaced by
+the copies; to release it, the originals are restored and the copies dropped. Nothing is copied back, so the originals
+must not be changed while their module is in use.
 
-A ``Mover`` keeps the books: which modules are resident, the bytes they take, the most that were resident at a time,
-and the latest moves. They count the same on any device, and a CPU "device" gets real copies, so the bookkeeping and its
-results can be tested anywhere.
+A ``BlockOffloader`` records the resident modules, their bytes, the peak, and the latest moves. It works the same on any
+device; a CPU "device" gets real copies, so everything can be tested anywhere.
 """
 
 from collections import deque
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 Offload = Literal["none", "model", "block"]
 LOG_LENGTH = 10_000
-"""Moves that a mover remembers, the latest ones."""
+"""Number of latest moves that an offloader records."""
 
 
 def check_offload(offload: str) -> None:
@@ -32,15 +31,15 @@ def check_offload(offload: str) -> None:
 
 
 class Move(NamedTuple):
-    """One entry of a mover's log."""
+    """One entry of a offloader's log."""
 
     name: str
     direction: Literal["in", "out"]
     nbytes: int
 
 
-class Mover:
-    """Brings modules to a device and takes them away again.
+class BlockOffloader:
+    """Copies modules to a device and releases them again.
 
     Args:
         device: where modules are used.
@@ -126,16 +125,16 @@ class BlockStream:
     """Transformer blocks that pass through the device in turn, the next ones on their way while one computes.
 
     Args:
-        mover: brings them.
+        offloader: brings them.
         blocks: in the order in which they run; after the last one comes the first one again.
         ahead: how many to fetch ahead; ``ahead + 1`` are resident at most.
     """
 
-    def __init__(self, mover: Mover, blocks: Sequence[nn.Module], *, ahead: int = 1) -> None:
-        self.mover, self.blocks, self.ahead = mover, list(blocks), min(ahead, len(blocks) - 1)
+    def __init__(self, offloader: BlockOffloader, blocks: Sequence[nn.Module], *, ahead: int = 1) -> None:
+        self.offloader, self.blocks, self.ahead = offloader, list(blocks), min(ahead, len(blocks) - 1)
         self._place = {block: i for i, block in enumerate(self.blocks)}
         for block in self.blocks:
-            mover.pin(block)
+            offloader.pin(block)
 
     @contextmanager
     def using(self, block: nn.Module) -> Iterator[None]:
@@ -144,20 +143,20 @@ class BlockStream:
         wanted = [(place + i) % len(self.blocks) for i in range(self.ahead + 1)]
         for i, other in enumerate(self.blocks):
             if i not in wanted:
-                self.mover.release(other)
-        self.mover.fetch(f"block {place}", block)
-        self.mover.wait(block)
+                self.offloader.release(other)
+        self.offloader.fetch(f"block {place}", block)
+        self.offloader.wait(block)
         for i in wanted[1:]:
-            self.mover.fetch(f"block {i}", self.blocks[i])
+            self.offloader.fetch(f"block {i}", self.blocks[i])
         try:
             yield
         finally:
-            self.mover.release(block)
+            self.offloader.release(block)
 
     def clear(self) -> None:
         """Take away what was fetched ahead."""
         for block in self.blocks:
-            self.mover.release(block)
+            self.offloader.release(block)
 
 
 class _Slot(NamedTuple):

@@ -50,7 +50,9 @@ class AxisTables(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AxisTables":
         super()._apply(fn, recurse)
-        for axis in range(len(self.parts)):  # a cast or to_empty spoils the tables: write them anew where they now are
+        for axis in range(
+            len(self.parts)
+        ):  # a cast or to_empty spoils the tables: rewrite them on their present device
             for name, table in zip(("cos", "sin"), self._table(axis), strict=True):
                 device = self.get_buffer(f"{name}{axis}").device
                 self._buffers[f"{name}{axis}"] = table.to("cpu" if device.type == "meta" else device)
@@ -65,13 +67,13 @@ class VideoRope(nn.Module):
         third = 2 * (head_dim // 6)
         self.tables = AxisTables((head_dim - 2 * third, third, third), _video_rate)
 
-    def forward(self, frames: int, rows: int, columns: int, specials: int = 0) -> Rotation:
-        """Angles of a token grid; with `specials`, that many unrotated tokens stand before the patches of a frame."""
+    def forward(self, frames: int, rows: int, columns: int, num_special_tokens: int = 0) -> Rotation:
+        """Angles of a token grid; `num_special_tokens` unrotated tokens precede the patches of each frame."""
         time, row, column = (self.tables(axis, n) for axis, n in enumerate((frames, rows, columns)))
         cos, sin = (_grid(time[i], row[i], column[i]) for i in (0, 1))
-        if specials:
-            cos = torch.cat([cos.new_ones(frames, specials, cos.shape[-1]), cos], dim=1)
-            sin = torch.cat([sin.new_zeros(frames, specials, sin.shape[-1]), sin], dim=1)
+        if num_special_tokens:
+            cos = torch.cat([cos.new_ones(frames, num_special_tokens, cos.shape[-1]), cos], dim=1)
+            sin = torch.cat([sin.new_zeros(frames, num_special_tokens, sin.shape[-1]), sin], dim=1)
         return Rotation(cos.flatten(0, 1), sin.flatten(0, 1))
 
 
@@ -85,19 +87,21 @@ class PlaneRope(nn.Module):
         super().__init__()
         self.tables = AxisTables((head_dim // 2,), _plane_rate)
 
-    def forward(self, rows: int, columns: int, specials: int) -> Rotation:
+    def forward(self, rows: int, columns: int, num_special_tokens: int) -> Rotation:
         """Angles of one frame, row half then column half."""
         positions = max(rows, columns) + 1
         cos, sin = self.tables(0, positions)
-        grid = plane_positions(rows, columns, specials, cos.device)
+        grid = plane_positions(rows, columns, num_special_tokens, cos.device)
         return Rotation(cos[grid].flatten(1), sin[grid].flatten(1))
 
 
-def plane_positions(rows: int, columns: int, specials: int, device: torch.device | None = None) -> Int[Tensor, "m 2"]:
-    """Integer (row, column) positions of the m = specials + rows * columns tokens of one frame."""
+def plane_positions(
+    rows: int, columns: int, num_special_tokens: int, device: torch.device | None = None
+) -> Int[Tensor, "m 2"]:
+    """Integer (row, column) positions of the m = num_special_tokens + rows * columns tokens of one frame."""
     row, column = torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device)
     patches = torch.cartesian_prod(row, column)
-    return torch.cat([patches.new_zeros(specials, 2), patches])
+    return torch.cat([patches.new_zeros(num_special_tokens, 2), patches])
 
 
 def turn_by_frame(rotation: Rotation, frames: int) -> Rotation:

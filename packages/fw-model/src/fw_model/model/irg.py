@@ -1,4 +1,4 @@
-"""Integrated reconstruction and generation: a video block and a geometry layer that look at each other midway.
+"""Integrated reconstruction and generation: a video block and a geometry layer that attend to each other in the middle.
 
 Axes: b batch, l video tokens, d video width, f latent frames, m geometry tokens of a frame, g = f m, c geometry width.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fw_model.config import WorldConfig
 from fw_model.geometry.block import GeometryBlock
 from fw_model.geometry.branch import GeometrySteps
-from fw_model.layers.attention import Attending, attention
+from fw_model.layers.attention import AttentionModule, attention
 from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, zeros
 from fw_model.layers.modulation import layer_norm
 from fw_model.layers.rope import Rotation, rotate_pairs
@@ -23,7 +23,7 @@ from fw_model.wan.blocks import Context, ContextKV, VideoStep, WanBlock
 _EPS = 1e-6
 
 
-class CouplingStep(NamedTuple):
+class CrossBranchStep(NamedTuple):
     """Rotary angles of both sides; the special tokens of a geometry frame are not rotated."""
 
     video: Rotation
@@ -38,7 +38,7 @@ class IRGOutput(NamedTuple):
     geometry: Float[Tensor, "b f m c"] | None
 
 
-class BidirectionalCrossAttention(Attending, Declares):
+class BidirectionalCrossAttention(AttentionModule, Declares):
     """Each branch reads the other through one pair of shared projections (the paper's MM-BiCrossAttn).
 
     video += gamma_v out_v(softmax(q k^T) value_g(geo)) and geo += gamma_g out_g(softmax(k q^T) value_v(video)), with
@@ -79,7 +79,7 @@ class BidirectionalCrossAttention(Attending, Declares):
         return {"": XAVIER, "gamma_video": zeros, "gamma_geometry": zeros}
 
     def forward(
-        self, video: Float[Tensor, "b l d"], geometry: Float[Tensor, "b g c"], step: CouplingStep
+        self, video: Float[Tensor, "b l d"], geometry: Float[Tensor, "b g c"], step: CrossBranchStep
     ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b g c"]]:
         """Update both streams from their states before the call."""
         a, b = layer_norm(video, _EPS).to(video.dtype), layer_norm(geometry, _EPS).to(geometry.dtype)
@@ -98,12 +98,15 @@ class BidirectionalCrossAttention(Attending, Declares):
 
 
 class IRGBlock(nn.Module):
-    """Video block, frame attention and global attention of one depth, and their coupling (the paper's IRG block)."""
+    """The paper's IRG block: video block, frame and global attention, and the attention between the branches.
+
+    Two submodules keep their stored names: `all_frames` is `global_`, `coupling` is `cross_branch`.
+    """
 
     def __init__(self, config: WorldConfig, index: int) -> None:
         super().__init__()
         video, geometry = config.video, config.geometry
-        self.couple_after = config.compat.coupling_placement == "after_block"
+        self.cross_branch_after = config.compat.cross_branch_placement == "after_block"
         self.video = build_video_block(config, config.pcb_blocks + index)
         self.frame, self.all_frames = (
             GeometryBlock(
@@ -116,16 +119,16 @@ class IRGBlock(nn.Module):
             )
             for _ in range(2)
         )
-        self.frame.part = self.all_frames.part = "geometry layers"
+        self.frame.part = self.global_.part = "geometry layers"
         self.coupling: BidirectionalCrossAttention | None = None
-        if config.coupling.direction != "none":
+        if config.cross_branch.direction != "none":
             self.coupling = BidirectionalCrossAttention(
                 video_dim=video.dim,
                 geometry_dim=geometry.width,
-                dim=config.coupling.dim,
-                heads=config.coupling.heads,
-                video_reads=config.coupling.video_reads,
-                geometry_reads=config.coupling.geometry_reads,
+                dim=config.cross_branch.dim,
+                heads=config.cross_branch.heads,
+                video_reads=config.cross_branch.video_reads,
+                geometry_reads=config.cross_branch.geometry_reads,
             )
 
     def forward(
@@ -136,36 +139,49 @@ class IRGBlock(nn.Module):
         video_step: VideoStep | None = None,
         context: Context | ContextKV | None = None,
         geometry_steps: GeometrySteps | None = None,
-        coupling_step: CouplingStep | None = None,
+        cross_branch_step: CrossBranchStep | None = None,
     ) -> IRGOutput:
-        """Run both streams, or the one that is given; without `coupling_step` they do not meet."""
+        """Run both streams, or the one that is given; without `cross_branch_step` they are independent."""
         if video is not None and (video_step is None or context is None):
             raise ValueError("IRGBlock: a video stream needs video_step and context.")
         if geometry is not None and geometry_steps is None:
             raise ValueError("IRGBlock: a geometry stream needs geometry_steps.")
+        # geometry: frame attention, then global attention
         frame, state = None, None
         if geometry is not None and geometry_steps is not None:
             frame = self.frame(geometry.flatten(0, 1), geometry_steps.frame).unflatten(0, geometry.shape[:2])
-            state = self.all_frames.attend(frame.flatten(1, 2), geometry_steps.all_frames)
+            state = self.global_.apply_attention(frame.flatten(1, 2), geometry_steps.global_)
+        # video: self- and cross-attention
         if video is not None and video_step is not None and context is not None:
-            video = self.video.attend(video, video_step, context)
-        if coupling_step is not None and not self.couple_after:
-            video, state = self._couple(video, state, coupling_step)
+            video = self.video.apply_attention(video, video_step, context)
+        # both branches attend to each other (released: before their MLPs)
+        if cross_branch_step is not None and not self.cross_branch_after:
+            video, state = self._cross_branch(video, state, cross_branch_step)
         if video is not None and video_step is not None:
-            video = self.video.feed(video, video_step)
+            video = self.video.apply_mlp(video, video_step)
         if state is not None and geometry_steps is not None:
-            state = self.all_frames.feed(state, geometry_steps.all_frames)
-        if coupling_step is not None and self.couple_after:
-            video, state = self._couple(video, state, coupling_step)
+            state = self.global_.apply_mlp(state, geometry_steps.global_)
+        if cross_branch_step is not None and self.cross_branch_after:
+            video, state = self._cross_branch(video, state, cross_branch_step)
         after = None if state is None or frame is None else rearrange(state, "b (f m) c -> b f m c", f=frame.shape[1])
         return IRGOutput(video, frame, after)
 
-    def _couple(self, video: Tensor | None, state: Tensor | None, step: CouplingStep) -> tuple[Tensor, Tensor]:
+    @property
+    def global_(self) -> GeometryBlock:
+        """Global attention over the tokens of all frames."""
+        return self.all_frames
+
+    @property
+    def cross_branch(self) -> "BidirectionalCrossAttention | None":
+        """Attention between the branches; None if `config.cross_branch.direction` is none."""
+        return self.coupling
+
+    def _cross_branch(self, video: Tensor | None, state: Tensor | None, step: CrossBranchStep) -> tuple[Tensor, Tensor]:
         if video is None or state is None:
-            raise ValueError("IRGBlock: coupling needs both streams.")
-        if self.coupling is None:
-            raise ValueError("IRGBlock: this model's branches do not meet (coupling.direction is none).")
-        return self.coupling(video, state, step)
+            raise ValueError("IRGBlock: cross_branch_step needs both streams")
+        if self.cross_branch is None:
+            raise ValueError("IRGBlock: cross_branch_step was given, but config.cross_branch.direction is none")
+        return self.cross_branch(video, state, step)
 
 
 def build_video_block(config: WorldConfig, block: int) -> WanBlock:

@@ -19,16 +19,16 @@ from fw_model.config import PATCH, WorldConfig
 from fw_model.geometry.block import GeometryBlock
 from fw_model.geometry.branch import GeometryBranch, GeometryOutput, join_features
 from fw_model.geometry.dpt import DPTHead
-from fw_model.layers.attention import Attending, Backend, check_backend
+from fw_model.layers.attention import AttentionModule, Backend, check_backend
 from fw_model.layers.declarations import Group, declared_group, declared_part, initialize
-from fw_model.layers.offload import BlockStream, Mover
+from fw_model.layers.offload import BlockOffloader, BlockStream
 from fw_model.layers.recompute import Recompute, recomputed
 from fw_model.layers.rope import VideoRope
 from fw_model.model.conditioning import Conditioning, check_grid, check_inputs
-from fw_model.model.irg import CouplingStep, IRGBlock, build_video_block
+from fw_model.model.irg import CrossBranchStep, IRGBlock, build_video_block
 from fw_model.wan.blocks import Context, ContextKV, VideoStep, WanBlock
 from fw_model.wan.camera_adapter import PoseEncoder
-from fw_model.wan.embeddings import WanShell, unpatchify
+from fw_model.wan.embeddings import WanEmbeddings, unpatchify
 
 if TYPE_CHECKING:
     from fw_model.lora.apply import LoadedLora
@@ -59,13 +59,13 @@ class FantasyWorld(nn.Module):
         self._stream: BlockStream | None = None
         device = torch.get_default_device()
         with torch.device("meta"):
-            self.video = WanShell(config.video, rounding=config.compat.timestep_rounding)
+            self.video = WanEmbeddings(config.video, rounding=config.compat.timestep_rounding)
             self.pcb = nn.ModuleList([build_video_block(config, i) for i in range(config.pcb_blocks)])
             self.irg = nn.ModuleList([IRGBlock(config, i) for i in range(config.irg_blocks)])
             self.geometry = GeometryBranch(config)
             self.pose_encoder = None if config.camera is None else PoseEncoder(config.camera, config.video.dim)
             self.video_rope = VideoRope(config.video.dim // config.video.heads)
-            self.coupling_rope = VideoRope(config.coupling.dim // config.coupling.heads)
+            self.cross_branch_rope = VideoRope(config.cross_branch.dim // config.cross_branch.heads)
         if device.type != "meta":
             self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device) if t.is_meta else t.to(device))
             initialize(self, seed)
@@ -84,7 +84,7 @@ class FantasyWorld(nn.Module):
         poses: Float[Tensor, "b F 9"] | None = None,
         predict_geometry: bool = True,
         dense_frames: Sequence[int] | None = None,
-        couple: bool = True,
+        cross_branch: bool = True,
     ) -> WorldOutput:
         """One pass over both branches.
 
@@ -95,23 +95,27 @@ class FantasyWorld(nn.Module):
             context, y, clip_feature, plucker, control, poses: see `encode_condition`.
             predict_geometry: run the heads.
             dense_frames: ascending output frames to predict depth and points of; None: all.
-            couple: let the branches see each other, as far as `config.coupling.direction` has it; False is the plain
-                video model and independent geometry.
+            cross_branch: let the branches attend to each other as `config.cross_branch.direction` says; False is the
+                plain video model beside an independent geometry branch.
 
         Raises:
             ValueError: an input is missing, not wanted by this model, or of the wrong size.
         """
+        # embed the conditions, the noisy latents and the timestep
         condition = self._condition(condition, context, y, clip_feature, plucker, control, poses)
         grid = self._grid(latents, timestep, condition)
         video, time, step = self._start(latents, timestep, condition, grid)
+        # preconditioning blocks: video alone
         for i, block in enumerate(self.pcb):
             video = self._run(block, video, step, condition.block(i))
-        coupling = self.config.coupling
-        couple = couple and (coupling.video_reads or (coupling.geometry_reads and predict_geometry))
-        both = predict_geometry or couple
+        # the geometry branch runs if its output is wanted, or if the video reads it
+        direction = self.config.cross_branch
+        cross_branch = cross_branch and (direction.video_reads or (direction.geometry_reads and predict_geometry))
+        both = predict_geometry or cross_branch
         geometry = self.geometry.enter(video, grid[0], condition.pose_tokens) if both else None
         steps = self.geometry.steps(self._rounded(timestep), *grid) if both else None
-        meeting = self._meeting(grid) if couple else None
+        cross_step = self._cross_branch_step(grid) if cross_branch else None
+        # integrated reconstruction and generation: both branches, layer by layer
         features: dict[int, Tensor] = {}
         for i, block in enumerate(self.irg):
             out = self._run(
@@ -121,11 +125,12 @@ class FantasyWorld(nn.Module):
                 video_step=step,
                 context=condition.block(len(self.pcb) + i),
                 geometry_steps=steps,
-                coupling_step=meeting,
+                cross_branch_step=cross_step,
             )
             video, geometry = out.video, out.geometry
             if predict_geometry and self._is_tapped(i):
                 features[i] = join_features(out.frame, out.geometry)
+        # heads: velocity of the video; depth, points and poses from the tapped layers
         velocity = unpatchify(self.video.head(video, time), *grid)
         maps = self.geometry.predict(features, *grid[1:], dense_frames) if predict_geometry else None
         return WorldOutput(velocity=velocity.to(latents.dtype), geometry=maps)
@@ -146,8 +151,8 @@ class FantasyWorld(nn.Module):
     ) -> GeometryOutput:
         """Stage 1: preconditioning blocks without gradients, then the geometry branch alone.
 
-        The video blocks after them, the video head and the couplings are never executed. Same arguments as `forward`;
-        equal to the geometry of `forward(couple=False)`.
+        The video blocks after them, the video head and the cross-branch attention are never executed. Takes the
+        arguments of `forward`; equals the geometry of `forward(cross_branch=False)`.
         """
         with torch.no_grad():
             condition = self._condition(condition, context, y, clip_feature, plucker, control, None)
@@ -272,7 +277,7 @@ class FantasyWorld(nn.Module):
 
     def geometry_blocks(self) -> list[GeometryBlock]:
         """Frame and global blocks of every geometry layer, in the order in which they run."""
-        pairs = ((layer.frame, layer.all_frames) for layer in self.irg if isinstance(layer, IRGBlock))
+        pairs = ((layer.frame, layer.global_) for layer in self.irg if isinstance(layer, IRGBlock))
         return [block for pair in pairs for block in pair]
 
     def set_checkpointing(self, kind: Recompute) -> None:
@@ -290,7 +295,7 @@ class FantasyWorld(nn.Module):
         """Use one attention kernel everywhere ("auto" chooses by device and dtype). Raises ValueError if not here."""
         check_backend(backend)
         for module in self.modules():
-            if isinstance(module, Attending):
+            if isinstance(module, AttentionModule):
                 module.backend = backend
 
     def set_head_chunk(self, latent_frames: int | None) -> None:
@@ -305,18 +310,18 @@ class FantasyWorld(nn.Module):
         for block in [*self.pcb, *self.irg]:
             block.compile(**options)
 
-    def stream_blocks(self, mover: Mover | None, *, ahead: int = 1) -> None:
-        """Bring every block to the mover's device while it runs, `ahead` others on their way; None: they stay put.
+    def stream_blocks(self, offloader: BlockOffloader | None, *, ahead: int = 1) -> None:
+        """Copy every block to the device while it runs, and the next `ahead` ones in advance; None stops this.
 
-        For inference only. What stands around the blocks (`surroundings`) has to be there already.
+        For inference only. The `non_block_modules` must be on the device already.
         """
         if self._stream is not None:
             self._stream.clear()
-        self._stream = None if mover is None else BlockStream(mover, [*self.pcb, *self.irg], ahead=ahead)
+        self._stream = None if offloader is None else BlockStream(offloader, [*self.pcb, *self.irg], ahead=ahead)
 
-    def surroundings(self) -> list[nn.Module]:
+    def non_block_modules(self) -> list[nn.Module]:
         """Everything but the blocks: embeddings, heads, pose encoder, rotary tables."""
-        parts = (self.video, self.geometry, self.pose_encoder, self.video_rope, self.coupling_rope)
+        parts = (self.video, self.geometry, self.pose_encoder, self.video_rope, self.cross_branch_rope)
         return [part for part in parts if part is not None]
 
     def _condition(
@@ -356,8 +361,11 @@ class FantasyWorld(nn.Module):
         frames, rows, columns = (n // p for n, p in zip(latents.shape[2:], PATCH, strict=True))
         return frames, rows, columns
 
-    def _meeting(self, grid: tuple[int, int, int]) -> CouplingStep:
-        return CouplingStep(self.coupling_rope(*grid), self.coupling_rope(*grid, specials=self.geometry.specials))
+    def _cross_branch_step(self, grid: tuple[int, int, int]) -> CrossBranchStep:
+        return CrossBranchStep(
+            self.cross_branch_rope(*grid),
+            self.cross_branch_rope(*grid, num_special_tokens=self.geometry.num_special_tokens),
+        )
 
     def _rounded(self, timestep: Tensor) -> Tensor:
         exact = timestep.float()
@@ -369,16 +377,16 @@ class FantasyWorld(nn.Module):
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if self.checkpointing != "none" and torch.is_grad_enabled():
             return recomputed(block, *args, kind=self.checkpointing, **kwargs)
-        with self._at_hand(block):
+        with self._on_device(block):
             return block(*args, **kwargs)
 
     def _project(self, block: nn.Module, context: Context) -> ContextKV:
-        with self._at_hand(block):
+        with self._on_device(block):
             video = block.video if isinstance(block, IRGBlock) else block
             assert isinstance(video, WanBlock)
             return video.cross_attn.project(context)
 
-    def _at_hand(self, block: nn.Module) -> AbstractContextManager[None]:
+    def _on_device(self, block: nn.Module) -> AbstractContextManager[None]:
         if self._stream is None:
             return nullcontext()
         if torch.is_grad_enabled():

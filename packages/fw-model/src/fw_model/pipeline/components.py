@@ -23,7 +23,7 @@ HIGH_NOISE = "high_noise"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Companions:
+class Components:
     """The parts that pipeline.json names."""
 
     autoencoder: VideoAutoencoder
@@ -36,7 +36,7 @@ class Companions:
     """Defaults of generation."""
 
 
-def load_companions(folder: Path) -> Companions:
+def load_components(folder: Path) -> Components:
     """Read pipeline.json and load what it names.
 
     Raises:
@@ -58,7 +58,7 @@ def load_companions(folder: Path) -> Companions:
         sampling = Sampling.from_dict(spec.get("sampling", {}), base=Sampling.for_text_dim(text_encoder.text_dim))
     except ValueError as error:
         raise ValueError(f"{file}: sampling: {error}") from None
-    return Companions(
+    return Components(
         autoencoder=autoencoder_from_spec(spec["autoencoder"], folder),
         text_encoder=text_encoder,
         image_encoder=None if image is None else ClipImageEncoder.from_spec(image, folder),
@@ -66,7 +66,7 @@ def load_companions(folder: Path) -> Companions:
     )
 
 
-def save_companions(
+def save_components(
     folder: Path,
     autoencoder: VideoAutoencoder,
     text_encoder: TextEncoder,

@@ -36,7 +36,7 @@ from fw_model.lora.experts import Expert, load_on_experts, unload_from_experts
 from fw_model.losses.targets import path_rays, recovered_path
 from fw_model.model.conditioning import Conditioning
 from fw_model.model.model import FantasyWorld
-from fw_model.pipeline.components import HIGH_NOISE, load_companions, save_companions
+from fw_model.pipeline.components import HIGH_NOISE, load_components, save_components
 from fw_model.pipeline.inputs import ImageInput, prepare_image, prepare_trajectory
 from fw_model.pipeline.placement import Placement
 from fw_model.pipeline.result import Progress, World
@@ -138,7 +138,7 @@ class WorldPipeline:
         check_offload(offload)
         check_backend(attention)
         folder = local_folder(source)
-        parts = load_companions(folder)
+        parts = load_components(folder)
         home = device if offload == "none" else "cpu"
         world = _load_expert(folder, home, dtype, preset)
         other = folder / HIGH_NOISE
@@ -165,7 +165,7 @@ class WorldPipeline:
         self.world.save_pretrained(folder)
         if self.high_noise is not None:
             self.high_noise.save_pretrained(folder / HIGH_NOISE)
-        save_companions(folder, self.autoencoder, self.text_encoder, self.image_encoder, self.sampling)
+        save_components(folder, self.autoencoder, self.text_encoder, self.image_encoder, self.sampling)
         return folder
 
     def load_lora(
@@ -304,7 +304,7 @@ class WorldPipeline:
             guidance_scale=job.sampling.guidance_scale,
             cross_branch=job.settings.cross_branch,
             easycache=job.settings.easycache,
-            at_hand=self.placement.expert,
+            on_device=self.placement.expert,
         )
         state: DenoiseStep | None = None
         total = job.schedule.steps

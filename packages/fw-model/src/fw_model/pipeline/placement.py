@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from fw_model.layers.offload import Mover, Offload, check_offload
+from fw_model.layers.offload import BlockOffloader, Offload, check_offload
 from fw_model.model.model import FantasyWorld
 
 HOME = torch.device("cpu")
@@ -39,7 +39,7 @@ class Placement:
         check_offload(offload)
         self.offload: Offload = offload
         self.device = torch.device(device)
-        self.mover = Mover(self.device)
+        self.offloader = BlockOffloader(self.device)
         self.ahead = ahead
 
     @property
@@ -60,19 +60,19 @@ class Placement:
         """Have the autoencoder at hand."""
         if self.offload == "none" or not isinstance(part, nn.Module):
             return nullcontext()
-        return self.mover.using(name, part)
+        return self.offloader.using(name, part)
 
     def expert(self, world: FantasyWorld) -> AbstractContextManager[None]:
         """Have a transformer at hand, whole or block by block."""
         name = f"transformer {world.config.name}"
         if self.offload == "none":
             return nullcontext()
-        return self.mover.using(name, world) if self.offload == "model" else self._streamed(name, world)
+        return self.offloader.using(name, world) if self.offload == "model" else self._streamed(name, world)
 
     @contextmanager
     def _streamed(self, name: str, world: FantasyWorld) -> Iterator[None]:
-        with self.mover.using(name, *world.surroundings()):
-            world.stream_blocks(self.mover, ahead=self.ahead)
+        with self.offloader.using(name, *world.non_block_modules()):
+            world.stream_blocks(self.offloader, ahead=self.ahead)
             try:
                 yield
             finally:

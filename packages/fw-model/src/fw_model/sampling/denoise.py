@@ -46,7 +46,7 @@ def denoise(
     guidance_scale: float = 5.0,
     cross_branch: bool = True,
     easycache: float | None = None,
-    at_hand: Callable[[FantasyWorld], AbstractContextManager[None]] = nullcontext,
+    on_device: Callable[[FantasyWorld], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[DenoiseStep]:
     """Walk the schedule; one report after each step, so that the caller may stop between steps.
 
@@ -59,7 +59,7 @@ def denoise(
         guidance_scale: ``v = v_neg + guidance_scale (v_pos - v_neg)``; at 1 the unconditional pass is skipped.
         cross_branch: let the branches attend to each other.
         easycache: threshold of step reuse, see ``EasyCache``; None computes every step.
-        at_hand: holds an expert on the device while its steps last; entered once per expert.
+        on_device: holds an expert on the device while its steps last; entered once per expert.
 
     Raises:
         ValueError: an unknown sampler, or a timestep that no expert is for.
@@ -77,7 +77,7 @@ def denoise(
             if expert is not current or condition is None:
                 condition = negative = None
                 held.close()
-                held.enter_context(at_hand(expert))
+                held.enter_context(on_device(expert))
                 current, (condition, negative) = expert, prompted(expert)
                 if cache is not None:
                     cache.forget()
@@ -87,11 +87,11 @@ def denoise(
                 if velocities is None:
                     t = timestep.expand(latents.shape[0]).to(latents.device)
                     last = index == schedule.steps - 1
-                    out = expert(latents, t, condition=condition, predict_geometry=last, couple=cross_branch)
+                    out = expert(latents, t, condition=condition, predict_geometry=last, cross_branch=cross_branch)
                     other = None
                     if negative is not None and guidance_scale != 1:
                         other = expert(
-                            latents, t, condition=negative, predict_geometry=False, couple=cross_branch
+                            latents, t, condition=negative, predict_geometry=False, cross_branch=cross_branch
                         ).velocity
                     velocities, geometry = Velocities(out.velocity, other), out.geometry
                     if cache is not None:

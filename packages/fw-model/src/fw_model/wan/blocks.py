@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fw_model.layers.attention import Attending, attention
+from fw_model.layers.attention import AttentionModule, attention
 from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, table
 from fw_model.layers.modulation import RMSNorm, TanhGELU, layer_norm, modulate
 from fw_model.layers.rope import Rotation, rotate_pairs
@@ -44,7 +44,7 @@ class VideoStep(NamedTuple):
     """Camera features; None bypasses every camera adapter."""
 
 
-class SelfAttention(Attending):
+class SelfAttention(AttentionModule):
     """Full attention over the video tokens: q and k RMS-normalised over the whole width, then rotated."""
 
     def __init__(self, dim: int, heads: int, eps: float) -> None:
@@ -60,7 +60,7 @@ class SelfAttention(Attending):
         return self.o(attention(q, k, _split(self.v(x), self.heads), self.backend).flatten(2))
 
 
-class CrossAttention(Attending):
+class CrossAttention(AttentionModule):
     """Two attentions that share their queries, one over the prompt and one over the picture, summed before `o`."""
 
     def __init__(self, dim: int, heads: int, eps: float, image: bool) -> None:
@@ -132,7 +132,7 @@ class WanBlock(nn.Module, Declares):
         """Rows 2 and 5 of the modulation are the gates."""
         return {"": XAVIER, "modulation": table((2, 5), self.gate_start)}
 
-    def attend(
+    def apply_attention(
         self, x: Float[Tensor, "b l d"], step: VideoStep, context: Context | ContextKV
     ) -> Float[Tensor, "b l d"]:
         """Both attentions and the camera shift."""
@@ -144,7 +144,7 @@ class WanBlock(nn.Module, Declares):
             mixed = mixed + self.camera_adapter(mixed, step.camera)
         return x + self.cross_attn.o(mixed)
 
-    def feed(self, x: Float[Tensor, "b l d"], step: VideoStep) -> Float[Tensor, "b l d"]:
+    def apply_mlp(self, x: Float[Tensor, "b l d"], step: VideoStep) -> Float[Tensor, "b l d"]:
         """Feed-forward layer."""
         shift, scale, gate = self._rows(step)[3:]
         return _add(x, self.ffn(modulate(layer_norm(x, self.eps), shift, scale).to(x.dtype)), gate)
@@ -153,7 +153,7 @@ class WanBlock(nn.Module, Declares):
         self, x: Float[Tensor, "b l d"], step: VideoStep, context: Context | ContextKV
     ) -> Float[Tensor, "b l d"]:
         """The whole block, as in a preconditioning block."""
-        return self.feed(self.attend(x, step, context), step)
+        return self.apply_mlp(self.apply_attention(x, step, context), step)
 
     def _rows(self, step: VideoStep) -> tuple[Tensor, ...]:
         return (self.modulation.float() + step.modulation).unbind(1)

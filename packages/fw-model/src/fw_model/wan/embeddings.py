@@ -20,7 +20,7 @@ from fw_model.wan.control_adapter import ControlAdapter
 _CLIP_EPS = 1e-5
 
 
-class WanShell(nn.Module, Declares):
+class WanEmbeddings(nn.Module, Declares):
     """Patch, text, image and time embeddings, the optional control adapter, and the output head of the Wan backbone."""
 
     group = "video"

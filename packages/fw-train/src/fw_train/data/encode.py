@@ -14,7 +14,7 @@ from fw_data.dataset.schema import ClipRecord
 from fw_data.dataset.transforms import fit_video
 from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.encoders.hashing import HashTextEncoder
-from fw_model.pipeline.components import load_companions
+from fw_model.pipeline.components import load_components
 from fw_train.config.schema import ClipConfig, ConfigError, TrainConfig
 from fw_train.data.latent_cache import EncodedClips, encodings
 from fw_train.data.samples import Split, open_dataset, split_clips
@@ -66,9 +66,9 @@ def load_encoders(config: TrainConfig) -> Encoders:
     sizes = {"condition_channels": world.video.y_dim, "tokens": world.video.clip_dim is not None}
     if folder is None or autoencoder_alone(folder):
         text = HashTextEncoder(text_len=world.video.text_len, text_dim=world.video.text_dim)
-        learned = BlockDCT() if folder is None else load_companions(folder).autoencoder
+        learned = BlockDCT() if folder is None else load_components(folder).autoencoder
         return Encoders(autoencoder=learned, text_encoder=text, image_encoder=None, **sizes)
-    parts = load_companions(folder)
+    parts = load_components(folder)
     return Encoders(
         autoencoder=parts.autoencoder, text_encoder=parts.text_encoder, image_encoder=parts.image_encoder, **sizes
     )

@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from fw_model.checkpoints.checkpoint import load_world, save_world
-from fw_model.pipeline.components import SPEC_FILE, load_companions, save_companions
+from fw_model.pipeline.components import SPEC_FILE, load_components, save_components
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.engine.run_log import read_log
 from fw_train.model_bundle import HISTORY
@@ -96,10 +96,10 @@ def write_half(source: Path, out: Path) -> None:
     Raises:
         ConfigError: a weight is too large for float16, by name.
     """
-    world, parts = load_world(source, dtype=torch.float32), load_companions(source)
+    world, parts = load_world(source, dtype=torch.float32), load_components(source)
     for name, value in world.named_parameters():
         if not bool((value.abs() <= LARGEST_FLOAT16).all()):
             raise ConfigError(f"{source}: {name} has values that float16 cannot hold; the run has probably diverged")
     save_world(world, out, dtype=torch.float16)
     parts.autoencoder.to(torch.float16)
-    save_companions(out, parts.autoencoder, parts.text_encoder, parts.image_encoder, parts.sampling)
+    save_components(out, parts.autoencoder, parts.text_encoder, parts.image_encoder, parts.sampling)

@@ -27,7 +27,7 @@ from fw_model.autoencoders.base import VideoAutoencoder
 from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.autoencoders.block_vae import BlockVAE
 from fw_model.encoders.hashing import HashTextEncoder
-from fw_model.pipeline.components import save_companions
+from fw_model.pipeline.components import save_components
 from fw_model.sampling.flow import counter_noise, counter_uniform
 from fw_train.config.schema import TrainConfig
 from fw_train.data.rooms import RoomDataset
@@ -136,7 +136,7 @@ class AutoencoderTask:
         text = world_config(self.config.model).video
         partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        save_companions(partial, self.vae, HashTextEncoder(text_len=text.text_len, text_dim=text.text_dim))
+        save_components(partial, self.vae, HashTextEncoder(text_len=text.text_len, text_dim=text.text_dim))
         history = {"format": 1, "stages": [dict(entry)]}
         (partial / HISTORY).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)

@@ -85,10 +85,10 @@ def idle_parts(world: FantasyWorld, stage: Stage) -> list[nn.Module]:
     """Submodules that a stage's loss never runs: they need not be where it is computed."""
     layers = [layer for layer in world.irg if isinstance(layer, IRGBlock)]
     if stage == "stage1":
-        idle = [*(layer.video for layer in layers), *(layer.coupling for layer in layers)]
+        idle = [*(layer.video for layer in layers), *(layer.cross_branch for layer in layers)]
         idle += [world.pose_encoder, world.video.head]
     elif stage == "base":
-        idle = [part for layer in layers for part in (layer.frame, layer.all_frames, layer.coupling)]
+        idle = [part for layer in layers for part in (layer.frame, layer.global_, layer.cross_branch)]
         idle += [world.geometry, world.pose_encoder]
     else:
         idle = []
@@ -112,7 +112,7 @@ def base_loss(world: FantasyWorld, batch: Batch, _: LossConfig) -> Mapping[str, 
         y=batch.y,
         control=batch.control,
         predict_geometry=False,
-        couple=False,
+        cross_branch=False,
     )
     flow = flow_matching_loss(out.velocity, flow_target(batch.clean, batch.noise), batch.weight)
     return {"loss": flow, "loss/flow": flow}
@@ -146,7 +146,7 @@ def stage2_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mappin
         control=batch.control,
         predict_geometry=config.geometry > 0,
         dense_frames=batch.dense_frames,
-        couple=batch.couple,
+        cross_branch=batch.couple,
     )
     flow = flow_matching_loss(out.velocity, flow_target(batch.clean, batch.noise), batch.weight)
     if out.geometry is None:
