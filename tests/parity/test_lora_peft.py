@@ -109,7 +109,7 @@ def assert_same_weights(world: FantasyWorld, expected: dict[str, Tensor], *, exa
 
 def velocity(world: FantasyWorld, inputs: dict) -> Tensor:
     with torch.no_grad():
-        return world(**inputs, couple=False, predict_geometry=False).velocity
+        return world(**inputs, cross_branch=False, predict_geometry=False).velocity
 
 
 @pytest.fixture

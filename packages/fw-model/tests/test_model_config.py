@@ -78,3 +78,11 @@ def test_a_config_written_before_directions_is_one_of_both():
     values["coupling"]["direction"] = "sideways"
     with pytest.raises((ValueError, TypeError), match="direction"):  # the type checker of the tests comes first
         WorldConfig.from_dict(values)
+
+
+def test_names_in_stored_configs_stay():
+    values = preset("small_world").to_dict()
+    assert {"coupling", "pcb_blocks"} < set(values)
+    assert values["geometry"]["registers"] == 4
+    assert values["compat"]["coupling_placement"] == "before_mlp"
+    assert WorldConfig.from_dict(values) == preset("small_world")

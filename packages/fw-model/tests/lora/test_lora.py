@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fw_model.layers.offload import Mover
+from fw_model.layers.offload import BlockOffloader
 from fw_model.lora import load_lora, loaded_loras, read_lora, save_lora, unload_lora
 from fw_model.lora.layouts import lora_path
 from fw_model.model.model import FantasyWorld
@@ -195,8 +195,8 @@ def test_a_checkpoint_is_saved_without_branches_only_on_purpose(fresh, write, tm
 def test_branches_travel_with_streamed_blocks_and_change_precision(fresh, write, velocity):
     fresh.load_lora(write({**pair("blocks.0.self_attn.q"), **pair("blocks.4.cross_attn.o")}))
     expected = velocity(fresh)
-    mover = Mover("cpu")
-    fresh.stream_blocks(mover)
+    offloader = BlockOffloader("cpu")
+    fresh.stream_blocks(offloader)
     assert torch.equal(velocity(fresh), expected)
     fresh.stream_blocks(None)
     half = velocity(fresh.bfloat16())
