@@ -189,6 +189,8 @@ class ImportOptions:
     depth_unit: float | None = None
     """Units of the cameras per stored depth unit. Default: 0.001 for nerfstudio, 1 for colmap and legacy, 1/5000 for
     tum."""
+    interpolate: bool = False
+    """Where only every n-th frame of a video has a pose: keep all frames, with interpolated poses between."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -280,7 +280,7 @@ def test_a_tum_path_with_a_video(scene, tmp_path, make_video):
 def test_what_cannot_be_imported_is_listed(scene, tmp_path, shared_dataset, capsys):
     src = tmp_path / "src"
     for name, change in {
-        "bent": {"k1": 0.1},
+        "bent": {"camera_model": "EQUIRECTANGULAR"},
         "sizes": {"w": 60},
         "gone": {"frames": [{"file_path": "images/99.png", "transform_matrix": np.eye(4).tolist()}]},
         "short": {},
@@ -298,14 +298,14 @@ def test_what_cannot_be_imported_is_listed(scene, tmp_path, shared_dataset, caps
     told = refusals(tmp_path / "out")
     assert len(told) == 5
     for name, message in {
-        "bent": "lens distortion",
-        "sizes": "the pictures are 64x48, the cameras are for 60x48",
-        "gone": "no picture images/99.png",
+        "bent": "EQUIRECTANGULAR",
+        "sizes": "64x48, the cameras are for 60x48",
+        "gone": "no image images/99.png",
         "short": "too-short: 3 frames",
         "text": "not JSON",
     }.items():
         assert message in told[f"{name}/transforms.json"]
-    assert "lens distortion" in capsys.readouterr().out
+    assert "EQUIRECTANGULAR" in capsys.readouterr().out
     for arguments, message in [
         ((src, tmp_path / "out"), "is not empty"),
         ((tmp_path / "nowhere", tmp_path / "x"), "is not a folder"),

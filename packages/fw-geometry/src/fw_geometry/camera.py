@@ -172,12 +172,16 @@ class Trajectory:
         """`frames` cameras evenly spaced in frame time, ends kept: slerp for R, straight lines for centres and K."""
         if frames < 1:
             raise ValueError(f"Trajectory.resampled: frames is {frames}; ask for at least one")
-        times_in = np.arange(len(self), dtype=np.float64)
-        times_out = np.linspace(0.0, len(self) - 1.0, frames)
+        return self.at(np.arange(len(self), dtype=np.float64), np.linspace(0.0, len(self) - 1.0, frames))
+
+    def at(self, time_in: np.ndarray, time_out: np.ndarray) -> "Trajectory":
+        """The cameras of times `time_in`, interpolated at `time_out`: slerp for R, straight lines for centers and K."""
         flat = self.K.reshape(len(self), 9)
-        intrinsics = np.stack([np.interp(times_out, times_in, flat[:, i]) for i in range(9)], axis=-1)
+        intrinsics = np.stack([np.interp(time_out, time_in, flat[:, i]) for i in range(9)], axis=-1)
         return replace(
-            self, pose_c2w=interpolate_rigid(self.pose_c2w, times_in, times_out), K=intrinsics.reshape(frames, 3, 3)
+            self,
+            pose_c2w=interpolate_rigid(self.pose_c2w, time_in, time_out),
+            K=intrinsics.reshape(len(time_out), 3, 3),
         )
 
 

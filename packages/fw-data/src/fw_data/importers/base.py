@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 
 from fw_core.images import ImageError, read_image
 from fw_data.errors import DataError
@@ -18,6 +18,7 @@ from fw_data.media.decode import read_clip, read_frames
 from fw_data.media.probe import MediaLimits, VideoInfo, probe
 from fw_data.media.resize import Placement
 from fw_geometry.camera import Trajectory
+from fw_geometry.formats.plausible import foreign_size
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 LIMITS = MediaLimits()
@@ -37,6 +38,8 @@ class ImportSettings:
     """fx, fy, cx, cy in pixels, for tum folders without calibration.txt."""
     depth_unit: float | None = None
     """Scene units per stored depth unit; the format's own by default."""
+    interpolate: bool = False
+    """Interpolate poses between posed frames of a video, in place of leaving those frames out."""
 
 
 @runtime_checkable
@@ -74,12 +77,17 @@ class Scene:
     """What a user should know."""
     posed: Sequence[tuple[int, int]] | None = None
     """Half-open stretches of frames that have a camera; None = all."""
+    frame_index: Int64[np.ndarray, " f"] | None = None
+    """Frame of the source that each frame is; None = all of them in order."""
+    name: str = ""
+    """Tells the scenes of one file apart."""
 
 
 class ImageFrames:
     """Image files in order, as stored: cameras belong to the pixels of the file, whatever its EXIF orientation."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
+        self.change: Callable[[int, UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]] | None = None
         missing = [path for path in paths if not path.is_file()]
         if missing or not paths:
             first = f"; the first is {missing[0]}" if missing else ""
@@ -97,7 +105,7 @@ class ImageFrames:
             if image.shape[:2] != (self.height, self.width):
                 size = f"{image.shape[1]}x{image.shape[0]}"
                 raise DataError("size", f"{path} is {size}, the first image {self.width}x{self.height}")
-            out[row] = placement.rgb(image)
+            out[row] = placement.rgb(image if self.change is None else self.change(start + row, image))
         return out
 
     def sha256(self) -> str:
@@ -122,11 +130,18 @@ class VideoFrames:
         self.info: VideoInfo = probe(path, LIMITS)
         self.height, self.width = self.info.height, self.info.width
         self.time_s = np.array([frame.time_s for frame in read_frames(path, self.info, LIMITS)], np.float64)
+        self.index = np.arange(len(self.time_s), dtype=np.int64)
         self.count = len(self.time_s)
+
+    def pick(self, index: Int64[np.ndarray, " f"]) -> None:
+        """Keep only these frames, in increasing order; DataError for frames that the video does not have."""
+        if len(index) == 0 or index[0] < 0 or index[-1] >= len(self.index) or (np.diff(index) <= 0).any():
+            raise DataError("frame-count", f"{self.path.name} has {self.count} frames; frames {index} are not in it")
+        self.index, self.time_s, self.count = self.index[index], self.time_s[index], len(index)
 
     def read(self, start: int, count: int, placement: Placement) -> UInt8[np.ndarray, "f h w 3"]:
         """Decoded from the beginning of the file: what counts frames exactly in any container."""
-        index = np.arange(start, start + count, dtype=np.int64)
+        index = self.index[start : start + count]
         return read_clip(self.path, self.info, LIMITS, placement, frame_index=index, start_pts=None)[0]
 
     def sha256(self) -> str:
@@ -136,15 +151,18 @@ class VideoFrames:
 
 
 def check_size(frames: Frames, cameras: Trajectory, what: str) -> None:
-    """Raise DataError when the pictures are not of the size that the cameras are for, or not one per camera."""
+    """Raise DataError unless there is one camera per image, made for images of this size."""
     if (frames.width, frames.height) != (cameras.width, cameras.height):
+        factor = (cameras.width / frames.width + cameras.height / frames.height) / 2
         raise DataError(
             "size",
-            f"{what}: the pictures are {frames.width}x{frames.height}, the cameras are for "
-            f"{cameras.width}x{cameras.height}; give the pictures that the cameras were made for",
+            f"{what}: the images are {frames.width}x{frames.height}, the cameras are for "
+            f"{cameras.width}x{cameras.height} ({factor:.3g} times); give the images that the cameras were made for",
         )
     if frames.count != len(cameras):
         raise DataError("frame-count", f"{what}: {frames.count} frames and {len(cameras)} cameras; they must pair up")
+    if (problem := foreign_size(cameras.K, cameras.width, cameras.height)) is not None:
+        raise DataError("intrinsics", f"{what}: {problem}; scale K to the size of the images")
 
 
 def read_depth_file(path: Path, unit: float) -> Float32[np.ndarray, "h w"]:

@@ -4,14 +4,16 @@ A model in sparse/0, sparse or beside the images belongs to the workspace that h
 their names. Depth is COLMAP's stereo/depth_maps/NAME.geometric.bin, or .photometric.bin where that is missing.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fw_data.errors import DataError
-from fw_data.importers.base import DepthReader, ImageFrames, ImportSettings, Scene, check_size
-from fw_geometry.camera import Trajectory
-from fw_geometry.formats import read_colmap
+from fw_data.importers.base import DepthReader, ImageFrames, ImportSettings, Scene
+from fw_data.importers.files import DOWNSCALED, locate, numbered_times
+from fw_data.importers.undistort import fit_cameras
+from fw_geometry.formats import ColmapModel, read_colmap_rig
 
 
 def find(root: Path) -> list[Path]:
@@ -20,23 +22,31 @@ def find(root: Path) -> list[Path]:
     return sorted(path for path in models if (path / "images.bin").is_file() or (path / "images.txt").is_file())
 
 
-def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:
-    """The scene of one model."""
-    workspace = next((p for p in (path, *path.parents) if (p / "images").is_dir()), None)
+def open_scene(path: Path, root: Path, settings: ImportSettings) -> list[Scene]:
+    """The scenes of one model: one per camera of a rig."""
+    workspace = next((p for p in (path, *path.parents) if _image_folders(p)), None)
     if workspace is None or not workspace.resolve().is_relative_to(root.resolve()):
         raise DataError("no-frames", f"{path}: no images/ beside the model or above it")
-    model = read_colmap(path)
-    found = model.trajectory
-    units = "metric" if settings.units == "metric" else "scene"
-    cameras = Trajectory(pose_c2w=found.pose_c2w, K=found.K, width=found.width, height=found.height, units=units)
-    frames = ImageFrames([workspace / "images" / name for name in model.names])
-    check_size(frames, cameras, str(path))
-    return Scene(
-        frames=frames,
-        cameras=cameras,
-        time_s=np.arange(len(cameras)) / settings.fps,
-        depth=_depth(workspace / "stereo" / "depth_maps", list(model.names), settings.depth_unit or 1.0),
-    )
+    return [
+        _scene(name, model, path, workspace, settings) for name, model in read_colmap_rig(path, undistort=True).items()
+    ]
+
+
+def _scene(name: str, model: ColmapModel, path: Path, workspace: Path, settings: ImportSettings) -> Scene:
+    cameras = replace(model.trajectory, units="metric" if settings.units == "metric" else "scene")
+    # names are relative to images/; ViPE and some scripts write them relative to the workspace
+    frames = ImageFrames(locate([*_image_folders(workspace), workspace], model.names))
+    cameras, undistortion = fit_cameras(frames, cameras, model.lenses, str(path))
+    time_s, notes = numbered_times(model.names, settings.fps)
+    depth = _depth(workspace / "stereo" / "depth_maps", list(model.names), settings.depth_unit or 1.0)
+    if undistortion is not None:
+        notes.append(undistortion.note)
+        depth = None if depth is None else undistortion.depth(depth)
+    return Scene(frames=frames, cameras=cameras, time_s=time_s, depth=depth, notes=notes, name=name)
+
+
+def _image_folders(workspace: Path) -> list[Path]:
+    return [folder for name in ("images", "input", *DOWNSCALED) if (folder := workspace / name).is_dir()]
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -9,9 +9,10 @@ refusals.jsonl. The same input gives the same bytes. OUT appears at once, when a
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ from fw_data.quality.grade import grade, score_geometry
 VERSION = "1"
 SHARD_BYTES = 1 << 30
 CRF = 14
+GAP = 1.75
+"""A time between two frames of so many times the median ends a clip."""
 
 
 def run(options: ImportOptions) -> int:
@@ -75,7 +78,11 @@ class SceneImporter:
             )
         self.options = options
         self.settings = ImportSettings(
-            fps=options.fps, units=options.units, intrinsics=options.intrinsics, depth_unit=options.depth_unit
+            fps=options.fps,
+            units=options.units,
+            intrinsics=options.intrinsics,
+            depth_unit=options.depth_unit,
+            interpolate=options.interpolate,
         )
         self.config: dict[str, str | int | float | bool | None] = {
             "backend": f"import-{options.format}",
@@ -88,7 +95,7 @@ class SceneImporter:
             "units": options.units,
             "intrinsics": json.dumps(options.intrinsics),
             "depth_unit": options.depth_unit,
-        }
+        } | ({"interpolate": True} if options.interpolate else {})
         self.config_hash = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:16]
         self.records: list[ClipRecord] = []
         self.refusals: list[Refusal] = []
@@ -111,8 +118,9 @@ class SceneImporter:
         source = source if source != "." else path.resolve().name
         self._scenes += 1
         try:
-            scene: Scene = self._module.open_scene(path, self.options.src, self.settings)
-            self._add(scene, source)
+            opened: Scene | list[Scene] = self._module.open_scene(path, self.options.src, self.settings)
+            for scene in opened if isinstance(opened, list) else [opened]:
+                self._add(scene, f"{source}/{scene.name}" if scene.name else source)
         except (DataError, ValueError, OSError) as error:
             code = error.code if isinstance(error, DataError) else "camera-file"
             self._refuse(source, code, str(error))
@@ -154,7 +162,7 @@ class SceneImporter:
             self._store(record, files)
 
     def _windows(self, scene: Scene, source: str) -> Iterator[tuple[int, int]]:
-        for first, last in scene.posed or [(0, scene.frames.count)]:
+        for first, last in _without_gaps(scene.posed or [(0, scene.frames.count)], scene.time_s):
             for start in range(first, last, self.options.frames):
                 end = min(start + self.options.frames, last)
                 if end - start >= self.options.min_frames:
@@ -185,13 +193,14 @@ class SceneImporter:
             )
             scores = score_geometry(geometry)
         time_s = scene.time_s[start:end]
+        index = np.arange(start, end) if scene.frame_index is None else scene.frame_index[start:end]
         record = ClipRecord(
             id=clip_id(f"{sha256}/{source}", start, end - start, self.config_hash),
             source=source,
             source_sha256=sha256,
             source_width=scene.frames.width,
             source_height=scene.frames.height,
-            start_frame=start,
+            start_frame=int(index[0]),
             num_frames=end - start,
             start_time_s=float(time_s[0]),
             fps=round(float((len(time_s) - 1) / (time_s[-1] - time_s[0])), 6),
@@ -211,7 +220,7 @@ class SceneImporter:
             K=path.K,
             pose_c2w=path.pose_c2w,
             pose_confidence=np.ones(end - start, np.float32),
-            frame_index=np.arange(start, end, dtype=np.int64),
+            frame_index=index.astype(np.int64),
             time_s=time_s.astype(np.float64),
         )
         depth_m = np.zeros(video.shape[:3], np.float32) if depth_m is None else depth_m
@@ -244,6 +253,15 @@ class SceneImporter:
                 reason=reason,
             )
         )
+
+
+def _without_gaps(stretches: Sequence[tuple[int, int]], time_s: np.ndarray) -> Iterator[tuple[int, int]]:
+    """The stretches, cut where the time between two frames is much longer than usual."""
+    steps = np.diff(time_s)
+    gaps = np.flatnonzero(steps > GAP * np.median(steps)) + 1 if len(steps) else np.zeros(0, np.int64)
+    for first, last in stretches:
+        inside = [int(gap) for gap in gaps if first < gap < last]
+        yield from pairwise([first, *inside, last])
 
 
 def _depth(scene: Scene, placement: Placement, start: int, end: int) -> tuple[np.ndarray | None, int]:

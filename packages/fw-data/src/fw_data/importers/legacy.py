@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from fw_data.errors import DataError
 from fw_data.importers.base import DepthReader, ImportSettings, Scene, VideoFrames, check_size
 from fw_geometry.formats import read_realestate10k
+from fw_geometry.formats.names import portable_path
 
 LIST_NAME = "metadata.json"
 _Path = Annotated[str, Field(min_length=1)]
@@ -80,7 +81,7 @@ def _depth(path: Path, frames: VideoFrames, unit: float) -> DepthReader:
 @lru_cache(maxsize=1)
 def _rows(path: Path, changed_ns: int) -> dict[str, Row]:  # noqa: ARG001 - read again when it has changed
     try:
-        rows = TypeAdapter(list[Row]).validate_json(path.read_bytes())
+        rows = TypeAdapter(list[Row]).validate_json(path.read_text(encoding="utf-8-sig"))
     except ValidationError as error:
         raise DataError("unreadable", f"{path} is no list of videos: {' '.join(str(error).split())}") from error
     found: dict[str, Row] = {}
@@ -94,7 +95,7 @@ def _rows(path: Path, changed_ns: int) -> dict[str, Row]:  # noqa: ARG001 - read
 
 def _inside(root: Path, name: str) -> str:
     """A path of the list relative to the folder; DataError when it leads out of it."""
-    full = (root / name).resolve()
+    full = (root / portable_path(name)).resolve()
     if root.resolve() not in full.parents:
         raise DataError("outside", f"{root / LIST_NAME}: {name} leads out of the folder")
     return full.relative_to(root.resolve()).as_posix()

@@ -5,18 +5,18 @@ default, as nerfstudio reads it.
 """
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 
 from fw_data.errors import DataError
 from fw_data.exporters.nerfstudio import DEPTH_UNIT
-from fw_data.importers.base import DepthReader, ImageFrames, ImportSettings, Scene, check_size, read_depth_file
+from fw_data.importers.base import DepthReader, ImageFrames, ImportSettings, Scene, read_depth_file
+from fw_data.importers.files import locate, numbered_times
+from fw_data.importers.undistort import fit_cameras
 from fw_geometry.camera import Trajectory
 from fw_geometry.formats import read_transforms_json
-
-_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".PNG", ".JPG")
+from fw_geometry.formats.names import natural_key, portable_path
 
 
 def find(root: Path) -> list[Path]:
@@ -24,18 +24,19 @@ def find(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("transforms*.json") if path.is_file())
 
 
-def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:  # noqa: ARG001 - a file stands for itself
+def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:  # noqa: ARG001 - the file is the scene
     """The scene of one transforms.json."""
     width = height = None
     data = _read(path)
     listed = data.get("frames")
     rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
     if rows and "w" not in data and "w" not in rows[0]:
-        first = ImageFrames([_picture(path, rows[0])])
+        first = ImageFrames(locate([path.parent], [str(rows[0].get("file_path"))]))
         width, height = first.width, first.height
-    scene = read_transforms_json(path, width=width, height=height)
-    order = sorted(range(len(rows)), key=lambda i: _natural(scene.file_paths[i]))
+    scene = read_transforms_json(path, width=width, height=height, undistort=True)
+    order = sorted(range(len(rows)), key=lambda i: natural_key(scene.file_paths[i]))
     rows = [rows[i] for i in order]
+    names = [scene.file_paths[i] for i in order]
     units = data.get("units") if settings.units == "auto" else settings.units
     cameras = Trajectory(
         pose_c2w=scene.trajectory.pose_c2w[order],
@@ -44,22 +45,40 @@ def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:  # no
         height=scene.trajectory.height,
         units="metric" if units == "metric" else "scene",
     )
-    frames = ImageFrames([_picture(path, row) for row in rows])
-    check_size(frames, cameras, str(path))
+    frames = ImageFrames(locate([path.parent], names))
+    cameras, undistortion = fit_cameras(frames, cameras, [scene.lenses[i] for i in order if scene.lenses], str(path))
     fps = data.get("fps", settings.fps)
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < 1000:
         raise DataError("times", f"{path}: fps is {fps!r}, expected frames per second")
+    time_s, notes = numbered_times(names, fps)
+    if any("mask_path" in row for row in rows):
+        notes.append("masks were not imported")
+    if scene.unused:
+        notes.append(f"fields that were not used: {', '.join(scene.unused)}")
+    depth = _depth(path.parent, rows, settings.depth_unit or _depth_unit(path, data))
+    if undistortion is not None:
+        notes.append(undistortion.note)
+        depth = None if depth is None else undistortion.depth(depth)
     return Scene(
         frames=frames,
         cameras=cameras,
-        time_s=np.arange(len(rows)) / fps,
-        depth=_depth(path.parent, [row.get("depth_file_path") for row in rows], settings.depth_unit or DEPTH_UNIT),
+        time_s=time_s,
+        depth=depth,
         caption=" ".join(str(data.get("caption", "")).split()),
-        notes=["masks were not imported"] if any("mask_path" in row for row in rows) else [],
+        notes=notes,
     )
 
 
-def _depth(folder: Path, names: list[object], unit: float) -> DepthReader | None:
+def _depth_unit(path: Path, data: dict[str, object]) -> float:
+    """instant-ngp's integer_depth_scale, else nerfstudio's thousandths."""
+    scale = data.get("integer_depth_scale", DEPTH_UNIT)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < float("inf"):
+        raise DataError("depth", f"{path}: integer_depth_scale is {scale!r}, expected scene units per stored unit")
+    return float(scale)
+
+
+def _depth(folder: Path, rows: list[dict[str, object]], unit: float) -> DepthReader | None:
+    names = [row.get("depth_file_path", row.get("depth_path")) for row in rows]
     if not any(names):
         return None
 
@@ -67,29 +86,17 @@ def _depth(folder: Path, names: list[object], unit: float) -> DepthReader | None
         name = names[frame]
         if not isinstance(name, str):
             return None
-        if not (folder / name).is_file():
-            raise DataError("depth", f"{folder / name} is missing; bring it back, or drop depth_file_path")
-        return read_depth_file(folder / name, unit)
+        file = folder / portable_path(name)
+        if not file.is_file():
+            raise DataError("depth", f"{file} is missing; bring it back, or drop depth_file_path")
+        return read_depth_file(file, unit)
 
     return read
 
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise DataError("unreadable", f"{path} is not JSON: {error}") from error
     return data if isinstance(data, dict) else {}
-
-
-def _picture(path: Path, row: dict[str, object]) -> Path:
-    name = str(row.get("file_path"))
-    for suffix in _SUFFIXES:
-        found = path.parent / (name + suffix)
-        if found.is_file():
-            return found
-    raise DataError("no-frames", f"{path}: there is no picture {name}")
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -30,20 +30,55 @@ def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:
     frames, names = _frames(path, root)
     clip = read_realestate10k(path, width=frames.width, height=frames.height)
     stamps = clip.timestamps_us
+    steps = np.diff(stamps)
+    if (steps <= 0).any():
+        raise DataError("times", f"{path.name}: the time stamps do not increase")
+    timed = len(steps) > 0 and float(np.median(steps)) >= _MICROSECONDS
+    cameras, index, notes = clip.trajectory, None, []
     if isinstance(frames, ImageFrames) and {str(stamp) for stamp in stamps} <= set(names):
         frames = ImageFrames([frames.paths[names.index(str(stamp))] for stamp in stamps])
-    check_size(frames, clip.trajectory, path.name)
-    steps = np.diff(stamps)
-    if len(steps) and (steps <= 0).any():
-        raise DataError("times", f"{path.name}: the time stamps do not increase")
-    if len(steps) and np.median(steps) >= _MICROSECONDS:
+    elif isinstance(frames, VideoFrames) and frames.count != len(cameras):
+        total = frames.count
+        index = _posed_frames(path, frames, stamps, timed=timed)
+        notes.append(f"{len(index)} of {total} frames of the video have a pose")
+        if settings.interpolate:
+            every = np.arange(index[0], index[-1] + 1)
+            cameras, index = cameras.at(index.astype(np.float64), every.astype(np.float64)), every
+            notes[0] += "; the poses between are interpolated"
+        frames.pick(index)
+    check_size(frames, cameras, path.name)
+    if isinstance(frames, VideoFrames) and index is not None:
+        time_s = frames.time_s
+    elif timed:
         time_s = stamps / 1e6
     else:
         fps = frames.info.fps if isinstance(frames, VideoFrames) else settings.fps
-        time_s = np.arange(len(stamps)) / fps
+        time_s = (stamps - stamps[0]) / (_usual_step(steps)) / fps
+    caption = _captions(root).get(path.stem, "")
     return Scene(
-        frames=frames, cameras=clip.trajectory, time_s=time_s, depth=None, caption=_captions(root).get(path.stem, "")
+        frames=frames, cameras=cameras, time_s=time_s, depth=None, caption=caption, notes=notes, frame_index=index
     )
+
+
+def _usual_step(steps: np.ndarray) -> int:
+    """Most frequent distance of two frame numbers."""
+    values, counts = np.unique(steps, return_counts=True)
+    return int(values[counts.argmax()]) if len(steps) else 1
+
+
+def _posed_frames(path: Path, frames: VideoFrames, stamps: np.ndarray, *, timed: bool) -> np.ndarray:
+    """The frames of a longer video that the time stamps, or frame numbers, name; DataError if they name none."""
+    if timed:
+        tolerance = 0.5 * float(np.median(np.diff(frames.time_s)))
+        for start in (0.0, stamps[0] / 1e6 - frames.time_s[0]):  # on the clock of the video, or from its first frame
+            wanted = stamps / 1e6 - start
+            nearest = np.abs(frames.time_s[None] - wanted[:, None]).argmin(axis=1)
+            if np.abs(frames.time_s[nearest] - wanted).max() <= tolerance and (np.diff(nearest) > 0).all():
+                return nearest.astype(np.int64)
+    elif len(stamps) > 1 and _usual_step(np.diff(stamps)) > 1 and stamps[-1] < frames.count:
+        return stamps.astype(np.int64)
+    problem = f"{path.name}: {frames.count} frames and {len(stamps)} cameras; they must pair up"
+    raise DataError("frame-count", f"{problem}, or the first column must hold the times of the posed frames")
 
 
 def _frames(path: Path, root: Path) -> tuple[Frames, list[str]]:
@@ -67,7 +102,7 @@ def _captions(root: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
         return {str(row["clip_name"]): str(row.get("caption", "")) for row in rows}
     except (ValueError, TypeError, KeyError) as error:
         raise DataError("captions", f"{path} is not a list of objects with clip_name and caption: {error}") from error

@@ -26,6 +26,7 @@ from fw_data.importers.base import (
 from fw_data.media.probe import VIDEO_SUFFIXES
 from fw_geometry.camera import Trajectory
 from fw_geometry.formats import read_tum
+from fw_geometry.formats.names import portable_path
 from fw_geometry.rigid import interpolate_rigid
 
 MAX_GAP_S = 0.1
@@ -101,7 +102,7 @@ def _intrinsics(path: Path, settings: ImportSettings, frames: int) -> np.ndarray
         rows = np.array([settings.intrinsics], np.float64)
     elif path.is_file():
         try:
-            rows = np.loadtxt(path, dtype=np.float64, ndmin=2)
+            rows = np.loadtxt(path, dtype=np.float64, ndmin=2, encoding="utf-8-sig")
         except ValueError as error:
             raise DataError("no-intrinsics", f"{path}: {error}") from error
     else:
@@ -117,11 +118,11 @@ def _intrinsics(path: Path, settings: ImportSettings, frames: int) -> np.ndarray
 def _read_list(path: Path) -> tuple[np.ndarray, list[Path]]:
     if not path.is_file():
         raise DataError("no-frames", f"{path} does not exist")
-    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     rows = [row for row in rows if row and not row[0].startswith("#")]
     try:
         times = np.array([float(row[0]) for row in rows])
-        files = [path.parent / row[1] for row in rows]
+        files = [path.parent / portable_path(row[1]) for row in rows]
     except (ValueError, IndexError) as error:
         raise DataError("no-frames", f"{path} is not a list of time stamps and file names: {error}") from error
     if not files or (np.diff(times) <= 0).any():
