@@ -9,6 +9,7 @@ from fw_app.cli import PROGRAM as FW
 
 MISSING = {
     "fw": ["generate", "{}.png", "--out", "world", "--trajectory", "{}.json"],
+    "fw-data": ["validate", "{}"],
     "fw-serve": ["up", "{}", "--data", "data"],
 }
 """Words of a command that reads a file, whose name replaces `{}`."""

@@ -33,7 +33,7 @@ def made_with(folder: Path) -> Path | None:
 def _head(checkpoint: Path | None) -> str:
     shipped = (
         "The world below was generated with the small weights that come with the package. They were trained before, "
-        "with the same commands on toy scenes; fw_model/small_world/README.md, their model card, says on which and for "
+        "with the same commands on toy scenes; see their model card, fw_model/small_world/README.md, for data and "
         "how long. The trainings of this page are the same path cut to a few steps, and the world is not theirs."
     )
     own = (

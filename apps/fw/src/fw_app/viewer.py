@@ -141,7 +141,7 @@ def _world(folder: Path) -> ViewerScene:
     frames, height, width = arrays["depth"].shape
     files = sorted((folder / "images").glob("frame_*.png"))
     if len(files) != frames:
-        raise ValueError(f"{folder}/images holds {len(files)} frames of {frames}; write the world anew")
+        raise ValueError(f"{folder}/images holds {len(files)} of {frames} frames; generate the world again")
     size = {"height": height, "width": width}
     return ViewerScene(
         name=folder.name,

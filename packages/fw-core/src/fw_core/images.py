@@ -20,7 +20,7 @@ _OPTIONAL = {"heic": "pillow-heif", "heif": "pillow-heif", "avif": "pillow 11.3 
 
 
 class ImageError(ValueError):
-    """An image that cannot be read; the message says which, why, and what to do."""
+    """An image that cannot be read; the message names it, the reason and a fix."""
 
 
 class DecodedImage(NamedTuple):
@@ -136,7 +136,7 @@ def _upright(image: Any, notes: list[str]) -> Any:
         notes.append("damaged EXIF data were ignored")
         return image
     if turned is not image and turned.size != image.size:
-        notes.append("turned upright as its EXIF orientation says")
+        notes.append("turned upright, following its EXIF orientation")
     return turned
 
 
@@ -153,7 +153,7 @@ def _gray(image: Any, called: str, notes: list[str]) -> UInt8[np.ndarray, "h w 3
 
 
 def _standard_colors(image: Any, notes: list[str]) -> Any:
-    """Pixels in sRGB where an embedded profile says they are in another space."""
+    """Convert to sRGB if an embedded profile names another color space."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
         return image

@@ -142,7 +142,7 @@ class Client:
             on_change: called with every new state.
 
         Raises:
-            ServiceError: it failed (`code` says why), was deleted, or the service cannot be reached any more.
+            ServiceError: it failed (see `code`), was deleted, or the service cannot be reached.
         """
         video = None
         for video in self.follow(video_id):
@@ -150,7 +150,7 @@ class Client:
                 on_change(video)
         assert video is not None, "following gives at least one state"
         if video.status == "failed":
-            assert video.error is not None, "a failed video says why"
+            assert video.error is not None, "a failed video has an error"
             raise ServiceError(f"{video_id} failed: {video.error.message}", code=video.error.code)
         return video
 

@@ -63,8 +63,8 @@ def build(arguments: dict[str, Any]) -> Application:
     """The application for a Serve config file (`import_path: fw_serve.ray:build`), as KubeRay's RayService reads it.
 
     Args:
-        arguments: options of `fw-serve up` by name, with underscores. `host` says where the config lets the proxies
-            listen; left out, 0.0.0.0, for which there must be an API key in the store.
+        arguments: options of `fw-serve up` by name, with underscores. `host` is the address of the proxies in
+            that config. The default, 0.0.0.0, requires an API key in the store.
 
     Raises:
         ValueError: no such option, or as `fw_serve.prepare.prepare`.
@@ -121,7 +121,7 @@ class WorkerReplica:
 
 def _connect() -> bool:
     """Join the cluster in RAY_ADDRESS, or start one here; returns whether it was started."""
-    # uv would otherwise be started anew for every replica, in a copy of the working directory
+    # otherwise uv starts again for every replica, in a copy of the working directory
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")

@@ -1,4 +1,4 @@
-"""What an operator decides, as the parts of the service take it. `fw-serve up` fills it from its options."""
+"""Settings of the service and its workers, which `fw-serve up` fills from its options."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """What a worker needs to know; sent to it as JSON, so plain values only."""
+    """Settings of a worker; sent to it as JSON, so plain values only."""
 
     database: str
     """Where the jobs are."""

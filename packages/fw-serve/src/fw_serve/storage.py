@@ -81,7 +81,7 @@ class JobStorage:
         return self._existing("results", job_id, attempt, name)
 
     def withdraw(self, job_id: str, attempt: str) -> None:
-        """Remove what an attempt wrote, wherever it stands."""
+        """Remove the files of an attempt, published or not."""
         shutil.rmtree(self._place("work", attempt), ignore_errors=True)
         shutil.rmtree(self._place("results", job_id, attempt), ignore_errors=True)
 

@@ -153,7 +153,7 @@ def job_of(service: Service, caller: Caller, video_id: str) -> Job:
 def present(service: Service, job: Job) -> Response:
     """A job as an answer, with the header that paces the client.
 
-    Written out here: FastAPI would check and write the same model again, in a thread of its own.
+    Serialized here, because FastAPI would validate and serialize the same model again, in another thread.
     """
     pause = service.poll_after_ms(job)
     headers = {} if pause is None else {"openai-poll-after-ms": str(pause)}

@@ -1,1 +1,1 @@
-"""What strangers send: images, addresses and camera paths, checked before anything else sees them."""
+"""Validation of untrusted input: images, URLs and camera paths."""

@@ -1,4 +1,4 @@
-"""Camera paths from strangers: our own JSON, or the files of the field, to one checked path.
+"""Validation of untrusted camera paths: trajectory JSON or camera files, to one path.
 
 Our JSON is one of three: `{"preset": "orbit", ...}`, `{"keyframes": [...]}`, `{"poses_c2w": [...]}`. The released
 camera JSON, nerfstudio's transforms.json and RealEstate10K text are read as they are. Axes: OpenCV (x right, y down,
@@ -236,7 +236,7 @@ def read_camera(
         The path; for a path of one camera per frame, as long as it was given.
 
     Raises:
-        BadCameraError: anything else; says what, where and what to do.
+        BadCameraError: the path is invalid.
     """
     data = source if isinstance(source, dict) else _parsed(source)
     if isinstance(data, dict):

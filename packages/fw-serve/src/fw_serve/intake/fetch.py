@@ -137,7 +137,7 @@ class Fetcher:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address lies in the open Internet; one that wraps another is judged by both."""
+    """Whether an IP address is public. An address that embeds another one must be public in both."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Images from strangers, decoded in processes of their own that may die without harm."""
+"""Decoding of untrusted images in separate processes, which may crash without harm."""
 
 import os
 import subprocess
@@ -55,7 +55,9 @@ class ImageDecoder:
             if process is not None:
                 process.stop()
                 process = None
-            raise BadImageError("the image could not be decoded within the limits; send a smaller one") from None
+            raise BadImageError(
+                "the image could not be decoded within the limits of time and memory; send a smaller one"
+            ) from None
         finally:
             self._free.put(process)
         kind, rest = answer[:1], answer[1:]

@@ -1,4 +1,4 @@
-"""Who works: workers that said so lately, and the cards of the models they hold."""
+"""Workers with a recent heartbeat, and the models they have loaded."""
 
 import json
 from dataclasses import dataclass

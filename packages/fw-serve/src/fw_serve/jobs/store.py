@@ -48,7 +48,7 @@ class Page:
     jobs: Sequence[Job]
     """In the order that was asked for."""
     has_more: bool
-    """Whether the list goes on."""
+    """Whether there are more jobs."""
 
 
 class JobStore:
@@ -135,7 +135,7 @@ class JobStore:
                 cursor = select(jobs.c.seq).where(jobs.c.id == after, jobs.c.owner == owner)  # tombstones count
                 seq = connection.execute(cursor).scalar()
                 if seq is None:
-                    raise UnknownCursorError(f"there is no video {after!r} to go on after")
+                    raise UnknownCursorError(f"there is no video {after!r} to list after")
                 wanted.append(jobs.c.seq < seq if newest_first else jobs.c.seq > seq)
             order = jobs.c.seq.desc() if newest_first else jobs.c.seq.asc()
             rows = connection.execute(select(jobs).where(*wanted).order_by(order).limit(limit + 1)).all()
@@ -231,7 +231,7 @@ class JobStore:
         with reader(self.engine) as connection:
             if connection.execute(select(jobs.c.seq).where(lost).limit(1)).first() is None:
                 return 0
-        message = f"The worker died during this job, {self.max_attempts} times; nothing is known to be wrong with it."
+        message = f"The worker died during this job, {self.max_attempts} times; the job itself may be fine."
         failed = (
             update(jobs)
             .where(lost, jobs.c.attempts >= self.max_attempts)

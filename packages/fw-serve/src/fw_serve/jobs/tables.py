@@ -1,6 +1,6 @@
-"""The tables, and an engine for SQLite or PostgreSQL that keeps what it was told through a power cut.
+"""The tables, and an engine for SQLite or PostgreSQL that is durable across power loss.
 
-One set of statements serves both: docs/adr/0007 says why.
+One set of statements serves both; see docs/adr/0007.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""One worker: takes jobs from the store one after another and runs them until it is told to stop.
+"""One worker: claims jobs from the store and runs them one by one until it is stopped.
 
 Started by `Supervisor` as `python -m fw_serve.worker.process`; its settings come as one line of JSON on standard input,
 which stays open as a lifeline: when it closes, whoever watches over this worker is gone, and it ends.
@@ -93,16 +93,16 @@ class WorkerProcess:
             return
         except OutOfMemoryError as error:
             log.warning("%s: out of memory: %s", job.id, error)
-            message = "There is not enough memory for this; ask for fewer frames or a smaller size."
+            message = "Out of memory; request fewer frames or a smaller size."
             code = "out_of_memory"
         except JobError as error:
             code, message = "invalid_request", str(error)
         except StorageError as error:
             log.exception("%s: inputs are gone", job.id)
-            code, message = "inputs_lost", f"The inputs of this job are not there any more ({error})."
+            code, message = "inputs_lost", f"The inputs of this job are missing ({error})."
         except Exception:
             log.exception("%s failed", job.id)
-            code, message = "generation_failed", "Something went wrong in the worker; its log says what."
+            code, message = "generation_failed", "Internal error in the worker; see its log."
         else:
             return
         self._end(job, lambda: self.store.fail(lease, code, message, keep_s=keep_s))
@@ -222,7 +222,7 @@ def main() -> int:
 def _end_with(lifeline: int) -> None:
     while os.read(lifeline, 4096):
         pass
-    os._exit(0)  # whoever watched is gone; the lease tells others that this job is free
+    os._exit(0)  # the supervisor is gone; when the lease expires, the job is free
 
 
 if __name__ == "__main__":
