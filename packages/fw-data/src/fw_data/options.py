@@ -172,8 +172,9 @@ class ImportOptions:
     """Folder of the scenes; subfolders count."""
     out: Positional[OutDir]
     """New folder to write."""
-    format: Literal["realestate10k", "nerfstudio", "colmap", "tum", "legacy"]
-    """What SRC holds. legacy: metadata.json with depth arrays, of the earlier 1.3B reproduction."""
+    format: Literal["auto", "realestate10k", "nerfstudio", "colmap", "tools", "tum", "legacy"] = "auto"
+    """Format of SRC. tools: output of ViPE, SpatialVID, VGGT, VGGT-Long or Depth Anything 3. legacy: metadata.json with
+    depth arrays, of the earlier 1.3B reproduction."""
     size: str = "auto"
     """Stored size, as for `fw-data annotate`."""
     frames: int = 81

@@ -98,6 +98,10 @@ def test_colmap_is_read_by_pycolmap(shared_dataset, tmp_path, options):
     points = np.stack([point.xyz for point in model.points3D.values()])
     assert len(points) > 1000
     np.testing.assert_allclose(points @ (0.3, 0.2, -1.0), -4.0, atol=0.02)  # the plane that the clip shows
+    lengths = np.array([point.track.length() for point in model.points3D.values()])
+    assert np.median(lengths) >= 5  # of 6 chosen frames and its own
+    model.update_point_3d_errors()
+    assert max(point.error for point in model.points3D.values()) < 1e-3
     depth = pycolmap.__dict__.get("DepthMap")
     raw = (out / record.id / "stereo/depth_maps/frame_00003.png.geometric.bin").read_bytes()
     assert raw.startswith(b"64&48&1&")
@@ -118,6 +122,10 @@ def test_other_files_mean_what_their_formats_say(shared_dataset, tmp_path):
     assert json.loads((out / "clips.json").read_text())[0]["caption"] == "a slanted plane"
 
     out = export(shared_dataset[0], tmp_path / "ns", "nerfstudio") / clip.id
+    import trimesh
+
+    cloud = trimesh.load(out / json.loads((out / "transforms.json").read_text())["ply_file_path"])
+    np.testing.assert_allclose(np.asarray(cloud.vertices) @ (0.3, 0.2, -1.0), -4.0, atol=0.02)
     scene = json.loads((out / "transforms.json").read_text())
     np.testing.assert_allclose(np.array([f["transform_matrix"] for f in scene["frames"]]) @ FLIP, clip.pose_c2w)
     assert (scene["fl_x"], scene["cx"], scene["w"]) == (clip.K[0, 0, 0], clip.K[0, 0, 2], 64)

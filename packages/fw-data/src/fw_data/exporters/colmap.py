@@ -4,7 +4,7 @@
     OUT/ID/sparse/0/{cameras,images,points3D}.{bin,txt}
     OUT/ID/stereo/depth_maps/frame_00001.png.geometric.bin
 
-The points are a sample of the confident depth pixels; they start a Gaussian splatting, and have no tracks.
+The points are a sample of the confident depth pixels, with tracks: the 2D points of up to a few frames that see them.
 """
 
 from pathlib import Path
@@ -13,10 +13,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from fw_data.exporters.base import ExportClip, write_frames
+from fw_data.exporters.points import observe, sample_points
 from fw_geometry.formats import write_colmap
-
-MAX_POINTS = 50_000
-CONFIDENT = 0.3
 
 
 class ColmapExporter:
@@ -36,9 +34,16 @@ class ColmapExporter:
         """One clip."""
         folder = self.out / clip.name
         names = write_frames(folder / "images", clip.clip.video)
-        points, colors = _sample(clip)
-        model = folder / "sparse" / "0"
-        write_colmap(model, clip.trajectory, names=names, points_world=points, colors=colors, binary=not self.text)
+        points, colors, frame = sample_points(clip)
+        write_colmap(
+            folder / "sparse" / "0",
+            clip.trajectory,
+            names=names,
+            points_world=points,
+            colors=colors,
+            observations=observe(clip, points, frame),
+            binary=not self.text,
+        )
         if not clip.record.has_depth:
             return ["time stamps and caption: the format has no place for them"]
         maps = folder / "stereo" / "depth_maps"
@@ -55,11 +60,3 @@ def write_array(path: Path, array: Float32[np.ndarray, "h w"]) -> None:
     """COLMAP's array file: "width&height&1&", then float32 row by row."""
     height, width = array.shape
     path.write_bytes(f"{width}&{height}&1&".encode() + np.ascontiguousarray(array, "<f4").tobytes())
-
-
-def _sample(clip: ExportClip) -> tuple[np.ndarray, np.ndarray]:
-    keep = np.flatnonzero((clip.clip.confidence >= CONFIDENT) & clip.clip.valid)
-    if not len(keep):
-        return np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
-    keep = keep[np.unique(np.linspace(0, len(keep) - 1, min(MAX_POINTS, len(keep))).astype(np.int64))]
-    return clip.clip.points_world.reshape(-1, 3)[keep].astype(np.float64), clip.clip.video.reshape(-1, 3)[keep]

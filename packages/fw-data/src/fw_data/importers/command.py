@@ -28,6 +28,7 @@ from fw_data.dataset.shards import ShardWriter, describe
 from fw_data.errors import DataError
 from fw_data.importers import FORMATS
 from fw_data.importers.base import ImportSettings, Scene
+from fw_data.importers.recognize import find_scenes
 from fw_data.media.resize import Placement, place, recorded_size
 from fw_data.options import ImportOptions
 from fw_data.quality.grade import grade, score_geometry
@@ -77,6 +78,7 @@ class SceneImporter:
                 f"--min-frames {options.min_frames} and --frames {options.frames}: need 2 <= min <= frames"
             )
         self.options = options
+        self.format, self._found = find_scenes(options.src, options.format)
         self.settings = ImportSettings(
             fps=options.fps,
             units=options.units,
@@ -85,7 +87,7 @@ class SceneImporter:
             interpolate=options.interpolate,
         )
         self.config: dict[str, str | int | float | bool | None] = {
-            "backend": f"import-{options.format}",
+            "backend": f"import-{self.format}",
             "backend_version": VERSION,
             "size": recorded_size(options.size),
             "max_frames": options.frames,
@@ -99,18 +101,15 @@ class SceneImporter:
         self.config_hash = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:16]
         self.records: list[ClipRecord] = []
         self.refusals: list[Refusal] = []
-        self._module = import_module(FORMATS[options.format])
+        self._module = import_module(FORMATS[self.format])
         self._folder = folder
         self._shards: list[ShardEntry] = []
         self._writer: ShardWriter | None = None
         self._scenes = 0
 
     def find(self) -> list[Path]:
-        """The scenes of the folder; ValueError if there are none."""
-        found = self._module.find(self.options.src)
-        if not found:
-            raise ValueError(f"{self.options.src} holds nothing of the format {self.options.format}")
-        return found
+        """The scenes of the folder."""
+        return self._found
 
     def add(self, path: Path) -> None:
         """Import one scene, or note why not."""

@@ -254,6 +254,8 @@ def _tracks(
     per_image = [
         (np.array(xy).reshape(-1, 2), np.array(own, dtype=np.int64)) for xy, own in zip(pixels, ids, strict=True)
     ]
+    if not observations:
+        return per_image, points
     stored = tuple(np.array(track, dtype=np.int64).reshape(-1, 2) for track in tracks)
     return per_image, replace(points, tracks=stored)
 
