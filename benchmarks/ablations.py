@@ -173,7 +173,7 @@ def alone(options: argparse.Namespace) -> list[str]:
         *("--data", str(options.data), "--out", str(options.out / "alone"), "--steps", str(options.alone_steps)),
         *("--batch", "16", "--loss.geometry", "0", "--no-unfreeze-geometry", "--optim.lr", "5e-4"),
         *("--lora.rank", "32", "--lora.alpha", "32"),
-        *("--clip.validate-on", "96", "--every.validate", str(options.alone_steps)),
+        *("--set", "clip.validate_on=96", "--every.validate", str(options.alone_steps)),
         *("--launcher", "torchrun", "--workers", str(options.jobs)),
     ]
 
@@ -186,7 +186,7 @@ def stage(options: argparse.Namespace, name: str, arm: str, run_name: str, init:
         *("--model", str(options.out / "models" / f"{slug(arm)}.json"), "--init", str(init)),
         *("--data", str(options.data), "--out", str(options.out / run_name), "--steps", str(steps)),
         *("--seed", str(seed), "--compute.threads", "1"),
-        *("--clip.validate-on", "96", "--every.validate", str(steps)),
+        *("--set", "clip.validate_on=96", "--every.validate", str(steps)),
     ]
 
 

@@ -19,13 +19,13 @@ from torch import Tensor
 from fw_model.geometry.branch import join_features
 from fw_model.geometry.dpt import DPTHead
 from fw_model.layers.recompute import recomputed
-from fw_model.losses.losses import flow_matching_loss
+from fw_model.losses.config import WorldLossConfig
+from fw_model.losses.losses import world_loss
 from fw_model.model.irg import IRGBlock
 from fw_model.model.model import FantasyWorld, WorldOutput
 from fw_model.sampling.flow import TRAIN_STEPS, add_noise, flow_target
 from fw_model.wan.embeddings import unpatchify
-from fw_train.config.schema import LossConfig
-from fw_train.tasks.stages import Batch, _geometry_terms
+from fw_train.tasks.stages import Batch
 
 
 def choose_plain(world: FantasyWorld) -> None:
@@ -36,12 +36,11 @@ def choose_plain(world: FantasyWorld) -> None:
             module.checkpointing = False
 
 
-def plain_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Tensor:
+def plain_loss(world: FantasyWorld, batch: Batch, config: WorldLossConfig) -> Tensor:
     """Flow and geometry losses from one pass over everything."""
     out = plain_forward(world, batch)
-    assert out.geometry is not None
-    flow = flow_matching_loss(out.velocity, flow_target(batch.clean, batch.noise), batch.weight)
-    return flow + _geometry_terms(out.geometry, batch, config)["loss/geometry"]
+    target = flow_target(batch.clean, batch.noise)
+    return world_loss(out.velocity, target, batch.weight, out.geometry, batch.targets, config, dense_frames=batch.dense_frames).total
 
 
 def plain_forward(world: FantasyWorld, batch: Batch) -> WorldOutput:

@@ -19,7 +19,7 @@ from benchmarks.train_plain import choose_plain, plain_loss
 from fw_model.layers.rope import PlaneRope, VideoRope
 from fw_model.losses.targets import GeometryTargets
 from fw_model.model.model import FantasyWorld
-from fw_train.config.load import from_mapping
+from fw_train.config.load import from_json
 from fw_train.config.schema import TrainConfig
 from fw_train.engine.optim import AdamW
 from fw_train.lora import add_adapters
@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--without-update", action="store_true", help="stop at the gradients")
     options = parser.parse_args(arguments)
-    config = from_mapping(json.loads(options.config.read_text()))
+    config = from_json(json.loads(options.config.read_text()))
     dtype = torch.bfloat16 if config.compute.precision == "bf16" else torch.float32
     warm = torch.ones(64, 64, dtype=dtype, requires_grad=True)
     (torch.nn.functional.conv2d(warm[None, None], warm[None, None, :3, :3]).sum() + (warm @ warm).sum()).backward()

@@ -36,13 +36,14 @@ def test_the_annotation_job_runs_a_command_that_exists() -> None:
 
 
 def test_the_training_job_runs_a_command_that_exists() -> None:
-    from fw_train.config.load import override
+    from fw_train.config.check import check
+    from fw_train.config.flags import override
     from fw_train.config.schema import TrainConfig
 
     job = yaml.safe_load((INFRA / "kuberay" / "train.yaml").read_text(encoding="utf-8"))
     program, stage, _toml, *words = shlex.split(job["spec"]["entrypoint"])
     assert (program, stage) == ("fw-train", "stage1")
-    config = override(TrainConfig(stage="stage1"), words, prog="fw-train").check()
+    config = check(override(TrainConfig(stage="stage1"), words, prog="fw-train"))
     assert (config.launcher, config.go_on) == ("ray", True)
     groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     limits = [(g["replicas"], g["template"]["spec"]["containers"][0]["resources"]["limits"]) for g in groups]
@@ -76,7 +77,7 @@ def test_the_ray_service_starts_what_the_command_starts() -> None:
 
 
 def test_the_slurm_script_runs_what_the_launcher_runs() -> None:
-    from fw_train.config.load import override
+    from fw_train.config.flags import override
     from fw_train.config.schema import TrainConfig
     from fw_train.launch.torchrun import ENVIRONMENT, command
 

@@ -287,12 +287,23 @@ def test_perfect_geometry_costs_only_the_confidence_reward(clip):
         pose_encoding=torch.zeros(B, F, 9, dtype=torch.float64),
         mask=clip.mask,
     )
-    everything = losses.WorldLossConfig(
-        depth_config=losses.DepthLossConfig(trim=1.0), points_config=losses.PointLossConfig(trim=1.0)
-    )
+    everything = losses.WorldLossConfig(depth=losses.DepthLossConfig(trim=1.0), points=losses.PointLossConfig(trim=1.0))
     result = losses.geometry_loss(perfect, targets, everything)
-    reward = -0.2 * float(clip.confidence.log()[clip.mask].mean())
-    assert float(result.total) == pytest.approx(2 * reward)
+    rewards = [float(c.log()[m].mean()) for c, m in zip(clip.confidence, clip.mask, strict=True)]
+    assert float(result.total) == pytest.approx(2 * -0.2 * sum(rewards) / B)
+
+
+def test_every_sample_counts_the_same(clip):
+    clip.mask[0, :, :, 3:] = False
+    both = losses.geometry_loss(_prediction(clip), _targets(clip, clip.mask))
+    whole, target = _prediction(clip), _targets(clip, clip.mask)
+    alone = []
+    for i in range(B):
+        one = {k: v[i : i + 1] for k, v in vars(whole).items() if k != "pose_encodings"}
+        poses = [encoding[i : i + 1] for encoding in whole.pose_encodings]
+        cut = {k: v[i : i + 1] for k, v in vars(target).items()}
+        alone.append(losses.geometry_loss(SimpleNamespace(**one, pose_encodings=poses), losses.GeometryTargets(**cut)))
+    torch.testing.assert_close(both.total, (alone[0].total + alone[1].total) / 2)
 
 
 def test_gradients_at_zero_error_are_finite(clip):
@@ -371,7 +382,7 @@ def test_chosen_frames_are_compared_with_their_own_labels(clip):
         mask=clip.mask,
         weight=clip.weight,
     )
-    config = losses.WorldLossConfig(depth_config=losses.DepthLossConfig(temporal=0.0))
+    config = losses.WorldLossConfig(depth=losses.DepthLossConfig(temporal=0.0))
     parts = losses.geometry_loss(geometry, targets, config, dense_frames=frames).parts
     alone = losses.depth_loss(
         geometry.depth, geometry.depth_confidence, clip.target[:, frames], clip.mask[:, frames], clip.weight[:, frames]

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fw_train.config.load import load, override
+    from fw_train.config.flags import override
+    from fw_train.config.load import load
     from fw_train.config.schema import ConfigError, TrainConfig
     from fw_train.tasks.train import Outcome, export_run, resume, train
 
@@ -22,7 +23,7 @@ _HOME = {
     "TrainConfig": "fw_train.config.schema",
     "export_run": "fw_train.tasks.train",
     "load": "fw_train.config.load",
-    "override": "fw_train.config.load",
+    "override": "fw_train.config.flags",
     "resume": "fw_train.tasks.train",
     "train": "fw_train.tasks.train",
 }

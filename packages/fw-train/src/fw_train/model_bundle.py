@@ -26,7 +26,7 @@ from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.components import load_components, save_components
 from fw_model.pipeline.settings import Sampling
-from fw_train.config.schema import ConfigError, Stage, TrainConfig
+from fw_train.config.schema import ConfigError, Stage, TrainConfig, leaves
 from fw_train.lora import add_adapters, merge_adapters, save_adapters
 
 HISTORY = "training.json"
@@ -140,6 +140,10 @@ def check_start(config: TrainConfig) -> Path | None:
     wanted = world_config(config.model)
     if config.stage == "base" and wanted.video.clip_dim is not None:
         raise ConfigError(f"model {wanted.name!r} has a pretrained video model: go on with `fw-train stage1`")
+    for key in unread_by_model(config):
+        raise ConfigError(
+            f"{key} has no effect in {config.stage}: model {wanted.name!r} has no such input. Leave it out"
+        )
     if config.init is None:
         if config.stage == "base":
             return None
@@ -170,6 +174,21 @@ def check_start(config: TrainConfig) -> Path | None:
             + " or ".join(FOLLOWS[config.stage])
         )
     return folder
+
+
+def unread_by_model(config: TrainConfig) -> list[str]:
+    """Keys that differ from their defaults and that this stage of this model does not read."""
+    if config.stage == "autoencoder":
+        return []
+    model = world_config(config.model)
+    image = model.video.y_dim > 0 or model.video.clip_dim is not None
+    camera = model.video.control_dim is not None or (config.stage == "stage2" and model.camera is not None)
+    keys = [] if image else ["dropout.image"]
+    keys += [] if camera else ["dropout.camera"]
+    if config.stage == "base" and not camera:  # depth only gives the unit of length of the camera path
+        keys += ["clip.min_confidence", "clip.mask_moving", "clip.scale_by_first_frame"]
+    values, defaults = leaves(config), leaves(TrainConfig())
+    return [key for key in keys if values[key] != defaults[key]]
 
 
 def load_parts(config: TrainConfig) -> Parts:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fw_train.config.load import changed_keys, check_resume, from_mapping, load, override
+from fw_train.config.check import check
+from fw_train.config.flags import override
+from fw_train.config.load import changed_keys, check_resume, from_json, load
 from fw_train.config.schema import ConfigError, TrainConfig
 
 
@@ -83,25 +85,25 @@ def test_a_misspelled_flag_gets_a_suggestion(capsys: pytest.CaptureFixture[str])
         (["--every.keep", "0"], r"every\.keep = 0.* 1"),
         (["--steps", "0"], "steps = 0"),
         (["--optim.lr", "-1"], r"optim\.lr = -1\.0"),
-        (["--noise.validation", "0"], "noise.validation"),
-        (["--loss.camera", "-1"], r"loss\.camera"),
-        (["--unfreeze-geometry"], "for stage2 only"),
+        (["--set", "noise.validation=[0.0]"], "noise.validation"),
+        (["--set", "loss.camera.weight=-1.0"], r"loss\.camera\.weight"),
+        (["--unfreeze-geometry"], "unfreeze.*stage1.*stage2"),
     ],
 )
 def test_values_no_run_could_use_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        override(load("tiny", "stage1"), words, prog="fw-train").check()
+        check(override(load("tiny", "stage1"), words, prog="fw-train"))
 
 
 @pytest.mark.parametrize("stage", ["base", "stage1", "stage2"])
 def test_recipes_are_valid_and_survive_json(stage: str) -> None:
-    config = load("tiny", stage).check()  # pyright: ignore[reportArgumentType]
-    assert from_mapping(config.to_json()) == config
+    config = check(load("tiny", stage))  # pyright: ignore[reportArgumentType]
+    assert from_json(config.to_json()) == config
 
 
 def test_the_digest_sees_the_mathematics_and_nothing_else() -> None:
     config = load("tiny", "stage1")
-    for words in (["--out", "x"], ["--data", "y"], ["--every.log", "3"], ["--clip.cache-gb", "0"]):
+    for words in (["--out", "x"], ["--data", "y"], ["--every.log", "3"], ["--set", "clip.cache_gb=0.0"]):
         assert override(config, words, prog="p").digest() == config.digest()
     for words in (["--seed", "1"], ["--optim.lr", "1"], ["--batch", "2"], ["--clip.held-out", "0.5"]):
         assert override(config, words, prog="p").digest() != config.digest()

@@ -12,6 +12,7 @@ import torch
 
 from fw_data.dataset.reader import ClipDataset
 from fw_train.cli import main
+from fw_train.config.check import check
 from fw_train.config.load import from_mapping
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.engine.checkpoint import CheckpointStore
@@ -38,7 +39,7 @@ def run(dataset: Path, mini: Path, tmp_path: Path) -> TrainConfig:
 
 
 def words(run: TrainConfig) -> list[str]:
-    shape = ["--clip.frames", "5", "--clip.height", "32", "--clip.width", "48", "--clip.validate-on", "1"]
+    shape = ["--clip.frames", "5", "--clip.height", "32", "--clip.width", "48", "--set", "clip.validate_on=1"]
     paths = ["--data", str(run.data), "--model", run.model, "--out", str(run.out)]
     return ["base", "tiny", *paths, *shape, "--steps", "2", "--batch", "2", "--compute.threads", "1"]
 
@@ -59,8 +60,8 @@ def test_torchrun_gets_the_same_words_and_the_environment_that_restarts_need(
     assert (program, environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"]) == (sys.executable, "1")
     assert {"--nproc-per-node=2", "--max-restarts=3"} <= set(command)
     repeated = command[command.index("fw_train.cli") + 1 :]
-    assert repeated[:-5] == [*words(run), "--launcher", "torchrun", "--workers", "2"]
-    assert repeated[-5:] == ["--launcher", "local", "--workers", "1", "--go-on"]
+    assert repeated[:-7] == [*words(run), "--launcher", "torchrun", "--workers", "2"]
+    assert repeated[-7:] == ["--launcher", "local", "--workers", "1", "--restarts", "3", "--go-on"]
 
 
 def test_go_on_starts_a_run_and_then_resumes_it(run: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +82,7 @@ def test_go_on_starts_a_run_and_then_resumes_it(run: TrainConfig, capsys: pytest
 
 def test_what_cannot_be_launched_is_refused(run: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="launcher"):
-        dataclasses.replace(run, workers=2).check()
+        check(dataclasses.replace(run, workers=2))
     with pytest.raises(ConfigError, match="--out"):
         launch(dataclasses.replace(run, launcher="torchrun", out=None), [])
     with pytest.raises(ConfigError, match="launcher"):

@@ -18,6 +18,7 @@ from fw_model.config import preset
 from fw_model.layers.recompute import Recompute
 from fw_model.model.model import FantasyWorld
 from fw_train.cli import main
+from fw_train.config.check import check
 from fw_train.config.load import from_mapping, load
 from fw_train.config.recipes.machines import Machine, machine
 from fw_train.config.schema import ConfigError, Stage, TrainConfig
@@ -244,7 +245,7 @@ def test_lora_is_counted(mini: Path) -> None:
     ("recipe", "stage"), [("one-gpu-24gb", "stage1"), ("one-gpu-24gb", "stage2"), ("8-gpu", "stage1")]
 )
 def test_the_tightest_recipes_fit_the_machines_they_are_for(recipe: str, stage: Stage) -> None:
-    config = load(recipe, stage).check()
+    config = check(load(recipe, stage))
     chosen = machine(recipe, stage)
     plan = make_plan(config, gpus=chosen.gpus)
     assert fits(plan, chosen), f"{plan.bytes / 2**30:.1f} GiB"
@@ -305,9 +306,9 @@ def test_bad_words_are_explained(words: list[str], message: str, capsys: pytest.
 
 def test_options_replace_the_recipe_s_machine() -> None:
     usual = machine("8-gpu", "stage1")
-    same = PlanOptions(run=TrainConfig()).machine(usual)
+    same = PlanOptions().machine(usual)
     assert same == usual
-    other = PlanOptions(run=TrainConfig(), gpus=2, memory_gib=48.0).machine(usual)
+    other = PlanOptions(gpus=2, memory_gib=48.0).machine(usual)
     assert (other.gpus, other.memory_gib, other.peak_tflops) == (2, 48, usual.peak_tflops)
     assert (machine("paper", "stage1").gpus, machine("paper", "stage2").gpus) == (64, 112)
 

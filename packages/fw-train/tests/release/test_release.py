@@ -15,10 +15,11 @@ from fw_model.checkpoints.checkpoint import load_world
 from fw_model.pipeline.components import load_components
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.cli import main
-from fw_train.config.load import changed_keys, load, override
+from fw_train.config.flags import override
+from fw_train.config.load import changed_keys, load
 from fw_train.config.schema import Cadence, ClipConfig, ConfigError
-from fw_train.release.release import ShipOptions, ship
-from fw_train.tasks.train import read_config, train
+from fw_train.release.release import ReleaseOptions, release
+from fw_train.tasks.train import read_run, train
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, mini: Path) -> Path:
     """A folder with toy videos, their data set, and the four runs on it, a step or two each."""
     from fw_data.cli import main as fw_data
 
-    root = tmp_path_factory.mktemp("ship")
+    root = tmp_path_factory.mktemp("release")
     toy = ["toy", f"{root}/toy", "--clips", "6", "--takes", "3", "--frames", "5", "--size", "48x32", "--seed", "3"]
     oracle = ["--geometry", "oracle", "--truth", f"{root}/toy/truth", "--duplicate-bits", "-1", "--min-motion", "0"]
     for words in (toy, ["annotate", f"{root}/toy/raw", f"{root}/dataset", *oracle, "--workers", "0"]):
@@ -54,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, mini: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def shipped(made: Path) -> Path:
-    words = ["ship", f"{made}/runs/stage2", f"{made}/small", "--videos", f"{made}/toy"]
+    words = ["release", f"{made}/runs/stage2", f"{made}/small", "--videos", f"{made}/toy"]
     with pytest.raises(SystemExit) as code:
         main(words)
     assert code.value.code == 0
@@ -87,7 +88,7 @@ def test_the_card_gives_the_commands_that_made_it(made: Path, shipped: Path) -> 
     for words, stage in zip(trainings, ("autoencoder", "base", "stage1", "stage2"), strict=True):
         assert words[1:3] == [stage, "tiny"]
         again = override(load("tiny", stage), words[3:], prog="fw-train")
-        assert set(changed_keys(again, read_config(made / "runs" / stage))) <= {"data", "out", "init", "model"}
+        assert set(changed_keys(again, read_run(made / "runs" / stage))) <= {"data", "out", "init", "model"}
 
 
 def test_the_card_has_the_figures_of_the_logs_and_the_sums_of_the_files(made: Path, shipped: Path) -> None:
@@ -109,17 +110,17 @@ def test_what_cannot_be_vouched_for_is_refused(made: Path, shipped: Path, tmp_pa
     del shipped
     run = made / "runs" / "stage2"
     with pytest.raises(ConfigError, match="toy"):
-        ship(ShipOptions(run=run, out=tmp_path / "out", videos=tmp_path))
+        release(ReleaseOptions(run=run, out=tmp_path / "out", videos=tmp_path))
     (tmp_path / "toy.json").write_text(json.dumps({"options": {"seed": 0}, "clips": [{"name": "other", "world": 0}]}))
     with pytest.raises(ConfigError, match="toy-000000"):
-        ship(ShipOptions(run=run, out=tmp_path / "out", videos=tmp_path))
+        release(ReleaseOptions(run=run, out=tmp_path / "out", videos=tmp_path))
     assert not (tmp_path / "out").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="full"):
-        ship(ShipOptions(run=run, out=tmp_path / "full", videos=made / "toy"))
+        release(ReleaseOptions(run=run, out=tmp_path / "full", videos=made / "toy"))
     with pytest.raises(ConfigError, match="export"):
-        ship(ShipOptions(run=tmp_path, out=tmp_path / "out", videos=made / "toy"))
+        release(ReleaseOptions(run=tmp_path, out=tmp_path / "out", videos=made / "toy"))
 
 
 def test_an_export_of_other_runs_is_refused(made: Path, tmp_path: Path) -> None:
@@ -128,6 +129,6 @@ def test_an_export_of_other_runs_is_refused(made: Path, tmp_path: Path) -> None:
     try:
         path.write_text(json.dumps(json.loads(before) | {"seed": 99}))
         with pytest.raises(ConfigError, match="stage"):
-            ship(ShipOptions(run=made / "runs" / "stage2", out=tmp_path / "out", videos=made / "toy"))
+            release(ReleaseOptions(run=made / "runs" / "stage2", out=tmp_path / "out", videos=made / "toy"))
     finally:
         path.write_text(before)

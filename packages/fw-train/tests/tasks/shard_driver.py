@@ -24,7 +24,7 @@ STEPS = 4
 
 def configure(stage: Any, data: Path, model: Path, **changes: Any) -> TrainConfig:
     """A short run with everything that could go wrong when sharded: clipping, an average, accumulation."""
-    tree = {
+    tree: dict[str, Any] = {
         "data": str(data),
         "model": str(model),
         "steps": STEPS,
@@ -32,12 +32,13 @@ def configure(stage: Any, data: Path, model: Path, **changes: Any) -> TrainConfi
         "clip": {"frames": 5, "height": 32, "width": 32, "validate_on": 1},
         "noise": {"validation": [0.5]},
         "optim": {"lr": 1e-3, "warmup": 2, "ema": 0.5, "clip_norm": 0.5},
-        "dropout": {"bicross": 0.2},
         "sampling": {"steps": 2, "clips": 1},
         "every": {"log": 1, "validate": 20, "checkpoint": 20},
         "compute": {"threads": 1, "device": "cpu"},
         "go_on": True,
     }
+    if stage == "stage2":
+        tree["dropout"] = {"bicross": 0.2}
     return from_mapping({**tree, **changes}, TrainConfig(stage=stage))
 
 

@@ -29,8 +29,7 @@ from fw_train.config.load import from_mapping
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.engine.run_log import read_log
 from fw_train.model_bundle import load_parts
-from fw_train.tasks.train import export_run, resume, train
-from fw_train.tasks.train import read_config as read_run
+from fw_train.tasks.train import export_run, read_run, resume, train
 
 CLIP = {"frames": 5, "height": 32, "width": 48, "validate_on": 2}
 
@@ -221,7 +220,7 @@ def test_frozen_weights_in_half_precision_leave_as_they_came(
     assert all(torch.equal(before[name], after[name]) for name in frozen)
     assert losses(tmp_path / "half")[-1] == pytest.approx(losses(tmp_path / "exact")[-1], rel=0.05)
     with pytest.raises(ConfigError, match=r"frozen_dtype = bf16.*compute\.precision = bf16"):
-        configure("stage2", dataset, mini, tmp_path, compute={"frozen_dtype": "bf16"}).check()
+        check(configure("stage2", dataset, mini, tmp_path, compute={"frozen_dtype": "bf16"}))
 
 
 def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

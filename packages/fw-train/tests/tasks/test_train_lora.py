@@ -33,10 +33,10 @@ def stage1(mini: Path, dataset: Path, tmp_path: Path) -> Path:
 
 
 def stage2_config(stage1: Path, **changes: object) -> TrainConfig:
-    from fw_train.tasks.train import read_config
+    from fw_train.tasks.train import read_run
 
     tree = {"stage": "stage2", "init": str(stage1), "out": str(stage1.parent / "s2"), "optim": {"lr": 0.01}, **changes}
-    return from_mapping(tree, read_config(stage1))
+    return from_mapping(tree, read_run(stage1))
 
 
 def world_with(config: LoraConfig, mini: Path) -> FantasyWorld:

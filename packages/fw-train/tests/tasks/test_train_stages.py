@@ -11,6 +11,7 @@ from torch import Tensor
 from fw_data.dataset.clip_order import Draw
 from fw_data.dataset.reader import ClipDataset
 from fw_model.config import WorldConfig
+from fw_model.losses.config import WorldLossConfig
 from fw_model.model.model import FantasyWorld, WorldOutput
 from fw_train.config.load import from_mapping
 from fw_train.config.schema import LossConfig, Stage, TrainConfig
@@ -65,7 +66,7 @@ def drawn_at(task: WorldTask, step: int) -> Batch:
     """The same at another step."""
     seen: list[Batch] = []
 
-    def catch(_world: FantasyWorld, batch: Batch, _config: LossConfig) -> dict[str, Tensor]:
+    def catch(_world: FantasyWorld, batch: Batch, _config: WorldLossConfig) -> dict[str, Tensor]:
         seen.append(batch)
         return {"loss": torch.zeros(())}
 
@@ -151,7 +152,8 @@ def watch(world: FantasyWorld) -> Iterator[tuple[str, list[int]]]:
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(base: TrainConfig) -> None:
-    task = make(base, "stage2", loss={"geometry": 0.3, "depth": 2.0, "points": 0.5, "camera": 7.0})
+    weights = {"depth": {"weight": 2.0}, "points": {"weight": 0.5}, "camera": {"weight": 7.0}}
+    task = make(base, "stage2", loss={"geometry": 0.3, **weights})
     terms = numbers(task, 0, DRAWS)
     geometry = 2.0 * terms["loss/depth"] + 0.5 * terms["loss/points"] + 7.0 * terms["loss/camera"]
     assert terms["loss/geometry"] == pytest.approx(geometry, rel=1e-5)

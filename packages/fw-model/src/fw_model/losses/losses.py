@@ -9,14 +9,15 @@ Axes: b batch, F frames, H W pixels; predicted confidences are above 0 (the head
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fw_model.losses.config import CameraLossConfig, DepthLossConfig, PointLossConfig, WorldLossConfig
 from fw_model.losses.targets import GeometryTargets, NormalizedScene, geometry_targets, normalize_scene
 from fw_model.losses.terms import (
     at_least_float32,
@@ -69,95 +70,6 @@ class GeometryPrediction(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthLossConfig:
-    """Weights of the depth loss; the values are Video Depth Anything's."""
-
-    space: Literal["linear", "log"] = "linear"
-    """Compare depths, or their logarithms: then an error counts by its share of the depth."""
-    frame: float = 1.0
-    """Masked absolute error."""
-    gradient: float = 0.5
-    """Multi-scale spatial gradient."""
-    temporal: float = 10.0
-    """Temporal gradient matching."""
-    confidence: float = 1.0
-    """The term that teaches the confidence channel (it does not move the depth)."""
-    gate: float = 0.05
-    """Pixels whose true depth changes by more than this share of the frame's depth range are left out of temporal."""
-    scales: int = 4
-    """Dyadic scales of the spatial gradient."""
-    gamma: float = 1.0
-    """Confidence times error."""
-    alpha: float = 0.2
-    """Reward on log confidence."""
-    trim: float = 0.98
-    """Share of the pixels, best first, that the confidence term keeps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PointLossConfig:
-    """Weights of the point-map loss; the values are VGGT's."""
-
-    error: Literal["weighted", "plain"] = "weighted"
-    """weighted: errors count by the predicted confidence, whose gradient grows without bound as errors shrink. plain:
-    errors count alike, and the confidence learns from detached errors with the weight `confidence`."""
-    confidence: float = 1.0
-    """With plain errors: the weight of the term that teaches the confidence channel."""
-    gamma: float = 1.0
-    """Confidence times error."""
-    alpha: float = 0.2
-    """Reward on log confidence."""
-    trim: float = 0.98
-    """Share of the pixels, best first, that the confidence term keeps."""
-    gradient: float = 1.0
-    """Multi-scale spatial gradient, weighted by confidence."""
-    scales: int = 3
-    """Dyadic scales of the spatial gradient."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CameraLossConfig:
-    """Weights of the camera loss; the values are VGGT's, the Huber form is the paper's."""
-
-    kind: Literal["huber", "l1"] = "huber"
-    """huber: quadratic below ``epsilon``, slope 1 above. l1: absolute error, said to be the more stable."""
-    epsilon: float = 0.1
-    """Where Huber turns from a parabola into a line (the paper gives no value)."""
-    translation: float = 1.0
-    """Weight of the three translation entries."""
-    rotation: float = 1.0
-    """Weight of the four quaternion entries."""
-    fov: float = 0.5
-    """Weight of the two field-of-view entries."""
-    decay: float = 0.6
-    """Refinement k of n counts ``decay ** (n - 1 - k)``."""
-    clamp: float = 100.0
-    """Largest error of one translation entry."""
-    min_pixels: int = 100
-    """Frames with fewer valid pixels are left out (or than 1 % of the frame, for small frames)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorldLossConfig:
-    """How the terms add up."""
-
-    geometry: float = 1.0
-    """lambda, the weight of the geometry terms against the flow loss (not stated in the paper)."""
-    depth: float = 1.0
-    """Weight of the depth loss."""
-    points: float = 1.0
-    """Weight of the point-map loss."""
-    camera: float = 3.0
-    """Weight of the camera loss."""
-    depth_config: DepthLossConfig = field(default_factory=DepthLossConfig)
-    """Inside the depth loss."""
-    points_config: PointLossConfig = field(default_factory=PointLossConfig)
-    """Inside the point-map loss."""
-    camera_config: CameraLossConfig = field(default_factory=CameraLossConfig)
-    """Inside the camera loss."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class WorldLoss:
     """A loss and its parts; ``total`` is the one to differentiate, ``parts`` are detached and for logs."""
 
@@ -174,13 +86,18 @@ def world_loss(
     geometry: GeometryPrediction | None,
     targets: GeometryTargets | None,
     config: WorldLossConfig | None = None,
+    *,
+    dense_frames: Sequence[int] | None = None,
 ) -> WorldLoss:
-    """``L_flow + lambda (L_depth + L_pmap + 3 L_camera)``; the flow loss alone if ``geometry`` is None."""
+    """``L_flow + lambda (L_depth + L_pmap + 3 L_camera)``; the flow loss alone if ``geometry`` is None.
+
+    Arguments and errors of the geometry part: see `geometry_loss`.
+    """
     config = config or WorldLossConfig()
     flow = flow_matching_loss(velocity, velocity_target, flow_weight)
     if geometry is None or targets is None:
         return WorldLoss(total=flow, parts={"flow": flow.detach()})
-    rest = geometry_loss(geometry, targets, config)
+    rest = geometry_loss(geometry, targets, config, dense_frames=dense_frames)
     total = flow + config.geometry * rest.total
     return WorldLoss(total=total, parts={"flow": flow.detach(), "geometry": rest.total.detach(), **rest.parts})
 
@@ -194,8 +111,10 @@ def geometry_loss(
 ) -> WorldLoss:
     """``L_depth + L_pmap + 3 L_camera``: the whole of stage 1, and the geometry part of stage 2.
 
+    The mean over the samples: each counts the same, however many of its pixels are valid.
+
     Args:
-        geometry: what the heads predicted.
+        geometry: the predictions of the heads.
         targets: labels of all output frames.
         config: weights.
         dense_frames: the output frames that depth and points were predicted for; None: all.
@@ -204,26 +123,15 @@ def geometry_loss(
         ValueError: a temporal weight with only some frames, which have no neighbors in time.
     """
     config = config or WorldLossConfig()
-    if dense_frames is not None and config.depth_config.temporal > 0:
+    if dense_frames is not None and config.depth.temporal > 0:
         raise ValueError(
             "geometry_loss: the temporal depth term needs all frames; set its weight to 0 or omit dense_frames."
         )
-    chosen = slice(None) if dense_frames is None else list(dense_frames)
-    mask, weight = targets.mask[:, chosen], None if targets.weight is None else targets.weight[:, chosen]
-    depth = depth_loss(
-        geometry.depth, geometry.depth_confidence, targets.depth[:, chosen], mask, weight, config.depth_config
-    )
-    points = pointmap_loss(
-        geometry.points, geometry.points_confidence, targets.points[:, chosen], mask, weight, config.points_config
-    )
-    camera = camera_loss(
-        geometry.pose_encodings,
-        targets.pose_encoding,
-        _frames_with_pixels(targets.mask, config.camera_config.min_pixels),
-        config.camera_config,
-    )
-    total = config.depth * depth.total + config.points * points.total + config.camera * camera.total
-    return WorldLoss(total=total, parts={**depth.parts, **points.parts, **camera.parts})
+    frames = slice(None) if dense_frames is None else list(dense_frames)
+    samples = [_sample_loss(geometry, targets, config, i, frames) for i in range(len(targets.mask))]
+    total = torch.stack([sample.total for sample in samples]).mean()
+    parts = {name: torch.stack([sample.parts[name] for sample in samples]).mean() for name in samples[0].parts}
+    return WorldLoss(total=total, parts=parts)
 
 
 def flow_matching_loss(
@@ -323,6 +231,30 @@ _LEAST_DEPTH = 1e-4
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------
+
+
+def _sample_loss(
+    geometry: GeometryPrediction, targets: GeometryTargets, config: WorldLossConfig, i: int, frames: slice | list[int]
+) -> WorldLoss:
+    """Loss of sample `i`; depth and points were predicted for `frames`."""
+    at = slice(i, i + 1)
+    mask = targets.mask[at, frames]
+    weight = None if targets.weight is None else targets.weight[at, frames]
+    depth = depth_loss(
+        geometry.depth[at], geometry.depth_confidence[at], targets.depth[at, frames], mask, weight, config.depth
+    )
+    points = pointmap_loss(
+        geometry.points[at], geometry.points_confidence[at], targets.points[at, frames], mask, weight, config.points
+    )
+    camera = camera_loss(
+        [encoding[at] for encoding in geometry.pose_encodings],
+        targets.pose_encoding[at],
+        _frames_with_pixels(targets.mask[at], config.camera.min_pixels),
+        config.camera,
+    )
+    total = config.depth.weight * depth.total + config.points.weight * points.total
+    total = total + config.camera.weight * camera.total
+    return WorldLoss(total=total, parts={**depth.parts, **points.parts, **camera.parts})
 
 
 def _frames_with_pixels(mask: Bool[Tensor, "b F H W"], min_pixels: int) -> Bool[Tensor, "b F"]:

@@ -1,7 +1,8 @@
-"""From a recipe name or a TOML file, plus command-line words, to one checked `TrainConfig`.
+"""Load a `TrainConfig` from a recipe, a TOML file or the config.json of a run.
 
 A TOML file may name the recipe it starts from (`recipe = "tiny"`); every other key is a field of `TrainConfig`,
-with one table per group ([optim], [clip], ...). A key that does not exist is an error that names the nearest one.
+with one table per group ([optim], [clip], ...). A key that does not exist, or that the stage does not read,
+is an error.
 """
 
 import dataclasses
@@ -15,8 +16,9 @@ from typing import Any
 
 import pydantic
 
+from fw_train.config.keys import readers, unread_error
 from fw_train.config.recipes import RECIPES
-from fw_train.config.schema import LAUNCH, ConfigError, Stage, TrainConfig
+from fw_train.config.schema import LAUNCH, ConfigError, Stage, TrainConfig, leaves
 
 CONFIG = "config.json"
 """Name of the resolved configuration in a run's folder."""
@@ -42,37 +44,76 @@ def load(source: str, stage: Stage) -> TrainConfig:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     recipe = tree.pop("recipe", "")
     if tree.pop("stage", stage) != stage:
-        raise ConfigError(f"{path} says it is for another stage; the command says {stage}")
+        raise ConfigError(
+            f"{path} is for another stage than {stage}; remove its `stage`, or run the command of that stage"
+        )
     start = _recipe(recipe, stage) if recipe else TrainConfig(stage=stage)
     return from_mapping(tree, start, where=str(path))
 
 
-def override(config: TrainConfig, words: Sequence[str], *, prog: str) -> TrainConfig:
-    """Apply command-line words such as `--optim.lr 1e-3`; tyro prints help or the error and exits (0 or 2)."""
-    import tyro
-
-    return tyro.cli(TrainConfig, default=config, args=list(words), prog=prog, description=None)
-
-
 def from_mapping(tree: Mapping[str, Any], start: TrainConfig | None = None, *, where: str = "config") -> TrainConfig:
-    """Replace the fields of `start` (default: all defaults) that `tree` names; the inverse of `TrainConfig.to_json`.
+    """Replace the fields of `start` (default: all defaults) that `tree` names.
 
     Raises:
-        ConfigError: unknown key (with the nearest existing one) or a value of the wrong type.
+        ConfigError: unknown key (with the nearest existing one), a key that the stage does not read, or a value of the
+            wrong type.
     """
     start = start or TrainConfig()
-    known = _keys(start)
-    return _merge(start, tree, prefix="", known=known, where=where)
+    config = _merge(start, tree, prefix="", known=list(leaves(start)), where=where)
+    before, after = leaves(start), leaves(config)
+    for key in flatten(tree):
+        if config.stage not in readers(key) and after[key] != before[key]:
+            raise ConfigError(f"{where}: {unread_error(key, config.stage)}")
+    return config
+
+
+def from_json(tree: Mapping[str, Any], *, where: str = CONFIG) -> TrainConfig:
+    """The configuration that a run wrote, by this or an earlier version; the inverse of `TrainConfig.to_json`.
+
+    Keys that the run's stage does not read are set aside in `unread`: they change nothing but the run's identity.
+
+    Raises:
+        ConfigError: unknown key, or a value of the wrong type.
+    """
+    tree = json.loads(json.dumps(tree))
+    for name, value in tree.get("loss", {}).items():
+        if name in ("depth", "points", "camera") and not isinstance(value, Mapping):
+            tree["loss"][name] = {"weight": value}
+    config = _merge(TrainConfig(), tree, prefix="", known=list(leaves(TrainConfig())), where=where)
+    if config.launcher == "local":
+        config = dataclasses.replace(config, restarts=TrainConfig().restarts)
+    return only_read(config)
+
+
+def only_read(config: TrainConfig, also: Sequence[str] = ()) -> TrainConfig:
+    """The same with the keys that the stage does not read, and those in `also`, at their defaults.
+
+    Their values are appended to `unread`.
+    """
+    usual, values = flatten(TrainConfig().to_json()), flatten(dataclasses.replace(config, unread=()).to_json())
+    skipped = [key for key in values if config.stage not in readers(key) or key in also]
+    unread = {key: values[key] for key in skipped if values[key] != usual[key]}
+    if not unread:
+        return config
+    tree: dict[str, Any] = {}
+    for key in unread:
+        *groups, name = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = usual[key]
+    config = _merge(config, tree, prefix="", known=[], where=CONFIG)
+    return dataclasses.replace(config, unread=(*config.unread, *unread.items()))
 
 
 def changed_keys(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Dotted names of the fields that differ."""
-    before, after = _flatten(old.to_json()), _flatten(new.to_json())
-    return [key for key in after if before.get(key) != after[key]]
+    before, after = leaves(old), leaves(new)
+    return [key for key in after if before[key] != after[key]]
 
 
 def check_resume(old: TrainConfig, new: TrainConfig) -> None:
-    """Raise ConfigError when a resumed run would change anything that its weights depend on."""
+    """Raise ConfigError if resuming would change a key that the weights depend on."""
     refused = [k for k in changed_keys(old, new) if not any(k == r or k.startswith(r + ".") for r in RESUMABLE)]
     if new.optim.schedule != "constant" and "steps" in changed_keys(old, new):
         refused.append("steps (the cosine schedule depends on it)")
@@ -106,7 +147,7 @@ def _recipe(name: str, stage: Stage) -> TrainConfig:
         nearest = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"recipes are: {', '.join(RECIPES)}"
         raise ConfigError(f"no recipe and no file is called {name!r}; {hint}")
-    return dataclasses.replace(RECIPES[name](stage), recipe=name)
+    return dataclasses.replace(only_read(RECIPES[name](stage)), recipe=name, unread=())
 
 
 def _merge(node: Any, tree: Mapping[str, Any], *, prefix: str, known: list[str], where: str) -> Any:
@@ -115,7 +156,7 @@ def _merge(node: Any, tree: Mapping[str, Any], *, prefix: str, known: list[str],
     for key, value in tree.items():
         name = prefix + key
         if key not in types:
-            raise ConfigError(f"{where}: there is no key {name!r}; {_nearest(name, known)}")
+            raise ConfigError(f"{where}: unknown key {name!r}; {_nearest(name, known)}")
         current = getattr(node, key)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, Mapping):
@@ -126,7 +167,7 @@ def _merge(node: Any, tree: Mapping[str, Any], *, prefix: str, known: list[str],
             updates[key] = pydantic.TypeAdapter(types[key]).validate_json(json.dumps(value, default=str), strict=True)
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise ConfigError(f"{where}: {name} = {value!r} will not do: {reason}") from None
+            raise ConfigError(f"{where}: {name} = {value!r} is invalid: {reason}") from None
     return dataclasses.replace(node, **updates)
 
 
@@ -138,12 +179,9 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"keys are: {', '.join(known)}"
 
 
-def _keys(config: TrainConfig) -> list[str]:
-    return list(_flatten(dataclasses.asdict(config)))
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of a tree of tables."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat

@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Suppress
 
+from fw_model.losses.config import WorldLossConfig
+
 Stage = Literal["autoencoder", "base", "stage1", "stage2"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "base", "stage1", "stage2")
 LAUNCH = ("launcher", "workers", "restarts", "go_on", "wandb")
-"""Keys that say how a run is started and watched, not what it is."""
+"""Keys of how a run is started and watched; they are not part of its identity."""
 
 
 class ConfigError(ValueError):
@@ -90,17 +92,9 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """L = L_flow + geometry * (depth L_depth + points L_pmap + camera L_camera); paper section 3.4, appendix A.3."""
+class LossConfig(WorldLossConfig):
+    """L = L_flow + geometry * (L_depth + L_points + 3 L_camera); paper section 3.4, appendix A.3."""
 
-    geometry: float = 1.0
-    """Lambda, the weight of the geometry losses beside the flow loss in stage 2 (the paper does not state it)."""
-    depth: float = 1.0
-    """Weight of the depth loss inside L_geo."""
-    points: float = 1.0
-    """Weight of the point-map loss inside L_geo."""
-    camera: float = 3.0
-    """Weight of the camera loss inside L_geo."""
     dense_frames: int = 0
     """Depth and points are predicted and compared on this many random output frames per step; 0: on all frames. The
     dense heads take most of a small model's step."""
@@ -228,9 +222,19 @@ class TrainConfig:
     every: Cadence = field(default_factory=Cadence)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
+    unread: Annotated[tuple[tuple[str, Any], ...], Suppress] = ()
+    """Keys that an older run stored and that its stage does not read, with their values; part of its identity."""
+
     def to_json(self) -> dict[str, Any]:
-        """The tree as JSON values; `fw_train.config.load.from_mapping` reads it back."""
-        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        """The tree as JSON values; `fw_train.config.load.from_json` reads it."""
+        tree = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        for key, value in tree.pop("unread"):
+            *groups, name = key.split(".")
+            node = tree
+            for group in groups:
+                node = node[group]
+            node[name] = value
+        return tree
 
     def digest(self) -> str:
         """Hash of everything that the weights depend on: not paths, cadence, or `steps` at a constant rate."""
@@ -245,78 +249,35 @@ class TrainConfig:
             del tree["compute"]["frozen_dtype"]
         if not self.clip.mask_moving:
             del tree["clip"]["mask_moving"]
-        if self.loss.dense_frames == 0:
-            del tree["loss"]["dense_frames"]
         if self.clip.pool == 0:
             del tree["clip"]["pool"], tree["clip"]["reuse"]
         del tree["clip"]["cache_gb"], tree["compute"]["threads"]
         del tree["compute"]["activation_checkpointing"], tree["compute"]["shard"]
+        tree["loss"] = _loss_identity(tree["loss"])
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
-    def check(self) -> "TrainConfig":
-        """Raise ConfigError on values that no run could use; returns self."""
-        if self.clip.frames < 5 or self.clip.frames % 4 != 1:
-            near = max(5, round((self.clip.frames - 1) / 4) * 4 + 1)
-            raise ConfigError(f"clip.frames = {self.clip.frames} is not 4n + 1 with n >= 1; {near} is the nearest")
-        for key in ("height", "width"):
-            pixels = getattr(self.clip, key)
-            if pixels < 16 or pixels % 16:
-                near = max(16, round(pixels / 16) * 16)
-                raise ConfigError(f"clip.{key} = {pixels} is not a positive multiple of 16; {near} is the nearest")
-        if self.batch < 1 or self.accumulate < 1 or self.batch % self.accumulate:
-            raise ConfigError(f"batch = {self.batch} cannot be cut into accumulate = {self.accumulate} equal parts")
-        for key, value in _leaves(self):
-            if key.startswith("dropout.") and not 0 <= value <= 1:
-                raise ConfigError(f"{key} = {value} is not a probability (0 to 1)")
-            if key.startswith("every.") and value < (key != "every.sample"):
-                raise ConfigError(f"{key} = {value} must be at least {int(key != 'every.sample')}")
-            if key.startswith("loss.") and isinstance(value, float) and value < 0:
-                raise ConfigError(f"{key} = {value} must not be negative")
-        rules = {
-            "steps": self.steps >= 1,
-            "clip.start_step": self.clip.start_step >= 1,
-            "clip.validate_on": self.clip.validate_on >= 1,
-            "clip.pool": self.clip.pool == 0 or self.clip.pool >= self.batch,
-            "clip.reuse": self.clip.reuse >= 1,
-            "clip.held_out": 0 < self.clip.held_out < 1,
-            "loss.dense_frames": self.loss.dense_frames >= 0,
-            "optim.lr": self.optim.lr > 0,
-            "optim.ema": 0 <= self.optim.ema < 1,
-            "optim.clip_norm": self.optim.clip_norm >= 0,
-            "optim.warmup": self.optim.warmup >= 0,
-            "lora.rank": self.lora.rank >= 0,
-            "lora.alpha": self.lora.alpha > 0,
-            "lora.targets": len(self.lora.targets) > 0,
-            "sampling.steps": self.sampling.steps >= 1,
-            "sampling.clips": self.sampling.clips >= 1,
-            "workers": self.workers >= 1,
-            "restarts": self.restarts >= 0,
-            "noise.shift": self.noise.shift > 0,
-            "noise.validation": all(0 < sigma <= 1 for sigma in self.noise.validation) and self.noise.validation,
-        }
-        for key, holds in rules.items():
-            if not holds:
-                raise ConfigError(f"{key} = {dict(_leaves(self))[key]} is out of range")
-        if self.compute.frozen_dtype == "bf16" and self.compute.precision != "bf16":
-            raise ConfigError(
-                "compute.frozen_dtype = bf16 needs compute.precision = bf16, which runs the network in it"
-            )
-        if self.workers > 1 and self.launcher == "local":
-            raise ConfigError(f"workers = {self.workers} needs a launcher that starts them: torchrun or ray")
-        if self.unfreeze_geometry and self.stage != "stage2":
-            raise ConfigError(f"unfreeze_geometry is for stage2 only; {self.stage} decides by itself what trains")
-        if self.lora.rank and self.stage != "stage2":
-            raise ConfigError(f"lora.rank = {self.lora.rank} is for stage2 only: {self.stage} adapts no video block")
-        return self
 
-
-def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted key and value of every leaf of the tree."""
-    rows: list[tuple[str, Any]] = []
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of every leaf of a configuration, without `unread`."""
+    rows: dict[str, Any] = {}
     for item in dataclasses.fields(node):
         value = getattr(node, item.name)
         if dataclasses.is_dataclass(value):
-            rows += _leaves(value, f"{prefix}{item.name}.")
-        else:
-            rows.append((prefix + item.name, value))
+            rows |= leaves(value, f"{prefix}{item.name}.")
+        elif item.name != "unread":
+            rows[prefix + item.name] = value
     return rows
+
+
+def _loss_identity(loss: dict[str, Any]) -> dict[str, Any]:
+    """The losses' part of a run's identity: the weight of each, and of its terms those that are not the defaults."""
+    usual = dataclasses.asdict(WorldLossConfig())
+    short: dict[str, Any] = {"geometry": loss["geometry"]}
+    if loss["dense_frames"]:
+        short["dense_frames"] = loss["dense_frames"]
+    for name in ("depth", "points", "camera"):
+        short[name] = loss[name]["weight"]
+        changed = {k: v for k, v in loss[name].items() if k != "weight" and v != usual[name][k]}
+        if changed:
+            short[f"{name}_terms"] = changed
+    return short

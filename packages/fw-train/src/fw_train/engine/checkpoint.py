@@ -28,7 +28,9 @@ _TRASH = ".trash-"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be written, found or used; the message names the path and what to do."""
+    """A checkpoint that cannot be written, found or used; the message names the path and how to continue."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True, kw_only=True)

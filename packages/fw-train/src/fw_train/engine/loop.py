@@ -69,6 +69,8 @@ class Task(Protocol):
 class TrainingDivergedError(RuntimeError):
     """Loss or gradient is not finite; the optimizer step was not taken."""
 
+    exit_code = 3
+
 
 class Result(NamedTuple):
     """How a run ended."""

@@ -16,7 +16,7 @@ from fw_model.checkpoints.checkpoint import read_config
 from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
 from fw_model.pipeline.components import HIGH_NOISE, SPEC_FILE
 from fw_model.pipeline.settings import Sampling
-from fw_train.config.load import from_mapping
+from fw_train.config.load import from_json
 from fw_train.config.schema import ClipConfig, ConfigError
 from fw_train.model_bundle import HISTORY
 from fw_train.tasks.train import CONFIG, EXPORT
@@ -108,7 +108,7 @@ def _clips_of(path: Path) -> ClipConfig:
         tree = json.loads(path.read_text(encoding="utf-8"))["clip"]
     except (ValueError, KeyError) as error:
         raise ConfigError(f"{path} does not read ({error}); give the run's export alone, and --held-out") from None
-    return from_mapping({"clip": tree}, where=str(path)).clip
+    return from_json({"clip": tree}, where=str(path)).clip
 
 
 def _sampling(folder: Path, text_dim: int) -> Sampling:

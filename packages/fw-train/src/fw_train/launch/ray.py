@@ -65,12 +65,12 @@ def fit(config: TrainConfig) -> "Outcome":
 
 def work(loop_config: dict[str, Any]) -> None:
     """What every Ray worker does; errors that a restart would only repeat are left in a file."""
-    from fw_train.config.load import from_mapping
+    from fw_train.config.load import from_json
     from fw_train.engine.checkpoint import CheckpointError
     from fw_train.engine.loop import TrainingDivergedError
     from fw_train.tasks.train import train
 
-    config = from_mapping(loop_config["run"])
+    config = from_json(loop_config["run"])
     assert config.out is not None
     try:
         train(config)

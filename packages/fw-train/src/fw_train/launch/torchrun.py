@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from fw_train.config.schema import TrainConfig
+
 ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Without it, processes that torchrun starts again meet what their predecessors left in the store, and hang
 (pytorch issue 135712, seen with torch 2.13 and gloo)."""
@@ -15,7 +17,7 @@ ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 def command(words: Sequence[str], *, workers: int, restarts: int) -> list[str]:
     """The torchrun command line for an `fw-train` one; every process goes on with what `out` holds."""
-    again = ["--launcher", "local", "--workers", "1", "--go-on"]
+    again = ["--launcher", "local", "--workers", "1", "--restarts", str(TrainConfig().restarts), "--go-on"]
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *(f"--nproc-per-node={workers}", f"--max-restarts={restarts}"),

@@ -1,12 +1,9 @@
-"""The flags of `fw-train plan`: those of the run, and for which machine to plan. Imports no torch."""
+"""The flags of `fw-train plan` besides those of the run: the machine to plan for. Imports no torch."""
 
 from dataclasses import dataclass
-from typing import Annotated
-
-from tyro.conf import arg
 
 from fw_train.config.recipes.machines import Machine
-from fw_train.config.schema import ConfigError, TrainConfig
+from fw_train.config.schema import ConfigError
 
 MFU = 0.35
 """Share of the peak that is assumed unless one is given."""
@@ -14,15 +11,14 @@ MFU = 0.35
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """For which machine to plan; all flags of the run work too."""
+    """Estimate parameters, FLOPs, memory and time of a run. Takes the flags of `fw-train STAGE CONFIG` too."""
 
-    run: Annotated[TrainConfig, arg(name="")]
     gpus: int | None = None
-    """GPUs, one process each (default: what the recipe is for)."""
+    """GPUs, one process each (default: that of the recipe's machine)."""
     memory_gib: float | None = None
-    """Memory of one GPU in GiB (default: what the recipe is for)."""
+    """Memory of one GPU in GiB (default: that of the recipe's machine)."""
     peak_tflops: float | None = None
-    """Peak of one GPU in 10^12 FLOP/s, dense bfloat16 (default: what the recipe is for)."""
+    """Peak of one GPU in 10^12 FLOP/s, dense bfloat16 (default: that of the recipe's machine)."""
     mfu: float = MFU
     """Share of that peak that the run reaches, not counting recomputation: an assumption until you have measured it."""
     samples_per_s: float | None = None
@@ -31,10 +27,10 @@ class PlanOptions:
     """Print JSON."""
 
     def machine(self, usual: Machine) -> Machine:
-        """The machine that is asked for, where nothing is asked the usual one.
+        """The machine to plan for; figures that are not given are those of `usual`.
 
         Raises:
-            ConfigError: a figure that no machine has.
+            ConfigError: a figure that is not above 0.
         """
         for name in ("gpus", "memory_gib", "peak_tflops", "mfu", "samples_per_s"):
             value = getattr(self, name)

@@ -18,6 +18,7 @@ from torch import nn
 from fw_model.config import WorldConfig
 from fw_model.losses.targets import GeometryTargets
 from fw_model.model.model import FantasyWorld
+from fw_train.config.check import check
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.engine.distributed import half_precision
 from fw_train.engine.optim import AdamW, Average
@@ -127,7 +128,7 @@ def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optim
     Raises:
         ConfigError: a batch that cannot be cut for so many GPUs, or a model that does not exist.
     """
-    config.check()
+    check(config)
     parts = gpus * config.accumulate
     if gpus < 1 or config.batch % parts:
         raise ConfigError(

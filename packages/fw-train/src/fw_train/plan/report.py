@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fw_train.config.recipes.machines import Machine, machine
+from fw_train.config.schema import TrainConfig
 from fw_train.plan.options import PlanOptions
 from fw_train.plan.plan import Plan, as_json, make_plan
 
@@ -31,15 +32,15 @@ class Time:
     """What it rests on."""
 
 
-def show(options: PlanOptions) -> None:
+def show(run: TrainConfig, options: PlanOptions) -> None:
     """Plan and print, as tables or as JSON.
 
     Raises:
         ConfigError: the run or the machine will not do.
     """
-    chosen = options.machine(machine(options.run.recipe, options.run.stage))
-    device = options.run.compute.device
-    plan = make_plan(options.run, gpus=chosen.gpus, device="cpu" if device == "cpu" else "cuda")
+    chosen = options.machine(machine(run.recipe, run.stage))
+    device = run.compute.device
+    plan = make_plan(run, gpus=chosen.gpus, device="cpu" if device == "cpu" else "cuda")
     time = run_time(plan, chosen, mfu=options.mfu, samples_per_s=options.samples_per_s)
     if options.json:
         print(json.dumps(report_json(plan, chosen, time), indent=1))

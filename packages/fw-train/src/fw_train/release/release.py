@@ -1,4 +1,4 @@
-"""`fw-train ship`: the result of a chain of runs as a small folder to hand out, float16 weights with a model card.
+"""`fw-train release`: the result of a chain of runs as a small folder to hand out, float16 weights with a model card.
 
 The runs that the weights come from are found backwards, from each run's `init` to the run before it.
 """
@@ -18,25 +18,25 @@ from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.engine.run_log import read_log
 from fw_train.model_bundle import HISTORY
 from fw_train.release.model_card import Link, model_card
-from fw_train.tasks.train import EXPORT, read_config
+from fw_train.tasks.train import EXPORT, read_run
 
 MODEL_CARD = "README.md"
 LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShipOptions:
+class ReleaseOptions:
     """Write a run's export as float16 weights with a model card that is made from the files of its runs."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """A finished run. It and the runs before it must still be where they were made."""
     out: Annotated[Path, tyro.conf.Positional]
-    """The folder to write; one that an earlier `fw-train ship` wrote is replaced."""
+    """The folder to write; one that an earlier `fw-train release` wrote is replaced."""
     videos: Path
     """The folder that `fw-data toy` wrote the videos of the data set into: the card has its command from toy.json."""
 
 
-def ship(options: ShipOptions) -> list[str]:
+def release(options: ReleaseOptions) -> list[str]:
     """Write `options.out` and say what it holds.
 
     Raises:
@@ -71,7 +71,7 @@ def chain_of(run: Path) -> list[Link]:
     found: list[tuple[Path, TrainConfig]] = []
     folder: Path | None = run
     while folder is not None:
-        config = read_config(folder)
+        config = read_run(folder)
         found.insert(0, (folder, config))
         start = config.init
         folder = start.parent if start is not None and start.name == EXPORT else start

@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fw_model.losses.losses import WorldLossConfig, flow_matching_loss, geometry_loss
+from fw_model.losses.config import WorldLossConfig
+from fw_model.losses.losses import flow_matching_loss, geometry_loss, world_loss
 from fw_model.losses.targets import GeometryTargets
 from fw_model.model.irg import IRGBlock
-from fw_model.model.model import FantasyWorld, GeometryOutput
+from fw_model.model.model import FantasyWorld
 from fw_model.sampling.flow import TRAIN_STEPS, add_noise, flow_target
-from fw_train.config.schema import LossConfig, Stage
+from fw_train.config.schema import Stage
 from fw_train.lora import is_adapter
 
 TRAINED: dict[Stage, frozenset[str]] = {
@@ -61,7 +62,7 @@ class Batch:
     """Ascending output frames whose depth and points are predicted and compared; None: all."""
 
 
-Loss = Callable[[FantasyWorld, Batch, LossConfig], Mapping[str, Tensor]]
+Loss = Callable[[FantasyWorld, Batch, WorldLossConfig], Mapping[str, Tensor]]
 
 
 def choose_parameters(world: FantasyWorld, stage: Stage, *, unfreeze_geometry: bool = False) -> list[str]:
@@ -103,7 +104,7 @@ def place(world: FantasyWorld, device: torch.device, *, without: Sequence[nn.Mod
             module._apply(lambda tensor: tensor.to(device), recurse=False)
 
 
-def base_loss(world: FantasyWorld, batch: Batch, _: LossConfig) -> Mapping[str, Tensor]:
+def base_loss(world: FantasyWorld, batch: Batch, _: WorldLossConfig) -> Mapping[str, Tensor]:
     """Flow matching of the plain video model; the geometry branch is not executed."""
     out = world(
         add_noise(batch.clean, batch.noise, batch.sigma),
@@ -118,7 +119,7 @@ def base_loss(world: FantasyWorld, batch: Batch, _: LossConfig) -> Mapping[str, 
     return {"loss": flow, "loss/flow": flow}
 
 
-def stage1_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mapping[str, Tensor]:
+def stage1_loss(world: FantasyWorld, batch: Batch, config: WorldLossConfig) -> Mapping[str, Tensor]:
     """L_geo of the geometry branch alone; the video blocks after the preconditioning ones are not executed."""
     noisy = add_noise(batch.clean, batch.noise, batch.sigma)
     geometry = world.forward_geometry(
@@ -130,11 +131,12 @@ def stage1_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mappin
         control=batch.control,
         dense_frames=batch.dense_frames,
     )
-    terms = _geometry_terms(geometry, batch, config)
-    return {"loss": terms["loss/geometry"], **terms}
+    assert batch.targets is not None, "a batch for geometry losses has targets"
+    loss = geometry_loss(geometry, batch.targets, config, dense_frames=batch.dense_frames)
+    return {"loss": loss.total, "loss/geometry": loss.total, **_log_names(loss.parts)}
 
 
-def stage2_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mapping[str, Tensor]:
+def stage2_loss(world: FantasyWorld, batch: Batch, config: WorldLossConfig) -> Mapping[str, Tensor]:
     """L_flow + lambda L_geo of the whole model; lambda = 0 leaves the heads out."""
     out = world(
         add_noise(batch.clean, batch.noise, batch.sigma),
@@ -148,54 +150,23 @@ def stage2_loss(world: FantasyWorld, batch: Batch, config: LossConfig) -> Mappin
         dense_frames=batch.dense_frames,
         cross_branch=batch.couple,
     )
-    flow = flow_matching_loss(out.velocity, flow_target(batch.clean, batch.noise), batch.weight)
-    if out.geometry is None:
-        return {"loss": flow, "loss/flow": flow}
-    terms = _geometry_terms(out.geometry, batch, config)
-    weighted = config.geometry * terms["loss/geometry"]
-    balance = weighted.detach() / flow.detach().clamp_min(1e-12)
-    return {"loss": flow + weighted, "loss/flow": flow, **terms, "balance/geometry_over_flow": balance}
+    target = flow_target(batch.clean, batch.noise)
+    loss = world_loss(
+        out.velocity, target, batch.weight, out.geometry, batch.targets, config, dense_frames=batch.dense_frames
+    )
+    terms = {"loss": loss.total, **_log_names(loss.parts)}
+    if out.geometry is not None:
+        flow = loss.parts["flow"].clamp_min(1e-12)
+        terms["balance/geometry_over_flow"] = config.geometry * loss.parts["geometry"] / flow
+    return terms
 
 
 LOSSES: Mapping[Stage, Loss] = {"base": base_loss, "stage1": stage1_loss, "stage2": stage2_loss}
 """The loss of each stage."""
 
 
-def _geometry_terms(geometry: GeometryOutput, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
-    """L_geo and its parts; every sample counts the same, whatever its number of valid pixels."""
-    targets = batch.targets
-    assert targets is not None, "a batch for geometry losses has targets"
-    weights = WorldLossConfig(depth=config.depth, points=config.points, camera=config.camera)
-    losses = [
-        geometry_loss(_one(geometry, i), _one_target(targets, i), weights, dense_frames=batch.dense_frames)
-        for i in range(targets.depth.shape[0])
-    ]
-    terms = {"loss/geometry": torch.stack([loss.total for loss in losses]).mean()}
-    for name in losses[0].parts:
-        terms[f"loss/{name}"] = torch.stack([loss.parts[name] for loss in losses]).mean()
-    return terms
-
-
-def _one(geometry: GeometryOutput, i: int) -> GeometryOutput:
-    at = slice(i, i + 1)
-    return GeometryOutput(
-        depth=geometry.depth[at].float(),
-        depth_confidence=geometry.depth_confidence[at].float(),
-        points=geometry.points[at].float(),
-        points_confidence=geometry.points_confidence[at].float(),
-        pose_encodings=[encoding[at].float() for encoding in geometry.pose_encodings],
-    )
-
-
-def _one_target(targets: GeometryTargets, i: int) -> GeometryTargets:
-    at = slice(i, i + 1)
-    return GeometryTargets(
-        depth=targets.depth[at],
-        points=targets.points[at],
-        pose_encoding=targets.pose_encoding[at],
-        mask=targets.mask[at],
-        weight=None if targets.weight is None else targets.weight[at],
-    )
+def _log_names(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"loss/{name}": value for name, value in parts.items()}
 
 
 def _table(world: FantasyWorld, trained: frozenset[str]) -> list[str]:

@@ -8,13 +8,15 @@ import ctypes
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fw_train.config.load import CONFIG, check_resume, from_mapping, holds_run
+from fw_train.config.check import check
+from fw_train.config.load import CONFIG, check_resume, from_json, from_mapping, holds_run, only_read
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.data.rooms import is_rooms
 from fw_train.data.samples import open_data
@@ -22,7 +24,7 @@ from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, read
 from fw_train.engine.distributed import Context, join
 from fw_train.engine.loop import Result, run
 from fw_train.engine.trackers import check_trackers
-from fw_train.model_bundle import check_start, export, load_parts
+from fw_train.model_bundle import check_start, export, load_parts, unread_by_model
 from fw_train.tasks.autoencoder_task import AutoencoderTask, describe
 from fw_train.tasks.stages import choose_parameters
 from fw_train.tasks.world_task import WorldTask
@@ -48,7 +50,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Outcome:
         ConfigError: the configuration, the dataset or `init` will not do; nothing has been written then.
         TrainingDivergedError, CheckpointError: see `fw_train.engine.loop.run`.
     """
-    config = _absolute(config.check())
+    config = _absolute(check(config))
     if config.launcher != "local":
         raise ConfigError(f"launcher = {config.launcher}: train() is one process; use the command, or launch.launch()")
     begun = holds_run(config)
@@ -56,7 +58,9 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Outcome:
     ctx = _join(config)
     ctx.barrier()  # all ranks have looked before one of them writes
     if begun:
-        check_resume(read_config(config.out), config)
+        before = read_run(config.out)
+        config = replace(config, unread=before.unread)
+        check_resume(before, config)
     return _run(config, ctx, quiet=quiet)
 
 
@@ -74,15 +78,15 @@ def resume(
         ConfigError: no run there, or a change that would make it another run.
         TrainingDivergedError, CheckpointError: see `fw_train.engine.loop.run`.
     """
-    before = read_config(run_folder)
-    config = _absolute((change(before) if change else before).check())
+    before = read_run(run_folder)
+    config = _absolute(check(change(before) if change else before))
     check_resume(before, config)
     return _run(config, _join(config), quiet=quiet)
 
 
 def export_run(run_folder: Path, to: Path | None = None) -> Path:
     """Write the weights of a run's newest whole checkpoint as a folder for generation or the next stage."""
-    config = read_config(run_folder)
+    config = read_run(run_folder)
     found = CheckpointStore(run_folder / CHECKPOINTS).latest()
     if found is None:
         raise CheckpointError(f"{run_folder} has no checkpoint to export yet")
@@ -95,7 +99,7 @@ def export_run(run_folder: Path, to: Path | None = None) -> Path:
     return export(load_parts(config), folder, trained=trained, entry=entry)
 
 
-def read_config(run_folder: Path) -> TrainConfig:
+def read_run(run_folder: Path) -> TrainConfig:
     """The resolved configuration of a run, with `out` where the run lies now.
 
     Raises:
@@ -104,7 +108,8 @@ def read_config(run_folder: Path) -> TrainConfig:
     path = run_folder / CONFIG
     if not path.is_file():
         raise ConfigError(f"{run_folder} is not a run folder (no {CONFIG} in it)")
-    config = from_mapping(json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    config = from_json(json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    config = only_read(config, also=unread_by_model(config))
     return from_mapping({"out": str(run_folder.resolve())}, config)
 
 

@@ -23,7 +23,7 @@ def tiny(stage: Stage) -> TrainConfig:
         stage=stage,
         model="tiny",
         # generation knows no more of a scene's size than its first frame shows
-        clip=ClipConfig(frames=17, height=64, width=96, validate_on=8, scale_by_first_frame=True),
+        clip=ClipConfig(frames=17, height=64, width=96, validate_on=8, scale_by_first_frame=stage != "base"),
         noise=NoiseConfig(shift=2.0),
         dropout=DropoutConfig(text=0.1),
         sampling=SamplingConfig(steps=30, guidance=1.5),
