@@ -40,7 +40,9 @@ def plain_loss(world: FantasyWorld, batch: Batch, config: WorldLossConfig) -> Te
     """Flow and geometry losses from one pass over everything."""
     out = plain_forward(world, batch)
     target = flow_target(batch.clean, batch.noise)
-    return world_loss(out.velocity, target, batch.weight, out.geometry, batch.targets, config, dense_frames=batch.dense_frames).total
+    return world_loss(
+        out.velocity, target, batch.weight, out.geometry, batch.targets, config, dense_frames=batch.dense_frames
+    ).total
 
 
 def plain_forward(world: FantasyWorld, batch: Batch) -> WorldOutput:

@@ -24,7 +24,7 @@ def test_dead_adapters_are_seen_and_warned_about() -> None:
     adapter = CameraAdapter(8, 20)
     monitor = HealthMonitor(adapter)
     with torch.no_grad():
-        adapter.to_shift[0].bias.fill_(-1e3)
+        adapter.to_shift[0].get_parameter("bias").fill_(-1e3)
         adapter(torch.randn(1, 5, 8), torch.randn(1, 5, 20))
     values = monitor.values()
     assert values.keys() == {ADAPTER_ACTIVE}
@@ -46,11 +46,11 @@ def test_a_time_index_separates_frames_that_look_the_same(time_index: str) -> No
     features = torch.randn(1, 6, config.video.dim, generator=torch.Generator().manual_seed(0)).repeat(1, 4, 1)
     tokens = model.geometry.enter(features, 4, None)
     steps = model.geometry.steps(torch.tensor([500.0]), 4, 2, 3)
+    frame = tokens
     with torch.no_grad():
         for layer in model.irg:
-            out = layer(None, tokens, geometry_steps=steps)
-            tokens = out.geometry
-        model.geometry.camera_head(torch.cat([out.frame, out.geometry], -1)[:, :, 0])
+            frame, tokens = (out := layer(None, tokens, geometry_steps=steps)).frame, out.geometry
+        model.geometry.camera_head(torch.cat([frame, tokens], -1)[:, :, 0])
     difference = float(monitor.values()[CAMERA_TOKENS])
     assert (difference > 1e-3) == (time_index != "none")
 

@@ -25,6 +25,7 @@ from fw_model.checkpoints.checkpoint import load_world
 from fw_model.config import WorldConfig
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.cli import main
+from fw_train.config.check import check
 from fw_train.config.load import from_mapping
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.engine.run_log import read_log

@@ -1,1 +1,1 @@
-"""The `fw-train ship` command: float16 weights with a model card, ready to publish."""
+"""The `fw-train release` command: float16 weights with a model card, ready to publish."""

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import metadata
@@ -15,6 +16,8 @@ from fw_data.dataset.reader import ClipDataset
 from fw_data.media.resize import size_of_record
 from fw_model.checkpoints.weights import WeightFolder
 from fw_model.pipeline.components import SPEC_FILE
+from fw_model.pipeline.settings import Sampling
+from fw_train.config.keys import is_flag
 from fw_train.config.load import CONFIG, changed_keys, load
 from fw_train.config.schema import LAUNCH, ConfigError, TrainConfig
 from fw_train.data.samples import Split, open_dataset, split_clips
@@ -51,15 +54,15 @@ def model_card(chain: Sequence[Link], folder: Path, videos: Path) -> str:
     toy = _toy(videos, dataset)
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
     world, vae = _count(folder), _count(folder / "vae") if (folder / "vae").is_dir() else 0
-    size, licence = spec["sampling"], metadata("fw-model")["License-Expression"]
-    shape = f"{size['frames']} frames of {size['height']}x{size['width']}"
+    size, licence = Sampling.from_dict(spec["sampling"]), metadata("fw-model")["License-Expression"]
+    shape = f"{size.num_frames} frames of {size.height}x{size.width}"
     sections = [
         f"---\nlicense: {licence.lower()}\npipeline_tag: image-to-video\n---",
         "# A small world",
         f"From a picture, a text and a camera path to a video of {shape}, with depth, points and cameras from the same "
         f"pass. The model has {world / 1e6:.2f} million parameters, its video autoencoder {vae / 1e6:.2f} million. "
-        "It was trained from random numbers with the commands below; `fw-train ship` wrote this card from the files of "
-        "those runs.",
+        "It was trained from random numbers with the commands below; `fw-train release` wrote this card from the files "
+        "of those runs.",
         "```python\nfrom fw_model import WorldPipeline\n\n"
         'pipeline = WorldPipeline.from_pretrained(FOLDER)  # "small-world" for the one that comes with fw-model\n```',
         "The weights are stored in float16 and computed with in float32.",
@@ -175,6 +178,8 @@ def _command(link: Link, before: Link | None) -> str:
 
 
 def _option(key: str, value: Any) -> str:
+    if not is_flag(key):
+        return f"--set {shlex.quote(f'{key}={json.dumps(value)}')}"
     name = key.replace("_", "-")
     if isinstance(value, bool):
         group, _, last = name.rpartition(".")
