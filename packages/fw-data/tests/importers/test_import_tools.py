@@ -1,6 +1,9 @@
 """Output folders of geometry tools come in as the cameras they hold; unknown layouts are reported."""
 
 import json
+import struct
+import zlib
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from fw_data import ClipDataset
 from fw_data.cli import main
+from fw_data.errors import DataError
+from fw_data.importers.exr import decode_exr_depth
 from fw_geometry.trajectories import make_trajectory
 
 CAMERAS = make_trajectory("orbit", 8, width=64, height=48)
@@ -30,6 +35,47 @@ def same(dataset, K=CAMERAS.K):
     return clip
 
 
+def exr(depth, compression, extra=False):
+    """An OpenEXR file of a half channel Z (and a float channel A before it), by the format's documentation."""
+    height, width = depth.shape
+    channels = [(b"A", 2), (b"Z", 1)] if extra else [(b"Z", 1)]
+    listed = b"".join(name + b"\0" + struct.pack("<iIii", kind, 0, 1, 1) for name, kind in channels) + b"\0"
+    box = struct.pack("<4i", 0, 0, width - 1, height - 1)
+    attributes = [(b"channels", b"chlist", listed), (b"compression", b"compression", bytes([compression]))]
+    attributes += [(b"dataWindow", b"box2i", box), (b"displayWindow", b"box2i", box)]
+    header = b"\x76\x2f\x31\x01" + struct.pack("<I", 2)
+    header += b"".join(n + b"\0" + k + b"\0" + struct.pack("<I", len(v)) + v for n, k, v in attributes) + b"\0"
+    lines = 16 if compression == 3 else 1
+    blocks = []
+    for top in range(0, height, lines):
+        rows = depth[top : top + lines]
+        raw = b"".join(
+            (np.ones(width, "<f4").tobytes() if extra else b"") + row.astype("<f2").tobytes() for row in rows
+        )
+        if compression:
+            values = np.frombuffer(raw, np.uint8)
+            values = np.concatenate([values[0::2], values[1::2]]).astype(np.int64)
+            values[1:] = np.diff(values) + 128
+            packed = zlib.compress(values.astype(np.uint8).tobytes())
+            raw = packed if len(packed) < len(raw) else raw
+        blocks.append(struct.pack("<ii", top, len(raw)) + raw)
+    start = len(header) + 8 * len(blocks)
+    offsets = np.cumsum([start, *map(len, blocks)])[:-1]
+    return header + offsets.astype("<u8").tobytes() + b"".join(blocks)
+
+
+@pytest.mark.parametrize("compression", [0, 2, 3])
+@pytest.mark.parametrize("extra", [False, True])
+def test_exr_depth(compression, extra):
+    depth = np.random.default_rng(0).uniform(0.5, 9, (37, 21)).astype(np.float16)
+    depth[3:30] = 2.5  # compresses
+    content = exr(depth, compression, extra)
+    np.testing.assert_array_equal(decode_exr_depth(content, "a.exr"), depth)
+    for broken in (content[:200], content[:-9], b"no exr" + content, exr(depth, 9)):
+        with pytest.raises(DataError, match=r"a\.exr"):
+            decode_exr_depth(broken, "a.exr")
+
+
 def test_vipe(tmp_path, make_video, scene):
     video = scene(8)["video"]
     make_video(tmp_path / "src/rgb/dog.mp4", video, fps=25)
@@ -41,6 +87,13 @@ def test_vipe(tmp_path, make_video, scene):
     same(found)
     record = found.records[0]
     assert (record.backend, record.units, record.fps, record.source) == ("import-tools", "metric", 25, "pose/dog.npz")
+    (tmp_path / "src/depth").mkdir()
+    with ZipFile(tmp_path / "src/depth/dog.zip", "w") as file:
+        for i in range(7):
+            file.writestr(f"{i:05d}.exr", exr(np.full((48, 64), 1 + i / 8), 3))
+    found = bring_in(tmp_path / "src", tmp_path / "deep")
+    assert found.records[0].notes == ["1 frames have no depth"]
+    np.testing.assert_array_equal(found.load(0).depth_m[:, 5, 5], [*(1 + np.arange(7) / 8), 0])
 
 
 def test_spatialvid_poses_every_fifth_of_a_second(tmp_path, make_video, scene):

@@ -1,12 +1,13 @@
 """Output folders of geometry tools: ViPE, SpatialVID, VGGT, VGGT-Long and Depth Anything 3.
 
-ViPE: pose/NAME.npz and intrinsics/NAME.npz with rgb/NAME.mp4. SpatialVID: a folder per clip with poses.npy and
-intrinsics.npy; its video is NAME.mp4 beside or in the folder, in videos/, or the only one in the folder. The others:
-camera_poses.txt with intrinsic.txt, or a .npz with extrinsics and intrinsics (and depth), with images/ or a video
-beside it. Frames without a pose are left out. Axis legend: f frames, h height, w width.
+ViPE: pose/NAME.npz and intrinsics/NAME.npz with rgb/NAME.mp4 and, if there, depth/NAME.zip. SpatialVID: a folder per
+clip with poses.npy and intrinsics.npy; its video is NAME.mp4 beside or in the folder, in videos/, or the only one in
+the folder. The others: camera_poses.txt with intrinsic.txt, or a .npz with extrinsics and intrinsics (and depth), with
+images/ or a video beside it. Frames without a pose are left out. Axis legend: f frames, h height, w width.
 """
 
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from fw_data.importers.base import (
     VideoFrames,
     check_size,
 )
+from fw_data.importers.exr import decode_exr_depth
 from fw_data.importers.files import numbered_times
 from fw_data.media.probe import VIDEO_SUFFIXES
 from fw_geometry.camera import Trajectory
@@ -65,7 +67,11 @@ def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:
         _pick(frames, index)
         time_s = time_s[index]
     check_size(frames, cameras, str(path))
-    depth = None if index is not None and len(index) != len(tool.pose_c2w) else _depth(tool, settings.depth_unit or 1.0)
+    depth = None
+    if index is None or len(index) == len(tool.pose_c2w):
+        unit = settings.depth_unit or 1.0
+        zipped = path.parent.parent / "depth" / f"{path.stem}.zip"
+        depth = _zipped_depth(zipped, index, unit) if zipped.is_file() else _depth(tool, unit)
     return Scene(frames=frames, cameras=cameras, time_s=time_s, depth=depth, notes=notes, frame_index=index)
 
 
@@ -132,6 +138,24 @@ def _pick(frames: Frames, index: np.ndarray) -> None:
         if index[-1] >= frames.count:
             raise DataError("frame-count", f"pose of frame {index[-1]}, but there are {frames.count} images")
         frames.paths, frames.count = [frames.paths[i] for i in index.tolist()], len(index)
+
+
+def _zipped_depth(path: Path, index: np.ndarray | None, unit: float) -> DepthReader:
+    """ViPE's depth: a zip of 00000.exr, ... by frame of the video."""
+
+    def read(frame: int) -> np.ndarray | None:
+        name = f"{frame if index is None else int(index[frame]):05d}.exr"
+        try:
+            with ZipFile(path) as file:
+                if name not in file.namelist():
+                    return None
+                content = file.read(name)
+        except BadZipFile as error:
+            raise DataError("depth", f"{path} is damaged: {error}") from error
+        scaled = decode_exr_depth(content, f"{path.name}/{name}") * np.float32(unit)
+        return np.where(np.isfinite(scaled) & (scaled > 0), scaled, np.float32(0))
+
+    return read
 
 
 def _depth(tool: ToolPath, unit: float) -> DepthReader | None:
