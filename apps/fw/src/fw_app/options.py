@@ -42,8 +42,9 @@ class DemoOptions:
 _TURNING = ", ".join(preset.name for preset in PRESETS.values() if preset.angle_rad is not None)
 _MOVING = ", ".join(preset.name for preset in PRESETS.values() if preset.distance is not None)
 _TRAJECTORY = (
-    f"A preset ({', '.join(PRESETS)}), or a camera file: the released .json, a nerfstudio transforms.json, a "
-    "RealEstate10K .txt, or a COLMAP folder."
+    f"A preset ({', '.join(PRESETS)}), or a camera file: the released .json, nerfstudio's transforms.json or "
+    "camera_path.json, a COLMAP folder, text of RealEstate10K, TUM or KITTI, poses of VGGT, Depth Anything 3, ViPE, "
+    "SpatialVID or ReCamMaster (FILE#CAMERA)."
 )
 
 
