@@ -231,3 +231,24 @@ def test_intrinsics_of_another_size_are_refused(tmp_path):
     transforms(tmp_path / "src", names, w=2 * W, h=2 * H)
     bring_in(tmp_path / "src", tmp_path / "o", "nerfstudio", code=1)
     assert "(2 times)" in refused(tmp_path / "o")[0]
+
+
+def test_image_numbers_may_be_padded(tmp_path):
+    (tmp_path / "src").mkdir()
+    cameras = make_trajectory("truck", 5, width=W, height=H)
+    write_realestate10k(tmp_path / "src/a.txt", cameras, timestamps_us=np.arange(5) * 3)
+    write_images(tmp_path / "src/a", [f"{i:04d}.png" for i in range(14)])
+    found = bring_in(tmp_path / "src", tmp_path / "out", "realestate10k")
+    assert (found.records[0].num_frames, found.records[0].fps) == (5, 24)
+    np.testing.assert_allclose(found.load(0).pose_c2w, cameras.pose_c2w, atol=1e-9)
+
+
+def test_the_undistorted_model_of_a_workspace_counts_once(tmp_path):
+    cameras = make_trajectory("truck", 5, width=W, height=H)
+    names = [f"{i}.png" for i in range(5)]
+    for folder in ("src", "src/dense", "src/dense/0"):
+        write_images(tmp_path / folder / "images", names)
+    for model in ("src/sparse/0", "src/dense/0/sparse"):
+        write_colmap(tmp_path / model, cameras, names=names)
+    found = bring_in(tmp_path / "src", tmp_path / "out", "colmap")
+    assert [record.source for record in found.records] == ["dense/0/sparse"]

@@ -17,9 +17,15 @@ from fw_geometry.formats import ColmapModel, read_colmap_rig
 
 
 def find(root: Path) -> list[Path]:
-    """The model folders."""
+    """The model folders; of a workspace with a dense/ folder only the undistorted model in it."""
     models = {path.parent for name in ("cameras.bin", "cameras.txt") for path in root.rglob(name)}
-    return sorted(path for path in models if (path / "images.bin").is_file() or (path / "images.txt").is_file())
+    models = {path for path in models if (path / "images.bin").is_file() or (path / "images.txt").is_file()}
+    dense = {parent for path in models for parent in path.parents if parent.name == "dense" and root in parent.parents}
+    return sorted(
+        path
+        for path in models
+        if not any(folder.parent in path.parents and folder not in path.parents for folder in dense)
+    )
 
 
 def open_scene(path: Path, root: Path, settings: ImportSettings) -> list[Scene]:

@@ -35,8 +35,9 @@ def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:
         raise DataError("times", f"{path.name}: the time stamps do not increase")
     timed = len(steps) > 0 and float(np.median(steps)) >= _MICROSECONDS
     cameras, index, notes = clip.trajectory, None, []
-    if isinstance(frames, ImageFrames) and {str(stamp) for stamp in stamps} <= set(names):
-        frames = ImageFrames([frames.paths[names.index(str(stamp))] for stamp in stamps])
+    numbered = {int(name): row for row, name in enumerate(names) if name.isdecimal()}
+    if isinstance(frames, ImageFrames) and set(stamps.tolist()) <= set(numbered):
+        frames = ImageFrames([frames.paths[numbered[stamp]] for stamp in stamps.tolist()])
     elif isinstance(frames, VideoFrames) and frames.count != len(cameras):
         total = frames.count
         index = _posed_frames(path, frames, stamps, timed=timed)
