@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.adam_reference import align_with_adam
-from benchmarks.alignment_data import DATA, Noise, PairMaps, Truth, make_pairs, redkitchen
+from benchmarks.alignment_data import DATA, Noise, PairMaps, SceneTruth, make_pairs, redkitchen
 from fw_data.annotators.dust3r.alignment import PairClouds, align
 from fw_data.annotators.dust3r.pairs import Graph, pair_graph
 from fw_geometry.metrics import ate, rpe
@@ -30,7 +30,7 @@ NOISE, OUTLIERS = (0.0, 0.01, 0.02, 0.05), (0.0, 0.1, 0.3)
 GRAPH_12 = sorted({*pair_graph(12, "swin", 3), *pair_graph(12, "logwin", 4)})
 
 
-class Outcome(NamedTuple):
+class AlignmentOutcome(NamedTuple):
     """One alignment, measured."""
 
     ate_mm: float
@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
         return f"ATE {self.ate_mm:6.3f} mm  turn {self.rot_deg:.4f} deg  {self.cpu_s:5.2f} s"
 
 
-def clouds_of(maps: PairMaps, truth: Truth, step: int) -> PairClouds:
+def clouds_of(maps: PairMaps, truth: SceneTruth, step: int) -> PairClouds:
     """Every `step`-th pixel of the maps, each way."""
 
     def thin(values: np.ndarray) -> np.ndarray:
@@ -63,7 +63,7 @@ def clouds_of(maps: PairMaps, truth: Truth, step: int) -> PairClouds:
     )
 
 
-def ours(maps: PairMaps, truth: Truth) -> Outcome:
+def ours(maps: PairMaps, truth: SceneTruth) -> AlignmentOutcome:
     """The alignment of the dust3r backend, on a quarter of the pixels."""
     clouds = clouds_of(maps, truth, 2)
     begun = time.process_time()
@@ -73,7 +73,7 @@ def ours(maps: PairMaps, truth: Truth) -> Outcome:
     return _outcome(found.pose_c2w, truth, seconds, focal)
 
 
-def adam(maps: PairMaps, truth: Truth) -> Outcome:
+def adam(maps: PairMaps, truth: SceneTruth) -> AlignmentOutcome:
     """The published schedule, on all pixels."""
     clouds = clouds_of(maps, truth, 1)
     begun = time.process_time()
@@ -81,7 +81,7 @@ def adam(maps: PairMaps, truth: Truth) -> Outcome:
     return _outcome(pose, truth, time.process_time() - begun, float("nan"))
 
 
-def recorded() -> tuple[PairMaps, Truth]:
+def recorded() -> tuple[PairMaps, SceneTruth]:
     """The recorded set align_a."""
     stored, true = (np.load(RECORDED / f"{name}.npz", allow_pickle=False) for name in ("pairs", "gt"))
     pairs = stored["edges"].astype(np.int64)
@@ -96,10 +96,12 @@ def recorded() -> tuple[PairMaps, Truth]:
         outlier=true["outlier_kind"],
     )
     depth = true["depth_mm"] / 1000.0
-    return maps, Truth(depth_m=depth, pose_c2w=true["cam_to_world"], focal_px=float(true["focal_px"]))
+    return maps, SceneTruth(depth_m=depth, pose_c2w=true["cam_to_world"], focal_px=float(true["focal_px"]))
 
 
-def ladder(kind: Noise, run: Callable[[PairMaps, Truth], Outcome] = ours) -> dict[tuple[float, float], Outcome]:
+def ladder(
+    kind: Noise, run: Callable[[PairMaps, SceneTruth], AlignmentOutcome] = ours
+) -> dict[tuple[float, float], AlignmentOutcome]:
     """ATE for every noise and share of wrong pairs; 12 frames, 84 pairs."""
     truth = redkitchen(0, 12, 4)
     return {
@@ -154,8 +156,8 @@ def _compare() -> None:
         print(f"  ours is not worse on {better} of {len(STRETCHES)}", flush=True)
 
 
-def _outcome(pose_c2w: np.ndarray, truth: Truth, seconds: float, focal_percent: float) -> Outcome:
-    return Outcome(
+def _outcome(pose_c2w: np.ndarray, truth: SceneTruth, seconds: float, focal_percent: float) -> AlignmentOutcome:
+    return AlignmentOutcome(
         ate_mm=1000 * ate(pose_c2w, truth.pose_c2w).rmse,
         rot_deg=rpe(pose_c2w, truth.pose_c2w).rot_deg,
         focal_percent=focal_percent,

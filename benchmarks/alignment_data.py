@@ -24,7 +24,7 @@ Noise = Literal["along", "points", "motion"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truth:
+class SceneTruth:
     """Depth and cameras of a stretch of the recording."""
 
     depth_m: np.ndarray
@@ -68,7 +68,7 @@ class PairMaps:
     """(e,) 0 sound, 1 wrong motion, 2 wrong shape."""
 
 
-def redkitchen(start: int, count: int, step: int) -> Truth:
+def redkitchen(start: int, count: int, step: int) -> SceneTruth:
     """Frames start, start + step, ... of the 81 recorded ones, at 84x48."""
     depth_files, pose_files = (sorted((DATA / kind).iterdir()) for kind in ("depth", "pose"))
     scale = SOURCE_WIDTH / WIDTH
@@ -82,11 +82,11 @@ def redkitchen(start: int, count: int, step: int) -> Truth:
         pose.append(np.loadtxt(pose_files[index]))
     pose_c2w = np.stack(pose)
     pose_c2w[:, :3, :3] = nearest_rotations(pose_c2w[:, :3, :3])
-    return Truth(depth_m=np.stack(depth), pose_c2w=pose_c2w, focal_px=SOURCE_FOCAL_PX / scale)
+    return SceneTruth(depth_m=np.stack(depth), pose_c2w=pose_c2w, focal_px=SOURCE_FOCAL_PX / scale)
 
 
 def make_pairs(
-    truth: Truth, graph: list[tuple[int, int]], *, noise: float, outliers: float, seed: int, kind: Noise = "along"
+    truth: SceneTruth, graph: list[tuple[int, int]], *, noise: float, outliers: float, seed: int, kind: Noise = "along"
 ) -> PairMaps:
     """Maps of all pairs of a graph; `outliers` is the share of unordered pairs that are wrong, both ways round."""
     rng = np.random.default_rng(seed)

@@ -66,7 +66,7 @@ def main() -> None:
     film(out, "left", slope=-0.3)
     film(out, "right", slope=0.4)
     command("annotate", out / "raw", dataset, "--geometry", "oracle", "--truth", out / "truth", "--workers", "0")
-    command("card", dataset, "--description", "Two painted walls.", "--licence", "*=CC0-1.0")
+    command("card", dataset, "--description", "Two painted walls.", "--license", "*=CC0-1.0")
     look(ClipDataset(dataset))
     batches(ClipDataset(dataset))
     command("export", dataset, out / "nerfstudio", "--format", "nerfstudio")

@@ -5,7 +5,7 @@
     python -m tests.e2e.real_footage --all        what became of the other videos: figures, or the reason of the refusal
 
 The recordings are for development only and lie beside the repository in ../shared/data. RedKitchen's depth camera is
-not its colour camera: depth is moved to the colour camera (525 px, 27.5 mm to +x) before it is compared. Axis legend:
+not its color camera: depth is moved to the color camera (525 px, 27.5 mm to +x) before it is compared. Axis legend:
 f frames, h height, w width.
 """
 
@@ -32,7 +32,7 @@ from fw_geometry.rigid import nearest_rotations
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 OTHERS = ("house.mp4", "valley.mp4", "dog.mp4", "sintel_30s.mp4")
-COLOUR_FOCAL_PX, DEPTH_FOCAL_PX, BASELINE_M = 525.0, 585.0, 0.0275
+COLOR_FOCAL_PX, DEPTH_FOCAL_PX, BASELINE_M = 525.0, 585.0, 0.0275
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Figures:
     frames: int
     """Frames posed, of 81."""
     ate_mm: float
-    """Root mean square error of the camera centres after Sim(3) alignment; the path is 1.4 m long."""
+    """Root mean square error of the camera centers after Sim(3) alignment; the path is 1.4 m long."""
     focal_px: float
     """Against 525."""
     abs_rel: float
@@ -60,7 +60,7 @@ class Figures:
 
 
 def true_poses() -> np.ndarray:
-    """(81, 4, 4) camera-to-world of the colour camera, metres."""
+    """(81, 4, 4) camera-to-world of the color camera, meters."""
     poses = np.stack([np.loadtxt(path) for path in sorted((DATA / "redkitchen" / "pose").glob("*.txt"))])
     poses[:, :3, :3] = nearest_rotations(poses[:, :3, :3])
     offset = np.eye(4)
@@ -69,15 +69,15 @@ def true_poses() -> np.ndarray:
 
 
 def true_depth(path: Path) -> np.ndarray:
-    """(480, 640) z-depth in metres as the colour camera sees it, 0 = none."""
+    """(480, 640) z-depth in meters as the color camera sees it, 0 = none."""
     depth = np.asarray(Image.open(path)).astype(np.float64) / 1000
     depth[depth > 65] = 0
     v, u = np.nonzero(depth)
     z = depth[v, u]
     x = (u + 0.5 - 320) * z / DEPTH_FOCAL_PX - BASELINE_M
     y = (v + 0.5 - 240) * z / DEPTH_FOCAL_PX
-    columns = np.floor(COLOUR_FOCAL_PX * x / z + 320).astype(int)
-    rows = np.floor(COLOUR_FOCAL_PX * y / z + 240).astype(int)
+    columns = np.floor(COLOR_FOCAL_PX * x / z + 320).astype(int)
+    rows = np.floor(COLOR_FOCAL_PX * y / z + 240).astype(int)
     far_first = np.argsort(-z)
     inside = (columns >= 0) & (columns < 640) & (rows >= 0) & (rows < 480)
     far_first = far_first[inside[far_first]]

@@ -71,10 +71,10 @@ def write_video(
         if rotation:
             stream.set_display_rotation(rotation)
         for index, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts = index if pts is None else pts[index]
-            picture.time_base = Fraction(1, fps)
-            container.mux(stream.encode(picture))
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            image.pts = index if pts is None else pts[index]
+            image.time_base = Fraction(1, fps)
+            container.mux(stream.encode(image))
         container.mux(stream.encode(None))
     return path
 

@@ -33,9 +33,9 @@ def test_annotate_then_validate_inspect_stats(raw_with_truth, tmp_path, capsys):
     assert "data:image/png;base64," in page
     assert "http" not in page
     with Image.open(out / "inspect" / f"{record.id}.png") as sheet:
-        colours = len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0))
+        colors = len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0))
         assert sheet.width > 1000
-    assert colours > 500
+    assert colors > 500
     assert len(list((out / "inspect").glob("*.png"))) == 1
     capsys.readouterr()
     assert main(["stats", str(out), "--json"]) == 0

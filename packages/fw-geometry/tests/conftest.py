@@ -44,7 +44,7 @@ def random_poses() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def path(random_poses: Callable[..., np.ndarray]) -> Trajectory:
-    """Five frames: random poses, K that changes, fx != fy, principal point off the centre."""
+    """Five frames: random poses, K that changes, fx != fy, principal point off the center."""
     rng = np.random.default_rng(7)
     K = np.tile(np.eye(3), (5, 1, 1))
     K[:, 0, 0], K[:, 1, 1] = rng.uniform(40, 60, 5), rng.uniform(50, 70, 5)

@@ -30,12 +30,12 @@ def test_resize_and_crop_move_pixels_as_they_should(path):
     assert (path.resized(32, 80).width, path.cropped(5, -3, 40, 50).height) == (32, 50)
 
 
-def test_centred_principal_point_stays_centred():
+def test_centred_principal_point_stays_centered():
     cameras = make_trajectory("still", 2, width=64, height=40).resized(31, 17)
     np.testing.assert_allclose(cameras.K[:, :2, 2], [[15.5, 8.5]] * 2)
 
 
-def test_relative_to_first_keeps_the_picture(path):
+def test_relative_to_first_keeps_the_image(path):
     relative = path.relative_to_first()
     assert (relative.pose_c2w[0] == np.eye(4)).all()
     moved = POINTS @ path.pose_w2c[0, :3, :3].T + path.pose_w2c[0, :3, 3]

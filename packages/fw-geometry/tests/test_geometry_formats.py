@@ -28,7 +28,7 @@ RE10K = f"https://example.org/v\n1000 0.5 0.8 0.5 0.25 0 0 {IDENTITY_ROW.format(
 
 
 @pytest.fixture
-def centred():
+def centered():
     return make_trajectory("spiral", 6, width=64, height=40)
 
 
@@ -178,10 +178,10 @@ def test_released_json_sample(tmp_path):
         read_camera_json(file, width=592, height=336, frames=4)
 
 
-def test_released_json_round_trip(tmp_path, centred, path):
+def test_released_json_round_trip(tmp_path, centered, path):
     file = tmp_path / "camera.json"
-    write_camera_json(file, centred)
-    assert_same(read_camera_json(file, width=64, height=40), centred)
+    write_camera_json(file, centered)
+    assert_same(read_camera_json(file, width=64, height=40), centered)
     data = json.loads(file.read_text())
     assert set(data) == {"focal_length", "scale", "cameras", "cameras_interp"}
     assert data["cameras"] == [data["cameras_interp"][0], data["cameras_interp"][-1]]
@@ -237,17 +237,17 @@ def test_nerfstudio_blender_style_and_frame_overrides(tmp_path):
         read_transforms_json(file)
 
 
-def test_nerfstudio_round_trip(tmp_path, path, centred):
+def test_nerfstudio_round_trip(tmp_path, path, centered):
     file = tmp_path / "transforms.json"
-    for cameras in (path, centred):
+    for cameras in (path, centered):
         write_transforms_json(file, cameras)
         assert_same(read_transforms_json(file).trajectory, cameras)
     assert "fl_x" in json.loads(file.read_text())  # constant K stands at the top
     names = [f"{i}.jpg" for i in range(6)]
-    write_transforms_json(file, centred, file_paths=names)
+    write_transforms_json(file, centered, file_paths=names)
     assert read_transforms_json(file).file_paths == tuple(names)
     with pytest.raises(ValueError, match=r"2.*6"):
-        write_transforms_json(file, centred, file_paths=names[:2])
+        write_transforms_json(file, centered, file_paths=names[:2])
 
 
 @pytest.mark.parametrize(

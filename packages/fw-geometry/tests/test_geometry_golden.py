@@ -82,7 +82,7 @@ def test_scene_scale_of_the_release(golden, assert_golden):
 
 
 def test_point_cloud_of_the_release(golden, assert_golden):
-    """The release has pixel centres at whole numbers here, so its principal point is half a pixel more in ours."""
+    """The release has pixel centers at whole numbers here, so its principal point is half a pixel more in ours."""
     g = golden("geometry_utils")
     pose_w2c, K = decode_pose(g["cloud.pose_enc"][0], 6, 8)
     K[:, :2, 2] += 0.5

@@ -169,7 +169,7 @@ def test_reprojection_consistency_skips_invalid_masked_and_edge_pixels():
     between = make_trajectory("truck", 2, width=8, height=6, distance=0.01)  # a twentieth of a pixel to the side
     aside = reprojection_consistency(depth, between.K, between.pose_c2w)
     assert aside.mean == pytest.approx(0, abs=1e-12)
-    assert aside.comparisons == 6 * (8 - 2)  # column 0 leaves the picture, column 4 lies on the edge
+    assert aside.comparisons == 6 * (8 - 2)  # column 0 leaves the image, column 4 lies on the edge
     nothing = reprojection_consistency(depth * 0, cameras.K, cameras.pose_c2w)
     assert nothing.comparisons == 0
     assert np.isnan(nothing.median)

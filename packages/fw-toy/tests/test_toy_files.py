@@ -105,10 +105,10 @@ def test_an_unwritable_place_is_named(tmp_path):
         run(options(tmp_path / "file"))
 
 
-def test_video_keeps_the_pictures(tmp_path):
+def test_video_keeps_the_images(tmp_path):
     y, x = np.mgrid[0:64, 0:96]
-    picture = np.stack([x * 2, y * 3, 128 + 60 * np.sin(x / 9) * np.cos(y / 7)], -1)
-    video = np.stack([np.roll(picture, k, axis=1) for k in range(4)]).clip(0, 255).astype(np.uint8)
+    image = np.stack([x * 2, y * 3, 128 + 60 * np.sin(x / 9) * np.cos(y / 7)], -1)
+    video = np.stack([np.roll(image, k, axis=1) for k in range(4)]).clip(0, 255).astype(np.uint8)
     write_video(tmp_path / "clip.mp4", video, 12.5)
     with av.open(str(tmp_path / "clip.mp4")) as container:
         back = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fw_toy.clips import ClipPlan, design, exposure_of, render
+from fw_toy.clips import ToyPlan, design, exposure_of, render
 from fw_toy.rendering.bake import bake
 from fw_toy.rendering.lights import Lighting, Sky
 from fw_toy.rendering.render import Renderer
@@ -17,7 +17,7 @@ PLASTER = Material(texture="plaster")
 
 
 def plan(scenes, frames=9, index=1, takes=1):
-    return ClipPlan(
+    return ToyPlan(
         seed=5, index=index, takes=takes, scenes=scenes, frames=frames, height=48, width=64, fps=8.0, supersample=1
     )
 
@@ -28,7 +28,7 @@ def clip(request):
 
 
 @pytest.fixture(scope="module")
-def pictures(clip):
+def images(clip):
     return render(clip)
 
 
@@ -65,18 +65,18 @@ def test_depth_of_a_tilted_plane_is_the_formula():
     np.testing.assert_allclose(depth, expected, rtol=1e-6)
 
 
-def test_depth_agrees_with_brute_force_rays(clip, pictures):
+def test_depth_agrees_with_brute_force_rays(clip, images):
     mesh, pose, K = clip.scene.mesh, clip.path.pose_c2w[1], clip.path.K
     rng = np.random.default_rng(1)
     rows, columns = rng.integers(0, 48, 12), rng.integers(0, 64, 12)
     ray = np.stack([(columns + 0.5 - K[0, 2]) / K[0, 0], (rows + 0.5 - K[1, 2]) / K[1, 1], np.ones(12)], -1)
     distance = NumpyTracer(mesh.triangles)._distances(np.tile(pose[:3, 3], (12, 1)), ray @ pose[:3, :3].T).min(1)
     expected = np.where(np.isfinite(distance), distance, 0.0)
-    np.testing.assert_allclose(pictures[1][1][rows, columns], expected, rtol=1e-5)
+    np.testing.assert_allclose(images[1][1][rows, columns], expected, rtol=1e-5)
 
 
-def test_frames_reproject_onto_each_other(clip, pictures):
-    video, depth = pictures
+def test_frames_reproject_onto_each_other(clip, images):
+    video, depth = images
     K, pose = clip.path.K, clip.path.pose_c2w
     x, y = np.meshgrid((np.arange(64) + 0.5 - K[0, 2]) / K[0, 0], (np.arange(48) + 0.5 - K[1, 2]) / K[1, 1])
     points = (np.stack([x, y, np.ones_like(x)], -1) * depth[0][..., None])[depth[0] > 0]
@@ -109,14 +109,14 @@ def test_cameras_move_smoothly_and_keep_clear(clip):
     assert 45 <= fov <= 80
 
 
-def test_same_plan_same_truth_and_caption(clip, pictures):
+def test_same_plan_same_truth_and_caption(clip, images):
     again = design([plan(clip.scene.blueprint.kind)])[0]
     assert again.caption == clip.caption
     np.testing.assert_array_equal(again.path.pose_c2w, clip.path.pose_c2w)
     renderer = Renderer(again.scene, 1, exposure_of(again))
     frame, depth = next(renderer.frames(again.path.K, again.path.pose_c2w[4:5], 48, 64))
-    np.testing.assert_array_equal(depth, pictures[1][4])
-    np.testing.assert_array_equal(frame, pictures[0][4])
+    np.testing.assert_array_equal(depth, images[1][4])
+    np.testing.assert_array_equal(frame, images[0][4])
 
 
 def test_takes_of_a_world_differ_in_their_cameras_alone():
@@ -153,8 +153,8 @@ def test_light_in_a_glowing_closed_box_adds_up():
 def test_open_ground_receives_pi_times_a_uniform_sky():
     builder = Builder()
     builder.add("", [(sheet((-1, -1, 0), (2, 0, 0), (0, 2, 0)), PLASTER)])
-    mesh, grey = builder.build(), (0.7, 0.7, 0.7)
-    sky = Sky(zenith=grey, horizon=grey, cover=0.0)
+    mesh, gray = builder.build(), (0.7, 0.7, 0.7)
+    sky = Sky(zenith=gray, horizon=gray, cover=0.0)
     light = bake(mesh, EmbreeTracer(mesh.triangles), Lighting(sky=sky), np.full((1, 3), 0.5, np.float32), rays=64)
     np.testing.assert_allclose(light, np.pi * 0.7, rtol=1e-4)
 

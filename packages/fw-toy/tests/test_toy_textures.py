@@ -15,8 +15,8 @@ def test_every_kind_is_in_range_repeatable_and_nowhere_blank(name):
     assert surface.color.min() >= 0
     assert surface.color.max() <= 1
     assert np.isfinite(surface.height).all()
-    grey = surface.color.mean(-1).reshape(4, 16, 4, 16)
-    assert grey.std(axis=(1, 3)).min() > 0.006
+    gray = surface.color.mean(-1).reshape(4, 16, 4, 16)
+    assert gray.std(axis=(1, 3)).min() > 0.006
     np.testing.assert_array_equal(KINDS[name](np.random.default_rng(3), 64).color, surface.color)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fw_data.dataset.clip_order import Sampler
+from fw_data.dataset.clip_order import ClipSampler
 from fw_model.autoencoders.wan_vae import WanVAE
 from fw_model.checkpoints.checkpoint import load_world
 from fw_model.checkpoints.keys import to_wan
@@ -119,7 +119,7 @@ def test_picture_tokens_reach_the_loss(run, tmp_path):
         tokens = task.parts.encode(torch.rand(1, 3, 5, 32, 32)).image_tokens
         assert tokens is not None
         assert tokens.shape == (1, 1 + (IMAGE // PATCH) ** 2, D)
-        draws = Sampler(clips=task.clips, batch=2, seed=0).step(0, 0, 1)
+        draws = ClipSampler(clips=task.clips, batch=2, seed=0).step(0, 0, 1)
         losses.append(float(task.loss(0, draws)["loss"].detach()))
     assert losses[0] != losses[1]
 

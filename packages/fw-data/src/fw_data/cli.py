@@ -35,7 +35,7 @@ PROGRAM = Program(
         "compare": Command(
             help="compare an annotated toy dataset with its ground truth",
             target="fw_data.inspect.compare:run",
-            options="fw_data.inspect.compare:CompareOptions",
+            options="fw_data.inspect.compare:CompareTruthOptions",
             usage="DATASET TRUTH",
         ),
         "stats": Command(

@@ -56,7 +56,7 @@ class AnnotateOptions:
     """Seconds taken off a shot at each end where a cut, fade, black stretch or damage was found."""
     cuts: Literal["adaptive", "transnetv2"] = "adaptive"
     """What finds hard cuts. adaptive: PySceneDetect. transnetv2: a network that also finds cuts between shots of the
-    same colours and is slower; needs the extra `transnetv2`. Fades are found with either."""
+    same colors and is slower; needs the extra `transnetv2`. Fades are found with either."""
     captioner: str = ""
     """MODULE:FUNCTION of yours that captions clips whose video has no NAME.txt: it takes 8 frames of a clip, uint8
     (f, h, w, 3) RGB, and returns a str. It runs in the workers. Default: captions from text files alone."""
@@ -72,7 +72,7 @@ class AnnotateOptions:
     min_sharpness: float = 0.008
     """Filter: variance of the Laplacian over the variance of luma, below which a clip is blurred. 0 switches it off."""
     max_overlay: float = 0.03
-    """Filter: share of the picture under captions or logos above which a clip is covered. 0 switches it off."""
+    """Filter: share of the image under captions or logos above which a clip is covered. 0 switches it off."""
     duplicate_bits: int = 6
     """Filter: clips of different shots look the same when no pair of their frames differs in more of the 64 bits of
     their difference hash. -1 switches it off."""
@@ -88,8 +88,8 @@ class AnnotateOptions:
     """ray: processors that a worker reserves; may be a fraction."""
     gpus_per_worker: float = 0.0
     """ray: GPUs that a worker reserves; may be a fraction."""
-    stop_after: Literal["survey", "filters"] | None = None
-    """survey: find shots and clips, then stop. filters: also measure and filter every clip, without geometry."""
+    stop_after: Literal["scan", "filters"] | None = None
+    """scan: find shots and clips, then stop. filters: also measure and filter every clip, without geometry."""
     score_only: bool = False
     """Measure every clip into OUT_DIR/scores.parquet; nothing is filtered and no geometry is paid for."""
     follow_links: bool = False
@@ -182,11 +182,11 @@ class ImportOptions:
     min_frames: int = 5
     """Shortest clip, in frames."""
     fps: float = 24.0
-    """Frame rate of pictures without time stamps."""
+    """Frame rate of images without time stamps."""
     units: Literal["auto", "scene", "metric"] = "auto"
     """Unit of cameras and depth. auto: metric for tum, what the file says for our own nerfstudio export, else scene."""
     intrinsics: tuple[float, float, float, float] | None = None
-    """tum: fx fy cx cy in pixels, the centre of the first pixel at 0.5. Default: calibration.txt in each sequence."""
+    """tum: fx fy cx cy in pixels, the center of the first pixel at 0.5. Default: calibration.txt in each sequence."""
     depth_unit: float | None = None
     """Units of the cameras per stored depth unit. Default: 0.001 for nerfstudio, 1 for colmap and legacy, 1/5000 for
     tum."""
@@ -208,8 +208,8 @@ class CardOptions:
     """One line."""
     description: str | None = None
     """What the videos show, where they come from, what they are for."""
-    licence: tuple[str, ...] = ()
-    """PATTERN=TEXT: licence of the sources whose path fits the pattern, such as '*=CC-BY-4.0'; the last one counts."""
+    license: tuple[str, ...] = ()
+    """PATTERN=TEXT: license of the sources whose path fits the pattern, such as '*=CC-BY-4.0'; the last one counts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,8 +45,8 @@ def test_a_lower_rate_keeps_frames_with_their_own_truth(tmp_path, scene, make_vi
         np.testing.assert_allclose(clip.depth_m, content["depth_m"][expected], rtol=2e-3)
         start = np.linalg.inv(content["pose_c2w"][expected[0]])
         np.testing.assert_allclose(clip.pose_c2w, start @ content["pose_c2w"][expected], atol=1e-9)
-        picture = np.abs(clip.video.astype(float) - content["video"][expected]).mean()
-        assert picture < 0.7 * np.abs(clip.video[:-1].astype(float) - content["video"][expected[1:]]).mean()
+        image = np.abs(clip.video.astype(float) - content["video"][expected]).mean()
+        assert image < 0.7 * np.abs(clip.video[:-1].astype(float) - content["video"][expected[1:]]).mean()
 
 
 def test_uneven_time_stamps_are_chosen_by_time(tmp_path, scene, make_video, run_annotate):
@@ -77,7 +77,7 @@ def test_stop_after_survey_and_filters_then_go_on(raw_with_truth, scene, make_vi
     raw, _ = raw_with_truth
     make_video(raw / "dark.mp4", scene(13, seed=9)["video"] // 16)
     out = tmp_path / "out"
-    summary = run_annotate(raw, out, mode=RunMode(stop_after="survey"))
+    summary = run_annotate(raw, out, mode=RunMode(stop_after="scan"))
     assert (summary.planned, summary.clips, summary.measured) == (3, 0, 0)
     assert "clips" not in json.loads((out / "run.json").read_text())["wall_s"]
     summary = run_annotate(raw, out, mode=RunMode(stop_after="filters"))
@@ -107,7 +107,7 @@ def test_score_only_turns_nothing_away(raw_with_truth, scene, make_video, tmp_pa
         "dark.mp4": ("measured", "too-dark"),
     }
     assert not _refusals(out)
-    assert main([*order, "--score-only", "--stop-after", "survey"]) == 2
+    assert main([*order, "--score-only", "--stop-after", "scan"]) == 2
     assert main(order) == 0
     assert [(r.source, r.code) for r in _refusals(out)] == [("dark.mp4", "too-dark")]
 

@@ -61,7 +61,7 @@ def test_dust3r_without_weights_says_where_they_are() -> None:
         select_backend(order(geometry="dust3r", dust3r_weights="./nowhere"))
 
 
-def test_depth_weights_come_with_their_licence(weights: Path, tmp_path: Path) -> None:
+def test_depth_weights_come_with_their_license(weights: Path, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "own.safetensors")
     chosen = select_backend(
         order(geometry="dust3r", dust3r_weights=str(weights), depth_weights=str(tmp_path / "own.safetensors"))

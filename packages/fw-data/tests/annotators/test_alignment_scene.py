@@ -138,7 +138,7 @@ def test_cameras_that_only_turn_only_travel_or_stand_still(travel: float, turnin
 
 def test_something_that_moves_by_itself_does_not_drag_the_cameras() -> None:
     clouds, pose, _, _ = make(8, pair_graph(8, "swin", 3), seed=9, noise=0.01, across=0.001)
-    moving = np.abs(clouds.offsets_px[:, 0] + 8) < 4  # a quarter of the picture
+    moving = np.abs(clouds.offsets_px[:, 0] + 8) < 4  # a quarter of the image
     place = np.cumsum(np.random.default_rng(9).normal(0, 0.15, (8, 3)), axis=0)
     shift = place[clouds.pairs[:, 1]] - place[clouds.pairs[:, 0]]
     second = clouds.second.copy()

@@ -43,7 +43,7 @@ def test_a_third_of_wrong_depth_does_not_matter() -> None:
     assert (found.inlier_fraction < 0.8).all()
 
 
-def test_frames_that_know_nothing_lie_between_their_neighbours() -> None:
+def test_frames_that_know_nothing_lie_between_their_neighbors() -> None:
     disparity, depth = made(2, scale=SLOW, shift=SHIFT)
     known = depth.copy()
     known[4:6] = 0  # no depth

@@ -72,7 +72,7 @@ def original_state(seed: int = 0) -> dict[str, Tensor]:
 
 
 def reference(state: dict[str, Tensor], image: Tensor) -> Tensor:
-    """Disparity (b, h, w) of normalised pictures by the original architecture."""
+    """Disparity (b, h, w) of normalized images by the original architecture."""
 
     def part(name: str) -> tuple[Tensor, Tensor]:
         return state[f"{name}.weight"], state[f"{name}.bias"]
@@ -173,7 +173,7 @@ def test_disparity_is_at_frame_size_and_frames_are_independent(network: DepthAny
     np.testing.assert_allclose(together, alone, rtol=2e-4, atol=2e-5)
 
 
-def test_metric_networks_give_inverse_metres(original_file: Path) -> None:
+def test_metric_networks_give_inverse_meters(original_file: Path) -> None:
     metric = load_depth_anything(original_file, release="metric-indoor-small")
     disparity = metric.disparity(np.full((1, 28, 28, 3), 90, np.uint8))
     assert metric.metric

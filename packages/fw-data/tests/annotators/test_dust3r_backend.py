@@ -11,18 +11,18 @@ from scipy.spatial.transform import Rotation
 from fw_data.annotators.base import AnnotationRefused, GeometryBackend
 from fw_data.annotators.depth.depth_anything import Resolution
 from fw_data.annotators.dust3r.alignment import AlignmentConfig
-from fw_data.annotators.dust3r.backend import Dust3rBackend, Dust3rBackendConfig, picture_placement
+from fw_data.annotators.dust3r.backend import Dust3rBackend, Dust3rBackendConfig, image_placement
 from fw_data.annotators.dust3r.network import Dust3rConfig, Dust3rNetwork
 from fw_data.annotators.dust3r.predictor import NetworkPredictor, PairPointmaps
 from fw_data.annotators.dust3r.scene import WindowMaps
 from fw_geometry.align import fit_scale
 from fw_geometry.metrics import ate, rpe
 
-HEIGHT, WIDTH, LONG_SIDE, FOCAL_PX = 72, 128, 64, 110.0  # frames; pictures are 64x32, cut from 64x36
+HEIGHT, WIDTH, LONG_SIDE, FOCAL_PX = 72, 128, 64, 110.0  # frames; images are 64x32, cut from 64x36
 
 
 class ExactScene:
-    """A room with a bump seen by a moving camera: exact point maps of any pair, at the size of the pictures."""
+    """A room with a bump seen by a moving camera: exact point maps of any pair, at the size of the images."""
 
     name = "exact"
 
@@ -39,20 +39,20 @@ class ExactScene:
         """z-depth of a wavy floor-and-wall: solved for by iteration on the height of the surface."""
         columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
         rays = np.stack([(columns - K[0, 2]) / K[0, 0], (rows - K[1, 2]) / K[1, 1], np.ones_like(columns)], -1)
-        world, centre = rays @ self.pose[frame, :3, :3].T, self.pose[frame, :3, 3]
+        world, center = rays @ self.pose[frame, :3, :3].T, self.pose[frame, :3, 3]
         z = np.full((height, width), 4.0)
         for _ in range(60):
-            points = centre + world * z[..., None]
+            points = center + world * z[..., None]
             surface = 4 + 0.4 * np.sin(1.3 * points[..., 0]) + 0.3 * points[..., 1]
             z = z + 0.7 * (surface - points[..., 2])
         return z
 
     def predict(
-        self, pictures: np.ndarray, pairs: Sequence[tuple[int, int]], on_done: Callable[[float], None]
+        self, images: np.ndarray, pairs: Sequence[tuple[int, int]], on_done: Callable[[float], None]
     ) -> Iterator[PairPointmaps]:
-        frames, height, width, _ = pictures.shape
-        start = int(pictures[0, 0, 0, 0])  # the picture says which frame of the clip it is
-        placement = picture_placement(HEIGHT, WIDTH, LONG_SIDE)
+        frames, height, width, _ = images.shape
+        start = int(images[0, 0, 0, 0])  # the image says which frame of the clip it is
+        placement = image_placement(HEIGHT, WIDTH, LONG_SIDE)
         focal = FOCAL_PX * placement.resized_width / WIDTH
         K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
         columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
@@ -115,7 +115,7 @@ def check_truth(scene: ExactScene, backend: GeometryBackend, *, whole: bool, tol
     assert known.mean() == (1.0 if whole else pytest.approx(64 / 72, abs=0.02))
     scale = fit_scale(geometry.depth_m[known].astype(np.float64), truth[known])
     error = np.abs(scale * geometry.depth_m[known] / truth[known] - 1)
-    assert np.median(error) < 0.01  # pictures have half the frames' resolution
+    assert np.median(error) < 0.01  # images have half the frames' resolution
     assert (geometry.confidence[known] > 0.3).mean() > 0.9
     assert (geometry.pose_confidence > 0.9).all()
 
@@ -186,9 +186,9 @@ class Blank:
         self.points, self.confidence = points, confidence
 
     def predict(
-        self, pictures: np.ndarray, pairs: Sequence[tuple[int, int]], on_done: Callable[[float], None]
+        self, images: np.ndarray, pairs: Sequence[tuple[int, int]], on_done: Callable[[float], None]
     ) -> Iterator[PairPointmaps]:
-        size = pictures.shape[1:3]
+        size = images.shape[1:3]
         cloud, trust = np.full((*size, 3), self.points, np.float32), np.full(size, self.confidence, np.float32)
         for i, j in pairs:
             yield PairPointmaps(
@@ -236,10 +236,10 @@ def test_the_network_runs_behind_the_backend() -> None:
         Dust3rBackend(predictor, config(alignment=AlignmentConfig(iterations=2))).annotate(frames)
 
 
-def test_pictures_and_windows_keep_order() -> None:
-    placement = picture_placement(336, 592, 512)
+def test_images_and_windows_keep_order() -> None:
+    placement = image_placement(336, 592, 512)
     assert (placement.height, placement.width) == (288, 512)
-    assert picture_placement(600, 400, 512).height == 512
+    assert image_placement(600, 400, 512).height == 512
     maps = WindowMaps(2, 32, 64, [(0, 1), (1, 0)], 100)
     assert 50 <= len(maps.chosen) <= 100
     scene = ExactScene(2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fw_data.annotators.dust3r.layers import rotary_code, rotate, token_positions
-from fw_data.annotators.dust3r.network import Dust3rConfig, Dust3rNetwork, Features, config_of
+from fw_data.annotators.dust3r.network import Dust3rConfig, Dust3rNetwork, EncodedFrames, config_of
 
 TINY = Dust3rConfig(
     encoder_dim=16,
@@ -25,16 +25,16 @@ def network(request: pytest.FixtureRequest) -> Dust3rNetwork:
     return Dust3rNetwork(Dust3rConfig(**{**vars(TINY), "head": request.param})).eval()
 
 
-def test_pairs_of_cached_features_are_pairs_of_pictures(network: Dust3rNetwork) -> None:
-    pictures = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
+def test_pairs_of_cached_features_are_pairs_of_images(network: Dust3rNetwork) -> None:
+    images = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.no_grad():
-        features = network.encode(pictures)
+        features = network.encode(images)
         first, second = [0, 2], [1, 0]
         batch = network.decode(
-            Features(features.tokens[first], features.grid), Features(features.tokens[second], features.grid)
+            EncodedFrames(features.tokens[first], features.grid), EncodedFrames(features.tokens[second], features.grid)
         )
         for row, (i, j) in enumerate(zip(first, second, strict=True)):
-            alone = network(pictures[i : i + 1], pictures[j : j + 1])
+            alone = network(images[i : i + 1], images[j : j + 1])
             for together, single in zip(batch, alone, strict=True):
                 torch.testing.assert_close(together[row : row + 1], single, rtol=2e-5, atol=2e-6)
     assert batch.points1.shape == (2, 32, 48, 3)

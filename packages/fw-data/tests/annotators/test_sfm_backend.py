@@ -21,13 +21,13 @@ CONFIG = SfmConfig(
 
 
 def detail(seed: int, height: int, width: int) -> np.ndarray:
-    """A random picture with detail of many sizes."""
+    """A random image with detail of many sizes."""
     rng = np.random.default_rng(seed)
-    picture = np.zeros((height, width, 3))
+    image = np.zeros((height, width, 3))
     for cell in (48, 20, 8, 4):
         noise = rng.normal(0, 42, (height // cell + 2, width // cell + 2, 3))
-        picture += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.clip(128 + picture, 0, 255).astype(np.uint8)
+        image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(128 + image, 0, 255).astype(np.uint8)
 
 
 def render(frames: int, height: int, width: int) -> dict[str, np.ndarray]:
@@ -56,8 +56,8 @@ def render(frames: int, height: int, width: int) -> dict[str, np.ndarray]:
             x, y = (pose[k, 3] + directions[..., k] * reach for k in (0, 1))
             seen = (x > across[0]) & (x < across[1]) & (y > down[0]) & (y < down[1]) & (reach > 0) & (reach < depth)
             at = [((value + 9) * 50).astype(np.float32) for value in (x, y)]
-            colour = cv2.remap(paint, at[0], at[1], cv2.INTER_LINEAR)
-            depth[seen], frame[seen] = reach[seen], colour[seen]
+            color = cv2.remap(paint, at[0], at[1], cv2.INTER_LINEAR)
+            depth[seen], frame[seen] = reach[seen], color[seen]
         video.append(frame)
         depths.append(depth)
         poses.append(pose)
@@ -100,15 +100,15 @@ def test_portrait_is_annotated_and_the_same_input_gives_the_same_bytes() -> None
 
 
 def turning(frames: int) -> np.ndarray:
-    """Pictures of a camera that only turns."""
+    """Images of a camera that only turns."""
     wide, height, width = detail(9, 600, 800), 96, 128
     K = np.array([[110.0, 0, width / 2], [0, 110.0, height / 2], [0, 0, 1]])
     K_wide = np.array([[330.0, 0, 400], [0, 330.0, 300], [0, 0, 1]])
-    pictures = []
+    images = []
     for angle in np.linspace(-0.15, 0.15, frames):
         R = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
-        pictures.append(cv2.warpPerspective(wide, K @ R @ np.linalg.inv(K_wide), (width, height)))
-    return np.stack(pictures)
+        images.append(cv2.warpPerspective(wide, K @ R @ np.linalg.inv(K_wide), (width, height)))
+    return np.stack(images)
 
 
 CASES = {

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fw_data.annotators.sfm.dense.filling import fill_depth, spread
-from fw_data.annotators.sfm.dense.fusion import carry_over, compare_with_neighbours
+from fw_data.annotators.sfm.dense.fusion import carry_over, compare_with_neighbors
 from fw_data.annotators.sfm.dense.plane_sweep import (
     box_mean,
     matching_scores,
@@ -20,24 +20,24 @@ K = torch.tensor([[60.0, 0, WIDTH / 2], [0, 60.0, HEIGHT / 2], [0, 0, 1]])
 OFFSETS = ((0.4, 0.0, 0.0), (-0.4, 0.1, 0.0), (0.1, 0.4, 0.1), (0.0, -0.4, -0.1))
 
 
-def pose_at(centre: tuple[float, float, float]) -> Tensor:
+def pose_at(center: tuple[float, float, float]) -> Tensor:
     """World-to-camera of a camera that does not turn."""
     pose = torch.eye(4)
-    pose[:3, 3] = -torch.tensor(centre)
+    pose[:3, 3] = -torch.tensor(center)
     return pose
 
 
-def plane_depth(centre: tuple[float, float, float], slope: float, distance: float = 4.0) -> Tensor:
-    """Depth of the plane z = distance + slope x, seen from `centre`."""
+def plane_depth(center: tuple[float, float, float], slope: float, distance: float = 4.0) -> Tensor:
+    """Depth of the plane z = distance + slope x, seen from `center`."""
     rays = pixel_rays(HEIGHT, WIDTH, K)
-    return (distance + slope * centre[0] - centre[2]) / (1 - slope * rays[0])
+    return (distance + slope * center[0] - center[2]) / (1 - slope * rays[0])
 
 
-def picture(centre: tuple[float, float, float], slope: float) -> Tensor:
+def image(center: tuple[float, float, float], slope: float) -> Tensor:
     """The plane with a smooth random pattern fixed to it, in [0, 1]."""
-    depth = plane_depth(centre, slope)
+    depth = plane_depth(center, slope)
     rays = pixel_rays(HEIGHT, WIDTH, K)
-    x, y = rays[0] * depth + centre[0], rays[1] * depth + centre[1]
+    x, y = rays[0] * depth + center[0], rays[1] * depth + center[1]
     generator = torch.Generator().manual_seed(7)
     waves = torch.randn(40, 2, generator=generator) * 11
     phases = torch.rand(40, generator=generator) * 6.28
@@ -47,8 +47,8 @@ def picture(centre: tuple[float, float, float], slope: float) -> Tensor:
 
 def views(slope: float) -> tuple[Tensor, Tensor, Tensor]:
     """Reference at the origin, sources, and the poses of the sources."""
-    sources = torch.stack([picture(centre, slope) for centre in OFFSETS])
-    return picture((0.0, 0.0, 0.0), slope), sources, torch.stack([pose_at(centre) for centre in OFFSETS])
+    sources = torch.stack([image(center, slope) for center in OFFSETS])
+    return image((0.0, 0.0, 0.0), slope), sources, torch.stack([pose_at(center) for center in OFFSETS])
 
 
 def sweep(slope: float, planes: int) -> Tensor:
@@ -71,7 +71,7 @@ def test_a_source_warped_with_the_true_depth_is_the_reference() -> None:
     warped, inside = warp_source(sources[0], truth[None], K, poses[0], pixel_rays(HEIGHT, WIDTH, K))
     assert inside.float().mean() > 0.8
     error = (warped[0] - reference)[inside[0]].abs()
-    assert float(error.quantile(0.95)) < 0.04  # bilinear sampling of a smooth picture
+    assert float(error.quantile(0.95)) < 0.04  # bilinear sampling of a smooth image
     assert float((sources[0] - reference).abs().mean()) > 0.1
 
 
@@ -116,13 +116,13 @@ def test_semi_global_choice_removes_noise_and_keeps_the_edge() -> None:
 
 def plane_maps(slope: float = 0.2) -> tuple[Tensor, Tensor]:
     """Depth of the plane from the origin and the four offsets, and the poses."""
-    centres = ((0.0, 0.0, 0.0), *OFFSETS)
-    return torch.stack([plane_depth(c, slope) for c in centres]), torch.stack([pose_at(c) for c in centres])
+    centers = ((0.0, 0.0, 0.0), *OFFSETS)
+    return torch.stack([plane_depth(c, slope) for c in centers]), torch.stack([pose_at(c) for c in centers])
 
 
 def test_depth_maps_that_agree_confirm_each_other() -> None:
     depth, poses = plane_maps()
-    fused = compare_with_neighbours(0, [1, 2, 3, 4], depth, torch.ones_like(depth), K, poses, tolerance=0.02)
+    fused = compare_with_neighbors(0, [1, 2, 3, 4], depth, torch.ones_like(depth), K, poses, tolerance=0.02)
     assert float(inner(fused.support).min()) >= 2
     assert float(inner(fused.conflict).max()) == 0
     assert float((inner(fused.depth) / inner(depth[0]) - 1).abs().max()) < 0.01
@@ -132,7 +132,7 @@ def test_a_depth_that_others_see_through_is_in_conflict_and_one_behind_is_only_u
     depth, poses = plane_maps()
     depth[0, 10:20, 10:20] *= 0.6  # floats in front of what the others see
     depth[0, 10:20, 40:50] *= 1.5  # lies behind it
-    fused = compare_with_neighbours(0, [1, 2, 3, 4], depth, torch.ones_like(depth), K, poses, tolerance=0.02)
+    fused = compare_with_neighbors(0, [1, 2, 3, 4], depth, torch.ones_like(depth), K, poses, tolerance=0.02)
     front, behind = (slice(12, 18), slice(12, 18)), (slice(12, 18), slice(42, 48))
     assert float(fused.support[front].max()) == 0
     assert float(fused.support[behind].max()) == 0
@@ -144,11 +144,11 @@ def test_a_noisy_depth_moves_towards_those_that_agree() -> None:
     depth, poses = plane_maps(slope=0.0)
     depth[0] *= 1.015
     truth = plane_depth((0.0, 0.0, 0.0), 0.0)
-    fused = compare_with_neighbours(0, [1, 2, 3, 4], depth, torch.ones_like(depth), K, poses, tolerance=0.03)
+    fused = compare_with_neighbors(0, [1, 2, 3, 4], depth, torch.ones_like(depth), K, poses, tolerance=0.03)
     assert float((inner(fused.depth) / inner(truth) - 1).abs().max()) < 0.008
 
 
-def test_carry_over_brings_what_neighbours_know() -> None:
+def test_carry_over_brings_what_neighbors_know() -> None:
     depth, poses = plane_maps()
     trusted = torch.ones_like(depth)
     trusted[4] = 0
@@ -171,7 +171,7 @@ def test_filling_continues_a_plane_from_few_points() -> None:
     assert float(left[trust == 0].max()) <= 0.15 + 1e-6
 
 
-def test_filling_stops_at_edges_of_the_picture() -> None:
+def test_filling_stops_at_edges_of_the_image() -> None:
     guide = torch.zeros(HEIGHT, WIDTH)
     guide[:, 32:] = 1
     values, weight = torch.zeros(HEIGHT, WIDTH), torch.zeros(HEIGHT, WIDTH)

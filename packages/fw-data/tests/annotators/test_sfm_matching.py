@@ -1,4 +1,4 @@
-"""Points matched and followed between pictures whose warp is known, and positions below one pixel."""
+"""Points matched and followed between images whose warp is known, and positions below one pixel."""
 
 import cv2
 import numpy as np
@@ -19,18 +19,18 @@ from fw_data.annotators.sfm.matching.patches import align_to_frame, build_levels
 
 HEIGHT, WIDTH = 120, 160
 WARP = np.array([[0.97, 0.06, 6.0], [-0.05, 1.02, -3.0], [1e-4, -2e-4, 1.0]])
-"""Where a position (pixel centres at + 0.5) of the first picture lies in the second."""
+"""Where a position (pixel centers at + 0.5) of the first image lies in the second."""
 
 
 @pytest.fixture(scope="module")
-def pictures() -> tuple[np.ndarray, np.ndarray]:
-    """A random picture with detail of many sizes, and the same warped."""
+def images() -> tuple[np.ndarray, np.ndarray]:
+    """A random image with detail of many sizes, and the same warped."""
     rng = np.random.default_rng(0)
-    picture = np.zeros((HEIGHT, WIDTH, 3))
+    image = np.zeros((HEIGHT, WIDTH, 3))
     for size in (8, 20, 60):
         detail = rng.normal(0, 45, (size * HEIGHT // WIDTH, size, 3))
-        picture += cv2.resize(detail, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-    first = np.clip(128 + picture, 0, 255).astype(np.uint8)
+        image += cv2.resize(detail, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    first = np.clip(128 + image, 0, 255).astype(np.uint8)
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     second = cv2.warpPerspective(first, np.linalg.inv(half) @ WARP @ half, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC)
     return first, second
@@ -41,8 +41,8 @@ def warp(xy: np.ndarray) -> np.ndarray:
     return moved[:, :2] / moved[:, 2:]
 
 
-def test_matches_follow_the_warp_and_lie_on_one_plane(pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    first, second = (extract_features(picture, 400) for picture in pictures)
+def test_matches_follow_the_warp_and_lie_on_one_plane(images: tuple[np.ndarray, np.ndarray]) -> None:
+    first, second = (extract_features(image, 400) for image in images)
     indices = match_pair(first, second)
     a, b = first.positions.numpy()[indices[:, 0]], second.positions.numpy()[indices[:, 1]]
     error = np.linalg.norm(warp(a) - b, axis=1)
@@ -55,8 +55,8 @@ def test_matches_follow_the_warp_and_lie_on_one_plane(pictures: tuple[np.ndarray
     assert len(verified[0]) > 0.8 * len(indices)
 
 
-def test_false_matches_are_thrown_out(pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    first, second = (extract_features(picture, 400) for picture in pictures)
+def test_false_matches_are_thrown_out(images: tuple[np.ndarray, np.ndarray]) -> None:
+    first, second = (extract_features(image, 400) for image in images)
     indices = match_pair(first, second)
     rng = np.random.default_rng(1)
     false = np.stack([rng.integers(len(first.positions), size=60), rng.integers(len(second.positions), size=60)], 1)
@@ -69,20 +69,20 @@ def test_false_matches_are_thrown_out(pictures: tuple[np.ndarray, np.ndarray]) -
     assert verify_pair(first, second, indices[:10], seed=0) is None
 
 
-def test_nothing_matches_a_plain_picture(pictures: tuple[np.ndarray, np.ndarray]) -> None:
+def test_nothing_matches_a_plain_image(images: tuple[np.ndarray, np.ndarray]) -> None:
     plain = extract_features(np.full((HEIGHT, WIDTH, 3), 90, np.uint8), 400)
-    assert len(match_pair(extract_features(pictures[0], 400), plain)) < 20
+    assert len(match_pair(extract_features(images[0], 400), plain)) < 20
 
 
-def test_pairs_hold_all_neighbours(pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    features = [extract_features(pictures[i % 2], 100) for i in range(5)]
+def test_pairs_hold_all_neighbors(images: tuple[np.ndarray, np.ndarray]) -> None:
+    features = [extract_features(images[i % 2], 100) for i in range(5)]
     pairs = select_pairs(features, pairs_per_keyframe=4)
     assert {(0, 1), (1, 2), (2, 3), (3, 4), (0, 2), (1, 3), (2, 4)} <= set(pairs)
     assert all(first < second for first, second in pairs)
 
 
-def test_flow_follows_the_warp(pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    first, second = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures)
+def test_flow_follows_the_warp(images: tuple[np.ndarray, np.ndarray]) -> None:
+    first, second = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images)
     start = find_corners(first, 200)
     end, good = track_points(first, second, start)
     error = np.linalg.norm(warp(start) - end, axis=1)
@@ -91,8 +91,8 @@ def test_flow_follows_the_warp(pictures: tuple[np.ndarray, np.ndarray]) -> None:
     assert (error[good] < 1.5).mean() > 0.9
 
 
-def test_patches_are_found_below_a_tenth_of_a_pixel(pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    gray = cv2.GaussianBlur(cv2.cvtColor(pictures[0], cv2.COLOR_RGB2GRAY).astype(np.float32) / 255, (0, 0), 1.0)
+def test_patches_are_found_below_a_tenth_of_a_pixel(images: tuple[np.ndarray, np.ndarray]) -> None:
+    gray = cv2.GaussianBlur(cv2.cvtColor(images[0], cv2.COLOR_RGB2GRAY).astype(np.float32) / 255, (0, 0), 1.0)
     shift = np.array([2.3, -1.6])
     moved = cv2.warpAffine(gray, np.c_[np.eye(2), shift].astype(np.float32), (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC)
     xy = torch.tensor([[x, y] for x in (40.5, 80.2, 120.7) for y in (40.5, 75.3)])
@@ -118,8 +118,8 @@ def test_key_frames_lie_evenly_on_the_path_and_on_both_sides_of_a_break() -> Non
     assert {7, 8} <= set(select_keyframes(broken, diagonal_px=200.0, max_keyframes=12))
 
 
-def test_motion_tells_still_from_moving(pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    first, second = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures)
+def test_motion_tells_still_from_moving(images: tuple[np.ndarray, np.ndarray]) -> None:
+    first, second = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images)
     still = measure_motion(np.stack([first] * 4))
     assert still.span_px == 0
     assert still.survival.min() == 1

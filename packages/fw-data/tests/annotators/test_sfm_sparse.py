@@ -41,7 +41,7 @@ def project(points: np.ndarray, pose: np.ndarray, radial: float = 0.0) -> np.nda
 def make_scene(
     *, points: int = 150, radial: float = 0.0, readout: float = 0.0, noise_px: float = 0.0, **path
 ) -> SparseScene:
-    """Random points, observed wherever they are inside the picture; those seen in fewer than 3 frames are left out."""
+    """Random points, observed wherever they are inside the image; those seen in fewer than 3 frames are left out."""
     rng = np.random.default_rng(3)
     cloud = rng.uniform([-2.5, -1.5, 4.0], [3.5, 1.5, 9.0], (points, 3))
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []

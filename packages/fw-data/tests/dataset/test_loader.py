@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fw_data import ClipDataset, DataError
 from fw_data.dataset.buckets import Bucket, BucketTable, default_table
-from fw_data.dataset.clip_order import BucketSampler, Sampler
+from fw_data.dataset.clip_order import BucketSampler, ClipSampler
 from fw_data.dataset.loader import ClipLoader
 from fw_data.dataset.transforms import fit_window
 from fw_geometry.camera import Trajectory
@@ -45,7 +45,7 @@ def test_a_projected_point_lands_on_the_same_content(source, wanted, lens) -> No
     assert zoom_x == pytest.approx(zoom_y, rel=0.5 / 16 + 0.01)
 
 
-def test_colours_follow_the_same_map() -> None:
+def test_colors_follow_the_same_map() -> None:
     """A smooth ramp by ray direction, made twice as small: the ramp still says its own ray."""
     h, w = 64, 96
     K = np.array([[80.0, 0, 40], [0, 80, 30], [0, 0, 1]])
@@ -53,8 +53,8 @@ def test_colours_follow_the_same_map() -> None:
     ramp = np.stack([columns - 0.5, rows, rows], -1).astype(np.uint8)  # red says the stored column
     path = Trajectory(pose_c2w=np.eye(4)[None], K=K[None], width=w, height=h)
     labels = np.zeros((1, h, w), np.float32)
-    colour, _, _, fitted = fit_window(ramp[None], labels, labels, path, 32, 32)
-    seen = (colour[0, 0, 8].numpy() + 1) * 127.5 + 0.5
+    color, _, _, fitted = fit_window(ramp[None], labels, labels, path, 32, 32)
+    seen = (color[0, 0, 8].numpy() + 1) * 127.5 + 0.5
     ray = (np.arange(32) + 0.5 - fitted.K[0, 0, 2]) / fitted.K[0, 0, 0]
     np.testing.assert_allclose(seen[2:-2], (80 * ray + 40)[2:-2], atol=0.05)
 
@@ -100,7 +100,7 @@ def test_one_bucket_is_the_plain_sampler_and_orders_differ_by_epoch() -> None:
     orders = {tuple(sampler.step(step).bucket for step in range(8 * e, 8 * e + 8)) for e in range(6)}
     assert len(orders) > 2
     with pytest.raises(ValueError, match="3"):
-        Sampler(clips=4, batch=2, seed=0).step(0, 0, 3)
+        ClipSampler(clips=4, batch=2, seed=0).step(0, 0, 3)
 
 
 def test_clips_go_to_the_bucket_nearest_their_shape(shared_dataset):
@@ -119,7 +119,7 @@ def test_clips_go_to_the_bucket_nearest_their_shape(shared_dataset):
     assert place(17, 448, 640) == "17x336x592"
     assert place(5, 720, 1280) == "shorter than 17 frames"
     assert place(81, 320, 592) == "smaller than every bucket"
-    assert place(81, 448, 1600) == "more than 35% of the picture would be cut away"
+    assert place(81, 448, 1600) == "more than 35% of the image would be cut away"
 
 
 def test_tables_are_read_and_mistakes_named(tmp_path):

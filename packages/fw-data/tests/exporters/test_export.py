@@ -93,8 +93,8 @@ def test_colmap_is_read_by_pycolmap(shared_dataset, tmp_path, options):
         c2w = np.linalg.inv(np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]))
         np.testing.assert_allclose(c2w, clip.pose_c2w[index], atol=1e-9)
         np.testing.assert_allclose(model.cameras[image.camera_id].calibration_matrix(), clip.K[index])
-        with Image.open(out / record.id / "images" / image.name) as picture:
-            np.testing.assert_array_equal(np.asarray(picture), clip.video[index])
+        with Image.open(out / record.id / "images" / image.name) as image:
+            np.testing.assert_array_equal(np.asarray(image), clip.video[index])
     points = np.stack([point.xyz for point in model.points3D.values()])
     assert len(points) > 1000
     np.testing.assert_allclose(points @ (0.3, 0.2, -1.0), -4.0, atol=0.02)  # the plane that the clip shows
@@ -137,8 +137,8 @@ def test_other_files_mean_what_their_formats_say(shared_dataset, tmp_path):
     rows = np.loadtxt(out / "groundtruth.txt")
     np.testing.assert_allclose(rows[:, 1:4], clip.pose_c2w[:, :3, 3], atol=1e-12)
     np.testing.assert_allclose(Rotation.from_quat(rows[:, 4:]).as_matrix(), clip.pose_c2w[:, :3, :3], atol=1e-9)
-    with Image.open(out / "depth" / "frame_00002.png") as picture:
-        np.testing.assert_allclose(np.asarray(picture) / 5000, clip.depth_m[1], atol=1.1e-4)
+    with Image.open(out / "depth" / "frame_00002.png") as image:
+        np.testing.assert_allclose(np.asarray(image) / 5000, clip.depth_m[1], atol=1.1e-4)
 
     out = export(shared_dataset[0], tmp_path / "legacy", "legacy")
     row = json.loads((out / "metadata.json").read_text())[0]
@@ -216,7 +216,7 @@ def test_a_foreign_nerfstudio_scene_is_cropped_with_its_cameras(scene, tmp_path)
     assert not dataset.load(0).depth_m[5].any()
 
 
-def test_realestate10k_with_pictures_named_by_time(scene, tmp_path, make_video):
+def test_realestate10k_with_images_named_by_time(scene, tmp_path, make_video):
     stamps = np.arange(9) * 33_366 + 1_000_000
     content = frames_of(scene, 9, 48, 64, tmp_path / "src/frames/one", [f"{stamp}.png" for stamp in stamps])
     Image.fromarray(content["video"][0]).save(tmp_path / "src/frames/one/7.png")  # of no pose: left alone
@@ -264,7 +264,7 @@ def test_tum_gaps_cut_and_depth_pairs_by_time(scene, tmp_path):
     dataset = bring_in(tmp_path / "src", tmp_path / "out", "tum", "--intrinsics", *intrinsics)
     assert sound(tmp_path / "out")
     assert [(r.start_frame, r.num_frames, r.units) for r in dataset.records] == [(0, 6, "metric"), (9, 5, "metric")]
-    assert dataset.records[0].notes == ["3 of 14 pictures have no pose", "1 frames have no depth"]
+    assert dataset.records[0].notes == ["3 of 14 images have no pose", "1 frames have no depth"]
     first = dataset.load(0)
     assert not first.depth_m[2].any()  # 0.03 s off
     np.testing.assert_allclose(first.depth_m[4], content["depth_m"][4], atol=3e-3)

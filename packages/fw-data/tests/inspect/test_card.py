@@ -24,8 +24,8 @@ def test_a_page_names_what_is_missing_and_keeps_what_it_was_told(dataset, capsys
     assert main(["card", str(dataset)]) == 1
     said = capsys.readouterr().out
     assert "missing: what the dataset is" in said
-    assert "licence of 2 sources, first a.mp4" in said
-    order = ["card", str(dataset), "--title", "Planes", "--description", "Slanted planes.", "--licence", "*=CC0-1.0"]
+    assert "license of 2 sources, first a.mp4" in said
+    order = ["card", str(dataset), "--title", "Planes", "--description", "Slanted planes.", "--license", "*=CC0-1.0"]
     assert main([*order, "sub/*=CC-BY-4.0 by Ann | Bob"]) == 0
     assert main(["card", str(dataset)]) == 0  # about.json remembers
     page = (dataset / "README.md").read_text()
@@ -41,7 +41,7 @@ def test_a_page_names_what_is_missing_and_keeps_what_it_was_told(dataset, capsys
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert len(tables) > 40
     assert main(["validate", str(dataset), "--quick"]) == 0
-    assert main(["card", str(dataset), "--licence", "CC0"]) == 2
+    assert main(["card", str(dataset), "--license", "CC0"]) == 2
     assert "PATTERN=TEXT" in capsys.readouterr().err
     (dataset / "about.json").write_text('{"titel": "x"}')
     assert main(["card", str(dataset)]) == 2

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from fw_data.dataset.clip import Clip
-from fw_data.inspect.compare import Truth, compare_clip, median_of, read_truth
+from fw_data.inspect.compare import ClipTruth, compare_clip, median_of, read_truth
 from fw_data.media.resize import place
 from fw_geometry.camera import Trajectory
 
 
 @pytest.fixture
-def truth() -> Truth:
+def truth() -> ClipTruth:
     frames, height, width = 4, 16, 32
     pose = np.tile(np.eye(4), (frames, 1, 1))
     pose[:, 0, 3] = np.arange(frames)
@@ -21,11 +21,11 @@ def truth() -> Truth:
     K = np.tile(np.array([[40.0, 0, 16], [0, 40, 8], [0, 0, 1]]), (frames, 1, 1))
     depth = np.linspace(2, 6, frames * height * width, dtype=np.float32).reshape(frames, height, width)
     depth[:, :4] = 0
-    return Truth(depth_m=depth, trajectory=Trajectory(pose_c2w=pose, K=K, width=width, height=height))
+    return ClipTruth(depth_m=depth, trajectory=Trajectory(pose_c2w=pose, K=K, width=width, height=height))
 
 
 @pytest.fixture
-def perfect(truth: Truth) -> Clip:
+def perfect(truth: ClipTruth) -> Clip:
     """The truth in other units: half as large."""
     pose = truth.trajectory.pose_c2w.copy()
     pose[:, :3, 3] /= 2
@@ -45,7 +45,7 @@ def perfect(truth: Truth) -> Clip:
     )
 
 
-def test_a_perfect_clip_in_other_units_is_perfect(truth: Truth, perfect: Clip) -> None:
+def test_a_perfect_clip_in_other_units_is_perfect(truth: ClipTruth, perfect: Clip) -> None:
     row = compare_clip("a.mp4", perfect, truth)
     assert row.ate_percent == pytest.approx(0, abs=1e-9)
     assert row.focal_error_percent == 0
@@ -55,7 +55,7 @@ def test_a_perfect_clip_in_other_units_is_perfect(truth: Truth, perfect: Clip) -
     assert row.path_length == pytest.approx(3 * np.hypot(1, 0.5))
 
 
-def test_known_corruption_gives_the_known_figures(truth: Truth, perfect: Clip) -> None:
+def test_known_corruption_gives_the_known_figures(truth: ClipTruth, perfect: Clip) -> None:
     depth, confidence, K = perfect.depth_m.copy(), perfect.confidence.copy(), perfect.K.copy()
     depth[:, 4:6] *= np.float32(1.2)
     confidence[:, 10:] = 0.1
@@ -68,26 +68,26 @@ def test_known_corruption_gives_the_known_figures(truth: Truth, perfect: Clip) -
     assert row.focal_error_percent == pytest.approx(2.0)
 
 
-def test_missing_depth_counts_as_wholly_wrong(truth: Truth, perfect: Clip) -> None:
+def test_missing_depth_counts_as_wholly_wrong(truth: ClipTruth, perfect: Clip) -> None:
     depth = perfect.depth_m.copy()
     depth[:, :10] = 0  # of the 12 rows with truth, 6 are left; 9.6 are asked for
     row = compare_clip("a.mp4", replace(perfect, depth_m=depth), truth)
     assert row.abs_rel_surest == pytest.approx(3.6 / 9.6, rel=1e-3)
 
 
-def test_nothing_covered_is_not_good(truth: Truth, perfect: Clip) -> None:
+def test_nothing_covered_is_not_good(truth: ClipTruth, perfect: Clip) -> None:
     row = compare_clip("a.mp4", replace(perfect, confidence=np.zeros_like(perfect.confidence)), truth)
     assert np.isnan(row.abs_rel)
     assert (row.coverage, row.good_depth) == (0.0, 0.0)
 
 
-def test_median_of_rows(truth: Truth, perfect: Clip) -> None:
+def test_median_of_rows(truth: ClipTruth, perfect: Clip) -> None:
     row = compare_clip("a.mp4", perfect, truth)
     rows = [row, replace(row, abs_rel=0.3), replace(row, abs_rel=0.1)]
     assert median_of(rows).abs_rel == pytest.approx(0.1)
 
 
-def test_truth_files_follow_the_stored_frames_and_size(truth: Truth, tmp_path: Path) -> None:
+def test_truth_files_follow_the_stored_frames_and_size(truth: ClipTruth, tmp_path: Path) -> None:
     cameras = truth.trajectory
     np.savez(tmp_path / "a.npz", depth_m=truth.depth_m, K=cameras.K, pose_c2w=cameras.pose_c2w)
     found = read_truth(tmp_path / "a.npz", place(16, 32, "16x16"), np.array([1, 3]))

@@ -68,8 +68,8 @@ def test_points_of_the_view_lie_where_depth_and_cameras_put_them(page):
     steps = np.frombuffer(base64.b64decode(cloud["points"]), "<u2").reshape(-1, 3)
     points = low + steps / 65535 * (high - low)
     assert 1000 < len(points) <= POINTS
-    assert len(base64.b64decode(cloud["colours"])) == points.size
-    # the scene is a plane: every point must be on it, up to the step of the quantisation and the storage of depth
+    assert len(base64.b64decode(cloud["colors"])) == points.size
+    # the scene is a plane: every point must be on it, up to the step of the quantization and the storage of depth
     np.testing.assert_allclose(points @ np.array([0.3, 0.2, -1.0]), -4.0, atol=0.02)
     poses = np.frombuffer(base64.b64decode(cloud["poses"]), "<f4").reshape(-1, 3, 4)
     np.testing.assert_allclose(poses, dataset.load(0).pose_c2w[:, :3], atol=1e-6)

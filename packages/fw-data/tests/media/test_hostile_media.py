@@ -1,6 +1,6 @@
-"""Two hundred damaged videos and every trick with names, links and headers: none stops a survey, each is classified.
+"""Two hundred damaged videos and every trick with names, links and headers: none stops a scan, each is classified.
 
-The survey runs in this process, so a crash of the decoder would end the test. Everything is seeded.
+The scan runs in this process, so a crash of the decoder would end the test. Everything is seeded.
 """
 
 import os
@@ -16,7 +16,7 @@ import pytest
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.pipeline import RunMode, annotate
 from fw_data.annotate.progress import PlainReporter
-from fw_data.annotate.scan import Survey, SurveyConfig, survey
+from fw_data.annotate.scan import ScanConfig, VideoScan, scan
 from fw_data.annotate.scan_pass import merge
 from fw_data.annotators.oracle.spec import OracleSpec
 from fw_data.dataset.schema import Refusal
@@ -25,7 +25,7 @@ from fw_data.errors import DataError
 from fw_data.media.probe import MediaLimits, find_videos, probe
 
 LIMITS = MediaLimits()
-CONFIG = SurveyConfig(max_frames=81, min_frames=5, trim_s=0.08)
+CONFIG = ScanConfig(max_frames=81, min_frames=5, trim_s=0.08)
 KNOWN = {
     "unreadable",
     "no-frames",
@@ -45,9 +45,9 @@ def _encode(path: Path, frames: np.ndarray, codec: str, *, rate: int = 24, group
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         for index, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts, picture.time_base = index, Fraction(1, rate)
-            container.mux(stream.encode(picture))
+            image = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            image.pts, image.time_base = index, Fraction(1, rate)
+            container.mux(stream.encode(image))
         container.mux(stream.encode(None))
     return path.read_bytes()
 
@@ -69,11 +69,11 @@ def sources(tmp_path_factory) -> dict[str, bytes]:
     }
 
 
-def _survey(path: Path) -> Survey:
-    return survey(path, path.name, limits=LIMITS, config=CONFIG, config_hash="test")
+def _survey(path: Path) -> VideoScan:
+    return scan(path, path.name, limits=LIMITS, config=CONFIG, config_hash="test")
 
 
-def _outcome(found: Survey) -> str:
+def _outcome(found: VideoScan) -> str:
     """ "kept", or the codes of what was left out; fails when a video is neither."""
     codes = {refusal.code for refusal in found.refusals}
     assert codes <= KNOWN, codes
@@ -191,8 +191,8 @@ def test_headers_that_ask_for_the_impossible(tmp_path, sources):
         assert _outcome(_survey(path)) in {*KNOWN, "kept", "too-short+transition"}, name
 
 
-def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
-    """A few kilobytes that unfold into pictures of 100 megapixels."""
+def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
+    """A few kilobytes that unfold into images of 100 megapixels."""
     path = tmp_path / "bomb.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=24)
@@ -210,13 +210,13 @@ def test_many_times_the_frames_that_are_allowed(tmp_path, sources):
     path = tmp_path / "long.mp4"
     path.write_bytes(sources["mp4"])
     limits = MediaLimits(max_frames=10)
-    found = survey(path, path.name, limits=limits, config=CONFIG, config_hash="test")
+    found = scan(path, path.name, limits=limits, config=CONFIG, config_hash="test")
     assert [refusal.code for refusal in found.refusals] == ["too-long"]
 
 
 def _run(raw: Path, out: Path, **options: bool) -> dict[str, set[str]]:
-    """Survey only, all of it; outcome by source."""
-    mode = RunMode(stop_after="survey", **options)
+    """VideoScan only, all of it; outcome by source."""
+    mode = RunMode(stop_after="scan", **options)
     spec, engine = OracleSpec(truth=raw), LocalEngine(workers=0)
     summary = annotate(raw, out, config=AnnotateConfig(), spec=spec, engine=engine, reporter=PlainReporter(), mode=mode)
     assert summary.count("failed") == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fw_data.errors import DataError
-from fw_data.media.colour import ColourConverter
+from fw_data.media.color import ColorConverter
 from fw_data.media.decode import read_clip, read_frames, upright
 from fw_data.media.probe import MediaLimits, find_videos, probe
 from fw_data.media.resize import place
@@ -20,7 +20,7 @@ def _error(compare: np.ndarray, with_: np.ndarray) -> float:
 
 
 def _soft(frames: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """Smooth moving colours: what survives chroma subsampling."""
+    """Smooth moving colors: what survives chroma subsampling."""
     rows, columns, time = np.mgrid[:height, :width, :frames].transpose(0, 3, 1, 2)
     waves = [np.sin(columns / 9 + time / 5), np.cos(rows / 7 - time / 6), np.sin((rows + columns) / 11)]
     return (np.stack(waves, -1) * 100 + 128).astype(np.uint8)
@@ -35,7 +35,7 @@ def test_frames_come_back_in_order_with_time_stamps(tmp_path, make_video):
     assert [frame.index for frame in found] == list(range(14))
     np.testing.assert_allclose([frame.time_s for frame in found], np.arange(14) / 20)
     assert not any(frame.gap for frame in found)
-    assert max(_error(upright(frame.picture, info, ColourConverter()), frames[frame.index]) for frame in found) < 3
+    assert max(_error(upright(frame.image, info, ColorConverter()), frames[frame.index]) for frame in found) < 3
 
 
 @pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (-90, 3), (180, 2)])
@@ -104,7 +104,7 @@ def test_a_truncated_file_gives_the_frames_before_the_cut(tmp_path, make_video):
     assert 5 < len(found) < 40
     for ours, theirs in zip(found, read_frames(whole, info, LIMITS), strict=False):
         np.testing.assert_array_equal(
-            upright(ours.picture, info, ColourConverter()), upright(theirs.picture, info, ColourConverter())
+            upright(ours.image, info, ColorConverter()), upright(theirs.image, info, ColorConverter())
         )
 
 

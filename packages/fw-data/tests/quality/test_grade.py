@@ -66,7 +66,7 @@ def test_field_of_view_is_that_of_the_longer_side(scene):
 
 
 def test_what_moves_against_the_scene_is_dynamic(scene):
-    """A textured square that slides over the moving picture of a plane."""
+    """A textured square that slides over the moving image of a plane."""
     content = scene(13, 120, 160)
     video = content["video"].copy()
     geometry = _geometry(content)

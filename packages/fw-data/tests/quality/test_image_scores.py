@@ -9,15 +9,15 @@ from fw_data.quality.image_scores import overlay_fraction, sharpness, sky_fracti
 
 
 def _scene(frames: int, width: int = 640, height: int = 360, speed: float = 6.0, seed: int = 0) -> np.ndarray:
-    """A picture with detail of every size that slides past."""
+    """An image with detail of every size that slides past."""
     rng = np.random.default_rng(seed)
     total = np.zeros((height * 2, width * 2, 3), np.float32)
     for cells in (6, 24, 96, 384):
         noise = rng.random((cells, 2 * cells, 3)).astype(np.float32)
         total += cv2.resize(noise, (total.shape[1], total.shape[0]), interpolation=cv2.INTER_CUBIC)
-    picture = np.clip(total / 4 * 2 - 0.5, 0, 1) * 255
+    image = np.clip(total / 4 * 2 - 0.5, 0, 1) * 255
     moves = [np.array([[1, 0, -speed * i], [0, 1, -0.5 * speed * i]], np.float32) for i in range(frames)]
-    return np.stack([cv2.warpAffine(picture, m, (width, height)) for m in moves]).astype(np.uint8)
+    return np.stack([cv2.warpAffine(image, m, (width, height)) for m in moves]).astype(np.uint8)
 
 
 def test_sharpness_falls_with_blur_and_hardly_changes_with_size():
@@ -40,10 +40,10 @@ def test_a_blurred_clip_is_turned_away_and_a_sharp_one_is_not():
     assert found.code == "blurred"
 
 
-def test_captions_are_found_where_they_are_burnt_in_and_not_where_they_belong_to_the_scene():
+def test_captions_are_found_where_they_are_burned_in_and_not_where_they_belong_to_the_scene():
     frames = _scene(11)
-    burnt = frames.copy()
-    for frame in burnt:
+    burned = frames.copy()
+    for frame in burned:
         cv2.putText(frame, "LIVE FROM SOMEWHERE", (60, 300), cv2.FONT_HERSHEY_SIMPLEX, 1.4, (255, 255, 255), 4)
         cv2.putText(frame, "CHANNEL 5", (20, 50), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (255, 255, 0), 4)
     in_scene = frames.copy()
@@ -52,9 +52,9 @@ def test_captions_are_found_where_they_are_burnt_in_and_not_where_they_belong_to
         cv2.putText(frame, "A SHOP SIGN", at, cv2.FONT_HERSHEY_SIMPLEX, 1.4, (255, 255, 255), 4)
     assert overlay_fraction(frames) < 0.002
     assert overlay_fraction(in_scene) < 0.005
-    assert overlay_fraction(burnt) > 0.04
-    assert overlay_fraction(burnt[:1].repeat(11, 0)) == 0.0  # nothing changes, so nothing can be told
-    found = reject(score(burnt), FilterConfig())
+    assert overlay_fraction(burned) > 0.04
+    assert overlay_fraction(burned[:1].repeat(11, 0)) == 0.0  # nothing changes, so nothing can be told
+    found = reject(score(burned), FilterConfig())
     assert found is not None
     assert found.code == "overlay"
 

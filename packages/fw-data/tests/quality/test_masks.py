@@ -1,4 +1,4 @@
-"""What moves and what is sky, from pictures to training batches: a plane, a thing before it and a sky above."""
+"""What moves and what is sky, from images to training batches: a plane, a thing before it and a sky above."""
 
 import shutil
 from pathlib import Path
@@ -31,7 +31,7 @@ def _square(frame: int) -> tuple[slice, slice]:
 
 @pytest.fixture
 def world(scene) -> dict[str, np.ndarray]:
-    """A moving picture of a plane, blue sky without depth above it, and a textured square that slides before it."""
+    """A moving image of a plane, blue sky without depth above it, and a textured square that slides before it."""
     content = scene(FRAMES, HEIGHT, WIDTH)
     patch = cv2.resize(np.random.default_rng(1).integers(0, 256, (9, 9, 3), dtype=np.uint8), (SIDE, SIDE))
     for index, frame in enumerate(content["video"]):
@@ -89,7 +89,7 @@ def test_what_was_measured_is_no_sky_and_what_was_not_does_not_move(world):
     assert (distrusted & SKY).any()
 
 
-def test_a_larger_picture_has_the_labels_of_its_thumbnail(world):
+def test_a_larger_image_has_the_labels_of_its_thumbnail(world):
     """Enlarged without smoothing: shrunk to the thumbnail and enlarged again, it is the same."""
     large = [cv2.resize(frame, None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST) for frame in world["video"][:3]]
     depth_m = world["depth_m"][:3].repeat(4, 1).repeat(4, 2)

@@ -11,7 +11,7 @@ from fw_data.shots.shots import ShotCutter, Window
 
 
 class FakeNetwork:
-    """Ends shots at the frames it is told to; a frame says its index by its colour."""
+    """Ends shots at the frames it is told to; a frame says its index by its color."""
 
     def __init__(self, *ends: int) -> None:
         self.ends, self.calls = set(ends), 0
@@ -122,11 +122,11 @@ def test_the_network_is_the_published_one():
 
 @pytest.mark.slow
 @needs_weights
-def test_the_real_network_finds_a_cut_where_the_picture_changes():
+def test_the_real_network_finds_a_cut_where_the_image_changes():
     cutter = ShotCutter(fps=24.0, min_frames=5, cuts="transnetv2")
     for index in range(120):
         rng = np.random.default_rng(index // 57)
-        picture = cv2.resize(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8), (128, 72), interpolation=cv2.INTER_CUBIC)
-        cutter.add(np.roll(picture, index, 1))
+        image = cv2.resize(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8), (128, 72), interpolation=cv2.INTER_CUBIC)
+        cutter.add(np.roll(image, index, 1))
     assert cutter.starts == [0]
     assert [shot.start for shot in cutter.shots()] == [0, 57, 114]

@@ -1,4 +1,4 @@
-"""Fades, dissolves and black stretches: on made-up frames, and on a hand-labelled film where it is at hand."""
+"""Fades, dissolves and black stretches: on made-up frames, and on a hand-labeled film where it is at hand."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fw_data.media.colour import ColourConverter
+from fw_data.media.color import ColorConverter
 from fw_data.media.decode import read_frames, thumbnail
 from fw_data.media.probe import MediaLimits, probe
 from fw_data.shots.shots import ShotCutter, Window, choose_frames
@@ -20,7 +20,7 @@ _LABELS += [(523, 523), (573, 573), (610, 610), (624, 641), (713, 719)]
 _SLACK = 3
 
 
-def _picture(seed: int, level: int = 20) -> np.ndarray:
+def _image(seed: int, level: int = 20) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(level, level + 180, (9, 16, 3), dtype=np.uint8)
     return cv2.resize(coarse, (128, 72), interpolation=cv2.INTER_CUBIC)
@@ -31,7 +31,7 @@ def _mix(one: np.ndarray, two: np.ndarray, share: float) -> np.ndarray:
 
 
 def _moved(seed: int, index: int) -> np.ndarray:
-    return np.roll(_picture(seed), index, 1)
+    return np.roll(_image(seed), index, 1)
 
 
 def _spans(frames: list[np.ndarray], fps: float = 24.0) -> list[tuple[int, int]]:
@@ -46,7 +46,7 @@ def _near(found: tuple[int, int], wanted: tuple[int, int], slack: int = 3) -> bo
 
 
 def test_a_fade_to_black_and_back_is_cut_out():
-    black = np.zeros_like(_picture(0))
+    black = np.zeros_like(_image(0))
     frames = [_moved(0, i) for i in range(30)]
     frames += [_mix(_moved(0, 30 + i), black, (i + 1) / 16) for i in range(16)]
     frames += [black] * 5
@@ -65,7 +65,7 @@ def test_a_dissolve_is_cut_out_at_its_place():
 
 @pytest.mark.parametrize("speed", [0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0])
 def test_a_steady_pan_is_no_transition(speed):
-    wide = cv2.resize(_picture(3), (512, 288), interpolation=cv2.INTER_CUBIC)
+    wide = cv2.resize(_image(3), (512, 288), interpolation=cv2.INTER_CUBIC)
     shift = [np.array([[1, 0, -speed * i], [0, 1, -0.3 * speed * i]], np.float32) for i in range(60)]
     assert _spans([cv2.warpAffine(wide, m, (128, 72), borderMode=cv2.BORDER_REFLECT) for m in shift]) == []
 
@@ -77,7 +77,7 @@ def test_a_hard_cut_is_no_blend_and_a_black_video_is_left_to_the_filters():
 
 def test_shots_lie_between_transitions_and_are_trimmed_inside_the_video_only():
     cutter = ShotCutter(fps=24.0, min_frames=5, trim_s=0.1)
-    black = np.zeros_like(_picture(0))
+    black = np.zeros_like(_image(0))
     for frame in [*(_moved(0, i) for i in range(20)), *[black] * 6, *(255 - _moved(1, i) // 3 for i in range(20))]:
         cutter.add(frame)
     assert cutter.shots() == [Window(start=0, end=18), Window(start=28, end=46)]
@@ -95,13 +95,13 @@ def test_frames_are_chosen_by_their_time_and_none_twice():
     assert len(odd) == pytest.approx(240 / 23.976 * 8, abs=1)
 
 
-@pytest.mark.skipif(not (_FILM / "sintel_30s.mp4").is_file(), reason="the labelled film (sintel_30s.mp4) is not here")
+@pytest.mark.skipif(not (_FILM / "sintel_30s.mp4").is_file(), reason="the labeled film (sintel_30s.mp4) is not here")
 def test_f1_on_a_labelled_film():
     path = _FILM / "sintel_30s.mp4"
-    info, convert = probe(path, MediaLimits()), ColourConverter()
+    info, convert = probe(path, MediaLimits()), ColorConverter()
     cutter = ShotCutter(fps=info.fps, min_frames=5)
     for frame in read_frames(path, info, MediaLimits()):
-        cutter.add(thumbnail(frame.picture, info, convert, 256))
+        cutter.add(thumbnail(frame.image, info, convert, 256))
     stretches = [(t.start, t.end) for t in cutter.transitions()]
     cuts = [(c, c) for c in cutter.starts[1:] if not any(start < c < end for start, end in stretches)]
     found = stretches + cuts

@@ -1,6 +1,6 @@
 """Cameras, poses, rays, alignment, metrics and camera files: the one home of every geometric convention.
 
-Axis legend: OpenCV axes (x right, y down, z forward), poses camera-to-world, pixel centres at +0.5. Names load on first
+Axis legend: OpenCV axes (x right, y down, z forward), poses camera-to-world, pixel centers at +0.5. Names load on first
 use, so importing the numpy parts costs no torch.
 """
 

@@ -35,7 +35,7 @@ class Sim3:
         return self.scale * points @ self.R.T + self.t
 
     def apply_poses(self, pose_c2w: Float[np.ndarray, "*n 4 4"]) -> Float[np.ndarray, "*n 4 4"]:
-        """Move cameras (..., 4, 4): centres are transformed, rotations turned, and they stay rigid."""
+        """Move cameras (..., 4, 4): centers are transformed, rotations turned, and they stay rigid."""
         return compose_poses(self.R @ pose_c2w[..., :3, :3], self.apply(pose_c2w[..., :3, 3]))
 
     def inverse(self) -> "Sim3":
@@ -49,7 +49,7 @@ def umeyama(
     weights: Float[np.ndarray, "n"] | Bool[np.ndarray, "n"] | None = None,
     with_scale: bool = True,
 ) -> Sim3:
-    """The similarity (or rigid) transform that minimises sum w |dst - (s R src + t)|^2 (Umeyama 1991).
+    """The similarity (or rigid) transform that minimizes sum w |dst - (s R src + t)|^2 (Umeyama 1991).
 
     Args:
         src: points to move.
@@ -88,9 +88,9 @@ def align_poses(
 ) -> Sim3:
     """The similarity from one camera path to another, with the rotation taken from where the cameras look.
 
-    `umeyama` on the centres leaves the turn about a straight path open; here R is the least-squares rotation of the
+    `umeyama` on the centers leaves the turn about a straight path open; here R is the least-squares rotation of the
     camera directions (the nearest rotation to the sum of R_gt R_pred^T), and scale and shift are the least-squares fit
-    of the centres given R. On paths that agree exactly both give the same answer.
+    of the centers given R. On paths that agree exactly both give the same answer.
 
     Args:
         pred_c2w: source poses.

@@ -1,7 +1,7 @@
 """A camera and a camera path: the one home of the project's camera conventions.
 
 Axis legend: OpenCV axes (x right, y down, z forward); poses are camera-to-world (`pose_c2w`). Pixel (column i, row j)
-has its centre at (i + 0.5, j + 0.5), and K is in pixels of the stored frames in that convention, so that a centred
+has its center at (i + 0.5, j + 0.5), and K is in pixels of the stored frames in that convention, so that a centered
 principal point is (width / 2, height / 2) and resizing an image just multiplies K.
 """
 
@@ -16,7 +16,7 @@ from fw_geometry.checks import check_size, checked_intrinsics, checked_poses
 from fw_geometry.rigid import interpolate_rigid, invert_poses
 
 Units = Literal["scene", "metric"]
-"""Length unit of a path: "metric" is metres, "scene" is known only up to one scale."""
+"""Length unit of a path: "metric" is meters, "scene" is known only up to one scale."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +48,7 @@ class Camera:
 
     @property
     def center_world(self) -> np.ndarray:
-        """(3,) float64, the camera centre in world coordinates."""
+        """(3,) float64, the camera center in world coordinates."""
         return self.pose_c2w[:3, 3].copy()
 
     @property
@@ -78,7 +78,7 @@ class Trajectory:
     height: int
     """Image height in pixels."""
     units: Units = "scene"
-    """"metric" for metres, "scene" for lengths up to one scale."""
+    """"metric" for meters, "scene" for lengths up to one scale."""
 
     def __post_init__(self) -> None:
         check_size("Trajectory", self.width, self.height)
@@ -112,7 +112,7 @@ class Trajectory:
 
     @property
     def centers_world(self) -> np.ndarray:
-        """(f, 3) float64, camera centres in world coordinates."""
+        """(f, 3) float64, camera centers in world coordinates."""
         return self.pose_c2w[:, :3, 3].copy()
 
     @property
@@ -121,7 +121,7 @@ class Trajectory:
         return np.stack(fov_from_intrinsics(self.K, self.width, self.height), axis=-1)
 
     def path_length(self) -> float:
-        """Length of the polyline through the camera centres, in the path's unit."""
+        """Length of the polyline through the camera centers, in the path's unit."""
         return float(np.linalg.norm(np.diff(self.pose_c2w[:, :3, 3], axis=0), axis=-1).sum())
 
     def slice(self, start: int | None = None, stop: int | None = None, step: int | None = None) -> "Trajectory":
@@ -169,7 +169,7 @@ class Trajectory:
         return covering.cropped((covering.width - width) / 2, (covering.height - height) / 2, width, height)
 
     def resampled(self, frames: int) -> "Trajectory":
-        """`frames` cameras evenly spaced in frame time, ends kept: slerp for R, straight lines for centres and K."""
+        """`frames` cameras evenly spaced in frame time, ends kept: slerp for R, straight lines for centers and K."""
         if frames < 1:
             raise ValueError(f"Trajectory.resampled: frames is {frames}; ask for at least one")
         return self.at(np.arange(len(self), dtype=np.float64), np.linspace(0.0, len(self) - 1.0, frames))
@@ -186,7 +186,7 @@ class Trajectory:
 
 
 def intrinsics_from_fov(fov_rad_vertical: float | int, width: int, height: int) -> Float[np.ndarray, "3 3"]:
-    """K (3, 3) float64 of a pinhole with square pixels and a centred principal point.
+    """K (3, 3) float64 of a pinhole with square pixels and a centered principal point.
 
     Args:
         fov_rad_vertical: full vertical field of view in radians, in (0, pi).

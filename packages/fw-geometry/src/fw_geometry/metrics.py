@@ -1,6 +1,6 @@
 """How good cameras, depth maps and points are: the measures of the evaluation reports, in numpy float64.
 
-Axis legend: poses are camera-to-world, OpenCV axes (x right, y down, z forward), K in pixels with centres at +0.5.
+Axis legend: poses are camera-to-world, OpenCV axes (x right, y down, z forward), K in pixels with centers at +0.5.
 Rotations are made orthonormal first and angles are atan2 of the skew part, so that poses that are rigid only to 1e-4
 (as many datasets store them) do not show false angles.
 """
@@ -18,7 +18,7 @@ from fw_geometry.rigid import compose_poses, invert_poses, nearest_rotations, ro
 Alignment = Literal["sim3", "se3", "none"]
 """What is fitted before a path is compared: similarity, rigid motion, nothing."""
 
-_ON_PIXEL = 1e-6  # a position this near a pixel centre is that pixel, so that rounding does not pull in a neighbour
+_ON_PIXEL = 1e-6  # a position this near a pixel center is that pixel, so that rounding does not pull in a neighbor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,7 +26,7 @@ class AteResult:
     """Absolute trajectory error, in the unit of the ground truth."""
 
     rmse: float
-    """Root mean square distance of the camera centres."""
+    """Root mean square distance of the camera centers."""
     mean: float
     """Mean distance."""
     median: float
@@ -76,7 +76,7 @@ class ConsistencyResult:
 def ate(
     pred_c2w: Float[np.ndarray, "f 4 4"], gt_c2w: Float[np.ndarray, "f 4 4"], align: Alignment = "sim3"
 ) -> AteResult:
-    """Absolute trajectory error of camera centres after alignment (Sturm et al. 2012, Umeyama alignment).
+    """Absolute trajectory error of camera centers after alignment (Sturm et al. 2012, Umeyama alignment).
 
     Args:
         pred_c2w: estimated poses.
@@ -189,7 +189,7 @@ def delta_accuracy(
 
 
 def chamfer(a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "m 3"]) -> float:
-    """Symmetric Chamfer distance: half the sum of the two mean nearest-neighbour distances, in the points' unit.
+    """Symmetric Chamfer distance: half the sum of the two mean nearest-neighbor distances, in the points' unit.
 
     Raises:
         ValueError: an empty or not finite point set.
@@ -226,8 +226,8 @@ def reprojection_consistency(
 ) -> ConsistencyResult:
     """3D consistency of depth and cameras: points of frame i, seen from frame i + gap, against the depth stored there.
 
-    Depth there is read between pixel centres, linearly in 1 / z (exact on planes). It is not read next to invalid
-    pixels or across a depth edge (neighbours further apart than edge_ratio). Occluded points are compared like all
+    Depth there is read between pixel centers, linearly in 1 / z (exact on planes). It is not read next to invalid
+    pixels or across a depth edge (neighbors further apart than edge_ratio). Occluded points are compared like all
     others and count as errors: read the median and the inlier fraction.
 
     Args:
@@ -237,7 +237,7 @@ def reprojection_consistency(
         mask: pixels to use, for example the static ones.
         gap: frames between the two views.
         threshold: relative error below which a comparison is an inlier.
-        edge_ratio: largest ratio of the four neighbours that is still one surface.
+        edge_ratio: largest ratio of the four neighbors that is still one surface.
 
     Raises:
         ValueError: shapes that do not match, or not more than gap frames.
@@ -277,7 +277,7 @@ def reprojection_consistency(
 def _sample_depth(
     depth: np.ndarray, valid: np.ndarray, uv: np.ndarray, edge_ratio: float | int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Depth at uv where the neighbours it is read from are valid and of one surface, and which of the uv these are."""
+    """Depth at uv where the neighbors it is read from are valid and of one surface, and which of the uv these are."""
     height, width = depth.shape
     nearest = np.round(uv - 0.5)
     x, y = np.where(np.abs(uv - 0.5 - nearest) < _ON_PIXEL, nearest, uv - 0.5).T

@@ -154,7 +154,7 @@ def orthonormalize(R: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
 def interpolate_poses(
     pose_c2w: Float[Tensor, "f 4 4"], times_in: Float[Tensor, "f"], times_out: Float[Tensor, "n"]
 ) -> Float[Tensor, "n 4 4"]:
-    """Poses at other times: slerp for the rotation, a straight line for the camera centre; ends are held.
+    """Poses at other times: slerp for the rotation, a straight line for the camera center; ends are held.
 
     Args:
         pose_c2w: camera-to-world poses at `times_in`.

@@ -1,6 +1,6 @@
 """Pixels, rays and points in torch: unproject, project and the Pluecker rays that carry the camera into the model.
 
-Axis legend: OpenCV axes (x right, y down, z forward), camera-to-world poses. The centre of pixel (column i, row j) is
+Axis legend: OpenCV axes (x right, y down, z forward), camera-to-world poses. The center of pixel (column i, row j) is
 (i + 0.5, j + 0.5). Depth is z-depth. Shapes: b batch, F video frames, f latent frames, h rows, w columns.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 def pixel_grid(
     height: int, width: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
 ) -> Float[Tensor, "h w 2"]:
-    """Pixel centres (h, w, 2) as (x, y): x = column + 0.5, y = row + 0.5."""
+    """Pixel centers (h, w, 2) as (x, y): x = column + 0.5, y = row + 0.5."""
     y = torch.arange(height, dtype=dtype, device=device) + 0.5
     x = torch.arange(width, dtype=dtype, device=device) + 0.5
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
@@ -23,10 +23,10 @@ def pixel_grid(
 def unproject(
     depth: Float[Tensor, "*b h w"], K: Float[Tensor, "*k 3 3"], pose_c2w: Float[Tensor, "*p 4 4"] | None = None
 ) -> Float[Tensor, "*b h w 3"]:
-    """Point map of a depth map: the 3D point that each pixel centre sees.
+    """Point map of a depth map: the 3D point that each pixel center sees.
 
     Args:
-        depth: z-depth; 0 gives the camera centre, so mask invalid pixels yourself.
+        depth: z-depth; 0 gives the camera center, so mask invalid pixels yourself.
         K: intrinsics in pixels, leading dims broadcast against those of depth.
         pose_c2w: if given, points are in the world frame, else in the camera frame.
 
@@ -70,7 +70,7 @@ def project(
 def plucker_rays(
     K: Float[Tensor, "*b 3 3"], pose_c2w: Float[Tensor, "*b 4 4"], height: int, width: int
 ) -> Float[Tensor, "*b h w 6"]:
-    """Pluecker coordinates (o x d, d) of the ray through each pixel centre.
+    """Pluecker coordinates (o x d, d) of the ray through each pixel center.
 
     Args:
         K: intrinsics in pixels of the height x width image.
@@ -79,7 +79,7 @@ def plucker_rays(
         width: columns.
 
     Returns:
-        (..., h, w, 6): moment o x d (o the camera centre), then the unit direction d, both in the world frame
+        (..., h, w, 6): moment o x d (o the camera center), then the unit direction d, both in the world frame
         (FantasyWorld 1.6, 2.6).
     """
     rays = torch.einsum("...ij,...hwj->...hwi", pose_c2w[..., :3, :3], _camera_rays(K, height, width))
@@ -118,7 +118,7 @@ def pack_plucker(plucker: Float[Tensor, "b F h w 6"]) -> Float[Tensor, "b 24 f h
 
 
 def _camera_rays(K: Tensor, height: int, width: int) -> Tensor:
-    """(..., h, w, 3) rays ((x - cx) / fx, (y - cy) / fy, 1) through the pixel centres, in the camera frame."""
+    """(..., h, w, 3) rays ((x - cx) / fx, (y - cy) / fy, 1) through the pixel centers, in the camera frame."""
     grid = pixel_grid(height, width, dtype=K.dtype, device=K.device)
     K = K[..., None, None, :, :]
     x = (grid[..., 0] - K[..., 0, 2]) / K[..., 0, 0]

@@ -46,7 +46,7 @@ def nearest_rotations(matrix: Float[np.ndarray, "*n 3 3"]) -> Float[np.ndarray, 
 def quaternions_from_rotations(rotation: Float[np.ndarray, "*n 3 3"]) -> Float[np.ndarray, "*n 4"]:
     """Unit quaternions (x, y, z, w) with w >= 0 of rotations (..., 3, 3); well conditioned at every angle.
 
-    The four rows below are 4 q_k q for k = x, y, z, w; the longest one, normalised, is q.
+    The four rows below are 4 q_k q for k = x, y, z, w; the longest one, normalized, is q.
     """
     m = rotation
     xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]

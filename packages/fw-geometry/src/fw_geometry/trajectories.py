@@ -136,7 +136,7 @@ def from_keyframes(
     easing: Easing = "linear",
     units: Units = "scene",
 ) -> Trajectory:
-    """A path through key poses: slerp for the rotation (the shorter way round), straight lines for the camera centre.
+    """A path through key poses: slerp for the rotation (the shorter way round), straight lines for the camera center.
 
     Args:
         poses: (k, 4, 4) camera-to-world key poses, k >= 1. The world frame is kept as it is; call
@@ -181,7 +181,7 @@ def look_at(
     """Camera-to-world poses at `position` that look at `target` with the image's up side towards `up`.
 
     Args:
-        position: (..., 3) camera centres.
+        position: (..., 3) camera centers.
         target: (..., 3) points to look at.
         up: (3,) world direction that is up in the image; -y if None (the first camera's own up).
 
@@ -191,7 +191,7 @@ def look_at(
     forward = target - position
     length = np.linalg.norm(forward, axis=-1, keepdims=True)
     if (length == 0).any():
-        raise ValueError("look_at: the target is at the camera centre; move one of them")
+        raise ValueError("look_at: the target is at the camera center; move one of them")
     forward = forward / length
     up = np.array([0.0, -1.0, 0.0]) if up is None else up
     right = np.cross(forward, up)

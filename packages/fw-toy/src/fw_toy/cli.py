@@ -1,6 +1,6 @@
 """`fw-data toy OUT`: writes procedural clips with exact truth.
 
-Layout: OUT/raw/NAME.mp4, OUT/raw/NAME.txt (caption), OUT/truth/NAME.npz (depth_m (f, h, w) float32 metres with 0 for
+Layout: OUT/raw/NAME.mp4, OUT/raw/NAME.txt (caption), OUT/truth/NAME.npz (depth_m (f, h, w) float32 meters with 0 for
 sky, K (f, 3, 3), pose_c2w (f, 4, 4) OpenCV camera-to-world in a world with z up), OUT/toy.json (options and a row per
 clip).
 """
@@ -22,7 +22,7 @@ from fw_toy.scenes import SCENES
 from fw_toy.workers import run_jobs
 
 if TYPE_CHECKING:
-    from fw_toy.clips import ClipPlan
+    from fw_toy.clips import ToyPlan
 
 _MOST_PIXELS = 4096
 
@@ -84,13 +84,13 @@ def run(options: ToyOptions) -> None:
     console.print(f"videos and captions: {options.out / 'raw'}   truth: {options.out / 'truth'}")
 
 
-def plan_clips(options: ToyOptions) -> list["ClipPlan"]:
+def plan_clips(options: ToyOptions) -> list["ToyPlan"]:
     """Checks the options and turns them into one plan per clip.
 
     Raises:
         ValueError: an option is out of range.
     """
-    from fw_toy.clips import ClipPlan
+    from fw_toy.clips import ToyPlan
 
     width, height = _size(options)
     if options.scenes not in SCENES:
@@ -113,7 +113,7 @@ def plan_clips(options: ToyOptions) -> list["ClipPlan"]:
     if options.seed < 0:
         raise ValueError(f"--seed is {options.seed}; give 0 or a positive whole number")
     return [
-        ClipPlan(
+        ToyPlan(
             seed=options.seed,
             index=index,
             takes=options.takes,
@@ -157,7 +157,7 @@ def _prepare(options: ToyOptions) -> None:
         _write_index(options, [])
 
 
-def _split(plans: list["ClipPlan"], out: Path) -> tuple[list[dict[str, object]], list["ClipPlan"]]:
+def _split(plans: list["ToyPlan"], out: Path) -> tuple[list[dict[str, object]], list["ToyPlan"]]:
     from fw_toy.clips import finished
 
     rows, todo = [], []
@@ -170,7 +170,7 @@ def _split(plans: list["ClipPlan"], out: Path) -> tuple[list[dict[str, object]],
     return rows, todo
 
 
-def _make(plans: list["ClipPlan"], options: ToyOptions) -> Iterator[list[dict[str, object]]]:
+def _make(plans: list["ToyPlan"], options: ToyOptions) -> Iterator[list[dict[str, object]]]:
     worlds = [tuple(takes) for _, takes in groupby(plans, key=lambda plan: plan.world)]
     if not worlds:
         return
@@ -189,7 +189,7 @@ class _WorldMaker:
 
     out: Path
 
-    def __call__(self, job: tuple["ClipPlan", ...]) -> list[dict[str, object]]:
+    def __call__(self, job: tuple["ToyPlan", ...]) -> list[dict[str, object]]:
         from fw_toy.clips import film, write
 
         return [write(footage, self.out) for footage in film(job)]

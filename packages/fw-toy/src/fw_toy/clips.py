@@ -1,6 +1,6 @@
-"""One toy clip: its world, camera path, caption, pictures and truth, as a function of (seed, clip number, options).
+"""One toy clip: its world, camera path, caption, images and truth, as a function of (seed, clip number, options).
 
-Axis legend: f frames, h rows, w columns; poses camera-to-world (OpenCV axes), depth z-depth in metres, 0 for sky.
+Axis legend: f frames, h rows, w columns; poses camera-to-world (OpenCV axes), depth z-depth in meters, 0 for sky.
 """
 
 import json
@@ -20,16 +20,16 @@ from fw_toy.scenes import SCENES
 from fw_toy.worlds.captions import describe
 from fw_toy.worlds.indoor import indoor
 from fw_toy.worlds.outdoor import outdoor
-from fw_toy.worlds.paths import CameraPath, find_path
-from fw_toy.worlds.scene import Scene, assemble
+from fw_toy.worlds.paths import ToyPath, find_path
+from fw_toy.worlds.scene import ToyScene, assemble
 
 _WORLDS = 12
-_MIDDLE_GREY = 0.34
+_MIDDLE_GRAY = 0.34
 _WHITE_BALANCE = {"indoor": 0.5, "outdoor": 0.15}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipPlan:
+class ToyPlan:
     """What decides a clip's content."""
 
     seed: int
@@ -69,20 +69,20 @@ class ClipPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
+class ToyClip:
     """A planned clip, ready to be rendered."""
 
-    plan: ClipPlan
+    plan: ToyPlan
     """What it was made from."""
-    scene: Scene
+    scene: ToyScene
     """Its world."""
-    path: CameraPath
+    path: ToyPath
     """Its cameras."""
     caption: str
     """One line of text."""
 
 
-def design(plans: Sequence[ClipPlan]) -> list[Clip]:
+def design(plans: Sequence[ToyPlan]) -> list[ToyClip]:
     """Clips of one world: builds worlds until one has a good camera path for every take; deterministic in the plans.
 
     Args:
@@ -107,35 +107,35 @@ def design(plans: Sequence[ClipPlan]) -> list[Clip]:
             paths.append(path)
         else:
             chosen = [(each, paths[each.index % plan.takes]) for each in plans]
-            return [Clip(plan=p, scene=scene, path=path, caption=_caption(p, scene, path)) for p, path in chosen]
+            return [ToyClip(plan=p, scene=scene, path=path, caption=_caption(p, scene, path)) for p, path in chosen]
     raise RuntimeError(
         f"clip {plan.name} of seed {plan.seed}: no camera path in {_WORLDS} worlds; this is a fault of the scene "
         "builders, please report seed and number, and use another --seed meanwhile"
     )
 
 
-def _caption(plan: ClipPlan, scene: Scene, path: CameraPath) -> str:
+def _caption(plan: ToyPlan, scene: ToyScene, path: ToyPath) -> str:
     small = np.diag([72 / plan.width, 48 / plan.height, 1.0]) @ path.K
     labels = Renderer(scene).labels(small, path.pose_c2w[plan.frames // 2], 48, 72)
     return describe(scene.blueprint.setting, scene.mesh.labels, labels, path.move)
 
 
-def render(clip: Clip) -> tuple[UInt8[np.ndarray, "f h w 3"], Float[np.ndarray, "f h w"]]:
-    """All pictures (sRGB) and exact depths of a clip."""
+def render(clip: ToyClip) -> tuple[UInt8[np.ndarray, "f h w 3"], Float[np.ndarray, "f h w"]]:
+    """All images (sRGB) and exact depths of a clip."""
     plan, path = clip.plan, clip.path
     renderer = Renderer(clip.scene, plan.supersample, exposure_of(clip))
     pairs = list(renderer.frames(path.K, path.pose_c2w, plan.height, plan.width))
-    return np.stack([picture for picture, _ in pairs]), np.stack([depth for _, depth in pairs])
+    return np.stack([image for image, _ in pairs]), np.stack([depth for _, depth in pairs])
 
 
-def exposure_of(clip: Clip) -> tuple[float, float, float]:
-    """One gain per colour for the whole clip (exposure and part of a white balance), from three small views."""
+def exposure_of(clip: ToyClip) -> tuple[float, float, float]:
+    """One gain per color for the whole clip (exposure and part of a white balance), from three small views."""
     plan, path = clip.plan, clip.path
     small = np.diag([36 / plan.width, 24 / plan.height, 1.0]) @ path.K
     probe = Renderer(clip.scene, 1)
     views = [probe.radiance(small, path.pose_c2w[i], 24, 36) for i in (0, plan.frames // 2, plan.frames - 1)]
     colors = np.stack(views).reshape(-1, 3).astype(np.float64)
-    level = _MIDDLE_GREY / np.exp(np.log(colors.mean(-1) + 1e-3).mean())
+    level = _MIDDLE_GRAY / np.exp(np.log(colors.mean(-1) + 1e-3).mean())
     mean = np.minimum(colors * level, 1.0).mean(0)
     r, g, b = level * (mean.mean() / mean) ** _WHITE_BALANCE[clip.scene.blueprint.kind]
     return float(r), float(g), float(b)
@@ -145,7 +145,7 @@ def exposure_of(clip: Clip) -> tuple[float, float, float]:
 class Footage:
     """A rendered clip with its truth."""
 
-    plan: ClipPlan
+    plan: ToyPlan
     """What it was made from."""
     caption: str
     """One line of text."""
@@ -165,7 +165,7 @@ class Footage:
     """Length of the path over that depth."""
 
 
-def film(plans: Sequence[ClipPlan]) -> Iterator[Footage]:
+def film(plans: Sequence[ToyPlan]) -> Iterator[Footage]:
     """The clips of one world, rendered one after another."""
     if plans[0].kind == "rooms":
         yield from (_film_room(plan) for plan in plans)
@@ -186,7 +186,7 @@ def film(plans: Sequence[ClipPlan]) -> Iterator[Footage]:
         )
 
 
-def _film_room(plan: ClipPlan) -> Footage:
+def _film_room(plan: ToyPlan) -> Footage:
     """The analytic room of seed `plan.seed + plan.index`; the first camera is the origin."""
     room = plan_room(plan.seed + plan.index, frames=plan.frames, height=plan.height, width=plan.width)
     size = (plan.height, plan.width)
@@ -234,7 +234,7 @@ def write(footage: Footage, out: Path) -> dict[str, object]:
     return info
 
 
-def finished(plan: ClipPlan, out: Path) -> dict[str, object] | None:
+def finished(plan: ToyPlan, out: Path) -> dict[str, object] | None:
     """The row of a clip that is already there and complete, else None."""
     raw, truth = out / "raw" / plan.name, out / "truth" / f"{plan.name}.npz"
     if not (raw.with_suffix(".mp4").is_file() and raw.with_suffix(".txt").is_file() and truth.is_file()):

@@ -26,8 +26,8 @@ def write_video(path: Path, video: UInt8[np.ndarray, "f h w 3"], fps: float) -> 
         stream.options = {"crf": "10", "preset": "medium", "threads": "1"}
         if has_avx512():
             stream.options |= {"x264-params": "asm=avx2"}
-        for picture in video:
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for image in video:
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

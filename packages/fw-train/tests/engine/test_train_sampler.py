@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fw_data.dataset.clip_order import Draw, PoolSampler, Sampler, window_start
+from fw_data.dataset.clip_order import ClipSampler, Draw, PoolSampler, window_start
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 5))
 def test_each_epoch_holds_every_clip_once(clips: int, batch: int, seed: int) -> None:
-    sampler = Sampler(clips=clips, batch=batch, seed=seed)
+    sampler = ClipSampler(clips=clips, batch=batch, seed=seed)
     stream = [draw for step in range(clips * 2) for draw in sampler.step(step)]
     for epoch in range(2):
         assert Counter(d.clip for d in stream[epoch * clips : (epoch + 1) * clips]) == Counter(range(clips))
@@ -20,7 +20,7 @@ def test_each_epoch_holds_every_clip_once(clips: int, batch: int, seed: int) -> 
 
 @given(st.integers(1, 30), st.sampled_from([1, 2, 3, 4, 6]), st.integers(0, 200))
 def test_the_ranks_together_are_the_single_process(clips: int, world: int, step: int) -> None:
-    sampler = Sampler(clips=clips, batch=12, seed=1)
+    sampler = ClipSampler(clips=clips, batch=12, seed=1)
     parts = [draw for rank in range(world) for draw in sampler.step(step, rank, world)]
     assert sorted(parts, key=lambda d: d.slot) == sampler.step(step)
 
@@ -29,19 +29,21 @@ def test_changing_the_world_size_loses_and_repeats_nothing() -> None:
     stream: list[Draw] = []
     for step in range(25):
         world = (1, 2, 4)[step % 3]
-        drawn = [d for rank in range(world) for d in Sampler(clips=50, batch=4, seed=3).step(step, rank, world)]
+        drawn = [d for rank in range(world) for d in ClipSampler(clips=50, batch=4, seed=3).step(step, rank, world)]
         stream += sorted(drawn, key=lambda d: d.slot)
     assert Counter(d.clip for d in stream) == Counter(dict.fromkeys(range(50), 2))
 
 
 def test_epochs_and_seeds_differ() -> None:
-    orders = {tuple(d.clip for d in Sampler(clips=30, batch=30, seed=s).step(e)) for s in range(3) for e in range(3)}
+    orders = {
+        tuple(d.clip for d in ClipSampler(clips=30, batch=30, seed=s).step(e)) for s in range(3) for e in range(3)
+    }
     assert len(orders) == 9
 
 
 def test_a_batch_that_cannot_be_cut_is_refused() -> None:
     with pytest.raises(ValueError, match="3"):
-        Sampler(clips=5, batch=4, seed=0).step(0, 0, 3)
+        ClipSampler(clips=5, batch=4, seed=0).step(0, 0, 3)
 
 
 def test_windows_cover_every_start_and_depend_on_all_arguments() -> None:

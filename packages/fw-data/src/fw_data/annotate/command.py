@@ -50,14 +50,14 @@ def run(options: AnnotateOptions) -> int:
             max_overlay=options.max_overlay,
         ),
     )
-    if options.stop_after == "survey" and options.score_only:
-        raise ValueError("--score-only needs the second pass, which --stop-after survey leaves out: give one of them")
+    if options.stop_after == "scan" and options.score_only:
+        raise ValueError("--score-only needs the second pass, which --stop-after scan leaves out: give one of them")
     if options.shard_mb < 1:
         raise ValueError("--shard-mb must be 1 or more")
     console = stdout_console()
     for sentence in messages:
         console.print(sentence, highlight=False)
-    with _termination_as_interrupt(), _engine(options, spec.default_workers) as engine:
+    with _termination_as_interrupt(), _engine(options, getattr(spec, "default_workers", 1)) as engine:
         try:
             summary = annotate(
                 options.raw,

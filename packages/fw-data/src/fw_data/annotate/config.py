@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
-from fw_data.annotate.scan import SurveyConfig
+from fw_data.annotate.scan import ScanConfig
 from fw_data.annotators.spec import BackendSpec
 from fw_data.dataset.schema import FORMAT_VERSION
 from fw_data.media.probe import MediaLimits
@@ -62,9 +62,9 @@ class AnnotateConfig:
             raise ValueError(f"duplicate-bits {self.duplicate_bits}: give -1 (off) or 0 to 32 of 64 bits")
 
     @property
-    def survey(self) -> SurveyConfig:
+    def scan(self) -> ScanConfig:
         """What decides where a video is cut."""
-        return SurveyConfig(
+        return ScanConfig(
             max_frames=self.max_frames,
             min_frames=self.min_frames,
             fps=self.fps,

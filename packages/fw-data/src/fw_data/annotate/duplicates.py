@@ -1,6 +1,6 @@
 """Clips that look the same although their files differ: another encoding, size or container of the same film.
 
-Each clip has the difference hash of a few frames: 64 bits, each saying whether a spot is brighter than its neighbour to
+Each clip has the difference hash of a few frames: 64 bits, each saying whether a spot is brighter than its neighbor to
 the right. Two clips are alike when no pair of their frames, in order, differs in more than `max_bits` bits. So clips
 that begin at other frames of the same film are not found, nor are mirrored or cropped ones.
 """
@@ -19,7 +19,7 @@ FRAMES = 5
 """Frames of a clip that are hashed, spread evenly."""
 _ROWS, _COLUMNS = 8, 9
 _SAYING = range(6, 59)
-"""Bits that are set in the hash of a picture with something in it; fewer or more, and it is plain or a mere slope."""
+"""Bits that are set in the hash of an image with something in it; fewer or more, and it is plain or a mere slope."""
 _STEP = 2
 """Brightness (0 to 255) by which a spot must be brighter: encoders move plain areas by less."""
 
@@ -61,9 +61,9 @@ class Duplicate:
     """Most bits of 64 that differ between two of their frames."""
 
 
-def difference_hash(picture_bgr: UInt8[np.ndarray, "h w 3"]) -> int:
-    """The 64 bits of a picture."""
-    gray = cv2.cvtColor(picture_bgr, cv2.COLOR_BGR2GRAY)
+def difference_hash(image_bgr: UInt8[np.ndarray, "h w 3"]) -> int:
+    """The 64 bits of an image."""
+    gray = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY)
     small = cv2.resize(gray, (_COLUMNS, _ROWS), interpolation=cv2.INTER_AREA).astype(np.int16)
     bits = (small[:, :-1] - small[:, 1:]) >= _STEP
     return int.from_bytes(np.packbits(bits).tobytes(), "big")

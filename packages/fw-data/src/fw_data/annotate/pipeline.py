@@ -1,6 +1,6 @@
 """`annotate`: from a folder of videos to a dataset, and the account of what became of every video and clip.
 
-Two passes: every video is surveyed (shots and clips), then every clip is annotated on its own. Both passes commit each
+Two passes: every video is scanned (shots and clips), then every clip is annotated on its own. Both passes commit each
 result by itself, so a second run does only what is missing.
 """
 
@@ -14,13 +14,13 @@ from fw_data.annotate.finalize import finish
 from fw_data.annotate.packer import Packer
 from fw_data.annotate.progress import Reporter
 from fw_data.annotate.scan import ClipPlan
-from fw_data.annotate.scan_pass import label, merge, survey_all, without_duplicates
+from fw_data.annotate.scan_pass import label, merge, scan_all, without_duplicates
 from fw_data.annotate.summary import RunSummary
 from fw_data.annotate.tasks import AnnotateTask, ClipJob, failure
 from fw_data.annotate.workdir import ClosedShard, Measured, WorkDir
 from fw_data.annotators.spec import BackendSpec
 from fw_data.dataset.schema import SCORES, Refusal
-from fw_data.engine import Engine
+from fw_data.engine import JobEngine
 from fw_data.media.probe import find_videos
 
 SHARD_BYTES = 256 << 20
@@ -32,8 +32,8 @@ TRIES = 2
 class RunMode:
     """How far a run goes, and what it tries again. None of this changes what an annotated clip is."""
 
-    stop_after: Literal["survey", "filters"] | None = None
-    """survey: only find the clips. filters: only measure and filter them."""
+    stop_after: Literal["scan", "filters"] | None = None
+    """scan: only find the clips. filters: only measure and filter them."""
     score_only: bool = False
     """Measure every clip, turn none away, pay for no geometry."""
     retry_failed: bool = False
@@ -50,7 +50,7 @@ def annotate(
     *,
     config: AnnotateConfig,
     spec: BackendSpec,
-    engine: Engine,
+    engine: JobEngine,
     reporter: Reporter,
     mode: RunMode | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -79,11 +79,11 @@ def annotate(
         summary = RunSummary(videos=len(videos))
         retry = mode.retry_failed or mode.retry_quarantined
         with summary.timed("survey"):
-            surveys, seconds = survey_all(
+            scans, seconds = scan_all(
                 raw, videos, work, config, config_hash, engine, reporter, retry, mode.follow_links
             )
         summary.seconds["survey"] = seconds
-        plans, refusals = merge(surveys)
+        plans, refusals = merge(scans)
         summary.planned = len(plans)
         _say_stale(plans, set(videos), closed, reporter)
         inside = {record.id for shard in closed for record in shard.records}
@@ -99,7 +99,7 @@ def annotate(
             score_only=mode.score_only,
         )
         try:
-            if mode.stop_after != "survey":
+            if mode.stop_after != "scan":
                 with summary.timed("clips"):
                     _annotate_all(task, plans, work, packer, engine, reporter, summary, mode)
                 if not (task.score_only or task.stop_after_filters):
@@ -123,7 +123,7 @@ def _annotate_all(
     plans: list[ClipPlan],
     work: WorkDir,
     packer: Packer,
-    engine: Engine,
+    engine: JobEngine,
     reporter: Reporter,
     summary: RunSummary,
     mode: RunMode,

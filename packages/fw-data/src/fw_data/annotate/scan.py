@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from fw_data.annotate.duplicates import clip_hashes, difference_hash
 from fw_data.dataset.schema import Refusal
 from fw_data.errors import DataError
-from fw_data.media.colour import ColourConverter
+from fw_data.media.color import ColorConverter
 from fw_data.media.decode import read_frames, thumbnail
 from fw_data.media.probe import MediaLimits, VideoInfo, probe
 from fw_data.shots.cuts import CutMethod
@@ -46,7 +46,7 @@ class ClipPlan(BaseModel):
     shot: int = 0
     """Number of the shot in its video."""
     hashes: list[int] = []
-    """Difference hash of some frames, to find clips that look the same; empty where the picture says too little."""
+    """Difference hash of some frames, to find clips that look the same; empty where the image says too little."""
 
     @property
     def frame_index(self) -> np.ndarray:
@@ -60,7 +60,7 @@ class ClipPlan(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurveyConfig:
+class ScanConfig:
     """How videos are cut into clips."""
 
     max_frames: int
@@ -75,7 +75,7 @@ class SurveyConfig:
     """What finds hard cuts."""
 
 
-class Survey(BaseModel):
+class VideoScan(BaseModel):
     """What the first pass found in one video."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,16 +91,16 @@ class Survey(BaseModel):
     """Time that it took."""
 
 
-def survey(
+def scan(
     path: Path,
     source: str,
     *,
     limits: MediaLimits,
-    config: SurveyConfig,
+    config: ScanConfig,
     config_hash: str,
     inside: Path | None = None,
-) -> Survey:
-    """Look through one video. A video that cannot be used gives a survey with a refusal and no clips.
+) -> VideoScan:
+    """Look through one video. A video that cannot be used gives a scan with a refusal and no clips.
 
     With `inside`, a link that leads out of that folder is not followed.
     """
@@ -119,7 +119,7 @@ def survey(
         refusals = [_refusal(DataError("unreadable", f"{path.name} may not be read: {error.strerror}"), source)]
     except DataError as error:
         refusals = [_refusal(error, source)]
-    return Survey(
+    return VideoScan(
         source=source,
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
@@ -147,10 +147,10 @@ def read_caption(path: Path) -> tuple[str, list[str]]:
 
 
 def _cut(
-    path: Path, source: str, info: VideoInfo, sha256: str, limits: MediaLimits, config: SurveyConfig, config_hash: str
+    path: Path, source: str, info: VideoInfo, sha256: str, limits: MediaLimits, config: ScanConfig, config_hash: str
 ) -> tuple[list[ClipPlan], list[Refusal]]:
     cutter = ShotCutter(fps=info.fps, min_frames=config.min_frames, trim_s=config.trim_s, cuts=config.cuts)
-    convert = ColourConverter()
+    convert = ColorConverter()
     stamps: list[int | None] = []
     times = array("d")
     hashes = array("Q")
@@ -160,7 +160,7 @@ def _cut(
             gaps += frame.gap
             stamps.append(frame.pts)
             times.append(frame.time_s)
-            small = thumbnail(frame.picture, info, convert, THUMBNAIL_LONG_SIDE)
+            small = thumbnail(frame.image, info, convert, THUMBNAIL_LONG_SIDE)
             hashes.append(difference_hash(small))
             cutter.add(small, gap=frame.gap)
     except av.FFmpegError as error:

@@ -1,33 +1,33 @@
-"""The first pass of annotate over all videos: their surveys, and which clips of them are worth a second look."""
+"""The first pass of annotate over all videos: their scans, and which clips of them are worth a second look."""
 
 from pathlib import Path
 
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.duplicates import find_duplicates
 from fw_data.annotate.progress import Reporter
-from fw_data.annotate.scan import OUTSIDE, ClipPlan, Survey, read_caption
-from fw_data.annotate.tasks import SurveyTask
+from fw_data.annotate.scan import OUTSIDE, ClipPlan, VideoScan, read_caption
+from fw_data.annotate.tasks import ScanTask
 from fw_data.annotate.workdir import WorkDir
 from fw_data.dataset.schema import Refusal
-from fw_data.engine import Engine
+from fw_data.engine import JobEngine
 
 
-def survey_all(
+def scan_all(
     raw: Path,
     videos: list[str],
     work: WorkDir,
     config: AnnotateConfig,
     config_hash: str,
-    engine: Engine,
+    engine: JobEngine,
     reporter: Reporter,
     retry_failed: bool,
     follow_links: bool,
-) -> tuple[list[Survey], float]:
-    """The survey of every video, in order, and the work time of this run; an unchanged video is not looked at again."""
+) -> tuple[list[VideoScan], float]:
+    """The scan of every video, in order, and the work time of this run; an unchanged video is not looked at again."""
     seconds = 0.0
-    surveys: dict[str, Survey] = {}
+    scans: dict[str, VideoScan] = {}
     for source in videos:
-        known = work.survey(source)
+        known = work.scan(source)
         stat = (raw / source).stat()
         current = known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
         if current and known is not None:
@@ -35,25 +35,25 @@ def survey_all(
             again |= follow_links and any(refusal.code == OUTSIDE for refusal in known.refusals)
             caption = read_caption(raw / source)[0]
             if not again and all(plan.caption == caption for plan in known.clips):
-                surveys[source] = known
-    todo = [source for source in videos if source not in surveys]
-    task = SurveyTask(raw=raw.resolve(), config=config, config_hash=config_hash, follow_links=follow_links)
-    with reporter.phase("looking through videos", len(videos), done=len(surveys)) as phase:
+                scans[source] = known
+    todo = [source for source in videos if source not in scans]
+    task = ScanTask(raw=raw.resolve(), config=config, config_hash=config_hash, follow_links=follow_links)
+    with reporter.phase("looking through videos", len(videos), done=len(scans)) as phase:
         for done in engine.run(task, todo, phase.working):
             result = done.value
             if result is None:
-                result = _failed_survey(raw, done.job, config_hash, done.error or "")
-            surveys[done.job] = result
+                result = _failed_scan(raw, done.job, config_hash, done.error or "")
+            scans[done.job] = result
             seconds += result.seconds
-            work.store_survey(result)
+            work.store_scan(result)
             for refusal in result.refusals:
                 if refusal.stage == "probe":
                     reporter.refused(refusal)
             phase.step(f"{done.job}: {len(result.clips)} clips")
-    return [surveys[source] for source in videos], seconds
+    return [scans[source] for source in videos], seconds
 
 
-def _failed_survey(raw: Path, source: str, config_hash: str, error: str) -> Survey:
+def _failed_scan(raw: Path, source: str, config_hash: str, error: str) -> VideoScan:
     stat = (raw / source).stat()
     refusal = Refusal(
         status="failed",
@@ -63,7 +63,7 @@ def _failed_survey(raw: Path, source: str, config_hash: str, error: str) -> Surv
         reason=error,
         hint="run again with --retry-failed; please report it if it stays",
     )
-    return Survey(
+    return VideoScan(
         source=source,
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
@@ -74,26 +74,26 @@ def _failed_survey(raw: Path, source: str, config_hash: str, error: str) -> Surv
     )
 
 
-def merge(surveys: list[Survey]) -> tuple[list[ClipPlan], list[Refusal]]:
-    """All clips in order, and what the surveys left out; of videos with the same bytes only the first one counts."""
+def merge(scans: list[VideoScan]) -> tuple[list[ClipPlan], list[Refusal]]:
+    """All clips in order, and what the scans left out; of videos with the same bytes only the first one counts."""
     first: dict[str, str] = {}
     plans: list[ClipPlan] = []
     refusals: list[Refusal] = []
-    for survey in surveys:
-        if survey.clips and survey.sha256 in first:
+    for scan in scans:
+        if scan.clips and scan.sha256 in first:
             refusals.append(
                 Refusal(
                     status="filtered",
-                    source=survey.source,
+                    source=scan.source,
                     stage="probe",
                     code="duplicate",
-                    reason=f"the same bytes as {first[survey.sha256]}",
+                    reason=f"the same bytes as {first[scan.sha256]}",
                 )
             )
             continue
-        first[survey.sha256] = survey.source
-        plans += survey.clips
-        refusals += survey.refusals
+        first[scan.sha256] = scan.source
+        plans += scan.clips
+        refusals += scan.refusals
     return plans, refusals
 
 

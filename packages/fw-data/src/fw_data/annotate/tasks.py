@@ -1,4 +1,4 @@
-"""What worker processes do: survey one video, or annotate one clip. Both are plain callables that pickle small.
+"""What worker processes do: scan one video, or annotate one clip. Both are plain callables that pickle small.
 
 Expected trouble comes back as a Refusal; anything a task raises is an error of ours, which the engine reports.
 """
@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.plugins import caption
-from fw_data.annotate.scan import ClipPlan, Survey, survey
+from fw_data.annotate.scan import ClipPlan, VideoScan, scan
 from fw_data.annotate.workdir import Measured
 from fw_data.annotators.base import AnnotationRefused
 from fw_data.annotators.spec import BackendSpec
@@ -32,7 +32,7 @@ FRAME_RATE_DIGITS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurveyTask:
+class ScanTask:
     """First pass over one video, given as its path relative to `raw`."""
 
     raw: Path
@@ -44,13 +44,13 @@ class SurveyTask:
     follow_links: bool = False
     """Whether a link may lead out of `raw`."""
 
-    def __call__(self, job: str, progress: JobProgress) -> Survey:  # noqa: ARG002 - one short step
-        """The survey of one video."""
-        return survey(
+    def __call__(self, job: str, progress: JobProgress) -> VideoScan:  # noqa: ARG002 - one short step
+        """The scan of one video."""
+        return scan(
             self.raw / job,
             job,
             limits=self.config.limits,
-            config=self.config.survey,
+            config=self.config.scan,
             config_hash=self.config_hash,
             inside=None if self.follow_links else self.raw,
         )

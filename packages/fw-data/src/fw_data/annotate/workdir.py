@@ -1,7 +1,7 @@
 """OUT/.work: what a run of annotate remembers, so that the next one does only what is missing.
 
     config.json           settings of the dataset; a run with others is turned away
-    videos/xx/KEY.json    one Survey per video
+    videos/xx/KEY.json    one VideoScan per video
     clips/xx/ID.tar       a finished clip that is not in a shard yet
     clips/xx/ID.json      a Refusal: the clip is filtered, refused or failed
     scores/xx/ID.json     a Measured: the clip was looked at by a run that stopped after the filters
@@ -22,7 +22,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from fw_core.files import write_bytes
-from fw_data.annotate.scan import Survey
+from fw_data.annotate.scan import VideoScan
 from fw_data.dataset.manifest import MANIFEST_NAME, read_manifest
 from fw_data.dataset.schema import ClipRecord, DatasetCard, Refusal, ShardEntry
 from fw_data.dataset.shards import describe
@@ -89,14 +89,14 @@ class WorkDir:
             )
         write_bytes(path, json.dumps(settings, indent=1, sort_keys=True).encode(), durable=True)
 
-    def survey(self, source: str) -> Survey | None:
-        """The stored survey of a video."""
+    def scan(self, source: str) -> VideoScan | None:
+        """The stored scan of a video."""
         path = self._video(source)
-        return Survey.model_validate_json(path.read_bytes()) if path.is_file() else None
+        return VideoScan.model_validate_json(path.read_bytes()) if path.is_file() else None
 
-    def store_survey(self, survey: Survey) -> None:
-        """Keep a survey."""
-        write_bytes(self._video(survey.source), survey.model_dump_json().encode(), durable=True)
+    def store_scan(self, scan: VideoScan) -> None:
+        """Keep a scan."""
+        write_bytes(self._video(scan.source), scan.model_dump_json().encode(), durable=True)
 
     def staged(self, clip_id: str) -> Path:
         """Where a finished clip waits for its shard."""

@@ -1,6 +1,6 @@
 """The one protocol of every geometry backend, what it returns, and how it refuses a clip.
 
-Conventions: OpenCV axes (x right, y down, z forward); poses camera-to-world; pixel (column i, row j) has its centre
+Conventions: OpenCV axes (x right, y down, z forward); poses camera-to-world; pixel (column i, row j) has its center
 at (i + 0.5, j + 0.5); depth is z-depth, 0 = no depth. Axis legend: f frames, h height, w width.
 """
 
@@ -20,11 +20,11 @@ class ClipGeometry:
     """Geometry of every frame of one clip, at the size of the frames that were given."""
 
     depth_m: Float32[np.ndarray, "f h w"]
-    """z-depth in `units` (metres only where units is "metric"); 0 = invalid."""
+    """z-depth in `units` (meters only where units is "metric"); 0 = invalid."""
     confidence: Float32[np.ndarray, "f h w"]
     """Trust in the depth of each pixel, in [0, 1]; 0 where the depth is invalid."""
     K: Float64[np.ndarray, "f 3 3"]
-    """Intrinsics in pixels of the frames; a centred principal point is (w / 2, h / 2)."""
+    """Intrinsics in pixels of the frames; a centered principal point is (w / 2, h / 2)."""
     pose_c2w: Float64[np.ndarray, "f 4 4"]
     """Camera-to-world, rigid; the first one is the identity."""
     pose_confidence: Float32[np.ndarray, " f"]

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 from fw_data.annotate.plugins import load_function
 from fw_data.annotate.scan import ClipPlan
 from fw_data.annotators.base import GeometryBackend
 from fw_data.annotators.spec import Settings, plain
-from fw_data.media.resize import Placement
+from fw_data.media.resize import ResizeCrop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,6 @@ class PluginSpec:
     output, such as the weights) and `score_meanings` (score -> meaning). Each process creates it once, for its first
     clip.
     """
-
-    default_workers: ClassVar[int | None] = 1
 
     path: str
     """MODULE:CLASS."""
@@ -52,7 +50,7 @@ class PluginSpec:
         """`score_meanings` of the class."""
         return dict(getattr(_plugin_class(self.path), "score_meanings", {}))
 
-    def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:  # noqa: ARG002 - one for all clips
+    def backend(self, plan: ClipPlan, placement: ResizeCrop) -> GeometryBackend:  # noqa: ARG002 - one for all clips
         """The backend of this process."""
         return _plugin(self.path)
 

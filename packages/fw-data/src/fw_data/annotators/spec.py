@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checka
 
 from fw_data.annotate.scan import ClipPlan
 from fw_data.annotators.base import GeometryBackend
-from fw_data.media.resize import Placement
+from fw_data.media.resize import ResizeCrop
 
 if TYPE_CHECKING:
     from fw_data.options import AnnotateOptions
@@ -15,9 +15,6 @@ Settings = dict[str, str | int | float | bool | None]
 @runtime_checkable
 class BackendSpec(Protocol):
     """A geometry backend with its settings, small enough to send to another process."""
-
-    default_workers: ClassVar[int | None]
-    """Worker processes without --workers; None means one per core."""
 
     @property
     def name(self) -> str:
@@ -37,7 +34,7 @@ class BackendSpec(Protocol):
         """Meaning of the scores that it adds, for the dataset card."""
         ...
 
-    def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:
+    def backend(self, plan: ClipPlan, placement: ResizeCrop) -> GeometryBackend:
         """The backend for one clip; networks are loaded on the first call and kept."""
         ...
 
@@ -47,6 +44,8 @@ class GeometrySpec(BackendSpec, Protocol):
 
     options: ClassVar[tuple[str, ...]]
     """Fields of AnnotateOptions that only this backend reads."""
+    default_workers: ClassVar[int | None]
+    """Worker processes without --workers; None means one per core."""
     license: ClassVar[str]
     """License of its weights, in one line; empty without weights."""
 

@@ -1,6 +1,6 @@
 """Which clips are trained on at which length and size: a table of buckets, as a TOML file or as dataclasses.
 
-    max_crop = 0.35          # at most this share of a picture may be cut away
+    max_crop = 0.35          # at most this share of an image may be cut away
     [[bucket]]
     frames = 81
     height = 336
@@ -65,12 +65,12 @@ class Assignment(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BucketTable:
-    """All buckets, and how much of a picture may be lost to one."""
+    """All buckets, and how much of an image may be lost to one."""
 
     buckets: tuple[Bucket, ...]
     """In the order of the file."""
     max_crop: float = 0.35
-    """Largest share of a picture that the crop may cut away."""
+    """Largest share of an image that the crop may cut away."""
 
     def __post_init__(self) -> None:
         if not self.buckets:
@@ -111,7 +111,7 @@ class BucketTable:
             return "smaller than every bucket"
         near = [i for i in large if _cropped(record, self.buckets[i]) <= self.max_crop]
         if not near:
-            return f"more than {self.max_crop:.0%} of the picture would be cut away"
+            return f"more than {self.max_crop:.0%} of the image would be cut away"
 
         def rank(index: int) -> tuple[float, int, int]:
             bucket = self.buckets[index]

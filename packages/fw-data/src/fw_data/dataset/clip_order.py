@@ -28,7 +28,7 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampler:
+class ClipSampler:
     """The endless stream of clips of one run."""
 
     clips: int
@@ -40,7 +40,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.clips < 1 or self.batch < 1:
-            raise ValueError(f"Sampler needs clips and a batch of at least 1, got {self.clips} and {self.batch}")
+            raise ValueError(f"ClipSampler needs clips and a batch of at least 1, got {self.clips} and {self.batch}")
 
     def step(self, step: int, rank: int = 0, world: int = 1) -> list[Draw]:
         """The draws of one rank at one step: every `world`-th slot of the global batch, starting at `rank`.
@@ -84,7 +84,7 @@ class PoolSampler:
             )
 
     def step(self, step: int, rank: int = 0, world: int = 1) -> list[Draw]:
-        """The draws of one rank at one step; see `Sampler.step`."""
+        """The draws of one rank at one step; see `ClipSampler.step`."""
         if self.batch % world:
             raise ValueError(f"batch {self.batch} cannot be cut into {world} equal parts; use a multiple of it")
         return [self._at(step, slot) for slot in range(rank, self.batch, world)]
@@ -122,7 +122,7 @@ class BucketSampler:
             raise ValueError(f"BucketSampler needs a batch size for each bucket and some clips, got {clips}, {batches}")
         self.clips, self.batches, self.seed = tuple(clips), tuple(batches), seed
         self._streams = [
-            Sampler(clips=count, batch=batch, seed=_stream_seed(seed, index)) if count else None
+            ClipSampler(clips=count, batch=batch, seed=_stream_seed(seed, index)) if count else None
             for index, (count, batch) in enumerate(zip(clips, batches, strict=True))
         ]
 

@@ -30,7 +30,7 @@ _WHOLE = 1 << 18
 
 
 class StoredGeometry(NamedTuple):
-    """What is known of some frames besides their pictures."""
+    """What is known of some frames besides their images."""
 
     depth_m: Float32[np.ndarray, "f h w"]
     """z-depth; 0 = invalid, everywhere 0 where the record says that there is no depth."""
@@ -127,7 +127,7 @@ class ClipDataset:
         return self._geometry(record, _pick(record, frames))
 
     def video(self, clip: int | str, frames: slice | None = None) -> UInt8[np.ndarray, "f h w 3"]:
-        """The pictures as `load` gives them, and nothing else."""
+        """The images as `load` gives them, and nothing else."""
         record = self.record(clip)
         return decode_video(self.read(record.id, "mp4"), record.num_frames, _pick(record, frames))
 

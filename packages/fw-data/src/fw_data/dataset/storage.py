@@ -15,7 +15,7 @@ _BROKEN_ADDRESS = re.compile(r"[a-z0-9]{2,}:/[^/]", re.IGNORECASE)
 
 
 @runtime_checkable
-class Storage(Protocol):
+class DatasetStorage(Protocol):
     """The files below one root, by name with forward slashes."""
 
     def read(self, name: str) -> bytes:
@@ -27,7 +27,7 @@ class Storage(Protocol):
         ...
 
 
-def open_storage(location: str | Path) -> Storage:
+def open_storage(location: str | Path) -> DatasetStorage:
     """The storage of a path or an address."""
     text = str(location)
     if isinstance(location, str) and _ADDRESS.match(location):

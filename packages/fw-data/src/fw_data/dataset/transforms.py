@@ -1,6 +1,6 @@
 """A window of a clip at the size that training wants: resize to cover, crop the middle, and the cameras follow.
 
-Pixel (column i, row j) has its centre at (i + 0.5, j + 0.5), so resizing multiplies K and cropping moves its principal
+Pixel (column i, row j) has its center at (i + 0.5, j + 0.5), so resizing multiplies K and cropping moves its principal
 point, exactly. Axis legend: F frames, h w stored pixels, H W pixels wanted.
 """
 
@@ -23,7 +23,7 @@ def fit_window(
     height: int,
     width: int,
 ) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F H W"], Float[Tensor, "F H W"], Trajectory]:
-    """Resize to cover height x width, crop the middle; colours smoothly and in [-1, 1], labels by nearest pixel.
+    """Resize to cover height x width, crop the middle; colors smoothly and in [-1, 1], labels by nearest pixel.
 
     The cameras follow: K is that of the returned pixels.
     """
@@ -32,12 +32,12 @@ def fit_window(
 
 
 def fit_video(video: UInt8[np.ndarray, "F h w 3"], height: int, width: int) -> Float[Tensor, "F 3 H W"]:
-    """The colours of `fit_window`, in [-1, 1]."""
-    colour = rearrange(torch.from_numpy(video).float() / 127.5 - 1, "F h w c -> F c h w")
+    """The colors of `fit_window`, in [-1, 1]."""
+    color = rearrange(torch.from_numpy(video).float() / 127.5 - 1, "F h w c -> F c h w")
     wide, tall, left, top = cover(video.shape[2], video.shape[1], width, height)
     if (tall, wide) != video.shape[1:3]:
-        colour = functional.interpolate(colour, (tall, wide), mode="bilinear", antialias=True).clamp(-1, 1)
-    return colour[..., top : top + height, left : left + width].contiguous()
+        color = functional.interpolate(color, (tall, wide), mode="bilinear", antialias=True).clamp(-1, 1)
+    return color[..., top : top + height, left : left + width].contiguous()
 
 
 def fit_labels(

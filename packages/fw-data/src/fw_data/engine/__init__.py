@@ -17,7 +17,7 @@ JobProgress = Callable[[str, float], None]
 
 
 @runtime_checkable
-class Task(Protocol[J_contra, R_co]):
+class JobTask(Protocol[J_contra, R_co]):
     """A picklable callable; heavy things are made on the first call in each process."""
 
     def __call__(self, job: J_contra, progress: JobProgress) -> R_co:
@@ -38,11 +38,11 @@ class Done(Generic[J, R]):
 
 
 @runtime_checkable
-class Engine(Protocol):
+class JobEngine(Protocol):
     """Runs a task over jobs."""
 
     def run(
-        self, task: Task[J, R], jobs: Sequence[J], on_progress: Callable[[J, str, float], None]
+        self, task: JobTask[J, R], jobs: Sequence[J], on_progress: Callable[[J, str, float], None]
     ) -> Iterator[Done[J, R]]:
         """Every job exactly once, in the order they end. Closing the iterator stops the work."""
         ...

@@ -16,13 +16,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from fw_data.engine import Done, J, R, Task
+from fw_data.engine import Done, J, JobTask, R
 
 _GRACE_S = 5.0
 
 
 class LocalEngine:
-    """Engine on this machine. Its worker processes live from the first `run` to `close` (or the end of a `with`)."""
+    """JobEngine on this machine. Its worker processes live from the first `run` to `close` (or the end of a `with`)."""
 
     def __init__(self, workers: int = 1) -> None:
         """`workers` processes; 0 runs the jobs in this process (no protection from crashes, easy to debug)."""
@@ -49,7 +49,7 @@ class LocalEngine:
         self._pool = []
 
     def run(
-        self, task: Task[J, R], jobs: Sequence[J], on_progress: Callable[[J, str, float], None]
+        self, task: JobTask[J, R], jobs: Sequence[J], on_progress: Callable[[J, str, float], None]
     ) -> Generator[Done[J, R], None, None]:
         """Every job exactly once, in the order they end. Closing the generator stops the workers."""
         if self.workers == 0:
@@ -92,7 +92,7 @@ class LocalEngine:
             if not finished:
                 self.close()
 
-    def _feed(self, task: Task[J, R], jobs: Sequence[J], todo: deque[int], threads: int) -> None:
+    def _feed(self, task: JobTask[J, R], jobs: Sequence[J], todo: deque[int], threads: int) -> None:
         """Give every free worker a job, and start workers while there are jobs for them."""
         free = [worker for worker in self._pool if worker.job is None]
         for _ in range(self.workers - (len(self._pool) - len(free))):
@@ -111,7 +111,7 @@ class LocalEngine:
 
 
 def _run_here(
-    task: Task[J, R], jobs: Sequence[J], on_progress: Callable[[J, str, float], None]
+    task: JobTask[J, R], jobs: Sequence[J], on_progress: Callable[[J, str, float], None]
 ) -> Iterator[Done[J, R]]:
     for job in jobs:
 
@@ -155,7 +155,7 @@ def _serve(pipe: Connection, threads: int) -> None:
     def report(stage: str, fraction: float) -> None:
         pipe.send(("progress", stage, fraction))
 
-    task: Task[Any, Any] | None = None
+    task: JobTask[Any, Any] | None = None
     while True:
         try:
             kind, content = pipe.recv()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fw_data.engine import Done, J, R, Task
+from fw_data.engine import Done, J, JobTask, R
 from fw_data.engine.local import describe_error
 
 _POLL_S = 1.0
@@ -21,7 +21,7 @@ _OBJECT_STORE_BYTES = 128 << 20
 
 
 class RayEngine:
-    """Engine on Ray actors. They live from the first `run` to `close` (or the end of a `with`).
+    """JobEngine on Ray actors. They live from the first `run` to `close` (or the end of a `with`).
 
     Args:
         workers: actors; None takes as many as the cluster has room for.
@@ -70,7 +70,7 @@ class RayEngine:
             self._started = False
 
     def run(
-        self, task: Task[J, R], jobs: Sequence[J], on_progress: Callable[[J, str, float], None]
+        self, task: JobTask[J, R], jobs: Sequence[J], on_progress: Callable[[J, str, float], None]
     ) -> Generator[Done[J, R], None, None]:
         """Every job exactly once, in the order they end. Closing the generator stops the actors."""
         shared = self._ray.put(task)
@@ -170,7 +170,7 @@ class _Actor:
     def __init__(self) -> None:
         self._at = ("", 0.0)
 
-    def run(self, task: Task[Any, Any], job: Any) -> tuple[str, Any]:
+    def run(self, task: JobTask[Any, Any], job: Any) -> tuple[str, Any]:
         """("value", result) or ("error", one line)."""
 
         def report(stage: str, fraction: float) -> None:

@@ -1,4 +1,4 @@
-"""TUM RGB-D: a folder per clip with pictures, depth, and the camera path in seconds.
+"""TUM RGB-D: a folder per clip with images, depth, and the camera path in seconds.
 
 OUT/ID/groundtruth.txt   timestamp tx ty tz qx qy qz qw, camera-to-world
 OUT/ID/rgb.txt, depth.txt   timestamp and file name
@@ -32,7 +32,7 @@ class TumExporter:
         times = clip.cameras.time_s
         write_tum(folder / "groundtruth.txt", clip.trajectory.pose_c2w, times)
         _write_list(folder / "rgb.txt", "rgb", names, times)
-        rows = ["# fx fy cx cy, one line, or one per frame; the centre of the first pixel is (0.5, 0.5)"]
+        rows = ["# fx fy cx cy, one line, or one per frame; the center of the first pixel is (0.5, 0.5)"]
         K = clip.cameras.K
         intrinsics = np.stack([K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2]], axis=-1)
         constant = bool((intrinsics == intrinsics[0]).all())

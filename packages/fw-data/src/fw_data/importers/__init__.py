@@ -1,7 +1,8 @@
 """The formats that `fw-data import` reads, one module each; import a module, nothing is imported here.
 
-Every module finds the scenes of a folder (`find`), and opens one (`open_scene`) as a `Scene`, or several (a rig):
-frames, cameras, times and depth, if there is any. What cannot be used raises DataError, and is listed with its reason.
+Every module finds the scenes of a folder (`find`) and opens one (`open_scene`) as an `ImportedScene`, or as several (a
+rig): frames, cameras, times, and depth if there is any. Scenes that cannot be used raise DataError and are listed with
+the reason.
 """
 
 FORMATS = {

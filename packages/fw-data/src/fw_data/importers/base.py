@@ -16,7 +16,7 @@ from fw_core.images import ImageError, read_image
 from fw_data.errors import DataError
 from fw_data.media.decode import read_clip, read_frames
 from fw_data.media.probe import MediaLimits, VideoInfo, probe
-from fw_data.media.resize import Placement
+from fw_data.media.resize import ResizeCrop
 from fw_geometry.camera import Trajectory
 from fw_geometry.formats.plausible import foreign_size
 
@@ -37,20 +37,20 @@ class ImportSettings:
     intrinsics: tuple[float, float, float, float] | None = None
     """fx, fy, cx, cy in pixels, for tum folders without calibration.txt."""
     depth_unit: float | None = None
-    """Scene units per stored depth unit; the format's own by default."""
+    """ImportedScene units per stored depth unit; the format's own by default."""
     interpolate: bool = False
     """Interpolate poses between posed frames of a video, in place of leaving those frames out."""
 
 
 @runtime_checkable
 class Frames(Protocol):
-    """The pictures of a scene."""
+    """The images of a scene."""
 
     height: int
     width: int
     count: int
 
-    def read(self, start: int, count: int, placement: Placement) -> UInt8[np.ndarray, "f h w 3"]:
+    def read(self, start: int, count: int, placement: ResizeCrop) -> UInt8[np.ndarray, "f h w 3"]:
         """Some frames at their stored size."""
         ...
 
@@ -60,13 +60,13 @@ class Frames(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class ImportedScene:
     """Frames, cameras and what else is known of them."""
 
     frames: Frames
-    """The pictures."""
+    """The images."""
     cameras: Trajectory
-    """One camera per frame, K in pixels of the pictures; the first pose may be anything."""
+    """One camera per frame, K in pixels of the images; the first pose may be anything."""
     time_s: Float64[np.ndarray, " f"]
     """Increasing."""
     depth: DepthReader | None
@@ -97,7 +97,7 @@ class ImageFrames:
         if min(self.width, self.height) < LIMITS.min_side:
             raise DataError("size", f"{self.paths[0].name} is {self.width}x{self.height}")
 
-    def read(self, start: int, count: int, placement: Placement) -> UInt8[np.ndarray, "f h w 3"]:
+    def read(self, start: int, count: int, placement: ResizeCrop) -> UInt8[np.ndarray, "f h w 3"]:
         """Decoded, as RGB; DataError for an image that does not decode or whose size differs from the first."""
         out = np.empty((count, placement.height, placement.width, 3), np.uint8)
         for row, path in enumerate(self.paths[start : start + count]):
@@ -139,7 +139,7 @@ class VideoFrames:
             raise DataError("frame-count", f"{self.path.name} has {self.count} frames; frames {index} are not in it")
         self.index, self.time_s, self.count = self.index[index], self.time_s[index], len(index)
 
-    def read(self, start: int, count: int, placement: Placement) -> UInt8[np.ndarray, "f h w 3"]:
+    def read(self, start: int, count: int, placement: ResizeCrop) -> UInt8[np.ndarray, "f h w 3"]:
         """Decoded from the beginning of the file: what counts frames exactly in any container."""
         index = self.index[start : start + count]
         return read_clip(self.path, self.info, LIMITS, placement, frame_index=index, start_pts=None)[0]
@@ -166,7 +166,7 @@ def check_size(frames: Frames, cameras: Trajectory, what: str) -> None:
 
 
 def read_depth_file(path: Path, unit: float) -> Float32[np.ndarray, "h w"]:
-    """A .npy or 16-bit picture of depth times `unit`; not finite or negative becomes 0. DataError if it is neither."""
+    """A .npy or 16-bit image of depth times `unit`; not finite or negative becomes 0. DataError if it is neither."""
     import cv2
 
     if path.suffix == ".npy":
@@ -177,7 +177,7 @@ def read_depth_file(path: Path, unit: float) -> Float32[np.ndarray, "h w"]:
     else:
         depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if depth is None or depth.dtype == np.uint8:
-            raise DataError("depth", f"{path} is not a 16-bit or float picture of depth")
+            raise DataError("depth", f"{path} is not a 16-bit or float image of depth")
     depth = np.squeeze(depth)
     if depth.ndim != 2:
         raise DataError("depth", f"{path} has shape {depth.shape}, expected one number per pixel")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fw_data.errors import DataError
-from fw_data.importers.base import DepthReader, ImageFrames, ImportSettings, Scene
+from fw_data.importers.base import DepthReader, ImageFrames, ImportedScene, ImportSettings
 from fw_data.importers.files import DOWNSCALED, locate, numbered_times
 from fw_data.importers.undistort import fit_cameras
 from fw_geometry.formats import ColmapModel, read_colmap_rig
@@ -28,7 +28,7 @@ def find(root: Path) -> list[Path]:
     )
 
 
-def open_scene(path: Path, root: Path, settings: ImportSettings) -> list[Scene]:
+def open_scene(path: Path, root: Path, settings: ImportSettings) -> list[ImportedScene]:
     """The scenes of one model: one per camera of a rig."""
     workspace = next((p for p in (path, *path.parents) if _image_folders(p)), None)
     if workspace is None or not workspace.resolve().is_relative_to(root.resolve()):
@@ -38,7 +38,7 @@ def open_scene(path: Path, root: Path, settings: ImportSettings) -> list[Scene]:
     ]
 
 
-def _scene(name: str, model: ColmapModel, path: Path, workspace: Path, settings: ImportSettings) -> Scene:
+def _scene(name: str, model: ColmapModel, path: Path, workspace: Path, settings: ImportSettings) -> ImportedScene:
     cameras = replace(model.trajectory, units="metric" if settings.units == "metric" else "scene")
     # names are relative to images/; ViPE and some scripts write them relative to the workspace
     frames = ImageFrames(locate([*_image_folders(workspace), workspace], model.names))
@@ -48,7 +48,7 @@ def _scene(name: str, model: ColmapModel, path: Path, workspace: Path, settings:
     if undistortion is not None:
         notes.append(undistortion.note)
         depth = None if depth is None else undistortion.depth(depth)
-    return Scene(frames=frames, cameras=cameras, time_s=time_s, depth=depth, notes=notes, name=name)
+    return ImportedScene(frames=frames, cameras=cameras, time_s=time_s, depth=depth, notes=notes, name=name)
 
 
 def _image_folders(workspace: Path) -> list[Path]:

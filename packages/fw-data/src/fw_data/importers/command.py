@@ -27,9 +27,9 @@ from fw_data.dataset.schema import CONVENTIONS, SCORES, ClipRecord, DatasetCard,
 from fw_data.dataset.shards import ShardWriter, describe
 from fw_data.errors import DataError
 from fw_data.importers import FORMATS
-from fw_data.importers.base import ImportSettings, Scene
+from fw_data.importers.base import ImportedScene, ImportSettings
 from fw_data.importers.recognize import find_scenes
-from fw_data.media.resize import Placement, place, recorded_size
+from fw_data.media.resize import ResizeCrop, place, recorded_size
 from fw_data.options import ImportOptions
 from fw_data.quality.grade import grade, score_geometry
 
@@ -117,7 +117,7 @@ class SceneImporter:
         source = source if source != "." else path.resolve().name
         self._scenes += 1
         try:
-            opened: Scene | list[Scene] = self._module.open_scene(path, self.options.src, self.settings)
+            opened: ImportedScene | list[ImportedScene] = self._module.open_scene(path, self.options.src, self.settings)
             for scene in opened if isinstance(opened, list) else [opened]:
                 self._add(scene, f"{source}/{scene.name}" if scene.name else source)
         except (DataError, ValueError, OSError) as error:
@@ -147,7 +147,7 @@ class SceneImporter:
         write_bytes(self._folder / CARD_NAME, card.model_dump_json(indent=1).encode(), durable=True)
         return card
 
-    def _add(self, scene: Scene, source: str) -> None:
+    def _add(self, scene: ImportedScene, source: str) -> None:
         if not (np.diff(scene.time_s) > 0).all():
             raise DataError("times", f"{source}: time stamps do not increase")
         sha256 = scene.frames.sha256()
@@ -160,7 +160,7 @@ class SceneImporter:
                 continue
             self._store(record, files)
 
-    def _windows(self, scene: Scene, source: str) -> Iterator[tuple[int, int]]:
+    def _windows(self, scene: ImportedScene, source: str) -> Iterator[tuple[int, int]]:
         for first, last in _without_gaps(scene.posed or [(0, scene.frames.count)], scene.time_s):
             for start in range(first, last, self.options.frames):
                 end = min(start + self.options.frames, last)
@@ -171,7 +171,7 @@ class SceneImporter:
                     self._refuse(source, "too-short", reason, (start, end))
 
     def _clip(
-        self, scene: Scene, source: str, sha256: str, placement: Placement, start: int, end: int
+        self, scene: ImportedScene, source: str, sha256: str, placement: ResizeCrop, start: int, end: int
     ) -> tuple[ClipRecord, dict[str, bytes]]:
         video = scene.frames.read(start, end - start, placement)
         path = placement.trajectory(scene.cameras.slice(start, end)).relative_to_first()
@@ -263,7 +263,7 @@ def _without_gaps(stretches: Sequence[tuple[int, int]], time_s: np.ndarray) -> I
         yield from pairwise([first, *inside, last])
 
 
-def _depth(scene: Scene, placement: Placement, start: int, end: int) -> tuple[np.ndarray | None, int]:
+def _depth(scene: ImportedScene, placement: ResizeCrop, start: int, end: int) -> tuple[np.ndarray | None, int]:
     """Depth of a clip at its stored size, and how many frames have none; None if no frame has any."""
     if scene.depth is None:
         return None, end - start

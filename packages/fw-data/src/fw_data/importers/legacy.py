@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from fw_data.errors import DataError
-from fw_data.importers.base import DepthReader, ImportSettings, Scene, VideoFrames, check_size
+from fw_data.importers.base import DepthReader, ImportedScene, ImportSettings, VideoFrames, check_size
 from fw_geometry.formats import read_realestate10k
 from fw_geometry.formats.names import portable_path
 
@@ -21,7 +21,7 @@ LIST_NAME = "metadata.json"
 _Path = Annotated[str, Field(min_length=1)]
 
 
-class Row(BaseModel):
+class LegacyRow(BaseModel):
     """One video of metadata.json; paths are relative to its folder."""
 
     video: _Path
@@ -39,7 +39,7 @@ def find(root: Path) -> list[Path]:
     return [root / name for name in found]
 
 
-def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:
+def open_scene(path: Path, root: Path, settings: ImportSettings) -> ImportedScene:
     """The scene of one video."""
     listed = root / LIST_NAME
     row = _rows(listed, listed.stat().st_mtime_ns)[path.relative_to(root).as_posix()]
@@ -50,7 +50,7 @@ def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:
     file = root / _inside(root, row.camera_params)
     cameras = read_realestate10k(file, width=frames.width, height=frames.height, units=units).trajectory
     check_size(frames, cameras, row.video)
-    return Scene(
+    return ImportedScene(
         frames=frames,
         cameras=cameras,
         time_s=frames.time_s,
@@ -79,12 +79,12 @@ def _depth(path: Path, frames: VideoFrames, unit: float) -> DepthReader:
 
 
 @lru_cache(maxsize=1)
-def _rows(path: Path, changed_ns: int) -> dict[str, Row]:  # noqa: ARG001 - read again when it has changed
+def _rows(path: Path, changed_ns: int) -> dict[str, LegacyRow]:  # noqa: ARG001 - read again when it has changed
     try:
-        rows = TypeAdapter(list[Row]).validate_json(path.read_text(encoding="utf-8-sig"))
+        rows = TypeAdapter(list[LegacyRow]).validate_json(path.read_text(encoding="utf-8-sig"))
     except ValidationError as error:
         raise DataError("unreadable", f"{path} is no list of videos: {' '.join(str(error).split())}") from error
-    found: dict[str, Row] = {}
+    found: dict[str, LegacyRow] = {}
     for row in rows:
         name = _inside(path.parent, row.video)
         if name in found:

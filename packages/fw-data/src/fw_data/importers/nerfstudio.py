@@ -11,7 +11,7 @@ import numpy as np
 
 from fw_data.errors import DataError
 from fw_data.exporters.nerfstudio import DEPTH_UNIT
-from fw_data.importers.base import DepthReader, ImageFrames, ImportSettings, Scene, read_depth_file
+from fw_data.importers.base import DepthReader, ImageFrames, ImportedScene, ImportSettings, read_depth_file
 from fw_data.importers.files import locate, numbered_times
 from fw_data.importers.undistort import fit_cameras
 from fw_geometry.camera import Trajectory
@@ -24,7 +24,7 @@ def find(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("transforms*.json") if path.is_file())
 
 
-def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:  # noqa: ARG001 - the file is the scene
+def open_scene(path: Path, root: Path, settings: ImportSettings) -> ImportedScene:  # noqa: ARG001 - the file is the scene
     """The scene of one transforms.json."""
     width = height = None
     data = _read(path)
@@ -59,7 +59,7 @@ def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:  # no
     if undistortion is not None:
         notes.append(undistortion.note)
         depth = None if depth is None else undistortion.depth(depth)
-    return Scene(
+    return ImportedScene(
         frames=frames,
         cameras=cameras,
         time_s=time_s,

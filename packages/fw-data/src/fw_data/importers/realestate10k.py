@@ -1,7 +1,7 @@
-"""RealEstate10K and CameraCtrl folders: pose texts with their videos or pictures; no depth.
+"""RealEstate10K and CameraCtrl folders: pose texts with their videos or images; no depth.
 
 A pose text NAME.txt (19 columns) lies in cameras/ or anywhere below; its frames are the first of these that exists:
-videos/NAME.mp4, NAME.mp4 beside it, frames/NAME/ or NAME/ beside it, with pictures named by the time stamp or in order.
+videos/NAME.mp4, NAME.mp4 beside it, frames/NAME/ or NAME/ beside it, with images named by the time stamp or in order.
 clips.json gives captions, as CameraCtrl and `fw-data export` write it.
 """
 
@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from fw_data.errors import DataError
-from fw_data.importers.base import IMAGE_SUFFIXES, Frames, ImageFrames, ImportSettings, Scene, VideoFrames, check_size
+from fw_data.importers.base import (
+    IMAGE_SUFFIXES,
+    Frames,
+    ImageFrames,
+    ImportedScene,
+    ImportSettings,
+    VideoFrames,
+    check_size,
+)
 from fw_data.media.probe import VIDEO_SUFFIXES
 from fw_geometry.formats import read_realestate10k
 
@@ -25,7 +33,7 @@ def find(root: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*.txt") if path.is_file())
 
 
-def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:
+def open_scene(path: Path, root: Path, settings: ImportSettings) -> ImportedScene:
     """The scene of one pose text."""
     frames, names = _frames(path, root)
     clip = read_realestate10k(path, width=frames.width, height=frames.height)
@@ -56,7 +64,7 @@ def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:
         fps = frames.info.fps if isinstance(frames, VideoFrames) else settings.fps
         time_s = (stamps - stamps[0]) / (_usual_step(steps)) / fps
     caption = _captions(root).get(path.stem, "")
-    return Scene(
+    return ImportedScene(
         frames=frames, cameras=cameras, time_s=time_s, depth=None, caption=caption, notes=notes, frame_index=index
     )
 
@@ -91,11 +99,11 @@ def _frames(path: Path, root: Path) -> tuple[Frames, list[str]]:
                 return VideoFrames(video), []
     for folder in (root / "frames" / path.stem, beside / path.stem):
         if folder.is_dir():
-            pictures = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-            numeric = all(file.stem.isdecimal() for file in pictures)
-            pictures.sort(key=lambda file: (int(file.stem) if numeric else 0, file.name))
-            return ImageFrames(pictures), [file.stem for file in pictures]
-    raise DataError("no-frames", f"{path.name}: no videos/{path.stem}.mp4 and no frames/{path.stem}/ with its pictures")
+            images = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+            numeric = all(file.stem.isdecimal() for file in images)
+            images.sort(key=lambda file: (int(file.stem) if numeric else 0, file.name))
+            return ImageFrames(images), [file.stem for file in images]
+    raise DataError("no-frames", f"{path.name}: no videos/{path.stem}.mp4 and no frames/{path.stem}/ with its images")
 
 
 def _captions(root: Path) -> dict[str, str]:

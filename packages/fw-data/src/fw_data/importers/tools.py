@@ -17,8 +17,8 @@ from fw_data.importers.base import (
     DepthReader,
     Frames,
     ImageFrames,
+    ImportedScene,
     ImportSettings,
-    Scene,
     VideoFrames,
     check_size,
 )
@@ -42,7 +42,7 @@ def find(root: Path) -> list[Path]:
     return sorted({*vipe, *others, *arrays})
 
 
-def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:
+def open_scene(path: Path, root: Path, settings: ImportSettings) -> ImportedScene:
     """The scene of one pose file."""
     frames, names = _frames(path, root)
     if path.name == "poses.npy":
@@ -72,7 +72,7 @@ def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:
         unit = settings.depth_unit or 1.0
         zipped = path.parent.parent / "depth" / f"{path.stem}.zip"
         depth = _zipped_depth(zipped, index, unit) if zipped.is_file() else _depth(tool, unit)
-    return Scene(frames=frames, cameras=cameras, time_s=time_s, depth=depth, notes=notes, frame_index=index)
+    return ImportedScene(frames=frames, cameras=cameras, time_s=time_s, depth=depth, notes=notes, frame_index=index)
 
 
 def _frames(path: Path, root: Path) -> tuple[Frames, list[str]]:

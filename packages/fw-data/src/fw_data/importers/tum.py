@@ -1,9 +1,9 @@
 """TUM RGB-D sequences: every folder with groundtruth.txt, rgb.txt and, if there, depth.txt.
 
 In place of rgb.txt there may be one video, whose own time stamps are on the clock of groundtruth.txt then.
-A frame's pose is interpolated at its time stamp between neighbours at most 0.1 s apart; frames outside the path end a
-stretch. Its depth is the map nearest in time, at most 0.02 s off, 5000 a metre. K comes from calibration.txt ("fx fy cx
-cy", one line or one per frame, with the centre of the first pixel at 0.5) or from the command line.
+A frame's pose is interpolated at its time stamp between neighbors at most 0.1 s apart; frames outside the path end a
+stretch. Its depth is the map nearest in time, at most 0.02 s off, 5000 a meter. K comes from calibration.txt ("fx fy cx
+cy", one line or one per frame, with the center of the first pixel at 0.5) or from the command line.
 """
 
 from itertools import pairwise
@@ -17,8 +17,8 @@ from fw_data.importers.base import (
     DepthReader,
     Frames,
     ImageFrames,
+    ImportedScene,
     ImportSettings,
-    Scene,
     VideoFrames,
     check_size,
     read_depth_file,
@@ -39,13 +39,13 @@ def find(root: Path) -> list[Path]:
     return sorted(path.parent for path in root.rglob("groundtruth.txt"))
 
 
-def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:  # noqa: ARG001 - a folder stands for itself
+def open_scene(path: Path, root: Path, settings: ImportSettings) -> ImportedScene:  # noqa: ARG001 - a folder stands for itself
     """The scene of one sequence."""
-    time_s, frames = _pictures(path)
+    time_s, frames = _images(path)
     truth = read_tum(path / "groundtruth.txt")
     posed = _covered(time_s, truth.time_s)
     if not posed.any():
-        raise DataError("no-poses", f"{path}: groundtruth.txt covers none of the {len(time_s)} pictures")
+        raise DataError("no-poses", f"{path}: groundtruth.txt covers none of the {len(time_s)} images")
     K = _intrinsics(path / CALIBRATION, settings, len(time_s))
     cameras = Trajectory(
         pose_c2w=interpolate_rigid(truth.pose_c2w, truth.time_s, time_s),
@@ -56,17 +56,17 @@ def open_scene(path: Path, root: Path, settings: ImportSettings) -> Scene:  # no
     )
     check_size(frames, cameras, str(path))
     edges = [0, *(np.flatnonzero(np.diff(posed.astype(np.int8))) + 1).tolist(), len(posed)]
-    return Scene(
+    return ImportedScene(
         frames=frames,
         cameras=cameras,
         time_s=time_s,
         depth=_depth(path / "depth.txt", time_s, settings.depth_unit or 1 / DEPTH_PER_UNIT),
-        notes=[] if posed.all() else [f"{(~posed).sum()} of {len(posed)} pictures have no pose"],
+        notes=[] if posed.all() else [f"{(~posed).sum()} of {len(posed)} images have no pose"],
         posed=[(start, end) for start, end in pairwise(edges) if posed[start]],
     )
 
 
-def _pictures(path: Path) -> tuple[np.ndarray, Frames]:
+def _images(path: Path) -> tuple[np.ndarray, Frames]:
     videos = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
     if len(videos) == 1 and not (path / "rgb.txt").is_file():
         video = VideoFrames(videos[0])

@@ -21,7 +21,7 @@ from fw_data.inspect.stats import dataset_stats
 from fw_data.options import CardOptions
 
 ABOUT_NAME, PAGE_NAME = "about.json", "README.md"
-NO_LICENCE = "not stated"
+NO_LICENSE = "not stated"
 
 
 class About(BaseModel):
@@ -33,13 +33,13 @@ class About(BaseModel):
     description: str = Field(default="", description="what the videos show, where they come from, what they are for")
     licences: dict[str, str] = Field(
         default_factory=dict,
-        description="pattern of source paths (* for all) -> licence; the last one that fits counts",
+        description="pattern of source paths (* for all) -> license; the last one that fits counts",
     )
 
-    def licence(self, record: ClipRecord) -> str:
-        """The licence of a clip's source."""
+    def license(self, record: ClipRecord) -> str:
+        """The license of a clip's source."""
         fitting = [text for pattern, text in self.licences.items() if fnmatchcase(record.source, pattern)]
-        return fitting[-1] if fitting else NO_LICENCE
+        return fitting[-1] if fitting else NO_LICENSE
 
 
 def run(options: CardOptions) -> int:
@@ -75,9 +75,9 @@ def gaps(dataset: ClipDataset, about: About) -> list[str]:
     found = []
     if not about.description:
         found.append("what the dataset is: --description TEXT")
-    unlicensed = sorted({record.source for record in dataset.records if about.licence(record) == NO_LICENCE})
+    unlicensed = sorted({record.source for record in dataset.records if about.license(record) == NO_LICENSE})
     if unlicensed:
-        found.append(f"the licence of {len(unlicensed)} sources, first {unlicensed[0]}: --licence '*=TEXT'")
+        found.append(f"the license of {len(unlicensed)} sources, first {unlicensed[0]}: --license '*=TEXT'")
     return found
 
 
@@ -93,7 +93,7 @@ def page(dataset: ClipDataset, card: DatasetCard, about: About) -> str:
         "## Scale",
         _scale(dataset),
         "## Licences",
-        markdown(("licence", "clips"), Counter(about.licence(record) for record in dataset.records).most_common()),
+        markdown(("license", "clips"), Counter(about.license(record) for record in dataset.records).most_common()),
         "## Conventions",
         markdown(("what", "meaning"), list(card.conventions.items())),
         "## Quality",
@@ -118,10 +118,10 @@ def page(dataset: ClipDataset, card: DatasetCard, about: About) -> str:
 
 def _updated(about: About, options: CardOptions) -> About:
     licences = dict(about.licences)
-    for entry in options.licence:
+    for entry in options.license:
         pattern, found, text = entry.partition("=")
         if not found or not pattern or not text.strip():
-            raise ValueError(f"--licence {entry!r}: give PATTERN=TEXT, such as '*=CC-BY-4.0'")
+            raise ValueError(f"--license {entry!r}: give PATTERN=TEXT, such as '*=CC-BY-4.0'")
         licences.pop(pattern, None)
         licences[pattern] = text.strip()
     changes = {"title": options.title, "description": options.description}
@@ -132,7 +132,7 @@ def _scale(dataset: ClipDataset) -> str:
     counts = Counter(record.units for record in dataset.records)
     flat = sum(not record.has_depth for record in dataset.records)
     lines = [
-        f"- {counts['metric']} clips are metric: depth and translation are metres.",
+        f"- {counts['metric']} clips are metric: depth and translation are meters.",
         f"- {counts['scene']} clips are up to scale: depth and translation share one unknown factor per clip. Compare "
         "lengths within a clip only; training divides by the mean distance of the clip's points.",
     ]

@@ -1,6 +1,6 @@
 """The `compare` command: how right an annotated dataset is, against the exact truth of the toy scenes it comes from.
 
-Axis legend: f frames, h height, w width. Truth files are those of `fw-data toy`: truth/NAME.npz with depth_m, K and
+Axis legend: f frames, h height, w width. ClipTruth files are those of `fw-data toy`: truth/NAME.npz with depth_m, K and
 pose_c2w at the resolution of the video.
 """
 
@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from fw_data.dataset.clip import Clip
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import DatasetCard
-from fw_data.media.resize import Placement, place, size_of_record
+from fw_data.media.resize import ResizeCrop, place, size_of_record
 from fw_geometry.align import fit_scale
 from fw_geometry.camera import Trajectory
 from fw_geometry.metrics import abs_rel, ate
@@ -26,7 +26,7 @@ SUREST = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions:
+class CompareTruthOptions:
     """Cameras and depth of a dataset against the exact ground truth that `fw-data toy` wrote."""
 
     dataset: Positional[Path]
@@ -48,7 +48,7 @@ class ClipAccuracy:
     path_length: float
     """Length of the true camera path, in the truth's unit."""
     ate_percent: float
-    """Root mean square error of the camera centres after Sim(3) alignment, in percent of the path length."""
+    """Root mean square error of the camera centers after Sim(3) alignment, in percent of the path length."""
     focal_error_percent: float
     """Estimated against true focal length."""
     abs_rel: float
@@ -63,7 +63,7 @@ class ClipAccuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truth:
+class ClipTruth:
     """Exact ground truth of the stored frames of one clip."""
 
     depth_m: np.ndarray
@@ -72,7 +72,7 @@ class Truth:
     """Cameras of the stored frames."""
 
 
-def run(options: CompareOptions) -> int:
+def run(options: CompareTruthOptions) -> int:
     """Print one line per clip and the medians; returns the exit code."""
     from rich.table import Table
 
@@ -150,7 +150,7 @@ def compare_with_truth(dataset: str | Path, truth_dir: str | Path) -> list[ClipA
     return rows
 
 
-def read_truth(path: Path, placement: Placement, frame_index: np.ndarray) -> Truth:
+def read_truth(path: Path, placement: ResizeCrop, frame_index: np.ndarray) -> ClipTruth:
     """Ground truth of some frames of a toy video, moved to the stored size."""
     with np.load(path, allow_pickle=False) as arrays:
         depth_m, K, pose_c2w = (arrays[name][frame_index] for name in ("depth_m", "K", "pose_c2w"))
@@ -159,10 +159,10 @@ def read_truth(path: Path, placement: Placement, frame_index: np.ndarray) -> Tru
         pose_c2w=pose_c2w.astype(np.float64), K=K.astype(np.float64), width=width, height=height, units="metric"
     )
     stored = np.stack([placement.depth(frame.astype(np.float32)) for frame in depth_m])
-    return Truth(depth_m=stored, trajectory=placement.trajectory(trajectory))
+    return ClipTruth(depth_m=stored, trajectory=placement.trajectory(trajectory))
 
 
-def compare_clip(source: str, clip: Clip, truth: Truth) -> ClipAccuracy:
+def compare_clip(source: str, clip: Clip, truth: ClipTruth) -> ClipAccuracy:
     """The figures of one clip. The scale of the depth is one robust factor per clip (depth is known up to scale)."""
     known = truth.depth_m > 0
     covered = known & clip.valid & (clip.confidence > TRUSTED)
@@ -175,13 +175,13 @@ def compare_clip(source: str, clip: Clip, truth: Truth) -> ClipAccuracy:
         close = np.abs(depth - truth.depth_m)[covered] <= 0.05 * truth.depth_m[covered]
         good = float(close.sum() / known.sum())
     path_length = truth.trajectory.path_length()
-    centres = ate(clip.pose_c2w, truth.trajectory.pose_c2w)
+    centers = ate(clip.pose_c2w, truth.trajectory.pose_c2w)
     focal = clip.K[:, 0, 0] / truth.trajectory.K[:, 0, 0]
     return ClipAccuracy(
         source=source,
         frames=len(clip),
         path_length=path_length,
-        ate_percent=100 * centres.rmse / max(path_length, 1e-12),
+        ate_percent=100 * centers.rmse / max(path_length, 1e-12),
         focal_error_percent=100 * float(np.abs(focal - 1).mean()),
         abs_rel=error,
         abs_rel_surest=surest,

@@ -1,4 +1,4 @@
-"""One picture that shows a whole clip: RGB, depth, confidence and masks of some frames, and the camera path from above.
+"""One image that shows a whole clip: RGB, depth, confidence and masks of some frames, and the camera path from above.
 
 Axis legend: f frames, h height, w width, 3 = RGB. The plan view looks down the y axis of the first camera: x to the
 right, z (where the first camera looks) upwards.
@@ -19,7 +19,7 @@ _THUMBNAIL = 208
 _LABELS = 104
 _HEADER = 62
 _GAP = 6
-_Picture = Callable[[int], np.ndarray]
+_Image = Callable[[int], np.ndarray]
 _Pixel = Callable[[np.ndarray], np.ndarray]
 _INK, _PAPER, _FAINT = (28, 28, 30), (255, 255, 255), (112, 112, 118)
 _NIGHT, _LIGHT, _ACCENT = (38, 40, 48), (236, 236, 240), (255, 112, 67)
@@ -34,19 +34,19 @@ def contact_sheet(clip: Clip, record: ClipRecord) -> Image.Image:
     cell = (max(1, round(width * scale)), max(1, round(height * scale)))
     near, far = depth_range(clip.depth_m)
     ramp = np.linspace(0, 1, 88, dtype=np.float32)[None]
-    rows: list[tuple[str, str, _Picture, np.ndarray | None]] = [
+    rows: list[tuple[str, str, _Image, np.ndarray | None]] = [
         ("RGB", "", lambda frame: clip.video[frame], None),
         (
             "Depth",
             f"{near:.3g} to {far:.3g}\n{unit_name(clip.units)}",
-            lambda frame: colour_depth(clip.depth_m[frame], near, far),
-            colour_depth(near * (far / near) ** ramp, near, far),
+            lambda frame: color_depth(clip.depth_m[frame], near, far),
+            color_depth(near * (far / near) ** ramp, near, far),
         ),
         (
             "Confidence",
             "0 to 1",
-            lambda frame: colour_confidence(clip.confidence[frame]),
-            colour_confidence(ramp),
+            lambda frame: color_confidence(clip.confidence[frame]),
+            color_confidence(ramp),
         ),
     ]
     moving, sky = clip.moving, clip.sky
@@ -55,7 +55,7 @@ def contact_sheet(clip: Clip, record: ClipRecord) -> Image.Image:
             (
                 "Masks",
                 "moving: orange\nsky: blue",
-                lambda frame: colour_masks(clip.video[frame], moving[frame], sky[frame]),
+                lambda frame: color_masks(clip.video[frame], moving[frame], sky[frame]),
                 None,
             )
         )
@@ -64,14 +64,14 @@ def contact_sheet(clip: Clip, record: ClipRecord) -> Image.Image:
     sheet = Image.new("RGB", (total_width, _HEADER + plan_side + 30), _PAPER)
     draw = ImageDraw.Draw(sheet)
     _header(draw, record)
-    for row, (name, note, picture_of, legend) in enumerate(rows):
+    for row, (name, note, image_of, legend) in enumerate(rows):
         top = _HEADER + row * (cell[1] + _GAP)
         draw.text((_GAP, top), name, fill=_INK, font=_font(15))
         draw.text((_GAP, top + 20), note, fill=_FAINT, font=_font(12))
         if legend is not None and cell[1] > 84:
             _paste(sheet, legend, (88, 10), (_GAP, top + 58))
         for column, frame in enumerate(shown):
-            _paste(sheet, picture_of(frame), cell, (_LABELS + column * (cell[0] + _GAP), top))
+            _paste(sheet, image_of(frame), cell, (_LABELS + column * (cell[0] + _GAP), top))
     for column, frame in enumerate(shown):
         left = _LABELS + column * (cell[0] + _GAP)
         draw.text((left, _HEADER + len(rows) * (cell[1] + _GAP)), f"frame {frame}", fill=_FAINT, font=_font(12))
@@ -79,31 +79,31 @@ def contact_sheet(clip: Clip, record: ClipRecord) -> Image.Image:
     return sheet
 
 
-def colour_depth(depth_m: Float32[np.ndarray, "h w"], near: float, far: float) -> UInt8[np.ndarray, "h w 3"]:
-    """Depth in colours, logarithmic from near (red) to far (blue); grey = no depth."""
+def color_depth(depth_m: Float32[np.ndarray, "h w"], near: float, far: float) -> UInt8[np.ndarray, "h w 3"]:
+    """Depth in colors, logarithmic from near (red) to far (blue); gray = no depth."""
     span = max(np.log(far / near), 1e-6)
     position = 1 - np.clip(np.log(np.maximum(depth_m, 1e-12) / near) / span, 0, 1)
-    colours = cv2.applyColorMap((position * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-    return np.where((depth_m > 0)[..., None], colours, np.uint8(96)).astype(np.uint8)
+    colors = cv2.applyColorMap((position * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    return np.where((depth_m > 0)[..., None], colors, np.uint8(96)).astype(np.uint8)
 
 
-def colour_confidence(confidence: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Confidence in colours, from 0 (dark violet) to 1 (yellow)."""
+def color_confidence(confidence: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Confidence in colors, from 0 (dark violet) to 1 (yellow)."""
     levels = (np.clip(confidence, 0, 1) * 255).round().astype(np.uint8)
     return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[..., ::-1])
 
 
-def colour_masks(
+def color_masks(
     frame: UInt8[np.ndarray, "h w 3"], moving: Bool[np.ndarray, "h w"], sky: Bool[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A frame in dim grey, with what moves in orange and the sky in blue."""
+    """A frame in dim gray, with what moves in orange and the sky in blue."""
     dim = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) // 2)[..., None].repeat(3, -1)
     dim[sky], dim[moving] = _SKY, _ACCENT
     return dim
 
 
 def depth_range(depth_m: Float32[np.ndarray, "f h w"]) -> tuple[float, float]:
-    """Near and far end of the colours: the 1st and 97th percentile of valid depth, (1, 2) without any."""
+    """Near and far end of the colors: the 1st and 97th percentile of valid depth, (1, 2) without any."""
     valid = depth_m[depth_m > 0]
     if not valid.size:
         return 1.0, 2.0
@@ -112,7 +112,7 @@ def depth_range(depth_m: Float32[np.ndarray, "f h w"]) -> tuple[float, float]:
 
 
 def unit_name(units: str) -> str:
-    """How a length is labelled."""
+    """How a length is labeled."""
     return "m" if units == "metric" else "scene units"
 
 
@@ -133,18 +133,18 @@ def _header(draw: ImageDraw.ImageDraw, record: ClipRecord) -> None:
 
 
 def _paste(sheet: Image.Image, image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], at: tuple[int, int]) -> None:
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    smaller = size[0] < picture.width
-    sheet.paste(picture.resize(size, Image.Resampling.LANCZOS if smaller else Image.Resampling.NEAREST), at)
+    image = Image.fromarray(np.ascontiguousarray(image))
+    smaller = size[0] < image.width
+    sheet.paste(image.resize(size, Image.Resampling.LANCZOS if smaller else Image.Resampling.NEAREST), at)
 
 
 def _plan(sheet: Image.Image, clip: Clip, corner: tuple[int, int], side: int) -> None:
-    """The camera path and the coloured points from above."""
+    """The camera path and the colored points from above."""
     panel = Image.new("RGB", (side, side), _NIGHT)
     draw = ImageDraw.Draw(panel)
-    centres = clip.pose_c2w[:, :3, 3]
-    points, colours = _some_points(clip)
-    reach = np.concatenate([centres[:, (0, 2)], np.percentile(points[:, (0, 2)], (4, 96), axis=0)])
+    centers = clip.pose_c2w[:, :3, 3]
+    points, colors = _some_points(clip)
+    reach = np.concatenate([centers[:, (0, 2)], np.percentile(points[:, (0, 2)], (4, 96), axis=0)])
     middle = (reach.max(0) + reach.min(0)) / 2
     extent = max(float((reach.max(0) - reach.min(0)).max()), 1e-9) * 1.12
 
@@ -155,12 +155,12 @@ def _plan(sheet: Image.Image, clip: Clip, corner: tuple[int, int], side: int) ->
     at = pixel(points[:, (0, 2)]).astype(int)
     inside = ((at >= 0) & (at < side)).all(1)
     pixels = np.asarray(panel).copy()
-    pixels[at[inside, 1], at[inside, 0]] = colours[inside]
+    pixels[at[inside, 1], at[inside, 0]] = colors[inside]
     panel = Image.fromarray(pixels)
     draw = ImageDraw.Draw(panel)
-    track = [tuple(map(float, xy)) for xy in pixel(centres[:, (0, 2)])]
+    track = [tuple(map(float, xy)) for xy in pixel(centers[:, (0, 2)])]
     draw.line(track, fill=_ACCENT, width=3)
-    for frame in np.unique(np.linspace(0, len(centres) - 1, COLUMNS).round().astype(int)):
+    for frame in np.unique(np.linspace(0, len(centers) - 1, COLUMNS).round().astype(int)):
         _frustum(draw, clip, int(frame), pixel, extent)
     draw.ellipse([track[0][0] - 4, track[0][1] - 4, track[0][0] + 4, track[0][1] + 4], fill=_ACCENT)
     _scale_bar(draw, side, extent, unit_name(clip.units))
@@ -195,7 +195,7 @@ def _note(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str) -> None
 
 
 def _some_points(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
-    """A few ten thousand confident points of frames spread over the clip, and their colours."""
+    """A few ten thousand confident points of frames spread over the clip, and their colors."""
     frames = np.unique(np.linspace(0, len(clip) - 1, COLUMNS).round().astype(int))
     step = max(1, int(np.sqrt(clip.depth_m[0].size / 8000)))
     known = (clip.valid & (clip.confidence >= 0.3))[frames, ::step, ::step]

@@ -1,4 +1,4 @@
-"""What the 3D view of a clip shows, small enough to stand inside a page: coloured points and the cameras.
+"""What the 3D view of a clip shows, small enough to stand inside a page: colored points and the cameras.
 
 Axis legend: f frames, h height, w width, n points; OpenCV axes, camera-to-world, in the first camera's frame.
 """
@@ -20,35 +20,35 @@ _FAR = 2.5
 
 
 def point_view(clip: Clip, points: int = POINTS) -> dict[str, Any]:
-    """Plain values for JSON: quantised points (base64 of little-endian uint16 xyz), colours (uint8 rgb), cameras.
+    """Plain values for JSON: quantized points (base64 of little-endian uint16 xyz), colors (uint8 rgb), cameras.
 
     `low` and `high` are the corners of the box that the uint16 values span; `poses` are float32 rows of 3x4 matrices;
     `view` is (width, height) / focal, which gives a camera its shape. Far outliers are left out.
     """
     xyz, rgb = some_points(clip, points)
-    centres = clip.pose_c2w[:, :3, 3]
+    centers = clip.pose_c2w[:, :3, 3]
     if len(xyz):
-        away = np.linalg.norm(xyz - centres.mean(0), axis=1)
+        away = np.linalg.norm(xyz - centers.mean(0), axis=1)
         near = away <= _FAR * np.median(away)
         xyz, rgb = xyz[near], rgb[near]
         inner_low, inner_high = np.percentile(xyz, (2, 98), axis=0)
         margin = 0.25 * (inner_high - inner_low) + 1e-9
         near = ((xyz >= inner_low - margin) & (xyz <= inner_high + margin)).all(1)
         xyz, rgb = xyz[near], rgb[near]
-    everything = np.concatenate([xyz, centres])
+    everything = np.concatenate([xyz, centers])
     low, high = everything.min(0), everything.max(0)
     scale = np.maximum(high - low, 1e-9)
-    quantised = np.round((xyz - low) / scale * _STEPS).astype("<u2")
+    quantized = np.round((xyz - low) / scale * _STEPS).astype("<u2")
     _, height, width, _ = clip.video.shape
     return {
-        "points": _text(quantised),
-        "colours": _text(rgb),
+        "points": _text(quantized),
+        "colors": _text(rgb),
         "low": [float(value) for value in low],
         "high": [float(value) for value in low + scale],
         "poses": _text(clip.pose_c2w[:, :3].astype("<f4")),
         "view": [float(width / np.median(clip.K[:, 0, 0])), float(height / np.median(clip.K[:, 1, 1]))],
         "units": "m" if clip.units == "metric" else "scene units",
-        "middle": [float(value) for value in _middle(xyz, centres)],
+        "middle": [float(value) for value in _middle(xyz, centers)],
     }
 
 
@@ -68,9 +68,9 @@ def some_points(clip: Clip, count: int) -> tuple[Float64[np.ndarray, "n 3"], UIn
     return np.einsum("nij,nj->ni", pose[:, :3, :3], local) + pose[:, :3, 3], clip.video[frame, row, column]
 
 
-def _middle(xyz: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def _middle(xyz: np.ndarray, centers: np.ndarray) -> np.ndarray:
     """What the view turns about: between the points and the cameras, nearer to the points."""
-    return 0.7 * np.median(xyz, axis=0) + 0.3 * centres.mean(0) if len(xyz) else centres.mean(0)
+    return 0.7 * np.median(xyz, axis=0) + 0.3 * centers.mean(0) if len(xyz) else centers.mean(0)
 
 
 def _text(array: np.ndarray) -> str:

@@ -1,6 +1,6 @@
 """The `inspect` command: contact sheets as PNG files and one page, index.html, that holds everything it shows.
 
-The page needs nothing from elsewhere: pictures, points and scripts are inside it.
+The page needs nothing from elsewhere: images, points and scripts are inside it.
 """
 
 import base64
@@ -56,10 +56,10 @@ def run(options: InspectOptions) -> int:
     shown: list[ShownClip] = []
     for index in chosen:
         record, clip = dataset.records[index], dataset.load(int(index))
-        picture = io.BytesIO()
-        contact_sheet(clip, record).save(picture, "PNG")
-        (out / f"{record.id}.png").write_bytes(picture.getvalue())
-        shown.append(ShownClip(record=record, sheet=picture.getvalue(), view=point_view(clip)))
+        image = io.BytesIO()
+        contact_sheet(clip, record).save(image, "PNG")
+        (out / f"{record.id}.png").write_bytes(image.getvalue())
+        shown.append(ShownClip(record=record, sheet=image.getvalue(), view=point_view(clip)))
     (out / "index.html").write_text(page(dataset, shown), encoding="utf-8")
     console.print(f"{len(shown)} of {len(dataset)} clips shown in {out / 'index.html'}", highlight=False)
     return 0
@@ -147,7 +147,7 @@ def rows(records: Iterable[ClipRecord], refusals: Iterable[Refusal]) -> list[dic
 def _clip(clip: ShownClip) -> str:
     record = clip.record
     end = record.start_frame + (record.source_frames or record.num_frames)
-    picture = base64.b64encode(clip.sheet).decode()
+    image = base64.b64encode(clip.sheet).decode()
     alt = _text(f"Contact sheet of {record.source}, frames {record.start_frame} and following")
     chips = "".join(f"<span class=chip>{_text(tag)}</span>" for tag in record.motion_tags)
     texts = [f"<p>{_text(record.caption)}</p>"] if record.caption else []
@@ -158,7 +158,7 @@ def _clip(clip: ShownClip) -> str:
     return (
         f"<article id='{record.id}'><h3><span class='grade {record.grade}'>{record.grade}</span>"
         f"{_text(record.source)} [{record.start_frame}:{end}]<span>{chips}</span></h3>"
-        f"<img src='data:image/png;base64,{picture}' alt='{alt}' loading='lazy'>"
+        f"<img src='data:image/png;base64,{image}' alt='{alt}' loading='lazy'>"
         f"<div class=below><div class=stage data-clip='{record.id}'><canvas role='img' "
         f"aria-label='Points and camera path in 3D'></canvas><div><span></span>"
         f"<input type='range' min='0' value='0' aria-label='frame'></div></div>"

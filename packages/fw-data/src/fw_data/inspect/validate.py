@@ -199,8 +199,8 @@ def _camera_problems(record: ClipRecord, cameras: Cameras) -> Iterator[Problem]:
     if degrees.min() < 2 or degrees.max() > 170:
         what = f"field of view from {degrees.min():.1f} to {degrees.max():.1f} degrees"
         yield Problem(where=where, code="cameras", what=what)
-    centre = cameras.K[:, :2, 2] / (record.width, record.height)
-    if centre.min() < 0 or centre.max() > 1:
+    center = cameras.K[:, :2, 2] / (record.width, record.height)
+    if center.min() < 0 or center.max() > 1:
         yield Problem(where=where, code="cameras", what="the principal point lies outside the frame")
     if not np.allclose(cameras.pose_c2w[0], np.eye(4), atol=1e-6):
         yield Problem(where=where, code="cameras", what="the first pose is not the identity")

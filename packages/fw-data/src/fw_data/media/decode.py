@@ -14,16 +14,16 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from fw_data.errors import DataError
-from fw_data.media.colour import ColourConverter
+from fw_data.media.color import ColorConverter
 from fw_data.media.probe import MediaLimits, VideoInfo, open_video, video_stream
-from fw_data.media.resize import Placement
+from fw_data.media.resize import ResizeCrop
 
 _THREADED_PIXELS = 640 * 360
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFrame:
-    """One decoded picture and its place."""
+    """One decoded image and its place."""
 
     index: int
     """Count of decoded frames before it."""
@@ -33,7 +33,7 @@ class SourceFrame:
     """Presentation time; from the nominal frame rate where the file has no time stamps."""
     gap: bool
     """True when damaged or missing data lies just before it."""
-    picture: av.VideoFrame
+    image: av.VideoFrame
     """As decoded: neither upright nor of square pixels."""
 
 
@@ -59,53 +59,53 @@ def read_frames(
                 if packet is None:
                     return
                 if packet.size == 0 and packet.pts is not None:
-                    continue  # "the last picture again", as Theora writes it; decoding it would end the stream
-                pictures = packet.decode()
+                    continue  # "the last image again", as Theora writes it; decoding it would end the stream
+                images = packet.decode()
             except (av.FFmpegError, IndexError):  # IndexError: PyAV, where damage makes a stream appear on the way
                 errors += 1
                 gap = True
                 if errors > limits.max_decode_errors:
                     return
                 continue
-            for picture in pictures:
-                if (picture.width, picture.height) != (info.coded_width, info.coded_height):
+            for image in images:
+                if (image.width, image.height) != (info.coded_width, info.coded_height):
                     return
-                if picture.is_corrupt:
+                if image.is_corrupt:
                     gap = True
                     continue
-                pts = picture.pts
+                pts = image.pts
                 if pts is not None and last_pts is not None and pts <= last_pts:
                     pts = None
                 last_pts = pts if pts is not None else last_pts
-                if pts is not None and picture.time_base is not None:
-                    time_s = float(pts * picture.time_base)
+                if pts is not None and image.time_base is not None:
+                    time_s = float(pts * image.time_base)
                 else:
                     time_s += 1 / info.fps
-                yield SourceFrame(index=index, pts=pts, time_s=time_s, gap=gap, picture=picture)
+                yield SourceFrame(index=index, pts=pts, time_s=time_s, gap=gap, image=image)
                 index, gap = index + 1, False
                 if index >= limits.max_frames:
                     return
 
 
-def upright(picture: av.VideoFrame, info: VideoInfo, convert: ColourConverter) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB of a picture with the file's rotation applied (pixels may still be oblong; `Placement.rgb` squares them)."""
-    return np.rot90(convert.to_rgb(picture), info.quarter_turns)
+def upright(image: av.VideoFrame, info: VideoInfo, convert: ColorConverter) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of an image with the file's rotation applied (pixels may still be oblong; `ResizeCrop.rgb` squares them)."""
+    return np.rot90(convert.to_rgb(image), info.quarter_turns)
 
 
 def thumbnail(
-    picture: av.VideoFrame, info: VideoInfo, convert: ColourConverter, long_side: int
+    image: av.VideoFrame, info: VideoInfo, convert: ColorConverter, long_side: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A small BGR copy of a picture, not rotated, for detectors that want many frames fast."""
+    """A small BGR copy of an image, not rotated, for detectors that want many frames fast."""
     scale = min(1.0, long_side / max(info.coded_width, info.coded_height))
     width, height = (max(2, round(side * scale)) for side in (info.coded_width, info.coded_height))
-    return convert.thumbnail(picture, width, height)
+    return convert.thumbnail(image, width, height)
 
 
 def read_clip(
     path: Path,
     info: VideoInfo,
     limits: MediaLimits,
-    placement: Placement,
+    placement: ResizeCrop,
     *,
     frame_index: Int64[np.ndarray, " f"],
     start_pts: int | None,
@@ -116,7 +116,7 @@ def read_clip(
     """
     start_frame, num_frames = int(frame_index[0]), len(frame_index)
     wanted = set((frame_index - start_frame).tolist())
-    convert = ColourConverter()
+    convert = ColorConverter()
     seekable = start_pts is not None and start_frame > 0
     for from_pts in (start_pts, None) if seekable else (None,):
         frames = np.empty((num_frames, placement.height, placement.width, 3), np.uint8)
@@ -134,7 +134,7 @@ def read_clip(
                 passed_by += 1
                 if passed_by not in wanted:
                     continue
-                frames[len(times)] = placement.rgb(upright(frame.picture, info, convert))
+                frames[len(times)] = placement.rgb(upright(frame.image, info, convert))
                 times.append(frame.time_s)
                 if len(times) == num_frames:
                     return frames, times

@@ -42,11 +42,11 @@ class VideoInfo:
     height: int
     """Upright height with square pixels."""
     coded_width: int
-    """Width of the decoded pictures."""
+    """Width of the decoded images."""
     coded_height: int
-    """Height of the decoded pictures."""
+    """Height of the decoded images."""
     quarter_turns: int
-    """Counter-clockwise quarter turns that make a decoded picture upright (0 to 3)."""
+    """Counter-clockwise quarter turns that make a decoded image upright (0 to 3)."""
     fps: float
     """Nominal frame rate; 25 where the file has none."""
     declared_frames: int
@@ -76,8 +76,8 @@ def probe(path: Path, limits: MediaLimits) -> VideoInfo:
             if context is None:  # FFmpeg knows the container, not what is in it
                 raise DataError("no-decoder", f"{path.name} is encoded in a way that this FFmpeg cannot decode")
             _check_pixels(path, context.width, context.height, limits)
-            picture = next(container.decode(stream), None)
-            if picture is None:
+            image = next(container.decode(stream), None)
+            if image is None:
                 raise DataError("no-frames", f"{path.name} holds no decodable frame: it is empty or cut off")
             fps = float(stream.average_rate or stream.guessed_rate or 25)
             duration_s = 0.0
@@ -92,15 +92,15 @@ def probe(path: Path, limits: MediaLimits) -> VideoInfo:
         raise DataError("unreadable", f"{path.name} is not a video that FFmpeg can read: {error.strerror}") from error
     except IndexError as error:  # PyAV, where damage makes a stream appear on the way
         raise DataError("unreadable", f"{path.name} changes its streams on the way: it is damaged") from error
-    _check_pixels(path, picture.width, picture.height, limits)
+    _check_pixels(path, image.width, image.height, limits)
     if duration_s > limits.max_duration_s:
         raise DataError("too-long", f"{path.name} lasts {duration_s:.0f} s; the limit is {limits.max_duration_s:.0f} s")
     if declared > limits.max_frames:
         raise DataError("too-long", f"{path.name} has {declared} frames; the limit is {limits.max_frames}")
-    width, height = picture.width, picture.height
+    width, height = image.width, image.height
     if aspect and aspect > 0 and aspect != 1:
         width = max(1, round(width * float(aspect)))
-    turns = round(picture.rotation / 90) % 4
+    turns = round(image.rotation / 90) % 4
     if turns % 2:
         width, height = height, width
     _check_pixels(path, width, height, limits)
@@ -109,8 +109,8 @@ def probe(path: Path, limits: MediaLimits) -> VideoInfo:
     return VideoInfo(
         width=width,
         height=height,
-        coded_width=picture.width,
-        coded_height=picture.height,
+        coded_width=image.width,
+        coded_height=image.height,
         quarter_turns=turns,
         fps=fps,
         declared_frames=declared,
@@ -124,7 +124,7 @@ def open_video(path: Path) -> InputContainer:
 
 
 def video_stream(container: InputContainer, path: Path) -> av.VideoStream:
-    """The first moving-picture stream; cover art does not count."""
+    """The first moving-image stream; cover art does not count."""
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             return stream

@@ -1,7 +1,7 @@
 """The stored size of a clip, and how source pixels, depth and intrinsics get there.
 
-One uniform scale, then a centre crop, so nothing is stretched beyond the rounding to whole pixels; K follows exactly.
-Pixel (i, j) has its centre at (i + 0.5, j + 0.5). Axis legend: h height, w width, f frames.
+One uniform scale, then a center crop, so nothing is stretched beyond the rounding to whole pixels; K follows exactly.
+Pixel (i, j) has its center at (i + 0.5, j + 0.5). Axis legend: h height, w width, f frames.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ AUTO_LONG_SIDE = 640
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
+class ResizeCrop:
     """Resize to (resized_height, resized_width), then cut (height, width) out of it at (top, left)."""
 
     resized_height: int
@@ -40,7 +40,7 @@ class Placement:
         return self._crop(frame)
 
     def depth(self, depth_m: Float32[np.ndarray, "h0 w0"]) -> Float32[np.ndarray, "h w"]:
-        """A depth map at the stored size: nearest pixel centre, so that no depth is invented across an edge."""
+        """A depth map at the stored size: nearest pixel center, so that no depth is invented across an edge."""
         if depth_m.shape != (self.resized_height, self.resized_width):
             size = (self.resized_width, self.resized_height)
             depth_m = cv2.resize(depth_m, size, interpolation=cv2.INTER_NEAREST_EXACT)
@@ -75,7 +75,7 @@ def size_of_record(recorded: str) -> str:
     return "x".join(reversed(recorded.split("x")))
 
 
-def place(source_height: int, source_width: int, size: str) -> Placement:
+def place(source_height: int, source_width: int, size: str) -> ResizeCrop:
     """The stored size of a source, by a size option.
 
     auto: the source's aspect, long side <= 640, both sides cut to multiples of 16; source: only the cut;
@@ -93,7 +93,7 @@ def place(source_height: int, source_width: int, size: str) -> Placement:
         covering = Cover(source_width, source_height, (source_width - width) // 2, (source_height - height) // 2)
     else:
         covering = cover(source_width, source_height, width, height)
-    return Placement(
+    return ResizeCrop(
         resized_height=covering.height,
         resized_width=covering.width,
         top=covering.top,

@@ -3,7 +3,7 @@ which are sky.
 
 No trained weights: the other frame is brought to the first one as a scene at rest would be, and what flow is left
 (OpenCV's DIS, on thumbnails) is motion. Flow is compared both ways, so most of what is covered up does not count.
-Axis legend: f frames, h height, w width; OpenCV axes, camera-to-world, pixel centres at (i + 0.5, j + 0.5).
+Axis legend: f frames, h height, w width; OpenCV axes, camera-to-world, pixel centers at (i + 0.5, j + 0.5).
 """
 
 import cv2
@@ -12,7 +12,7 @@ from jaxtyping import Bool, UInt8
 
 from fw_data.annotators.base import ClipGeometry
 from fw_data.dataset.clip import MOVING, SKY
-from fw_data.quality.image_scores import SKY_LONG_SIDE, colour_thumbnail, gray_thumbnail, sky_mask
+from fw_data.quality.image_scores import SKY_LONG_SIDE, color_thumbnail, gray_thumbnail, sky_mask
 
 _LONG_SIDE = 160
 _PAIRS = 8
@@ -52,7 +52,7 @@ def pixel_labels(frames: UInt8[np.ndarray, "f h w 3"], geometry: ClipGeometry) -
     for index, frame in enumerate(frames):
         moving = _moves(frames, geometry, index).astype(np.uint8) * np.uint8(MOVING)
         trusted = (geometry.depth_m[index] > 0) & (geometry.confidence[index] >= _CONFIDENT)
-        sky = _enlarged(sky_mask(colour_thumbnail(frame, SKY_LONG_SIDE)), height, width) * np.uint8(SKY)
+        sky = _enlarged(sky_mask(color_thumbnail(frame, SKY_LONG_SIDE)), height, width) * np.uint8(SKY)
         labels[index] = _enlarged(moving, height, width) | np.where(trusted, np.uint8(0), sky)
     return labels
 

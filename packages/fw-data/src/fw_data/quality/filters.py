@@ -30,7 +30,7 @@ class FilterConfig:
     min_sharpness: float = 0.008
     """Sharpness (see image_scores.sharpness) below which a clip is out of focus or smeared."""
     max_overlay: float = 0.03
-    """Share of the picture under captions and logos (see image_scores.overlay_fraction) above which it is covered."""
+    """Share of the image under captions and logos (see image_scores.overlay_fraction) above which it is covered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def reject(scores: dict[str, float], config: FilterConfig) -> Rejection | None:
             code="blurred", reason=f"sharpness {scores['sharpness']:.4f} is below {config.min_sharpness:g}"
         )
     if config.max_overlay and scores["overlay_fraction"] > config.max_overlay:
-        share = f"{scores['overlay_fraction']:.1%} of the picture"
+        share = f"{scores['overlay_fraction']:.1%} of the image"
         return Rejection(code="overlay", reason=f"{share} looks like captions or logos; {config.max_overlay:.1%} may")
     return None
 

@@ -80,20 +80,20 @@ def median_depth(geometry: ClipGeometry) -> float:
 
 
 def pose_jerk_deg(pose_c2w: Float64[np.ndarray, "f 4 4"], times_s: Float64[np.ndarray, " f"], depth: float) -> float:
-    """How far the worst frame's camera lies off the way between its neighbours, as a visual angle in degrees.
+    """How far the worst frame's camera lies off the way between its neighbors, as a visual angle in degrees.
 
-    The way is a straight line and an even turn over time; off counts what exceeds half the distance of the neighbours,
+    The way is a straight line and an even turn over time; off counts what exceeds half the distance of the neighbors,
     so quick but smooth motion is no jerk and a single wrong pose is. A shift is seen from the depth of the scene.
     """
     if len(pose_c2w) < 3:
         return 0.0
-    rotation, centre = Rotation.from_matrix(pose_c2w[:, :3, :3]), pose_c2w[:, :3, 3]
+    rotation, center = Rotation.from_matrix(pose_c2w[:, :3, :3]), pose_c2w[:, :3, 3]
     span = np.maximum(times_s[2:] - times_s[:-2], 1e-9)
     part = np.clip((times_s[1:-1] - times_s[:-2]) / span, 0, 1)[:, None]
-    chord = centre[2:] - centre[:-2]
+    chord = center[2:] - center[:-2]
     turn = (rotation[:-2].inv() * rotation[2:]).as_rotvec()
     between = rotation[:-2] * Rotation.from_rotvec(part * turn)
-    shift_off = np.linalg.norm(centre[1:-1] - centre[:-2] - part * chord, axis=1) - np.linalg.norm(chord, axis=1) / 2
+    shift_off = np.linalg.norm(center[1:-1] - center[:-2] - part * chord, axis=1) - np.linalg.norm(chord, axis=1) / 2
     turn_off = (between.inv() * rotation[1:-1]).magnitude() - np.linalg.norm(turn, axis=1) / 2
     off = np.maximum(turn_off, 0) + np.arctan2(np.maximum(shift_off, 0), max(depth, 1e-9))
     return float(np.degrees(off.max()))

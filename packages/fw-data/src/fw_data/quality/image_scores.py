@@ -1,4 +1,4 @@
-"""Sharpness, burnt-in overlays and sky of a clip, from its pictures alone and without any trained weights.
+"""Sharpness, burned-in overlays and sky of a clip, from its images alone and without any trained weights.
 
 Each is a heuristic with known limits, which its function states; they are measured on thumbnails, so that they hardly
 depend on the stored size. Axis legend: f frames, h height, w width, 3 = RGB.
@@ -20,7 +20,7 @@ _EDGE = 10.0
 _SAME_DIRECTION = 0.85
 _MOVING = 10.0
 """Standard deviation of luma over time from which a pixel counts as changing."""
-_NEIGHBOURHOOD = 41
+_NEIGHBORHOOD = 41
 _BAR = 24.0
 """Luma below which rows and columns at the border count as black bars."""
 
@@ -33,8 +33,8 @@ def some_frames(frames: UInt8[np.ndarray, "f h w 3"], count: int = _FRAMES) -> U
 def sharpness(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
     """Median over frames of the variance of the Laplacian of luma, over the variance of luma, at 256 px long side.
 
-    Fine focus errors (below about 2 px of a 640 px picture) vanish in the thumbnail; sensor noise counts as detail; a
-    sharp picture of fog has little to measure.
+    Fine focus errors (below about 2 px of a 640 px image) vanish in the thumbnail; sensor noise counts as detail; a
+    sharp image of fog has little to measure.
     """
     values = []
     for frame in some_frames(frames):
@@ -44,10 +44,10 @@ def sharpness(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
 
 
 def overlay_fraction(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
-    """Share of the picture where strong edges stand still while their surroundings change: captions, logos, frames.
+    """Share of the image where strong edges stand still while their surroundings change: captions, logos, frames.
 
     It finds what is bright, sharp and there for nearly the whole clip. It misses small or faint logos, captions that
-    come and go, and everything in pictures under 160 px and before a camera at rest. It does not read: text in the
+    come and go, and everything in images under 160 px and before a camera at rest. It does not read: text in the
     scene does not count.
     """
     if max(frames.shape[1:3]) < _LEAST_SIDE:
@@ -56,29 +56,29 @@ def overlay_fraction(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
     gray = _without_bars(gray)
     if min(gray.shape[1:]) < 16 or len(gray) < 3:
         return 0.0
-    soft = [cv2.GaussianBlur(picture, (0, 0), 0.8) for picture in gray]
-    slope_x = np.stack([cv2.Sobel(picture, cv2.CV_32F, 1, 0) / 8 for picture in soft])
-    slope_y = np.stack([cv2.Sobel(picture, cv2.CV_32F, 0, 1) / 8 for picture in soft])
+    soft = [cv2.GaussianBlur(image, (0, 0), 0.8) for image in gray]
+    slope_x = np.stack([cv2.Sobel(image, cv2.CV_32F, 1, 0) / 8 for image in soft])
+    slope_y = np.stack([cv2.Sobel(image, cv2.CV_32F, 0, 1) / 8 for image in soft])
     size = np.hypot(slope_x, slope_y)
     lasting = np.quantile(size, 0.1, axis=0) > _EDGE
     same = np.hypot(slope_x.mean(0), slope_y.mean(0)) > _SAME_DIRECTION * size.mean(0)
     changing = (np.stack(soft).std(0) > _MOVING).astype(np.float32)
-    still_amid_change = lasting & same & (cv2.blur(changing, (_NEIGHBOURHOOD, _NEIGHBOURHOOD)) > 0.5)
+    still_amid_change = lasting & same & (cv2.blur(changing, (_NEIGHBORHOOD, _NEIGHBORHOOD)) > 0.5)
     closed = cv2.morphologyEx(still_amid_change.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     return float(closed.mean())
 
 
 def sky_fraction(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
-    """Share of the picture that looks like open sky: smooth, bright, blue or grey, and joined to the upper rim.
+    """Share of the image that looks like open sky: smooth, bright, blue or gray, and joined to the upper rim.
 
     White walls and ceilings that reach the upper rim count as sky; dusk, night and stormy skies do not.
     """
-    return float(np.mean([sky_mask(colour_thumbnail(frame, SKY_LONG_SIDE)).mean() for frame in some_frames(frames, 5)]))
+    return float(np.mean([sky_mask(color_thumbnail(frame, SKY_LONG_SIDE)).mean() for frame in some_frames(frames, 5)]))
 
 
-def sky_mask(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-    """1 where a picture looks like open sky, see `sky_fraction`."""
-    soft = cv2.GaussianBlur(picture, (0, 0), 1.0)
+def sky_mask(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
+    """1 where an image looks like open sky, see `sky_fraction`."""
+    soft = cv2.GaussianBlur(image, (0, 0), 1.0)
     hue, saturation, value = (soft_part.astype(int) for soft_part in cv2.split(cv2.cvtColor(soft, cv2.COLOR_RGB2HSV)))
     gray = cv2.cvtColor(soft, cv2.COLOR_RGB2GRAY)
     smooth = np.hypot(cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1)) / 8 < 4.0
@@ -88,17 +88,17 @@ def sky_mask(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
     candidate = cv2.morphologyEx(candidate, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(candidate, connectivity=4)
     rim = np.bincount(labels[:2].ravel(), minlength=count)
-    keep = (rim > 0.1 * picture.shape[1]) & (stats[:, cv2.CC_STAT_AREA] > 0.01 * labels.size)
+    keep = (rim > 0.1 * image.shape[1]) & (stats[:, cv2.CC_STAT_AREA] > 0.01 * labels.size)
     keep[0] = False
     return keep[labels].astype(np.uint8)
 
 
 def gray_thumbnail(frame: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "h2 w2"]:
     """Luma of a frame, shrunk (never enlarged) to a long side."""
-    return cv2.cvtColor(colour_thumbnail(frame, long_side), cv2.COLOR_RGB2GRAY)
+    return cv2.cvtColor(color_thumbnail(frame, long_side), cv2.COLOR_RGB2GRAY)
 
 
-def colour_thumbnail(frame: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+def color_thumbnail(frame: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "h2 w2 3"]:
     """A frame, shrunk (never enlarged) to a long side."""
     scale = long_side / max(frame.shape[:2])
     if scale >= 1:

@@ -2,7 +2,7 @@
 
 Motions are added up in the camera's own frame, so driving round a bend is a dolly and a pan. Axis legend: OpenCV axes
 (x right, y down, z forward), camera-to-world; f frames. Lengths are measured against the scene's median depth, so a tag
-means the same in metres as in a scene of unknown scale.
+means the same in meters as in a scene of unknown scale.
 """
 
 from dataclasses import dataclass
@@ -47,15 +47,15 @@ def motion_tags(
         median_depth: of the scene, in the unit of the poses; above zero.
     """
     limits = limits or TagLimits()
-    rotation, centre = Rotation.from_matrix(pose_c2w[:, :3, :3]), pose_c2w[:, :3, 3] / max(median_depth, 1e-9)
+    rotation, center = Rotation.from_matrix(pose_c2w[:, :3, :3]), pose_c2w[:, :3, 3] / max(median_depth, 1e-9)
     farthest_turn = np.degrees((rotation[0].inv() * rotation).magnitude().max())
-    farthest_shift = np.linalg.norm(centre - centre[0], axis=1).max()
+    farthest_shift = np.linalg.norm(center - center[0], axis=1).max()
     if farthest_turn < limits.still_turn_deg and farthest_shift < limits.still_shift:
         return ["still"]
     turn = np.degrees((rotation[:-1].inv() * rotation[1:]).as_rotvec().sum(0))
     half_way = rotation[:-1] * Rotation.from_rotvec((rotation[:-1].inv() * rotation[1:]).as_rotvec() / 2)
-    shift = half_way.inv().apply(np.diff(centre, axis=0)).sum(0)
-    if _circles(rotation[0].inv().apply(centre - centre[0]), limits):
+    shift = half_way.inv().apply(np.diff(center, axis=0)).sum(0)
+    if _circles(rotation[0].inv().apply(center - center[0]), limits):
         return ["spiral"]
     pan, truck = turn[1], shift[0]
     pivot = abs(truck) / max(np.radians(abs(pan)), 1e-9)

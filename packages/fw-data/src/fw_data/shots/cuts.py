@@ -46,7 +46,7 @@ def make_detector(method: CutMethod, *, first: int, fps: float, min_frames: int)
 
 
 class AdaptiveCuts:
-    """PySceneDetect's AdaptiveDetector: changes of colour that stand out from those around them."""
+    """PySceneDetect's AdaptiveDetector: changes of color that stand out from those around them."""
 
     def __init__(self, *, first: int, fps: float, min_frames: int) -> None:
         from scenedetect import AdaptiveDetector, FrameTimecode

@@ -1,15 +1,15 @@
-"""Frames that belong to no shot: fades, dissolves and black stretches, found on small grey pictures as they pass by.
+"""Frames that belong to no shot: fades, dissolves and black stretches, found on small gray images as they pass by.
 
-A blend is a stretch where the picture half-way is the mean of the pictures at both ends: camera motion is not linear in
+A blend is a stretch where the image half-way is the mean of the images at both ends: camera motion is not linear in
 this way unless it is so small that both ends still look alike. So a frame counts as blended when the mean fits and
 
 - the ends do not look alike (dissolve), or
-- the ends look alike, but one has clearly less contrast (fade to or from a plain colour), or one is plain already.
+- the ends look alike, but one has clearly less contrast (fade to or from a plain color), or one is plain already.
 
-Frames that lead into a black stretch by growing steadily darker belong to it as well. A dissolve between two pictures
+Frames that lead into a black stretch by growing steadily darker belong to it as well. A dissolve between two images
 that move much meanwhile is missed.
 
-Axis legend: h height, w width, n pixels of the small picture.
+Axis legend: h height, w width, n pixels of the small image.
 """
 
 from collections import deque
@@ -36,7 +36,7 @@ _UNLIKE = 0.7
 _FADED = 0.25
 """Change of log contrast between the ends from which a blend is a fade."""
 _BLACK, _PLAIN = 4.0, 1.0
-"""Mean luma below which a picture is black; standard deviation below which it is plain (0 to 255)."""
+"""Mean luma below which an image is black; standard deviation below which it is plain (0 to 255)."""
 _SUDDEN = 25.0
 """Change of luma between two frames that is a cut to black, not the end of a fade."""
 _JOIN_S = 0.15
@@ -64,7 +64,7 @@ class Transition:
 
 @dataclass(kw_only=True)
 class TransitionFinder:
-    """Takes the frames of a video one by one. Memory: some bytes per frame and a second of small pictures."""
+    """Takes the frames of a video one by one. Memory: some bytes per frame and a second of small images."""
 
     fps: float
     """Nominal frame rate."""
@@ -140,7 +140,7 @@ def _darkening(luma: Float32[np.ndarray, " f"], black: Bool[np.ndarray, " f"]) -
 def blends(
     before: Float32[np.ndarray, " n"], middle: Float32[np.ndarray, " n"], after: Float32[np.ndarray, " n"]
 ) -> bool:
-    """Whether `middle` is a mix of two different pictures, or of a picture and a plain colour."""
+    """Whether `middle` is a mix of two different images, or of an image and a plain color."""
     apart = float(np.sqrt(np.mean((after - before) ** 2)))
     contrast = float(before.std()), float(after.std())
     if apart < max(2.0, 0.25 * max(contrast)):

@@ -28,7 +28,7 @@ _FILTERS, _STACKS, _DILATIONS = 16, 3, (1, 2, 4, 8)
 _REACH = 50
 """A frame is compared with so many before and after it."""
 _BINS = 8
-"""Levels per channel of the colour histograms."""
+"""Levels per channel of the color histograms."""
 
 
 class TransNetV2(nn.Module):
@@ -39,7 +39,7 @@ class TransNetV2(nn.Module):
         widths = [4 * _FILTERS * 2**stack for stack in range(_STACKS)]
         self.stacks = nn.ModuleList(_Stack(before, after) for before, after in zip([3, *widths], widths, strict=False))
         self.likeness = _Likeness(sum(widths))
-        self.colours = _Band()
+        self.colors = _Band()
         self.hidden = nn.Linear(widths[-1] * 3 * 6 + 2 * 128, 1024)
         self.ends_shot = nn.Linear(1024, 1)
         self.in_transition = nn.Linear(1024, 1)
@@ -51,8 +51,8 @@ class TransNetV2(nn.Module):
         for stack in self.stacks:
             features = stack(features)
             levels.append(features)
-        colours = self.colours(_alike(_histograms(frames)))
-        known = torch.cat([colours, self.likeness(levels), rearrange(features, "b c f h w -> b f (h w c)")], dim=2)
+        colors = self.colors(_alike(_histograms(frames)))
+        known = torch.cat([colors, self.likeness(levels), rearrange(features, "b c f h w -> b f (h w c)")], dim=2)
         return self.ends_shot(functional.relu(self.hidden(known)))[..., 0]
 
 
@@ -89,7 +89,7 @@ class _Block(nn.Module):
 
 
 class _Band(nn.Module):
-    """What a frame's likeness to each of its neighbours says."""
+    """What a frame's likeness to each of its neighbors says."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class _Band(nn.Module):
 
 
 class _Likeness(nn.Module):
-    """Likeness of learnt features of the frames."""
+    """Likeness of learned features of the frames."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -122,11 +122,11 @@ def _alike(features: Float[Tensor, "b f c"]) -> Float[Tensor, "b f f"]:
 
 
 def _histograms(frames: UInt8[Tensor, "b f h w 3"]) -> Float[Tensor, "b f k"]:
-    """How many pixels of each frame have each of 8x8x8 colours."""
+    """How many pixels of each frame have each of 8x8x8 colors."""
     levels = frames.long() // (256 // _BINS)
-    colours = rearrange((levels[..., 0] * _BINS + levels[..., 1]) * _BINS + levels[..., 2], "b f h w -> b f (h w)")
+    colors = rearrange((levels[..., 0] * _BINS + levels[..., 1]) * _BINS + levels[..., 2], "b f h w -> b f (h w)")
     counts = torch.zeros(*frames.shape[:2], _BINS**3)
-    return counts.scatter_add(2, colours, torch.ones_like(colours, dtype=counts.dtype))
+    return counts.scatter_add(2, colors, torch.ones_like(colors, dtype=counts.dtype))
 
 
 def find_weights() -> Path:

@@ -1,8 +1,8 @@
 """Camera paths in JSON: the released FantasyWorld camera file and nerfstudio's transforms.json, read and written.
 
-Axis legend: inside, poses are camera-to-world with OpenCV axes (x right, y down, z forward) and pixel centres at +0.5.
-The released file is camera-to-world with OpenCV axes too, with K in the convention that pixel centres are whole
-numbers. nerfstudio is camera-to-world with OpenGL axes (x right, y up, z backward) and pixel centres at +0.5.
+Axis legend: inside, poses are camera-to-world with OpenCV axes (x right, y down, z forward) and pixel centers at +0.5.
+The released file is camera-to-world with OpenCV axes too, with K in the convention that pixel centers are whole
+numbers. nerfstudio is camera-to-world with OpenGL axes (x right, y up, z backward) and pixel centers at +0.5.
 """
 
 import json
@@ -28,7 +28,7 @@ OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 def released_intrinsics(focal_length: float | int, width: int, height: int) -> np.ndarray:
     """K (3, 3) as the released code makes it: square pixels, principal point ((W - 1) / 2, (H - 1) / 2).
 
-    That is the image centre where pixel centres are whole numbers. In this project's convention (centres at +0.5) the
+    That is the image center where pixel centers are whole numbers. In this project's convention (centers at +0.5) the
     same ray is (W / 2, H / 2), which is also what the release ends with after its pose encoding.
     """
     check_size("released_intrinsics", width, height)
@@ -81,7 +81,7 @@ def write_camera_json(path: str | PathLike[str], trajectory: Trajectory) -> None
     """Write the released FantasyWorld camera file: focal_length, scale 1, the end cameras and one camera per frame.
 
     Raises:
-        ValueError: K changes over time, pixels are not square or the principal point is off the centre by more than
+        ValueError: K changes over time, pixels are not square or the principal point is off the center by more than
             1e-6 of the size; the format has no place for that.
     """
     K = trajectory.K
@@ -91,7 +91,7 @@ def write_camera_json(path: str | PathLike[str], trajectory: Trajectory) -> None
     if np.abs(K - wanted).max() > 1e-6 * max(trajectory.width, trajectory.height):
         raise ValueError(
             f"write_camera_json: {path}: the format stores one focal length; K must be constant with fx = fy and the "
-            f"principal point at {wanted[:2, 2].tolist()}; use transforms.json or COLMAP, or crop to a centred view"
+            f"principal point at {wanted[:2, 2].tolist()}; use transforms.json or COLMAP, or crop to a centered view"
         )
     poses = trajectory.pose_c2w.tolist()
     data = {"focal_length": focal, "scale": 1, "cameras": [poses[0], poses[-1]], "cameras_interp": poses}

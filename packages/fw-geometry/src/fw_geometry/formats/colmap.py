@@ -1,7 +1,7 @@
 """COLMAP sparse models, text and binary: cameras, images and points, read and written.
 
-Axis legend: inside, poses are camera-to-world with OpenCV axes (x right, y down, z forward) and pixel centres at +0.5.
-COLMAP stores world-to-camera as quaternion (w, x, y, z) and translation, same axes and same pixel centres.
+Axis legend: inside, poses are camera-to-world with OpenCV axes (x right, y down, z forward) and pixel centers at +0.5.
+COLMAP stores world-to-camera as quaternion (w, x, y, z) and translation, same axes and same pixel centers.
 """
 
 from collections.abc import Sequence
@@ -186,7 +186,7 @@ def write_colmap(
         trajectory: the cameras. The unit is not stored.
         names: image name per frame; frame_00001.png, ... if None. A name must not repeat or hold a line break.
         points_world: (n, 3) points in the world frame.
-        colors: (n, 3) uint8 RGB; mid grey if None.
+        colors: (n, 3) uint8 RGB; mid gray if None.
         observations: (point, frame, pixel) of the 2D points that make the tracks: row of points_world, frame number,
             and (x, y) with pixel centers at +0.5. Points without any are written without a track.
         binary: .bin files, else .txt.

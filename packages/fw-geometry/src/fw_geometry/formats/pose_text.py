@@ -1,6 +1,6 @@
 """Pose files with one row of numbers per frame: RealEstate10K, TUM and KITTI, read and written.
 
-Axis legend: inside, poses are camera-to-world with OpenCV axes (x right, y down, z forward) and pixel centres at +0.5.
+Axis legend: inside, poses are camera-to-world with OpenCV axes (x right, y down, z forward) and pixel centers at +0.5.
 RealEstate10K stores world-to-camera and K divided by the image size; TUM and KITTI store camera-to-world, without K.
 """
 
@@ -145,8 +145,8 @@ def write_realestate10k(
     size = (trajectory.width, trajectory.height, trajectory.width, trajectory.height)
     lines = [source.strip()]
     for stamp, K, pose in zip(stamps.tolist(), trajectory.K, trajectory.pose_w2c, strict=True):
-        normalised = np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]]) / size
-        lines.append(f"{stamp} {number_text(normalised)} 0 0 {number_text(pose[:3].reshape(-1))}")
+        normalized = np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]]) / size
+        lines.append(f"{stamp} {number_text(normalized)} 0 0 {number_text(pose[:3].reshape(-1))}")
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """Light from sky and bounces, gathered once per scene at the vertices (radiosity by final gathering).
 
-Axis legend: v vertices, p gather points (close vertices share one), t triangles, r rays per point. Linear colours.
+Axis legend: v vertices, p gather points (close vertices share one), t triangles, r rays per point. Linear colors.
 """
 
 import numpy as np
@@ -56,7 +56,7 @@ def _mean_radiance(seen: Int[np.ndarray, "p r"], radiance: Float[np.ndarray, "t 
 
 
 def _direct_light(mesh: Mesh, tracer: Tracer, lighting: Lighting) -> Float[np.ndarray, "t 3"]:
-    """Irradiance at the triangles' centres from sun and lamps."""
+    """Irradiance at the triangles' centers from sun and lamps."""
     normal = mesh.face_normals.astype(np.float32)
     point = mesh.triangles.mean(1).astype(np.float32) + normal * np.float32(2e-3)
     total = np.zeros_like(point)

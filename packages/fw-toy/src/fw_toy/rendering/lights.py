@@ -1,6 +1,6 @@
 """Sun, sky and lamps.
 
-Axis legend: r directions or samples; z is up; colours are linear radiance or irradiance, red, green, blue.
+Axis legend: r directions or samples; z is up; colors are linear radiance or irradiance, red, green, blue.
 """
 
 from dataclasses import dataclass, field
@@ -57,7 +57,7 @@ class Lighting:
     lights: tuple[Light, ...] = ()
     """Sun and lamps."""
     haze_per_m: float = 0.0
-    """Extinction of the air; distant things fade to the horizon's colour."""
+    """Extinction of the air; distant things fade to the horizon's color."""
 
 
 def sun(azimuth_rad: float, elevation_rad: float, color: Rgb, radius: float = 12.0) -> Light:
@@ -72,7 +72,7 @@ def sun(azimuth_rad: float, elevation_rad: float, color: Rgb, radius: float = 12
 def sky_radiance(
     lighting: Lighting, direction: Float[np.ndarray, "r 3"], clouds: bool = True
 ) -> Float[np.ndarray, "r 3"]:
-    """Radiance that comes from the sky along unit directions; below the horizon, the horizon's colour darkened."""
+    """Radiance that comes from the sky along unit directions; below the horizon, the horizon's color darkened."""
     sky = lighting.sky
     up = direction[:, 2:3]
     fade = np.exp(-np.maximum(up, 0.0) * 3.2)
@@ -95,7 +95,7 @@ def sky_radiance(
 def light_at(
     light: Light, point: Float[np.ndarray, "r 3"], offset: Float[np.ndarray, "#r 3"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vector from each point to its spot on the light (centre + offset * radius), and irradiance facing the light."""
+    """Vector from each point to its spot on the light (center + offset * radius), and irradiance facing the light."""
     center = np.asarray(light.position, np.float32)
     if light.is_sun:
         toward = np.broadcast_to(center, point.shape) + offset * np.float32(light.radius)

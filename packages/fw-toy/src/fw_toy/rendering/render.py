@@ -1,7 +1,7 @@
-"""Frames of a scene: colour by ray casting with shadow rays, and exact depth at pixel centres.
+"""Frames of a scene: color by ray casting with shadow rays, and exact depth at pixel centers.
 
 Axis legend: r rays or samples, h rows, w columns. Camera axes OpenCV (x right, y down, z forward), world z up; pixel
-(column i, row j) has its centre at (i + 0.5, j + 0.5). Depth is z-depth in metres, 0 where there is sky.
+(column i, row j) has its center at (i + 0.5, j + 0.5). Depth is z-depth in meters, 0 where there is sky.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from fw_toy.rendering.lights import light_at, sky_radiance
 from fw_toy.textures.atlas import detail_noise, linear_to_srgb
 from fw_toy.vectors import dot, unit
-from fw_toy.worlds.scene import Scene
+from fw_toy.worlds.scene import ToyScene
 
 _CHUNK = 1 << 15
 _BRIGHTEST = 8.0
@@ -23,7 +23,7 @@ _RELIEF_LIGHT = np.array([0.25, 0.15, 0.8], np.float32)
 class Renderer:
     """Renders one scene; what does not depend on the camera is worked out once."""
 
-    def __init__(self, scene: Scene, supersample: int = 2, exposure: tuple[float, float, float] = (1.0, 1.0, 1.0)):
+    def __init__(self, scene: ToyScene, supersample: int = 2, exposure: tuple[float, float, float] = (1.0, 1.0, 1.0)):
         self._scene, self._supersample, self._exposure = scene, supersample, np.array(exposure, np.float32)
         mesh, materials = scene.mesh, scene.mesh.materials
         self._corner = mesh.vertices[mesh.faces[:, 0]]
@@ -37,7 +37,7 @@ class Renderer:
     def depth(
         self, K: Float[np.ndarray, "3 3"], pose_c2w: Float[np.ndarray, "4 4"], height: int, width: int
     ) -> Float[np.ndarray, "h w"]:
-        """Exact z-depth through every pixel's centre, float32, 0 for sky."""
+        """Exact z-depth through every pixel's center, float32, 0 for sky."""
         direction = camera_rays(K, pose_c2w, height, width, 0.5, 0.5)
         triangle = self._trace(direction, pose_c2w[:3, 3])
         distance = self._distance(triangle, direction, pose_c2w[:3, 3])
@@ -46,7 +46,7 @@ class Renderer:
     def labels(
         self, K: Float[np.ndarray, "3 3"], pose_c2w: Float[np.ndarray, "4 4"], height: int, width: int
     ) -> Int[np.ndarray, "h w"]:
-        """Index of the object seen through every pixel's centre, -1 for sky."""
+        """Index of the object seen through every pixel's center, -1 for sky."""
         direction = camera_rays(K, pose_c2w, height, width, 0.5, 0.5)
         triangle = self._trace(direction, pose_c2w[:3, 3])
         return np.where(triangle >= 0, self._scene.mesh.label[triangle], -1).reshape(height, width)
@@ -71,14 +71,14 @@ class Renderer:
     def frame(
         self, K: Float[np.ndarray, "3 3"], pose_c2w: Float[np.ndarray, "4 4"], height: int, width: int
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """The sRGB picture."""
+        """The sRGB image."""
         mapped = tone_map(self.radiance(K, pose_c2w, height, width) * self._exposure)
         return np.round(linear_to_srgb(mapped) * 255).astype(np.uint8)
 
     def frames(
         self, K: Float[np.ndarray, "3 3"], pose_c2w: Float[np.ndarray, "f 4 4"], height: int, width: int
     ) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]]:
-        """Picture and depth of every pose in turn."""
+        """Image and depth of every pose in turn."""
         for pose in pose_c2w:
             yield self.frame(K, pose, height, width), self.depth(K, pose, height, width)
 

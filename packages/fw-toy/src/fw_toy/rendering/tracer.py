@@ -1,6 +1,6 @@
 """Rays against triangles: Embree where it is installed, else a plain numpy twin (slow, and the tests' reference).
 
-Axis legend: t triangles, r rays. World coordinates in scene units (metres).
+Axis legend: t triangles, r rays. World coordinates in scene units (meters).
 """
 
 from typing import Protocol, runtime_checkable

@@ -1,4 +1,4 @@
-"""Pictures and exact depth of a room: every ray meets the room's box and the solids that can be in its way.
+"""Images and exact depth of a room: every ray meets the room's box and the solids that can be in its way.
 
 Pixels at the border between two surfaces are looked at again with several rays, so edges are smooth; depth is always
 that of the ray through the pixel's center.

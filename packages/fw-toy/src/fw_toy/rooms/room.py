@@ -1,6 +1,6 @@
 """Rooms: simple furnished boxes whose geometry is a formula, so depth is exact and a frame takes milliseconds.
 
-A room is a function of a random generator: walls, floor pattern, doors, windows and pictures, and a few solids that
+A room is a function of a random generator: walls, floor pattern, doors, windows and images, and a few solids that
 stand on the floor. `rooms_render` looks at it, `rooms_path` moves a camera through it, `rooms_clip` puts both together.
 
 Axis legend: x right, y down, z forward, meters. The floor is y = 0, the ceiling y = -height; x runs from -width / 2 to
@@ -89,7 +89,7 @@ class Solid:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A door, window or picture: a framed rectangle on a wall."""
+    """A door, window or image: a framed rectangle on a wall."""
 
     kind: PanelKind
     wall: int

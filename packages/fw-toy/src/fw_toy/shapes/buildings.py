@@ -1,6 +1,6 @@
 """Things that are built outdoors, and walls with openings: houses, towers, fences, arches, wells, benches.
 
-Axis legend: x right, y back, z up, metres; each thing stands on z = 0 about the origin, its front towards -y.
+Axis legend: x right, y back, z up, meters; each thing stands on z = 0 about the origin, its front towards -y.
 """
 
 from itertools import pairwise
@@ -12,7 +12,7 @@ from fw_toy.shapes.palette import glow, paint
 from fw_toy.shapes.solids import box, cone, cylinder, disc, lathe, merge, sheet, sphere
 
 Hole = tuple[float, float, float, float]
-"""Left, bottom, right, top of an opening in a wall, metres from the wall's left lower corner."""
+"""Left, bottom, right, top of an opening in a wall, meters from the wall's left lower corner."""
 
 
 def wall_with_holes(

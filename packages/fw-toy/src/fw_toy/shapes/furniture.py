@@ -1,6 +1,6 @@
 """Things that stand in rooms, each about the origin on z = 0, its front towards -y.
 
-Axis legend: x right, y back, z up, metres. Every function returns parts: patches with materials.
+Axis legend: x right, y back, z up, meters. Every function returns parts: patches with materials.
 """
 
 import numpy as np
@@ -169,7 +169,7 @@ def pendant(rng: np.random.Generator, color: Rgb, ceiling: float, drop: float) -
     return [(cord, paint(rng, "metal")), (shade, paint(rng, "metal", "pottery")), (bulb, glow(color, 9.0))]
 
 
-def picture(rng: np.random.Generator, width: float, height: float) -> Parts:
+def image(rng: np.random.Generator, width: float, height: float) -> Parts:
     """A framed painting in the x-z plane about the origin, facing -y."""
     canvas = sheet((-width / 2, -0.02, -height / 2), (width, 0, 0), (0, 0, height), 0.4, fit_uv=True)
     bar = 0.05

@@ -1,7 +1,7 @@
 """Triangles with materials: patches that shapes are made of, and the world that the rays meet.
 
-Axis legend: v vertices, t triangles. World axes: x right, y ahead, z UP, metres (cameras keep OpenCV axes; their
-pose maps them into this world). uv is in metres on the surface, or in [0, 1] for pictures and the like.
+Axis legend: v vertices, t triangles. World axes: x right, y ahead, z UP, meters (cameras keep OpenCV axes; their
+pose maps them into this world). uv is in meters on the surface, or in [0, 1] for images and the like.
 """
 
 from collections.abc import Sequence
@@ -26,11 +26,11 @@ class Material:
     texture: str
     """Name of a texture kind, see `textures.KINDS`."""
     variant: int = 0
-    """Which of the kind's variants (its colours and pattern)."""
+    """Which of the kind's variants (its colors and pattern)."""
     tint: Rgb = (1.0, 1.0, 1.0)
-    """Factor on the texture's linear colour."""
+    """Factor on the texture's linear color."""
     tile_m: float = 1.0
-    """Length on the surface of one texture tile, in metres."""
+    """Length on the surface of one texture tile, in meters."""
     bump: float = 1.0
     """Factor on the texture's relief."""
     gloss: float = 0.2

@@ -1,6 +1,6 @@
 """Things that grow, rocks, and the land itself.
 
-Axis legend: z up, metres; each thing stands on z = 0 about the origin. Land is a height field over x and y.
+Axis legend: z up, meters; each thing stands on z = 0 about the origin. Land is a height field over x and y.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Materials drawn at random from a texture kind: variant, tint and the size that suits the kind.
 
-Axis legend: none; sizes in metres, colours linear.
+Axis legend: none; sizes in meters, colors linear.
 """
 
 from typing import Any
@@ -22,11 +22,11 @@ _BUMP = {"slabs": 0.6, "tiles": 0.5, "fabric": 0.7, "grass": 0.8, "leaves": 0.8}
 def paint(rng: np.random.Generator, *kinds: str, **changes: Any) -> Material:
     """A material of one of the kinds; `changes` override any field of `Material`."""
     kind = kinds[int(rng.integers(len(kinds)))]
-    grey, r, g, b = rng.uniform(0.85, 1.1), *rng.uniform(0.94, 1.06, 3)
+    gray, r, g, b = rng.uniform(0.85, 1.1), *rng.uniform(0.94, 1.06, 3)
     values: dict[str, Any] = {
         "texture": kind,
         "variant": int(rng.integers(VARIANTS)),
-        "tint": (float(grey * r), float(grey * g), float(grey * b)),
+        "tint": (float(gray * r), float(gray * g), float(gray * b)),
         "tile_m": _TILE_M[kind],
         "bump": _BUMP.get(kind, 1.0),
         "gloss": 0.5,

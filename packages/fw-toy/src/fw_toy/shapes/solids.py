@@ -1,6 +1,6 @@
 """Primitive patches: sheets, boxes, round bodies, surfaces of revolution, lumps and blades.
 
-Axis legend: v vertices, t triangles; z is up. Shapes have uv in metres and grids fine enough for baked light.
+Axis legend: v vertices, t triangles; z is up. Shapes have uv in meters and grids fine enough for baked light.
 """
 
 import math

@@ -14,7 +14,7 @@ from fw_toy.textures.noise import spectral
 from fw_toy.textures.surface import KINDS
 
 SIDES = (128, 256, 512)
-"""Sides that tiles are painted at, for pictures of up to 48, up to 128, and more rows."""
+"""Sides that tiles are painted at, for images of up to 48, up to 128, and more rows."""
 CHANNELS = 6
 VARIANTS = 4
 PAINTERS = (built, natural, indoor)

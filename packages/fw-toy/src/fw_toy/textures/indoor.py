@@ -1,4 +1,4 @@
-"""Textures of rooms: wood, cloth, rugs, pictures, books, paper.
+"""Textures of rooms: wood, cloth, rugs, images, books, paper.
 
 Axis legend: n rows and columns of one tile; wood grain and cloth warp run along u.
 """
@@ -121,7 +121,7 @@ def rug(rng: np.random.Generator, n: int) -> Surface:
 
 @kind
 def painting(rng: np.random.Generator, n: int) -> Surface:
-    """A landscape or an abstract picture (use with fitted uv)."""
+    """A landscape or an abstract image (use with fitted uv)."""
     x = (np.arange(n) + 0.5) / n
     u, v = np.meshgrid(x, x)
     strokes = warp(spectral(rng, n, 0.6, 6, stretch=0.4), *(spectral(rng, n, 1.5, 1, 12) * 18 for _ in range(2)))

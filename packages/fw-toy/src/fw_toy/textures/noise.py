@@ -52,9 +52,9 @@ class Cells:
     index: Int[np.ndarray, "n n"]
     """Which cell, 0..count-1."""
     u: Float[np.ndarray, "n n"]
-    """Offset along u from the cell's centre, in tile lengths."""
+    """Offset along u from the cell's center, in tile lengths."""
     v: Float[np.ndarray, "n n"]
-    """Offset along v from the cell's centre, in tile lengths."""
+    """Offset along v from the cell's center, in tile lengths."""
     count: int
     """How many cells there are."""
 
@@ -103,7 +103,7 @@ def smoothstep(low: float | int | np.ndarray, high: float | int | np.ndarray, x:
 
 
 def ramp(x: np.ndarray, colors: list[tuple[float, float, float]]) -> Float[np.ndarray, "n n 3"]:
-    """Colours evenly spaced over x in [0, 1], blended linearly; x outside is held at the ends."""
+    """Colors evenly spaced over x in [0, 1], blended linearly; x outside is held at the ends."""
     stops = np.linspace(0.0, 1.0, len(colors))
     table = np.asarray(colors, float)
     return np.stack([np.interp(x, stops, table[:, channel]) for channel in range(3)], -1)

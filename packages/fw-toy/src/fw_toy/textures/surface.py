@@ -1,6 +1,6 @@
 """What a texture tile is made of, and the registry that names its kinds.
 
-Axis legend: n rows and columns of one tile. Colours are sRGB values in [0, 1] as painted, made linear by the atlas.
+Axis legend: n rows and columns of one tile. Colors are sRGB values in [0, 1] as painted, made linear by the atlas.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class Surface:
     """One tile of a texture."""
 
     color: Float[np.ndarray, "n n 3"]
-    """sRGB colour in [0, 1]."""
+    """sRGB color in [0, 1]."""
     height: Float[np.ndarray, "n n"]
     """Relief in tile lengths; its slope tilts the normals."""
     gloss: Float[np.ndarray, "n n"]
@@ -35,7 +35,7 @@ def kind(painter: Painter) -> Painter:
 
 
 def shade(color: Float[np.ndarray, "n n 3"], factor: np.ndarray) -> Float[np.ndarray, "n n 3"]:
-    """`color` times a grey factor, kept in [0, 1]."""
+    """`color` times a gray factor, kept in [0, 1]."""
     return np.clip(color * factor[..., None], 0.0, 1.0)
 
 
@@ -45,12 +45,12 @@ def mix(a: np.ndarray, b: np.ndarray | Color, weight: np.ndarray) -> Float[np.nd
 
 
 def plain(color: Color, n: int) -> Float[np.ndarray, "n n 3"]:
-    """One colour everywhere."""
+    """One color everywhere."""
     return np.broadcast_to(np.asarray(color, float), (n, n, 3)).copy()
 
 
 def pick(rng: np.random.Generator, colors: list[Color], spread: float = 0.03) -> Color:
-    """One of the colours, moved a little."""
+    """One of the colors, moved a little."""
     chosen = np.asarray(colors[int(rng.integers(len(colors)))]) + rng.normal(0, spread, 3)
     r, g, b = np.clip(chosen, 0.02, 0.98)
     return float(r), float(g), float(b)

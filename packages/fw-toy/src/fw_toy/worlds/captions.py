@@ -1,6 +1,6 @@
 """Captions from what the camera sees: place, things with their sides, and the camera's move.
 
-Axis legend: h rows, w columns of the label picture; -1 is sky.
+Axis legend: h rows, w columns of the label image; -1 is sky.
 """
 
 from collections.abc import Sequence

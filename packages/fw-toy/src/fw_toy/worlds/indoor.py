@@ -1,6 +1,6 @@
 """Rooms: walls with windows and a door, furniture along the walls and in the middle, lamps and daylight.
 
-Axis legend: the room spans x in [-width/2, width/2], y in [-depth/2, depth/2], z from 0 (floor) to its height, metres.
+Axis legend: the room spans x in [-width/2, width/2], y in [-depth/2, depth/2], z from 0 (floor) to its height, meters.
 """
 
 from dataclasses import dataclass
@@ -122,7 +122,7 @@ def _shell(
 
 
 def _middle(rng: np.random.Generator, builder: Builder, name: str, height: float) -> list[tuple[Rgb, Rgb]]:
-    """The rug and what stands on it; returns lamps (place, colour)."""
+    """The rug and what stands on it; returns lamps (place, color)."""
     rx, ry = rng.uniform(2.0, 3.2), rng.uniform(1.6, 2.4)
     rug = sheet((-rx / 2, -ry / 2, 0.012), (rx, 0, 0), (0, ry, 0), 0.3, fit_uv=True)
     builder.add("a patterned rug", place([(rug, paint(rng, "rug", gloss=0.1))], yaw_rad=rng.normal(0, 0.1)))
@@ -167,7 +167,7 @@ def _exhibits(rng: np.random.Generator, builder: Builder, width: float, depth: f
 def _along_wall(
     rng: np.random.Generator, builder: Builder, name: str, wall: _Wall, height: float
 ) -> list[tuple[Rgb, Rgb]]:
-    """Furniture with its back to a wall, pictures above; returns lamps."""
+    """Furniture with its back to a wall, images above; returns lamps."""
     lamps: list[tuple[Rgb, Rgb]] = []
     at = -wall.length_m / 2 + rng.uniform(0.5, 0.8)
     while True:
@@ -200,7 +200,7 @@ def _stand(
     shelves = {"study": 0.55, "living room": 0.35, "kitchen": 0.25}.get(name, 0.12)
     if name == "gallery":
         if blank and rng.uniform() < 0.9:
-            put("a painting", furniture.picture(rng, span * 0.8, rng.uniform(0.7, 1.1)), 0.03, 1.5)
+            put("a painting", furniture.image(rng, span * 0.8, rng.uniform(0.7, 1.1)), 0.03, 1.5)
     elif which < shelves and blank:
         put("a bookshelf", furniture.bookshelf(rng, span, rng.uniform(1.2, height - 0.5)), 0.34)
     elif which < shelves + 0.28:
@@ -208,7 +208,7 @@ def _stand(
         put("a chest of drawers", furniture.cabinet(rng, (span, 0.45, tall)), 0.5)
         put("vases and books", furniture.still_life(rng, span, 0.3), 0.25, tall + 0.03)
         if blank and rng.uniform() < 0.7:
-            put("a painting", furniture.picture(rng, span * 0.6, rng.uniform(0.45, 0.7)), 0.03, 1.65)
+            put("a painting", furniture.image(rng, span * 0.6, rng.uniform(0.45, 0.7)), 0.03, 1.65)
     elif which < shelves + 0.4:
         put("a potted plant", furniture.plant(rng, rng.uniform(0.8, 1.5)), 0.4)
     elif which < shelves + 0.5:
@@ -219,7 +219,7 @@ def _stand(
         put("a stack of crates", furniture.crates(rng), 0.45)
     else:
         if blank:
-            put("a painting", furniture.picture(rng, span * 0.7, rng.uniform(0.5, 0.9)), 0.03, 1.55)
+            put("a painting", furniture.image(rng, span * 0.7, rng.uniform(0.5, 0.9)), 0.03, 1.55)
         if rng.uniform() < 0.6:
             put("a chair", furniture.chair(rng), 0.4)
     return []

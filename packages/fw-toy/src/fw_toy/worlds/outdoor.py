@@ -1,6 +1,6 @@
 """Places outdoors: a village yard, a park, ruins, a market square; ground, buildings, trees, hills and weather.
 
-Axis legend: x right, y ahead, z up, metres; the place lies about the origin, cameras stand mostly at y < 0.
+Axis legend: x right, y ahead, z up, meters; the place lies about the origin, cameras stand mostly at y < 0.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from fw_toy.shapes.palette import paint
 from fw_toy.worlds.scene import Blueprint
 
 _WEATHER: tuple[tuple[str, float, float, Rgb, Rgb, Rgb], ...] = (
-    # words, sun elevation, cloud cover, sun colour, zenith, horizon
+    # words, sun elevation, cloud cover, sun color, zenith, horizon
     ("sunlit", 0.85, 0.35, (4.6, 4.2, 3.6), (0.1, 0.24, 0.68), (0.5, 0.68, 0.95)),
     ("golden evening", 0.36, 0.4, (5.2, 3.5, 1.9), (0.14, 0.24, 0.55), (1.0, 0.72, 0.46)),
     ("bright morning", 0.55, 0.3, (4.8, 4.2, 3.3), (0.12, 0.27, 0.68), (0.62, 0.74, 0.92)),

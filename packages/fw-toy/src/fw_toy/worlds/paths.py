@@ -1,6 +1,6 @@
 """Camera paths: smooth moves with real parallax that keep clear of things.
 
-Axis legend: f frames; world z up, metres; poses camera-to-world with OpenCV axes (x right, y down, z forward).
+Axis legend: f frames; world z up, meters; poses camera-to-world with OpenCV axes (x right, y down, z forward).
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fw_toy.rendering.render import Renderer
-from fw_toy.worlds.scene import Scene
+from fw_toy.worlds.scene import ToyScene
 
 MOVES = {
     "orbit-left": "the camera orbits to the left",
@@ -29,7 +29,7 @@ _PROBE = (24, 36)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CameraPath:
+class ToyPath:
     """A path found in a scene."""
 
     move: str
@@ -45,12 +45,12 @@ class CameraPath:
 
 
 def find_path(
-    scene: Scene, rng: np.random.Generator, *, frames: int, height: int, width: int, fov_deg: float
-) -> CameraPath | None:
+    scene: ToyScene, rng: np.random.Generator, *, frames: int, height: int, width: int, fov_deg: float
+) -> ToyPath | None:
     """The most interesting of a few safe random paths; None when the scene gave none in many tries."""
     focal = width / 2 / np.tan(np.radians(fov_deg) / 2)
     K = np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
-    found: list[tuple[float, CameraPath]] = []
+    found: list[tuple[float, ToyPath]] = []
     for _ in range(_ATTEMPTS):
         path = _try_path(scene, rng, K, frames, height, width)
         if path is not None:
@@ -76,8 +76,8 @@ def look_at(
 
 
 def _try_path(
-    scene: Scene, rng: np.random.Generator, K: np.ndarray, frames: int, height: int, width: int
-) -> tuple[float, CameraPath] | None:
+    scene: ToyScene, rng: np.random.Generator, K: np.ndarray, frames: int, height: int, width: int
+) -> tuple[float, ToyPath] | None:
     plan = scene.blueprint
     move = list(MOVES)[int(rng.integers(len(MOVES)))]
     eye, target = _start(scene, rng)
@@ -112,10 +112,10 @@ def _try_path(
     travel = float(np.linalg.norm(np.diff(eyes, axis=0), axis=1).sum())
     if not 0.1 <= travel / median <= 0.7:
         return None
-    return interest, CameraPath(move=move, K=K, pose_c2w=poses, median_depth_m=median, travel_ratio=travel / median)
+    return interest, ToyPath(move=move, K=K, pose_c2w=poses, median_depth_m=median, travel_ratio=travel / median)
 
 
-def _start(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _start(scene: ToyScene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Where the camera is at the path's middle, and what it looks at."""
     plan = scene.blueprint
     if plan.kind == "indoor":
@@ -176,7 +176,7 @@ def _trace(
 class _Probe:
     """Quick looks into the scene with few rays."""
 
-    def __init__(self, scene: Scene, K: np.ndarray, height: int, width: int):
+    def __init__(self, scene: ToyScene, K: np.ndarray, height: int, width: int):
         self._scene, self._renderer = scene, Renderer(scene)
         rows, columns = _PROBE
         self._K = np.diag([columns / width, rows / height, 1.0]) @ K

@@ -1,6 +1,6 @@
 """A scene ready for rendering: mesh, atlas, lights, tracer and baked light; the recipe of one clip's world.
 
-Axis legend: v vertices, t triangles; z is up, metres.
+Axis legend: v vertices, t triangles; z is up, meters.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Blueprint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class ToyScene:
     """Everything that a frame is rendered from."""
 
     blueprint: Blueprint
@@ -76,8 +76,8 @@ class Scene:
         return np.concatenate([p0, g1, g2, *tangents, n, a0, d1, d2], -1)
 
 
-def assemble(blueprint: Blueprint, *, rows: int) -> Scene:
-    """Builds mesh, textures and tracer, and bakes the light, as finely as pictures of so many rows need."""
+def assemble(blueprint: Blueprint, *, rows: int) -> ToyScene:
+    """Builds mesh, textures and tracer, and bakes the light, as finely as images of so many rows need."""
     grade = int(rows > 48) + int(rows > 128)
     mesh = blueprint.builder.build()
     names = list(dict.fromkeys((material.texture, material.variant) for material in mesh.materials))
@@ -86,4 +86,4 @@ def assemble(blueprint: Blueprint, *, rows: int) -> Scene:
     tracer = make_tracer(mesh.triangles)
     albedo = atlas.means()[slot, :3] * np.array([material.tint for material in mesh.materials], np.float32)
     irradiance = bake(mesh, tracer, blueprint.lighting, albedo, rays=_BAKE_RAYS[grade])
-    return Scene(blueprint=blueprint, mesh=mesh, atlas=atlas, slot=slot, tracer=tracer, irradiance=irradiance)
+    return ToyScene(blueprint=blueprint, mesh=mesh, atlas=atlas, slot=slot, tracer=tracer, irradiance=irradiance)

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fw_data.dataset.clip_order import Draw, PoolSampler, Sampler
+from fw_data.dataset.clip_order import ClipSampler, Draw, PoolSampler
 from fw_train.config.schema import TrainConfig
 from fw_train.engine import health
 from fw_train.engine.checkpoint import CheckpointError, Saver, Snapshot, read, step_of
@@ -115,10 +115,10 @@ def run(config: TrainConfig, task: Task, ctx: Context, *, out: Path, quiet: bool
             trainer.saver.close()
 
 
-def make_sampler(config: TrainConfig, clips: int) -> Sampler | PoolSampler:
+def make_sampler(config: TrainConfig, clips: int) -> ClipSampler | PoolSampler:
     """Which clips make up which step."""
     if not config.clip.pool:
-        return Sampler(clips=clips, batch=config.batch, seed=config.seed)
+        return ClipSampler(clips=clips, batch=config.batch, seed=config.seed)
     pool = min(config.clip.pool, clips)
     return PoolSampler(clips=clips, batch=config.batch, seed=config.seed, pool=pool, reuse=config.clip.reuse)
 

@@ -2,7 +2,7 @@
 
 1 / depth = scale * disparity + shift, one scale and shift per frame, fitted robustly in disparity (Ranftl et al. 2022,
 MiDaS; fitting after inverting is wrong), with a prior that both change slowly over time: frames in which little is
-known borrow from their neighbours and depth does not flicker. Axis legend: f frames, h height, w width.
+known borrow from their neighbors and depth does not flicker. Axis legend: f frames, h height, w width.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from scipy.linalg import solveh_banded
 from fw_geometry.align import fit_scale_shift_disparity
 
 MIN_INLIERS = 0.3
-"""A frame in which fewer of the pixels fit one line says nothing; its neighbours speak for it."""
+"""A frame in which fewer of the pixels fit one line says nothing; its neighbors speak for it."""
 MIN_PIXELS = 32
 _STEPS = 10
 _TUKEY = 4.685
 _SIGMA_OF_MAD = 1.4826
-_INDEPENDENT = 100  # pixels whose errors count as independent: neighbours err together
+_INDEPENDENT = 100  # pixels whose errors count as independent: neighbors err together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class DisparityAlignment:
     residual: Float64[np.ndarray, " f"]
     """Median relative depth error of each frame at its known pixels; NaN where nothing is known."""
     own: Bool[np.ndarray, " f"]
-    """Whether a frame's own pixels took part; the others lie between their neighbours."""
+    """Whether a frame's own pixels took part; the others lie between their neighbors."""
 
     def depth(self, disparity: Float32[np.ndarray, "f h w"], depth_max: float) -> Float32[np.ndarray, "f h w"]:
         """Depth of every pixel, at most depth_max."""

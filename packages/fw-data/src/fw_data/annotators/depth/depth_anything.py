@@ -60,7 +60,7 @@ RELEASES = {
 """By the name a person gives. Small is the default: the only one that any project may use."""
 
 FULL_SHORT_SIDE = 518
-"""Side of the pictures the network was trained on."""
+"""Side of the images the network was trained on."""
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
 _TOKENS_AT_ONCE = 4096
@@ -68,7 +68,7 @@ _TOKENS_AT_ONCE = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class InputSize:
-    """Picture size the network sees."""
+    """Image size the network sees."""
 
     height: int
     """Rows."""
@@ -93,7 +93,7 @@ def input_size(height: int, width: int, resolution: Resolution, patch: int = 14)
 class DepthAnything:
     """A loaded network.
 
-    `metric` tells whether its disparity is 1 / metres.
+    `metric` tells whether its disparity is 1 / meters.
     """
 
     def __init__(
@@ -111,16 +111,16 @@ class DepthAnything:
         resolution: Resolution = "native",
         on_done: Callable[[float], None] | None = None,
     ) -> Float32[np.ndarray, "f h w"]:
-        """Disparity (larger is nearer) of every pixel of sRGB frames, at their size; 1 / metres for metric networks."""
+        """Disparity (larger is nearer) of every pixel of sRGB frames, at their size; 1 / meters for metric networks."""
         count, height, width = frames.shape[:3]
         size = input_size(height, width, resolution, self.sizes.patch)
         tokens = size.height * size.width // self.sizes.patch**2
         batch = max(1, _TOKENS_AT_ONCE // tokens)
         result = np.empty((count, height, width), np.float32)
         for begin in range(0, count, batch):
-            pictures = torch.from_numpy(np.stack([_prepare(frame, size) for frame in frames[begin : begin + batch]]))
+            images = torch.from_numpy(np.stack([_prepare(frame, size) for frame in frames[begin : begin + batch]]))
             with torch.inference_mode():
-                depth = self.model(pixel_values=pictures.to(self.model.device)).predicted_depth.float()
+                depth = self.model(pixel_values=images.to(self.model.device)).predicted_depth.float()
                 depth = interpolate(depth[:, None], (height, width), mode="bilinear", align_corners=True)[:, 0]
             result[begin : begin + batch] = depth.cpu().numpy()
             if on_done is not None:
@@ -137,7 +137,7 @@ def load_depth_anything(
         source: a safetensors file or folder (original or transformers layout) or a hub id; None is the release's own.
         release: which of RELEASES it is; decides where it is looked for, the license that is shown, and for original
             files without a config whether it is metric.
-        metric_max_m: largest depth of a metric network, in metres, for original files; 20 indoors, 80 outdoors.
+        metric_max_m: largest depth of a metric network, in meters, for original files; 20 indoors, 80 outdoors.
         device: as torch names it.
 
     Raises:
@@ -192,7 +192,7 @@ def build(sizes: DepthAnythingSizes, *, metric_max_m: float | None = None) -> "D
 
 
 def _prepare(frame: UInt8[np.ndarray, "h w 3"], size: InputSize) -> Float32[np.ndarray, "3 a b"]:
-    picture = frame.astype(np.float32) / 255
-    if picture.shape[:2] != (size.height, size.width):
-        picture = cv2.resize(picture, (size.width, size.height), interpolation=cv2.INTER_CUBIC)
-    return np.ascontiguousarray(((picture - _MEAN) / _STD).transpose(2, 0, 1))
+    image = frame.astype(np.float32) / 255
+    if image.shape[:2] != (size.height, size.width):
+        image = cv2.resize(image, (size.width, size.height), interpolation=cv2.INTER_CUBIC)
+    return np.ascontiguousarray(((image - _MEAN) / _STD).transpose(2, 0, 1))

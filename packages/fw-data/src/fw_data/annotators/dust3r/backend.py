@@ -1,6 +1,6 @@
 """The `dust3r` backend: pairs of frames to point maps, these to one scene, and its depth for every pixel of the clip.
 
-OpenCV axes, poses camera-to-world, first pose identity; units of the scene (up to one scale factor per clip), or metres
+OpenCV axes, poses camera-to-world, first pose identity; units of the scene (up to one scale factor per clip), or meters
 with a metric depth network.
 Axis legend: f frames, h height, w width.
 """
@@ -17,8 +17,8 @@ from fw_data.annotators.depth.depth_anything import Resolution
 from fw_data.annotators.dust3r.alignment import AlignmentConfig, AlignmentFailed, SceneAlignment
 from fw_data.annotators.dust3r.pairs import Graph, Window, pair_graph, windows
 from fw_data.annotators.dust3r.predictor import DisparityPredictor, PairPredictor
-from fw_data.annotators.dust3r.scene import Scene, WindowMaps, join
-from fw_data.media.resize import Placement
+from fw_data.annotators.dust3r.scene import PairScene, WindowMaps, join
+from fw_data.media.resize import ResizeCrop
 
 STAGES = {"pairs": 0.0, "alignment": 0.75, "depth": 0.9}
 """Where each stage starts, as a part of the whole work."""
@@ -33,7 +33,7 @@ MULTIPLE = 16
 MIN_ACCEPTED = 0.3
 """Part of the pairs that must agree on one scene."""
 MAX_ACROSS, MAX_ALONG = 0.02, 0.25
-"""Typical errors beyond which they agree in name only: across in parts of the picture's width, along of the depth."""
+"""Typical errors beyond which they agree in name only: across in parts of the image's width, along of the depth."""
 SURE = 0.3
 """Confidence from which points say how large the scene is."""
 FAR = 50.0
@@ -45,7 +45,7 @@ class Dust3rBackendConfig:
     """Settings of the backend."""
 
     long_side: int = 512
-    """Long side of the pictures the pair network sees; released networks were trained on 512 (or 224)."""
+    """Long side of the images the pair network sees; released networks were trained on 512 (or 224)."""
     graph: Graph = "logwin"
     """Which pairs of frames are looked at."""
     reach: int = 5
@@ -53,9 +53,9 @@ class Dust3rBackendConfig:
     window: int = 120
     """Frames that are aligned together; longer clips are done in windows that share frames."""
     overlap: int = 16
-    """Frames that neighbouring windows share."""
+    """Frames that neighboring windows share."""
     depth_resolution: Resolution = "native"
-    """Picture size of the depth network."""
+    """Image size of the depth network."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     """Of the global alignment."""
 
@@ -95,7 +95,7 @@ class Dust3rBackend:
             raise AnnotationRefused(
                 "too-few-frames", "The clip has one frame; pairs need at least 2. Give a longer clip."
             )
-        placement = picture_placement(height, width, self.config.long_side)
+        placement = image_placement(height, width, self.config.long_side)
         report = StageProgress(STAGES, progress)
         scene = self._scene(np.stack([placement.rgb(frame) for frame in frames]), report)
         _check(scene, placement.width)
@@ -135,10 +135,10 @@ class Dust3rBackend:
             scores=scores,
         )
 
-    def _scene(self, pictures: UInt8[np.ndarray, "f a b 3"], report: StageProgress) -> Scene:
-        height, width = pictures.shape[1:3]
+    def _scene(self, images: UInt8[np.ndarray, "f a b 3"], report: StageProgress) -> PairScene:
+        height, width = images.shape[1:3]
         config = self.config
-        cut = list(windows(len(pictures), config.window, config.overlap))
+        cut = list(windows(len(images), config.window, config.overlap))
         maps: list[WindowMaps] = []
         found: list[SceneAlignment] = []
         for number, window in enumerate(cut):
@@ -148,7 +148,7 @@ class Dust3rBackend:
             def done(fraction: float, number: int = number) -> None:
                 report("pairs", (number + fraction) / len(cut))
 
-            for pointmaps in self.predictor.predict(pictures[window.start : window.stop], pairs, done):
+            for pointmaps in self.predictor.predict(images[window.start : window.stop], pairs, done):
                 part.add(pointmaps)
             maps.append(part)
             try:
@@ -162,12 +162,12 @@ class Dust3rBackend:
         return pair_graph(len(window), self.config.graph, self.config.reach)
 
 
-def picture_placement(height: int, width: int, long_side: int) -> Placement:
-    """From frames to the network's pictures: one scale, then a centre cut to multiples of 16 (592x336 to 512x288)."""
+def image_placement(height: int, width: int, long_side: int) -> ResizeCrop:
+    """From frames to the network's images: one scale, then a center cut to multiples of 16 (592x336 to 512x288)."""
     scale = long_side / max(height, width)
     resized = [max(MULTIPLE, round(side * scale)) for side in (height, width)]
     kept = [side // MULTIPLE * MULTIPLE for side in resized]
-    return Placement(
+    return ResizeCrop(
         resized_height=resized[0],
         resized_width=resized[1],
         top=(resized[0] - kept[0]) // 2,
@@ -177,25 +177,25 @@ def picture_placement(height: int, width: int, long_side: int) -> Placement:
     )
 
 
-def _check(scene: Scene, width: int) -> None:
+def _check(scene: PairScene, width: int) -> None:
     """Refuse clips whose pairs do not tell of one scene."""
     if not (scene.confidence > 0).any():
         raise AnnotationRefused(
-            "no-confidence", "The pair network trusts none of its points: the pictures may be black, plain or blurred."
+            "no-confidence", "The pair network trusts none of its points: the images may be black, plain or blurred."
         )
     if scene.accepted < MIN_ACCEPTED or scene.across_px > MAX_ACROSS * width or scene.along > MAX_ALONG:
         raise AnnotationRefused(
             "pairs-disagree",
             f"The frame pairs do not agree on one scene ({100 * scene.accepted:.0f} % of them do; typical errors are "
-            f"{100 * scene.across_px / width:.1f} % of the picture and {100 * scene.along:.0f} % of the depth). Much "
-            "of the picture may move by itself, or the clip holds a cut. Use footage of a mostly still scene.",
+            f"{100 * scene.across_px / width:.1f} % of the image and {100 * scene.along:.0f} % of the depth). Much "
+            "of the image may move by itself, or the clip holds a cut. Use footage of a mostly still scene.",
         )
 
 
 def _at_frame_size(
-    scene: Scene, placement: Placement, height: int, width: int
+    scene: PairScene, placement: ResizeCrop, height: int, width: int
 ) -> tuple[Float32[np.ndarray, "f h w"], Float32[np.ndarray, "f h w"]]:
-    """Depth and trust at every frame pixel: the nearest picture pixel; 0 in the strip that was cut off."""
+    """Depth and trust at every frame pixel: the nearest image pixel; 0 in the strip that was cut off."""
     columns, rows = (
         np.floor((np.arange(size) + 0.5) * resized / size - start).astype(int)
         for size, resized, start in (

@@ -41,7 +41,7 @@ def rotate(heads: Float[Tensor, "b h n k"], code: Float[Tensor, "2 n k"]) -> Flo
     return heads * cos + turned * sin
 
 
-class Mlp(nn.Module):
+class PairMlp(nn.Module):
     """Two linears with an exact GELU between."""
 
     def __init__(self, dim: int, hidden: int) -> None:
@@ -70,7 +70,7 @@ class Attention(nn.Module):
         return self.proj(rearrange(mixed, "b h n k -> b n (h k)"))
 
 
-class CrossAttention(nn.Module):
+class PairCrossAttention(nn.Module):
     """Attention of one view's tokens to the other's; each side turns with its own positions."""
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -105,7 +105,7 @@ class EncoderBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = Mlp(dim, mlp_ratio * dim)
+        self.mlp = PairMlp(dim, mlp_ratio * dim)
 
     def forward(self, x: Float[Tensor, "b n d"], code: Float[Tensor, "2 n k"]) -> Float[Tensor, "b n d"]:
         """One layer."""
@@ -120,10 +120,10 @@ class DecoderBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = Attention(dim, heads)
-        self.cross_attn = CrossAttention(dim, heads)
+        self.cross_attn = PairCrossAttention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.norm3 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = Mlp(dim, mlp_ratio * dim)
+        self.mlp = PairMlp(dim, mlp_ratio * dim)
         self.norm_y = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def forward(

@@ -1,4 +1,4 @@
-"""The pair network: two pictures in, a point and a confidence for every pixel of both out, in the first one's camera.
+"""The pair network: two images in, a point and a confidence for every pixel of both out, in the first one's camera.
 
 Written from the description of DUSt3R (Wang et al., CVPR 2024): a ViT encoder for each view, two decoders that read
 from each other, two heads. Parameter names and shapes are those of the released checkpoints.
@@ -96,8 +96,8 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> Dust3rConfig:
     )
 
 
-class Features(NamedTuple):
-    """What the encoder knows of pictures of one size; computed once per frame, used in every pair."""
+class EncodedFrames(NamedTuple):
+    """What the encoder knows of images of one size; computed once per frame, used in every pair."""
 
     tokens: Float[Tensor, "b n d"]
     """Encoded patches, row-major."""
@@ -135,24 +135,24 @@ class Dust3rNetwork(nn.Module):
         self.downstream_head2: LinearHead | DptHead = self._head()
 
     def forward(self, image1: Float[Tensor, "b 3 H W"], image2: Float[Tensor, "b 3 I J"]) -> PairOutput:
-        """Points of both pictures of each pair. Pictures are RGB in [-1, 1], their sides multiples of the patch."""
+        """Points of both images of each pair. Images are RGB in [-1, 1], their sides multiples of the patch."""
         return self.decode(self.encode(image1), self.encode(image2))
 
-    def encode(self, image: Float[Tensor, "b 3 H W"]) -> Features:
-        """Tokens of pictures, RGB in [-1, 1]; ValueError for sides that are no multiples of the patch."""
+    def encode(self, image: Float[Tensor, "b 3 H W"]) -> EncodedFrames:
+        """Tokens of images, RGB in [-1, 1]; ValueError for sides that are no multiples of the patch."""
         height, width = image.shape[-2:]
         patch = self.config.patch
         if height % patch or width % patch:
-            raise ValueError(f"a picture of {height}x{width}: both sides must be multiples of {patch}")
+            raise ValueError(f"an image of {height}x{width}: both sides must be multiples of {patch}")
         embedded = self.patch_embed["proj"](image)
         grid = (embedded.shape[-2], embedded.shape[-1])
         x = embedded.flatten(2).transpose(1, 2)
         code = self._code(grid, self.config.encoder_dim // self.config.encoder_heads, image.device)
         for block in self.enc_blocks:
             x = block(x, code)
-        return Features(self.enc_norm(x), grid)
+        return EncodedFrames(self.enc_norm(x), grid)
 
-    def decode(self, view1: Features, view2: Features) -> PairOutput:
+    def decode(self, view1: EncodedFrames, view2: EncodedFrames) -> PairOutput:
         """Points of both views of each pair from their tokens."""
         tokens1, tokens2 = self.decoder_tokens(view1, view2)
         with torch.autocast(view1.tokens.device.type, enabled=False):
@@ -160,7 +160,7 @@ class Dust3rNetwork(nn.Module):
             raw2 = self.downstream_head2(head_precision(tokens2), view2.grid)
             return PairOutput(*map_output(raw1), *map_output(raw2))
 
-    def decoder_tokens(self, view1: Features, view2: Features) -> tuple[list[Tensor], list[Tensor]]:
+    def decoder_tokens(self, view1: EncodedFrames, view2: EncodedFrames) -> tuple[list[Tensor], list[Tensor]]:
         """For each view the encoder's tokens and then those after every decoder block, the last one normed."""
         head_dim = self.config.decoder_dim // self.config.decoder_heads
         code1, code2 = (self._code(view.grid, head_dim, view.tokens.device) for view in (view1, view2))

@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from fw_data.annotators.depth.depth_anything import Resolution
-from fw_data.annotators.dust3r.network import Dust3rNetwork, Features
+from fw_data.annotators.dust3r.network import Dust3rNetwork, EncodedFrames
 
 _PAIRS_AT_ONCE = {"cpu": 2}
 _PAIRS_AT_ONCE_ELSEWHERE = 16
@@ -39,18 +39,18 @@ class PairPointmaps:
 
 @runtime_checkable
 class PairPredictor(Protocol):
-    """What turns pairs of pictures into point maps; a permissively licensed successor of DUSt3R fits in here."""
+    """What turns pairs of images into point maps; a permissively licensed successor of DUSt3R fits in here."""
 
     name: str
     """Short name and settings; part of the fingerprint of what is annotated."""
 
     def predict(
         self,
-        pictures: UInt8[np.ndarray, "f h w 3"],
+        images: UInt8[np.ndarray, "f h w 3"],
         pairs: Sequence[tuple[int, int]],
         on_done: Callable[[float], None],
     ) -> Iterator[PairPointmaps]:
-        """Maps of all pairs of sRGB pictures whose sides are multiples of 16, in the order of `pairs`."""
+        """Maps of all pairs of sRGB images whose sides are multiples of 16, in the order of `pairs`."""
         ...
 
 
@@ -59,7 +59,7 @@ class DisparityPredictor(Protocol):
     """What sees disparity in single frames; see depth.depth_anything.DepthAnything."""
 
     metric: bool
-    """Whether its disparity is 1 / metres, so that it also tells the size of the scene."""
+    """Whether its disparity is 1 / meters, so that it also tells the size of the scene."""
 
     def disparity(
         self, frames: UInt8[np.ndarray, "f h w 3"], *, resolution: Resolution, on_done: Callable[[float], None]
@@ -77,19 +77,19 @@ class NetworkPredictor:
 
     def predict(
         self,
-        pictures: UInt8[np.ndarray, "f h w 3"],
+        images: UInt8[np.ndarray, "f h w 3"],
         pairs: Sequence[tuple[int, int]],
         on_done: Callable[[float], None],
     ) -> Iterator[PairPointmaps]:
         """See PairPredictor."""
         device = self.network.mask_token.device
         batch = _PAIRS_AT_ONCE.get(device.type, _PAIRS_AT_ONCE_ELSEWHERE)
-        features = self._encode(pictures, device, batch)
+        features = self._encode(images, device, batch)
         for begin in range(0, len(pairs), batch):
             some = pairs[begin : begin + batch]
             with torch.inference_mode():
                 out = self.network.decode(
-                    *(Features(features.tokens[[pair[side] for pair in some]], features.grid) for side in (0, 1))
+                    *(EncodedFrames(features.tokens[[pair[side] for pair in some]], features.grid) for side in (0, 1))
                 )
             points1, confidence1, points2, confidence2 = (part.float().cpu().numpy() for part in out)
             for index, (first, second) in enumerate(some):
@@ -103,13 +103,13 @@ class NetworkPredictor:
                 )
             on_done(min(1.0, (begin + batch) / len(pairs)))
 
-    def _encode(self, pictures: UInt8[np.ndarray, "f h w 3"], device: torch.device, batch: int) -> Features:
+    def _encode(self, images: UInt8[np.ndarray, "f h w 3"], device: torch.device, batch: int) -> EncodedFrames:
         tokens: list[Tensor] = []
         grid = (0, 0)
-        for begin in range(0, len(pictures), batch):
-            image = torch.from_numpy(pictures[begin : begin + batch]).to(device).movedim(-1, 1).float() / 127.5 - 1
+        for begin in range(0, len(images), batch):
+            image = torch.from_numpy(images[begin : begin + batch]).to(device).movedim(-1, 1).float() / 127.5 - 1
             with torch.inference_mode():
                 features = self.network.encode(image)
             tokens.append(features.tokens)
             grid = features.grid
-        return Features(torch.cat(tokens), grid)
+        return EncodedFrames(torch.cat(tokens), grid)

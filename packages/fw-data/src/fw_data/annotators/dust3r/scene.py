@@ -1,6 +1,6 @@
-"""From the point maps of a clip to one scene: windows aligned one by one, joined, and depth at the pictures' size.
+"""From the point maps of a clip to one scene: windows aligned one by one, joined, and depth at the images' size.
 
-Axis legend: f frames, e pairs, p thinned pixels, h w pictures.
+Axis legend: f frames, e pairs, p thinned pixels, h w images.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ FARTHEST = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
-    """Cameras of all frames and dense depth, at the size of the pictures."""
+class PairScene:
+    """Cameras of all frames and dense depth, at the size of the images."""
 
     pose_c2w: Float64[np.ndarray, "f 4 4"]
     """Camera-to-world, the first one the identity."""
     focal_px: Float64[np.ndarray, " f"]
-    """In pixels of the pictures."""
+    """In pixels of the images."""
     frame_confidence: Float64[np.ndarray, " f"]
     """Trust in each camera, in [0, 1]."""
     depth: Float32[np.ndarray, "f h w"]
@@ -39,7 +39,7 @@ class Scene:
     accepted: float
     """Part of the pairs that agree."""
     across_px: float
-    """Typical error of points across the line of sight, in pixels of the pictures."""
+    """Typical error of points across the line of sight, in pixels of the images."""
     along: float
     """Typical relative error of their depth."""
 
@@ -52,8 +52,8 @@ class WindowMaps:
         step = max(1.0, np.sqrt(height * width / points))
         rows, columns = (((np.arange(int(size / step)) + 0.5) * step).astype(int) for size in (height, width))
         self.chosen: Int64[np.ndarray, " p"] = (rows[:, None] * width + columns).reshape(-1)
-        centres = np.stack([self.chosen % width + 0.5 - width / 2, self.chosen // width + 0.5 - height / 2], axis=-1)
-        self.offsets_px: Float64[np.ndarray, "p 2"] = centres
+        centers = np.stack([self.chosen % width + 0.5 - width / 2, self.chosen // width + 0.5 - height / 2], axis=-1)
+        self.offsets_px: Float64[np.ndarray, "p 2"] = centers
         self._points: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         self._weights: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         self._dense: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -117,7 +117,7 @@ class WindowMaps:
 
 def join(
     windows: Sequence[Window], maps: Sequence[WindowMaps], found: Sequence[SceneAlignment], height: int, width: int
-) -> Scene:
+) -> PairScene:
     """One scene from the windows of a clip, each brought to the one before by the frames they share.
 
     Scale comes from the depths of the shared frames, rotation and place from their cameras; a shared frame is taken
@@ -154,7 +154,7 @@ def join(
     log_focal /= count
     if all(np.ptp(scene.focal_px) == 0 for scene in found):
         log_focal[:] = log_focal.mean()
-    return Scene(
+    return PairScene(
         pose_c2w=np.linalg.inv(pose[0]) @ pose,
         focal_px=np.exp(log_focal),
         frame_confidence=trust,

@@ -9,7 +9,7 @@ from fw_data.annotate.scan import ClipPlan
 from fw_data.annotators.base import GeometryBackend
 from fw_data.annotators.dust3r import LICENSE
 from fw_data.annotators.spec import Selection, Settings, plain
-from fw_data.media.resize import Placement
+from fw_data.media.resize import ResizeCrop
 
 if TYPE_CHECKING:
     from fw_data.options import AnnotateOptions
@@ -105,7 +105,7 @@ class Dust3rSpec:
 
         return SCORE_MEANINGS
 
-    def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:  # noqa: ARG002 - one for all clips
+    def backend(self, plan: ClipPlan, placement: ResizeCrop) -> GeometryBackend:  # noqa: ARG002 - one for all clips
         """The backend of this process; its networks are loaded once."""
         return load(self)
 

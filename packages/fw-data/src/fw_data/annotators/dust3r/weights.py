@@ -21,7 +21,7 @@ RELEASES = {
 """The released checkpoints by the end of their names. The code that runs them is ours; the weights are not."""
 DEFAULT_RELEASE = "512_dpt"
 LONG_SIDE = {"512_dpt": 512, "512_linear": 512, "224_linear": 224}
-"""Picture size each was trained on."""
+"""Image size each was trained on."""
 
 
 def load_dust3r(

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from fw_data.annotators.base import AnnotationRefused, ClipGeometry, ProgressCallback
-from fw_data.media.resize import Placement
+from fw_data.media.resize import ResizeCrop
 from fw_geometry.camera import Trajectory
 
 VERSION = "1"
@@ -32,7 +32,7 @@ class OracleBackend:
     """Upright height of the video."""
     source_width: int
     """Upright width of the video."""
-    placement: Placement
+    placement: ResizeCrop
     """From the video to the stored frames."""
     depth_noise: float = 0.0
     """Relative standard deviation of the depth error: half of it smooth over the image, half of it per pixel."""

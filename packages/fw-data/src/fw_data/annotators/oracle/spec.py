@@ -8,7 +8,7 @@ from fw_data.annotate.scan import ClipPlan
 from fw_data.annotators.base import GeometryBackend
 from fw_data.annotators.oracle.backend import VERSION, OracleBackend
 from fw_data.annotators.spec import Selection, Settings
-from fw_data.media.resize import Placement
+from fw_data.media.resize import ResizeCrop
 
 if TYPE_CHECKING:
     from fw_data.options import AnnotateOptions
@@ -48,7 +48,7 @@ class OracleSpec:
         """No additional scores."""
         return {}
 
-    def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:
+    def backend(self, plan: ClipPlan, placement: ResizeCrop) -> GeometryBackend:
         """A backend for the truth of one clip."""
         return OracleBackend(
             truth=self.truth / PurePosixPath(plan.source).with_suffix(".npz"),

@@ -63,9 +63,9 @@ class SfmBackend:
         rectifier = Rectifier(scene)
         scale = min(1.0, self.config.depth_long_side / max(scene.width, scene.height))
         search_size = (max(16, round(scene.width * scale)), max(16, round(scene.height * scale)))
-        pictures = np.stack([rectifier.ideal_image(i, image, search_size) for i, image in enumerate(gray)])
+        images = np.stack([rectifier.ideal_image(i, image, search_size) for i, image in enumerate(gray)])
         dense = dense_depth(
-            scene, torch.from_numpy(pictures).float() / 255, self.config, lambda part: report("depth", 0.95 * part)
+            scene, torch.from_numpy(images).float() / 255, self.config, lambda part: report("depth", 0.95 * part)
         )
         depth = np.zeros((len(gray), *size), np.float32)
         confidence = np.zeros_like(depth)

@@ -1,6 +1,6 @@
 """What kind of camera it was: shutter, lens and focal length, each believed only as far as the footage shows it.
 
-Costs are mean Cauchy costs of the observations. Observations of one point in neighbouring frames err together, so the
+Costs are mean Cauchy costs of the observations. Observations of one point in neighboring frames err together, so the
 evidence of many of them counts as that of a few (`EVIDENCE`). Axis legend: o observations.
 """
 

@@ -23,13 +23,13 @@ def guess_focal_px(features: list[Features], pairs: list[PairMatches], seed: int
     width, height = features[0].size
     long_side = max(width, height)
     ranked = sorted(pairs, key=lambda pair: -len(pair.indices) * (1.0 - pair.homography_fraction))
-    centre = np.array([width / 2, height / 2])
+    center = np.array([width / 2, height / 2])
     votes, weights = [], []
     for pair in ranked[:max_pairs]:
         if pair.homography_fraction > 0.85:
             continue
-        a = features[pair.first].positions.numpy()[pair.indices[:, 0]].astype(np.float64) - centre
-        b = features[pair.second].positions.numpy()[pair.indices[:, 1]].astype(np.float64) - centre
+        a = features[pair.first].positions.numpy()[pair.indices[:, 0]].astype(np.float64) - center
+        b = features[pair.second].positions.numpy()[pair.indices[:, 1]].astype(np.float64) - center
         result, info = poselib.estimate_shared_focal_relative_pose(
             a, b, np.zeros(2), {"seed": seed, "max_epipolar_error": 1.5, "max_iterations": 1000, "min_iterations": 100}
         )

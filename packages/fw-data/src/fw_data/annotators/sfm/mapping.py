@@ -1,6 +1,6 @@
 """Poses of the key frames and a first set of scene points from verified matches, by COLMAP's mappers.
 
-All key frames share one pinhole camera with a centred principal point. Poses inside are world-to-camera, as COLMAP
+All key frames share one pinhole camera with a centered principal point. Poses inside are world-to-camera, as COLMAP
 has them. Axis legend: k key frames.
 """
 

@@ -145,7 +145,7 @@ def _refine(
 
 
 def _is_continuous(motion: Motion) -> bool:
-    """Whether neighbouring frames are so close that the path between them is known."""
+    """Whether neighboring frames are so close that the path between them is known."""
     return len(motion.step_px) >= 8 and float(np.mean(motion.survival > 0.5)) > 0.9
 
 

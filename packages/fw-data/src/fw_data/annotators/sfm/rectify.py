@@ -1,8 +1,8 @@
-"""Between the frame as it was recorded and the picture an ideal pinhole camera with a global shutter would have taken.
+"""Between the frame as it was recorded and the image an ideal pinhole camera with a global shutter would have taken.
 
-Dense matching works on the ideal pictures; depth is brought back to the recorded pixels at the end. The shutter is
+Dense matching works on the ideal images; depth is brought back to the recorded pixels at the end. The shutter is
 taken out for the camera's rotation exactly and for its translation at the scene's typical depth.
-Image positions are (x, y) with pixel centres at + 0.5. Axis legend: f frames, h height, w width, o positions.
+Image positions are (x, y) with pixel centers at + 0.5. Axis legend: f frames, h height, w width, o positions.
 """
 
 import cv2
@@ -58,7 +58,7 @@ class Rectifier:
         return _remap(reduced, self._coarse_map(frame, size, to_ideal=False))
 
     def recorded_map(self, frame: int, values: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-        """A map made on the ideal picture, at the recorded pixels of the same resolution (nearest value)."""
+        """A map made on the ideal image, at the recorded pixels of the same resolution (nearest value)."""
         if self.is_identity:
             return values
         size = (values.shape[1], values.shape[0])

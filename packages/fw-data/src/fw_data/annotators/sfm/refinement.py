@@ -3,7 +3,7 @@
 A point has one template, the patch around its observation in the frame that shows it best. For every other frame the
 patch is warped as a plane through the point would move it, and shifted until it fits. One template per point means
 that nothing drifts, and points gain observations in frames that were never matched with each other.
-Image positions are (x, y) in pixels with pixel centres at + 0.5.
+Image positions are (x, y) in pixels with pixel centers at + 0.5.
 Axis legend: f frames, h height, w width, p points, o observations.
 """
 
@@ -45,7 +45,7 @@ def refine_observations(
 ) -> SparseScene:
     """New observations of (at most `max_points`) points, in all posed frames where their patch is found.
 
-    `image` is grey, in [0, 1]. A patch is accepted when it correlates better than 0.8 and lies closer than
+    `image` is gray, in [0, 1]. A patch is accepted when it correlates better than 0.8 and lies closer than
     `max_shift_px` to where the scene predicts it.
     """
     scene = spread_points(scene, max_points)
@@ -129,15 +129,15 @@ def plane_warp(
     step = 2.0
     K_inv = np.linalg.inv(scene.K)
     rotation = scene.pose_w2c[source][:, :3, :3]
-    centre = scene.centres[source]
+    center = scene.centers[source]
     normal = templates.normal[points]
-    level = np.einsum("oi,oi->o", normal, scene.points[points] - centre)
+    level = np.einsum("oi,oi->o", normal, scene.points[points] - center)
 
     def transfer(xy: np.ndarray) -> np.ndarray:
         ray = np.einsum("oji,oj->oi", rotation, np.c_[xy, np.ones(len(xy))] @ K_inv.T)
         along = np.einsum("oi,oi->o", normal, ray)
         distance = level / np.where(np.abs(along) > 1e-9, along, 1e-9)
-        return scene.project(target, centre + distance[:, None] * ray)[0]
+        return scene.project(target, center + distance[:, None] * ray)[0]
 
     middle = templates.xy[points]
     columns = [(transfer(middle + d) - transfer(middle - d)) / (2 * step) for d in np.eye(2) * step]

@@ -46,12 +46,12 @@ def check_images(motion: Motion, diagonal_px: float) -> None:
         raise AnnotationRefused(
             "no-texture",
             f"Half of the frames show fewer than {MIN_CORNERS} points that can be followed (median {corners:.0f}): "
-            "the picture is black, plain or very blurred. Use footage with visible detail.",
+            "the image is black, plain or very blurred. Use footage with visible detail.",
         )
     if motion.span_px < MIN_MOTION * diagonal_px and float(np.median(motion.survival)) > 0.5:
         raise AnnotationRefused(
             "no-motion",
-            f"The picture moves by {motion.span_px:.1f} pixels over the whole clip: the camera stands still, so depth "
+            f"The image moves by {motion.span_px:.1f} pixels over the whole clip: the camera stands still, so depth "
             "cannot be seen. Use footage of a camera that changes its place.",
         )
 
@@ -81,12 +81,12 @@ def nothing_mapped(pairs: list[PairMatches], motion: Motion) -> AnnotationRefuse
     if followed < MIN_FOLLOWED:
         return AnnotationRefused(
             "too-little-overlap",
-            f"From one frame to the next only {100 * followed:.0f} % of the picture can be followed: the views are too "
-            "far apart to be joined. Use video, or pictures of one place taken closer together.",
+            f"From one frame to the next only {100 * followed:.0f} % of the image can be followed: the views are too "
+            "far apart to be joined. Use video, or images of one place taken closer together.",
         )
     return AnnotationRefused(
         "not-rigid",
-        "Matches were found, but no camera path explains them together: much of the picture may move by itself. "
+        "Matches were found, but no camera path explains them together: much of the image may move by itself. "
         "Use footage of a mostly still scene.",
     )
 
@@ -109,7 +109,7 @@ def check_parallax(scene: SparseScene, min_angle_deg: float) -> None:
 
 
 def check_depth(confidence: Float32[np.ndarray, "f h w"]) -> None:
-    """Refuse clips whose frames do not agree about depth: their cameras are wrong, or most of the picture moves."""
+    """Refuse clips whose frames do not agree about depth: their cameras are wrong, or most of the image moves."""
     share = float((confidence > SURE).mean())
     if share < MIN_SURE:
         raise AnnotationRefused(

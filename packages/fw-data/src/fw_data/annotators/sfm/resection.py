@@ -17,7 +17,7 @@ MAX_ERROR_PX = 4.0
 
 
 def pose_remaining_frames(scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], seed: int) -> SparseScene:
-    """Pose every frame that a posed neighbour can be followed to; observations of the new frames are added.
+    """Pose every frame that a posed neighbor can be followed to; observations of the new frames are added.
 
     Works outwards from the posed frames in both directions, one frame at a time, until nothing changes.
     """
@@ -76,7 +76,7 @@ def _resect(xy: np.ndarray, points: np.ndarray, camera: dict, seed: int) -> tupl
 
 
 def _next_step(posed: np.ndarray, failed: set[tuple[int, int]]) -> tuple[int, int] | None:
-    """A posed frame and an unposed neighbour of it that has not been tried from there."""
+    """A posed frame and an unposed neighbor of it that has not been tried from there."""
     for target in np.flatnonzero(~posed):
         for source in (int(target) - 1, int(target) + 1):
             if 0 <= source < len(posed) and posed[source] and (source, int(target)) not in failed:

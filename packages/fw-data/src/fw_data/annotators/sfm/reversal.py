@@ -27,19 +27,19 @@ def reverse(scene: SparseScene) -> SparseScene:
     """The scene mirrored in depth about the median point, seen from the middle one of the posed cameras.
 
     With M = diag(1, 1, -1) in that camera's frame, points become c + M (p - c) and turns M R M; every camera keeps the
-    place of c in its picture. Twice gives the scene back.
+    place of c in its image. Twice gives the scene back.
     """
     posed = np.flatnonzero(scene.posed)
     anchor = scene.pose_w2c[posed[len(posed) // 2]]
     mirror = np.diag([1.0, 1.0, -1.0])
     points = scene.points @ anchor[:3, :3].T + anchor[:3, 3]
-    centre = np.median(points, axis=0)
+    center = np.median(points, axis=0)
     relative = scene.pose_w2c[posed] @ np.linalg.inv(anchor)
     turned = mirror @ relative[:, :3, :3] @ mirror
     pose = scene.pose_w2c.copy()
     pose[posed, :3, :3] = turned
-    pose[posed, :3, 3] = relative[:, :3, :3] @ centre + relative[:, :3, 3] - turned @ centre
-    return replace(scene, pose_w2c=pose, points=(points - centre) @ mirror + centre)
+    pose[posed, :3, 3] = relative[:, :3, :3] @ center + relative[:, :3, 3] - turned @ center
+    return replace(scene, pose_w2c=pose, points=(points - center) @ mirror + center)
 
 
 def candidates(scene: SparseScene, threads: int) -> list[SparseScene]:

@@ -1,6 +1,6 @@
 """Rolling shutter: most cameras read their rows one after the other, so a moving camera bends the image.
 
-A pose belongs to the moment the image centre is read; a row (or column) away from it is seen from a pose a little
+A pose belongs to the moment the image center is read; a row (or column) away from it is seen from a pose a little
 earlier or later on the camera's path. Left out, this bends focal length and poses of handheld video. The readout time
 is found from the residuals of the reconstruction itself, so nothing has to be known about the camera.
 Image positions are (x, y) in pixels. Axis legend: f frames, o observations.

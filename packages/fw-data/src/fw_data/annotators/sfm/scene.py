@@ -1,7 +1,7 @@
 """The sparse reconstruction of a clip as plain arrays: cameras, points and who sees what.
 
 OpenCV axes, poses world-to-camera inside this package's sparse stage. Image positions are (x, y) in pixels with pixel
-centres at + 0.5. Axis legend: f frames, p points, o observations.
+centers at + 0.5. Axis legend: f frames, p points, o observations.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ class SparseScene:
     width: int
     height: int
     focal_px: float
-    """Shared by all frames; the principal point is the image centre."""
+    """Shared by all frames; the principal point is the image center."""
     radial: float = 0.0
-    """Lens distortion k: a normalised position u is seen at u (1 + k |u|^2). Shared by all frames."""
+    """Lens distortion k: a normalized position u is seen at u (1 + k |u|^2). Shared by all frames."""
     readout: tuple[float, float] = (0.0, 0.0)
     """Rolling shutter: how much of the time between two frames passes from the left to the right edge of the image,
-    and from the top to the bottom; poses are those of the image centre. (0, 0) for a global shutter."""
+    and from the top to the bottom; poses are those of the image center. (0, 0) for a global shutter."""
     pose_w2c: Float64[np.ndarray, "f 4 4"]
     """Identity where `posed` is false."""
     posed: Bool[np.ndarray, " f"]
@@ -37,8 +37,8 @@ class SparseScene:
         return np.array([[self.focal_px, 0, self.width / 2], [0, self.focal_px, self.height / 2], [0, 0, 1.0]])
 
     @property
-    def centres(self) -> Float64[np.ndarray, "f 3"]:
-        """Camera centres in the world."""
+    def centers(self) -> Float64[np.ndarray, "f 3"]:
+        """Camera centers in the world."""
         return -np.einsum("fji,fj->fi", self.pose_w2c[:, :3, :3], self.pose_w2c[:, :3, 3])
 
     def project(
@@ -52,10 +52,10 @@ class SparseScene:
         camera = np.einsum("oij,oj->oi", pose[:, :3, :3], points) + pose[:, :3, 3]
         depth = camera[:, 2]
         safe = np.where(np.abs(depth) > 1e-12, depth, 1e-12)
-        centre = np.array([self.width / 2, self.height / 2])
+        center = np.array([self.width / 2, self.height / 2])
         flat = camera[:, :2] / safe[:, None]
         flat = flat * (1 + self.radial * np.einsum("oi,oi->o", flat, flat))[:, None]
-        return self.focal_px * flat + centre, depth
+        return self.focal_px * flat + center, depth
 
     def triangulation_angle_deg(self) -> Float64[np.ndarray, " p"]:
         """For each point, the angle between the two of its rays that lie furthest apart (0 without observations).
@@ -63,7 +63,7 @@ class SparseScene:
         The furthest is measured from the point's first observation and doubled back once, which is within a factor of
         two of the true maximum and needs no pairwise search.
         """
-        rays = self.points[self.obs_point] - self.centres[self.obs_frame]
+        rays = self.points[self.obs_point] - self.centers[self.obs_frame]
         rays /= np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-12)
         count = len(self.points)
         anchor = np.zeros((count, 3))

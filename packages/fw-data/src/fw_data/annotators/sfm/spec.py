@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from fw_data.annotate.scan import ClipPlan
 from fw_data.annotators.base import GeometryBackend
 from fw_data.annotators.spec import Selection, Settings, plain
-from fw_data.media.resize import Placement
+from fw_data.media.resize import ResizeCrop
 
 if TYPE_CHECKING:
     from fw_data.options import AnnotateOptions
@@ -52,7 +52,7 @@ class SfmSpec:
         """Meaning of the scores of SfmBackend."""
         return SCORE_MEANINGS
 
-    def backend(self, plan: ClipPlan, placement: Placement) -> GeometryBackend:  # noqa: ARG002 - one for all clips
+    def backend(self, plan: ClipPlan, placement: ResizeCrop) -> GeometryBackend:  # noqa: ARG002 - one for all clips
         """The backend of this process; its networks are loaded once."""
         return _sfm()
 

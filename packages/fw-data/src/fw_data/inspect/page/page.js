@@ -99,7 +99,7 @@ class View {
     this.slider = stage.querySelector("input");
     this.label = stage.querySelector("span");
     const raw = new Uint16Array(bytes(cloud.points).buffer);
-    this.colours = bytes(cloud.colours);
+    this.colors = bytes(cloud.colors);
     this.points = new Float32Array(raw.length);
     for (let i = 0; i < raw.length; i += 1) {
       const axis = i % 3;
@@ -173,25 +173,25 @@ class View {
         height / 2 + scale * (down[0] * a + down[1] * b + down[2] * c), depth];
     };
     const brush = this.canvas.getContext("2d");
-    const picture = brush.createImageData(width, height);
-    const pixels = new Uint32Array(picture.data.buffer);
+    const image = brush.createImageData(width, height);
+    const pixels = new Uint32Array(image.data.buffer);
     const nearest = new Float32Array(width * height).fill(Infinity);
     const size = Math.max(2, Math.round((width / 200) * Math.sqrt(this.zoom)));
     for (let i = 0; i < this.points.length; i += 3) {
       const at = place(this.points[i], this.points[i + 1], this.points[i + 2]);
       if (!at) continue;
-      const colour = 0xff000000 | (this.colours[i + 2] << 16) | (this.colours[i + 1] << 8) | this.colours[i];
+      const color = 0xff000000 | (this.colors[i + 2] << 16) | (this.colors[i + 1] << 8) | this.colors[i];
       const left = Math.round(at[0] - size / 2), top = Math.round(at[1] - size / 2);
       for (let y = Math.max(0, top); y < Math.min(height, top + size); y += 1) {
         for (let x = Math.max(0, left); x < Math.min(width, left + size); x += 1) {
-          if (at[2] < nearest[y * width + x]) { nearest[y * width + x] = at[2]; pixels[y * width + x] = colour; }
+          if (at[2] < nearest[y * width + x]) { nearest[y * width + x] = at[2]; pixels[y * width + x] = color; }
         }
       }
     }
-    brush.putImageData(picture, 0, 0);
+    brush.putImageData(image, 0, 0);
     const style = getComputedStyle(document.documentElement);
-    const line = (points, colour, thick) => {
-      brush.strokeStyle = colour; brush.lineWidth = thick * ratio; brush.lineJoin = "round"; brush.beginPath();
+    const line = (points, color, thick) => {
+      brush.strokeStyle = color; brush.lineWidth = thick * ratio; brush.lineJoin = "round"; brush.beginPath();
       let open = false;
       for (const point of points) {
         const at = place(...point);
@@ -201,8 +201,8 @@ class View {
       }
       brush.stroke();
     };
-    const centre = (index) => [3, 7, 11].map((offset) => this.poses[12 * index + offset]);
-    const path = Array.from({ length: this.frames }, (_, index) => centre(index));
+    const center = (index) => [3, 7, 11].map((offset) => this.poses[12 * index + offset]);
+    const path = Array.from({ length: this.frames }, (_, index) => center(index));
     line(path, style.getPropertyValue("--paper"), 5);
     line(path, style.getPropertyValue("--accent"), 2.5);
     const step = Math.max(1, Math.round((this.frames - 1) / 6));
@@ -212,15 +212,15 @@ class View {
     this.label.textContent = `frame ${now} of ${this.frames}`;
   }
 
-  camera(index, line, colour, thick) {
+  camera(index, line, color, thick) {
     const pose = this.poses.subarray(12 * index, 12 * index + 12);
     const length = 0.07 * this.extent;
     const put = (x, y, z) => [0, 1, 2].map((row) =>
       pose[4 * row] * x + pose[4 * row + 1] * y + pose[4 * row + 2] * z + pose[4 * row + 3]);
     const [w, h] = [(this.cloud.view[0] / 2) * length, (this.cloud.view[1] / 2) * length];
     const corners = [[-w, -h], [w, -h], [w, h], [-w, h]].map(([x, y]) => put(x, y, length));
-    line([...corners, corners[0]], colour, thick);
-    for (const corner of corners) line([put(0, 0, 0), corner], colour, thick);
+    line([...corners, corners[0]], color, thick);
+    for (const corner of corners) line([put(0, 0, 0), corner], color, thick);
   }
 }
 

@@ -54,7 +54,7 @@ class PairClouds:
     second_weight: Float64[np.ndarray, "e p"]
     """The same of the second frame."""
     offsets_px: Float64[np.ndarray, "p 2"]
-    """(column, row) of each pixel's centre minus the principal point."""
+    """(column, row) of each pixel's center minus the principal point."""
 
     def __post_init__(self) -> None:
         if not len(self.pairs):

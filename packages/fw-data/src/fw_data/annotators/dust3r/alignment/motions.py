@@ -20,7 +20,7 @@ def pair_motions(
     """Motion of every pair, in its own unit, and how much of its weight the motion explains.
 
     Closed-form fit of the second frame's points to their place in its own camera (lines of sight times the depth
-    shape), then reweighted Gauss-Newton steps on where the points fall in the second picture.
+    shape), then reweighted Gauss-Newton steps on where the points fall in the second image.
     """
     second = clouds.pairs[:, 1]
     rays = np.concatenate([clouds.offsets_px, np.ones((len(clouds.offsets_px), 1))], axis=1)

@@ -79,10 +79,10 @@ def measure(clouds: PairClouds, state: State, before: Residuals | None) -> Resid
         depths = np.concatenate([part[mask] for part, mask in zip(log_depth, its, strict=True)])
         weights = np.concatenate([part[mask] for part, mask in zip(across_weight, its, strict=True)])
         sigma = None if before is None else np.repeat(before.along, [mask.sum() for mask in its])[:, None]
-        centre, width = _agree(depths, weights, sigma)
-        agreed[frame], spread[frame] = centre, width
+        center, width = _agree(depths, weights, sigma)
+        agreed[frame], spread[frame] = center, width
         for part, mask, out in zip(log_depth, its, miss_along, strict=True):
-            out[mask] = part[mask] - centre
+            out[mask] = part[mask] - center
     along = [
         max(_SIGMA_OF_MAD * _typical(np.abs(miss), base), MIN_ALONG)
         for miss, base in zip(miss_along, bases, strict=True)
@@ -109,17 +109,17 @@ def _agree(
     depths: Float64[np.ndarray, "o p"], weights: Float64[np.ndarray, "o p"], sigma: Float64[np.ndarray, "o 1"] | None
 ) -> tuple[Float64[np.ndarray, " p"], Float64[np.ndarray, " p"]]:
     """Robust mean over the observations of every pixel, starting at their median, and the mean distance from it."""
-    centre = masked_median(depths, weights > 0, axis=0)
+    center = masked_median(depths, weights > 0, axis=0)
     for _ in range(3):
-        miss = depths - centre
+        miss = depths - center
         width = sigma
         if width is None:
             width = _SIGMA_OF_MAD * masked_median(np.abs(miss), weights > 0, axis=0) + MIN_ALONG
         robust = _kernel(miss / width) * weights
         total = robust.sum(0)
-        centre = np.where(total > 1e-12, (robust * depths).sum(0) / np.maximum(total, 1e-12), centre)
+        center = np.where(total > 1e-12, (robust * depths).sum(0) / np.maximum(total, 1e-12), center)
     total = np.maximum(weights.sum(0), 1e-12)
-    return centre, (np.abs(depths - centre) * weights).sum(0) / total
+    return center, (np.abs(depths - center) * weights).sum(0) / total
 
 
 def _kernel(ratio: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def spanning_tree(clouds: PairClouds, trust: Float64[np.ndarray, " e"]) -> list[
 def focal_lengths(clouds: PairClouds, *, shared: bool) -> Float64[np.ndarray, " f"]:
     """Focal length in pixels from the points each frame sees in its own camera: argmin_f sum w |offset - f (x, y) / z|.
 
-    The sum of distances (not of squares) is minimised by reweighting, pair by pair; the answer is the median over all
+    The sum of distances (not of squares) is minimized by reweighting, pair by pair; the answer is the median over all
     pairs, or over the pairs of each frame.
     """
     z = clouds.first[..., 2]

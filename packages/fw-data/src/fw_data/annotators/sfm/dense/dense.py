@@ -1,6 +1,6 @@
 """Depth of every pixel of every frame: coarse search over planes, a finer search around it, then agreement of frames.
 
-Everything here runs on ideal pinhole pictures at a reduced size. Axis legend: f frames, h height, w width; a height and
+Everything here runs on ideal pinhole images at a reduced size. Axis legend: f frames, h height, w width; a height and
 b width of another size.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fw_data.annotators.sfm.config import SfmConfig
 from fw_data.annotators.sfm.dense.filling import fill_depth
-from fw_data.annotators.sfm.dense.fusion import carry_over, compare_with_neighbours
+from fw_data.annotators.sfm.dense.fusion import carry_over, compare_with_neighbors
 from fw_data.annotators.sfm.dense.plane_sweep import matching_scores, refine_between_planes
 from fw_data.annotators.sfm.dense.semi_global import aggregate
 from fw_data.annotators.sfm.dense.views import choose_sources, depth_limits
@@ -26,7 +26,7 @@ FINE_STEPS = 4
 BEYOND = 2.0
 """Depths end at this multiple of the furthest one searched; without an end, one pixel of sky could be a million."""
 CARRIED_TRUST = 0.12
-"""Of a depth that only neighbours have: less than a well founded filling gets."""
+"""Of a depth that only neighbors have: less than a well founded filling gets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class DenseDepth:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """The pictures at one size, and the cameras that go with them."""
+    """The images at one size, and the cameras that go with them."""
 
     gray: Float[Tensor, "f h w"]
     K: Float[Tensor, "3 3"]
@@ -52,7 +52,7 @@ def dense_depth(
     config: SfmConfig,
     on_done: Callable[[float], None] = lambda _: None,
 ) -> DenseDepth:
-    """Depth and confidence of every frame, at the size of the (ideal, grey, in [0, 1]) pictures given."""
+    """Depth and confidence of every frame, at the size of the (ideal, gray, in [0, 1]) images given."""
     sources = choose_sources(scene, config.source_views)
     limits = depth_limits(scene)
     fine = _level(scene, gray)
@@ -87,7 +87,7 @@ def dense_depth(
 
 
 def plane_count(level: Level, poses: Float[Tensor, "s 4 4"], near: float, far: float, most: int) -> int:
-    """Planes between two depths so that a step moves the picture by about one pixel in the source that moves most."""
+    """Planes between two depths so that a step moves the image by about one pixel in the source that moves most."""
     height, width = level.gray.shape[1:]
     corners = torch.tensor([[0.5, 0.5], [0.1, 0.1], [0.9, 0.1], [0.1, 0.9], [0.9, 0.9]]) * torch.tensor([width, height])
     rays = torch.cat([corners, torch.ones(5, 1)], dim=1) @ torch.linalg.inv(level.K).T
@@ -158,13 +158,11 @@ def _agree(
 ) -> tuple[Tensor, Tensor]:
     """One round of fusion over all frames: depth, and how well each pixel is confirmed, in [0, 1].
 
-    With `carry`, pixels that nothing confirms take the depth that neighbours agree on there.
+    With `carry`, pixels that nothing confirms take the depth that neighbors agree on there.
     """
 
     def compare(frame: int) -> tuple[Tensor, Tensor]:
-        own = compare_with_neighbours(
-            frame, sources[frame], depth, weight, level.K, level.pose_w2c, tolerance=tolerance
-        )
+        own = compare_with_neighbors(frame, sources[frame], depth, weight, level.K, level.pose_w2c, tolerance=tolerance)
         trust = own.support / (own.support + own.conflict + 1.0)
         return own.depth, trust
 

@@ -1,6 +1,6 @@
-"""Depth for the pixels that nothing confirms: spread from confirmed pixels, stopping at edges of the picture.
+"""Depth for the pixels that nothing confirms: spread from confirmed pixels, stopping at edges of the image.
 
-A weighted least-squares smoothing with colour-dependent weights, solved one image line at a time (Min et al., "Fast
+A weighted least-squares smoothing with color-dependent weights, solved one image line at a time (Min et al., "Fast
 global image smoothing based on weighted least squares", TIP 2014). On inverse depth a plane stays a plane.
 Axis legend: h height, w width, c channels, n lanes.
 """
@@ -43,7 +43,7 @@ def spread(
 ) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
     """Values everywhere, close to the given ones where `weight` is large; and how much weight reached each pixel.
 
-    Neighbours hold together with `smoothness`, less where the guide changes by more than `edge`.
+    Neighbors hold together with `smoothness`, less where the guide changes by more than `edge`.
     """
     pair = torch.stack([values * weight, weight])
     across, down = _bonds(guide, edge), _bonds(guide.T, edge)

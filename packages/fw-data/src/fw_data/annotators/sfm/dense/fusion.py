@@ -1,6 +1,6 @@
 """Depth maps of many frames made to agree: what other frames confirm stays, what they see through goes.
 
-Depth is z-depth, 0 = invalid; poses are world-to-camera. Axis legend: f frames, h height, w width, n neighbours.
+Depth is z-depth, 0 = invalid; poses are world-to-camera. Axis legend: f frames, h height, w width, n neighbors.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from fw_data.annotators.sfm.dense.plane_sweep import pixel_rays
 
 @dataclass(frozen=True, kw_only=True)
 class FusedDepth:
-    """One frame after comparison with its neighbours."""
+    """One frame after comparison with its neighbors."""
 
     depth: Float[Tensor, "h w"]
     """Weighted mean (of inverse depth) of the own value and all that agree with it."""
     support: Float[Tensor, "h w"]
-    """Sum of the weights of neighbours that agree."""
+    """Sum of the weights of neighbors that agree."""
     conflict: Float[Tensor, "h w"]
-    """Sum of the weights of neighbours that see something further away through this place."""
+    """Sum of the weights of neighbors that see something further away through this place."""
 
 
-def compare_with_neighbours(
+def compare_with_neighbors(
     frame: int,
-    neighbours: list[int],
+    neighbors: list[int],
     depth: Float[Tensor, "f h w"],
     weight: Float[Tensor, "f h w"],
     K: Float[Tensor, "3 3"],
@@ -34,7 +34,7 @@ def compare_with_neighbours(
     *,
     tolerance: float,
 ) -> FusedDepth:
-    """Check one frame's depth against its neighbours' maps; two depths agree within `tolerance`, relative."""
+    """Check one frame's depth against its neighbors' maps; two depths agree within `tolerance`, relative."""
     own = depth[frame]
     valid = own > 0
     points = _unproject(own, K)
@@ -43,7 +43,7 @@ def compare_with_neighbours(
     mass = own_weight.clone()
     support = torch.zeros_like(own)
     conflict = torch.zeros_like(own)
-    for other in neighbours:
+    for other in neighbors:
         place, z, inside = _project(points, K, pose_w2c[other] @ torch.linalg.inv(pose_w2c[frame]))
         theirs = depth[other].flatten()[place]
         trust = torch.where(inside & valid & (theirs > 0), weight[other].flatten()[place], 0.0)
@@ -60,19 +60,19 @@ def compare_with_neighbours(
 
 def carry_over(
     frame: int,
-    neighbours: list[int],
+    neighbors: list[int],
     depth: Float[Tensor, "f h w"],
     trusted: Float[Tensor, "f h w"],
     K: Float[Tensor, "3 3"],
     pose_w2c: Float[Tensor, "f 4 4"],
 ) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
-    """The neighbours' trusted depth as this frame would see it: median over neighbours, and how many there were.
+    """The neighbors' trusted depth as this frame would see it: median over neighbors, and how many there were.
 
-    Each neighbour's points are drawn into the frame with a depth test; pixels that nothing falls on are 0.
+    Each neighbor's points are drawn into the frame with a depth test; pixels that nothing falls on are 0.
     """
     height, width = depth.shape[1:]
     layers = []
-    for other in neighbours:
+    for other in neighbors:
         points = _unproject(depth[other], K)
         place, z, inside = _project(points, K, pose_w2c[frame] @ torch.linalg.inv(pose_w2c[other]))
         good = inside & (trusted[other] > 0) & (depth[other] > 0)

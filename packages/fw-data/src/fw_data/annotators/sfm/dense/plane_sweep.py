@@ -1,4 +1,4 @@
-"""How well each depth of each pixel agrees with other views: plane sweep with normalised cross-correlation.
+"""How well each depth of each pixel agrees with other views: plane sweep with normalized cross-correlation.
 
 Collins, "A space-sweep approach to true multi-image matching", CVPR 1996. Inverse depth is used throughout: its planes
 are evenly spread in the image. Axis legend: d depth hypotheses, h height, w width, s source views.
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 MIN_DEVIATION = 0.008
-"""Of grey values in [0, 1]: windows with less contrast than this count as plain, and plain windows do not match."""
+"""Of gray values in [0, 1]: windows with less contrast than this count as plain, and plain windows do not match."""
 
 
 NOT_SEEN = -2.0
@@ -31,15 +31,15 @@ def matching_scores(
     """Mean correlation, in [-1, 1], over the `best` source views that agree most (fewer at the rim).
 
     0 where no source sees the place. Taking the best half of the views is what makes the score robust to occlusion
-    (Kang, Szeliski, Chai, CVPR 2001). Images are grey in [0, 1]; K is shared; `inverse_depth` is one value per plane or
+    (Kang, Szeliski, Chai, CVPR 2001). Images are gray in [0, 1]; K is shared; `inverse_depth` is one value per plane or
     a map per hypothesis.
     """
     height, width = reference.shape
     mean = box_mean(reference[None], radius)
-    centred = reference - mean
+    centered = reference - mean
     window = _Window(
-        centred=centred,
-        leak=box_mean(centred, radius),
+        centered=centered,
+        leak=box_mean(centered, radius),
         variance=(box_mean(reference[None] ** 2, radius) - mean**2).clamp_min(0),
     )
     tops = [torch.full((len(inverse_depth), height, width), NOT_SEEN) for _ in range(best)]
@@ -97,7 +97,7 @@ def box_mean(values: Float[Tensor, "d h w"], radius: int) -> Float[Tensor, "d h 
 
 
 def refine_between_planes(cost: Float[Tensor, "d h w"], index: Tensor) -> Float[Tensor, "h w"]:
-    """Position of the minimum in steps of one plane, from the parabola through the best plane and its neighbours."""
+    """Position of the minimum in steps of one plane, from the parabola through the best plane and its neighbors."""
     last = len(cost) - 1
     middle = cost.gather(0, index[None])[0]
     before = cost.gather(0, (index - 1).clamp_min(0)[None])[0]
@@ -112,16 +112,16 @@ def refine_between_planes(cost: Float[Tensor, "d h w"], index: Tensor) -> Float[
 class _Window:
     """What correlation needs to know about the reference's windows."""
 
-    centred: Float[Tensor, "1 h w"]
+    centered: Float[Tensor, "1 h w"]
     """The reference less its window mean."""
     leak: Float[Tensor, "1 h w"]
-    """What is left of the mean of `centred` in each window."""
+    """What is left of the mean of `centered` in each window."""
     variance: Float[Tensor, "1 h w"]
 
 
 def _correlation(window: _Window, warped: Tensor, radius: int) -> Tensor:
     mean = box_mean(warped, radius)
-    product = box_mean(warped * window.centred, radius).sub_(mean * window.leak)
+    product = box_mean(warped * window.centered, radius).sub_(mean * window.leak)
     spread = box_mean(warped * warped, radius).sub_(mean.mul_(mean)).clamp_min_(0)
     floor = MIN_DEVIATION**2
     return product.mul_(spread.add_(floor).mul_(window.variance + floor).rsqrt_())
@@ -139,7 +139,7 @@ def _keep_best(tops: list[Tensor], score: Tensor) -> None:
 
 
 def pixel_rays(height: int, width: int, K: Float[Tensor, "3 3"]) -> Float[Tensor, "3 h w"]:
-    """Directions through all pixel centres, with z = 1."""
+    """Directions through all pixel centers, with z = 1."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)])
     return torch.einsum("ij,jhw->ihw", torch.linalg.inv(K), pixels)

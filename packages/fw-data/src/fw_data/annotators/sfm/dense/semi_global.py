@@ -20,7 +20,7 @@ def aggregate(
 ) -> Float[Tensor, "d h w"]:
     """Mean over four directions of the cheapest path cost that ends in each pixel and plane.
 
-    A step of one plane between neighbours costs `small_step`, any larger one `large_step`, less where the grey `guide`
+    A step of one plane between neighbors costs `small_step`, any larger one `large_step`, less where the gray `guide`
     (in [0, 1]) changes by more than `edge`.
     """
     planes_last = rearrange(cost, "d h w -> h w d").contiguous()

@@ -23,11 +23,11 @@ def choose_sources(scene: SparseScene, count: int) -> list[list[int]]:
 
     A shared point is worth most when the two cameras see it about six degrees apart; less when the angle is smaller
     (depth is uncertain) or larger (the views differ too much). Frames are taken one by one; each point that is already
-    seen well counts for less, so the rim of the picture and places hidden on one side get frames of their own.
+    seen well counts for less, so the rim of the image and places hidden on one side get frames of their own.
     """
     seen = visibility(scene)
-    centres = scene.centres
-    return [_greedy(_point_values(scene, seen, centres, frame), count) for frame in range(len(scene.posed))]
+    centers = scene.centers
+    return [_greedy(_point_values(scene, seen, centers, frame), count) for frame in range(len(scene.posed))]
 
 
 def depth_limits(scene: SparseScene, near_margin: float = 0.75, far_margin: float = 1.5) -> Float64[np.ndarray, "f 2"]:
@@ -48,12 +48,12 @@ def depth_limits(scene: SparseScene, near_margin: float = 0.75, far_margin: floa
     return limits
 
 
-def _point_values(scene: SparseScene, seen: np.ndarray, centres: np.ndarray, frame: int) -> Float64[np.ndarray, "f p"]:
+def _point_values(scene: SparseScene, seen: np.ndarray, centers: np.ndarray, frame: int) -> Float64[np.ndarray, "f p"]:
     """What each other frame says about each point that this frame may see, in [0, 1]."""
     xy, depth = scene.project(np.full(len(scene.points), frame), scene.points)
     inside = (depth > 0) & (xy > 0).all(axis=1) & (xy < [scene.width, scene.height]).all(axis=1)
     own = np.flatnonzero(seen[frame] | (inside & seen.any(axis=0)))
-    rays = scene.points[own][None] - centres[:, None]
+    rays = scene.points[own][None] - centers[:, None]
     rays /= np.maximum(np.linalg.norm(rays, axis=2, keepdims=True), 1e-12)
     angle = np.degrees(np.arccos(np.clip(np.einsum("fpi,pi->fp", rays, rays[frame]), -1, 1)))
     width = np.where(angle < BEST_ANGLE_DEG, 3.0, 8.0)

@@ -1,6 +1,6 @@
 """Points and descriptors of key frames, by XFeat.
 
-Image positions are (x, y) in pixels with pixel centres at + 0.5. Axis legend: n points, h height, w width.
+Image positions are (x, y) in pixels with pixel centers at + 0.5. Axis legend: n points, h height, w width.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Features:
     """The points of one frame, most reliable first."""
 
     positions: Float32[Tensor, "n 2"]
-    """(x, y), pixel centres at + 0.5."""
+    """(x, y), pixel centers at + 0.5."""
     descriptors: Float32[Tensor, "n 64"]
     """Unit length."""
     size: tuple[int, int]

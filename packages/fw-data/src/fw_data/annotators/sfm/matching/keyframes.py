@@ -1,6 +1,6 @@
 """How the image moves from frame to frame, by sparse optical flow, and which frames to match with each other.
 
-Axis legend: f frames, h height, w width, n points. Image positions are (x, y) with pixel centres at + 0.5.
+Axis legend: f frames, h height, w width, n points. Image positions are (x, y) with pixel centers at + 0.5.
 """
 
 from dataclasses import dataclass
@@ -61,11 +61,11 @@ def select_keyframes(motion: Motion, diagonal_px: float, max_keyframes: int) -> 
     """
     frames = len(motion.step_px) + 1
     steps = np.minimum(motion.step_px, 0.06 * diagonal_px)
-    travelled = np.concatenate([[0.0], np.cumsum(steps)])
-    stride = max(travelled[-1] / max(max_keyframes - 1, 1), min(0.03 * diagonal_px, travelled[-1] / 8), 1e-6)
+    traveled = np.concatenate([[0.0], np.cumsum(steps)])
+    stride = max(traveled[-1] / max(max_keyframes - 1, 1), min(0.03 * diagonal_px, traveled[-1] / 8), 1e-6)
     chosen = {0, frames - 1}
-    for mark in np.arange(stride, travelled[-1], stride):
-        chosen.add(int(np.argmin(np.abs(travelled - mark))))
+    for mark in np.arange(stride, traveled[-1], stride):
+        chosen.add(int(np.argmin(np.abs(traveled - mark))))
     for index in np.flatnonzero(motion.survival < 0.4):
         chosen |= {int(index), int(index) + 1}
     return sorted(chosen)

@@ -1,6 +1,6 @@
 """Which key frames to match, their matches, and the two-view geometry that the matches agree on.
 
-Image positions are (x, y) in pixels with pixel centres at + 0.5. Axis legend: k key frames, m matches, i inliers.
+Image positions are (x, y) in pixels with pixel centers at + 0.5. Axis legend: k key frames, m matches, i inliers.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def match_keyframes(
     threads: int,
     on_done: Callable[[float], None] | None = None,
 ) -> list[PairMatches]:
-    """Verified matches of neighbouring key frames and of those that look most alike."""
+    """Verified matches of neighboring key frames and of those that look most alike."""
 
     def work(pair: tuple[int, int]) -> PairMatches | None:
         first, second = pair
@@ -66,7 +66,7 @@ def match_keyframes(
 
 
 def select_pairs(features: list[Features], pairs_per_keyframe: int) -> list[tuple[int, int]]:
-    """Neighbours at distance 1 and 2, then the most similar frames, spread over near and far ones."""
+    """Neighbors at distance 1 and 2, then the most similar frames, spread over near and far ones."""
     similarity = similarity_matrix(features)
     count = len(features)
     pairs = {(i, i + step) for step in (1, 2) for i in range(count - step)}

@@ -1,7 +1,7 @@
 """Patches of scene points, found again in other frames below one pixel (inverse compositional Lucas-Kanade).
 
 Baker & Matthews 2004, with the patch's gain and offset removed, coarse to fine.
-Image positions are (x, y) in pixels with pixel centres at + 0.5.
+Image positions are (x, y) in pixels with pixel centers at + 0.5.
 Axis legend: f frames, h height, w width, p points, o observations, s patch samples.
 """
 
@@ -36,7 +36,7 @@ def build_levels(
     levels = []
     for scale in LEVELS:
         scaled = image if scale == 1.0 else F.avg_pool2d(image[:, None], round(1 / scale))[:, 0]
-        values = _normalised(sample_patches(scaled, frame, xy * scale))
+        values = _normalized(sample_patches(scaled, frame, xy * scale))
         gradient = patch_gradients(values)
         hessian = torch.einsum("psi,psj->pij", gradient, gradient) + 1e-6 * torch.eye(2)
         solver = torch.einsum("pij,psj->pis", torch.linalg.inv(hessian), gradient)
@@ -62,10 +62,10 @@ def align_to_frame(
         image = level.image[frame]
         place = position * level.scale
         for _ in range(ITERATIONS):
-            patch = _normalised(_sample(image, place, warp))
+            patch = _normalized(_sample(image, place, warp))
             step = torch.einsum("ois,os->oi", solver, patch - template).clamp(-1.5, 1.5)
             place = place - torch.einsum("oij,oj->oi", warp, step)
-        correlation = (_normalised(_sample(image, place, warp)) * template).sum(dim=1)
+        correlation = (_normalized(_sample(image, place, warp)) * template).sum(dim=1)
         position = place / level.scale
     return position, correlation
 
@@ -112,6 +112,6 @@ def _offsets() -> Tensor:
     return torch.stack([x.flatten(), y.flatten()], dim=1)
 
 
-def _normalised(patch: Tensor) -> Tensor:
-    centred = patch - patch.mean(dim=1, keepdim=True)
-    return centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-4)
+def _normalized(patch: Tensor) -> Tensor:
+    centered = patch - patch.mean(dim=1, keepdim=True)
+    return centered / centered.norm(dim=1, keepdim=True).clamp_min(1e-4)
