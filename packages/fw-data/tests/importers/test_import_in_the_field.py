@@ -161,7 +161,7 @@ def test_smaller_copies_are_found(tmp_path, kind, suffix):
 
 def test_files_from_windows_and_absolute_paths(tmp_path):
     write_images(tmp_path / "src", [f"images/{i}.png" for i in range(5)])
-    for number, pattern in enumerate((".\\images\\{}.png", "C:\\data\\scene\\images\\{}.png", "/home/me/images/{}")):
+    for number, pattern in enumerate((".\\images\\{}.png", "C:\\data\\scene\\images\\{}.png", "/mnt/disk/images/{}")):
         transforms(tmp_path / "src", [pattern.format(i) for i in range(5)], encoding="utf-8-sig")
         assert len(bring_in(tmp_path / "src", tmp_path / f"out{number}", "nerfstudio").load(0)) == 5
 
