@@ -1,6 +1,6 @@
 """Parts of the HTML pages that hold everything in themselves: style, tables, figures and strips of frames.
 
-Axis legend: f frames, h height, w width. Pictures are uint8 RGB arrays.
+Axis legend: f frames, h height, w width. Images are uint8 RGB arrays.
 """
 
 import base64
@@ -52,10 +52,10 @@ def _cell(text: str) -> str:
     return f"<td{kind}>{html.escape(text)}</td>"
 
 
-def figure(picture: UInt8[np.ndarray, "h w 3"], caption: str) -> str:
-    """A picture with its caption; the caption is also the alternative text."""
+def figure(image: UInt8[np.ndarray, "h w 3"], caption: str) -> str:
+    """An image with its caption; the caption is also the alternative text."""
     text = html.escape(caption)
-    return f'<figure><img src="{png_data_uri(picture)}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+    return f'<figure><img src="{png_data_uri(image)}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
 def strip(frames: UInt8[np.ndarray, "f h w 3"], count: int, scale: int = 1) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -64,8 +64,8 @@ def strip(frames: UInt8[np.ndarray, "f h w 3"], count: int, scale: int = 1) -> U
     return np.concatenate(list(chosen.repeat(scale, axis=1).repeat(scale, axis=2)), axis=1)
 
 
-def png_data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
-    """A picture as a data: address that an HTML page can hold in itself."""
+def png_data_uri(image: UInt8[np.ndarray, "h w 3"]) -> str:
+    """An image as a data: address that an HTML page can hold in itself."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

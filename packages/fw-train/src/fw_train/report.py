@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fw_train.engine.run_log import read_log
 
-COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
+COLORS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +83,13 @@ def svg_chart(
         f'<text x="{frame.right}" y="{frame.bottom + 14}" text-anchor="end">{html.escape(x_label)} {max(xs):g}</text>',
     ]
     for index, (name, points) in enumerate(lines.items()):
-        colour = COLOURS[index % len(COLOURS)]
+        color = COLORS[index % len(COLORS)]
         path = " ".join(f"{frame.across(x):.1f},{frame.down(y):.1f}" for x, y in points)
         label_x = frame.left + (index % 2) * (width - frame.left) / 2
         label_y = frame.bottom + 27 + 14 * (index // 2)
         parts += [
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>',
-            f'<rect x="{label_x:.0f}" y="{label_y - 5:.0f}" width="10" height="3" fill="{colour}"/>',
+            f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.8"/>',
+            f'<rect x="{label_x:.0f}" y="{label_y - 5:.0f}" width="10" height="3" fill="{color}"/>',
             f'<text x="{label_x + 15:.0f}" y="{label_y:.0f}">'
             f"{html.escape(name)} {points[0][1]:.3g} → {points[-1][1]:.3g}</text>",
         ]
@@ -98,7 +98,7 @@ def svg_chart(
 
 @dataclass(frozen=True, kw_only=True)
 class _Frame:
-    """The plotting area, in pixels of the picture, and the values at its edges."""
+    """The plotting area, in pixels of the image, and the values at its edges."""
 
     left: float
     right: float

@@ -131,7 +131,7 @@ def test_a_checkpoint_that_cannot_be_evaluated(checkpoint: Path, dataset: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_lpips_of_pictures_below_its_network_is_refused(checkpoint, dataset, tmp_path, monkeypatch):
+def test_lpips_of_images_below_its_network_is_refused(checkpoint, dataset, tmp_path, monkeypatch):
     class Network(Lpips):
         def __init__(self, weights: Path) -> None:
             assert weights.exists()

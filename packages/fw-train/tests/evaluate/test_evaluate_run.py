@@ -205,7 +205,7 @@ def test_the_commands_print_tables(checkpoint: Path, dataset: Path, generated: P
     assert "holds no evaluation.json" in capsys.readouterr().err
 
 
-def test_the_path_picture_is_drawn_from_above():
+def test_the_path_image_is_drawn_from_above():
     right = np.stack([np.linspace(0, 1, 3), np.zeros(3), np.zeros(3)], axis=-1)
     ahead = np.stack([np.zeros(3), np.zeros(3), np.linspace(0, 1, 3)], axis=-1)
     root = ElementTree.fromstring(svg_paths({"one & two": right, "ahead": ahead}, title="cameras"))

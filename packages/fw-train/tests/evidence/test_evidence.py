@@ -20,7 +20,7 @@ from fw_train.config.schema import ConfigError
 from fw_train.evaluate.options import EvidenceOptions
 from fw_train.evidence.evidence import LINES, evidence, read_lines, world_of
 from fw_train.evidence.levels import true_world, world_at_level
-from fw_train.evidence.scores import frame_ranges, rebuilt, reference_scores, video_scores
+from fw_train.evidence.scores import frame_ranges, reconstruct, reference_scores, video_scores
 from fw_train.evidence.strip import STRIP
 from fw_train.evidence.tables import Result, Table, write_tables
 from fw_train.metrics.measure import measure_geometry
@@ -51,14 +51,14 @@ def slide(frames: int, step: float) -> Trajectory:
 
 
 def wall(path: Trajectory, depth: float) -> np.ndarray:
-    """A smooth picture on a plane at `depth`, seen from every camera of a sliding path."""
+    """A smooth image on a plane at `depth`, seen from every camera of a sliding path."""
     column, row = np.meshgrid(np.arange(48) + 0.5, np.arange(32) + 0.5)
     frames = []
     for pose in path.pose_c2w:
         x, y = column * depth / 40 + pose[0, 3], row * depth / 40
         waves = [np.sin(a * x + b * y + c) for a, b, c in ((5, 2, 0), (-3, 7, 1), (9, 5, 2), (11, -8, 3), (2, 13, 4))]
-        grey = 0.5 + 0.1 * sum(waves)
-        frames.append(np.stack([grey, grey**2, 1 - grey], axis=-1))
+        gray = 0.5 + 0.1 * sum(waves)
+        frames.append(np.stack([gray, gray**2, 1 - gray], axis=-1))
     return (255 * np.stack(frames)).round().astype(np.uint8)
 
 
@@ -78,11 +78,11 @@ def test_pixels_without_depth_stand_still_and_near_points_hide_far_ones():
     depth[:16] = 0
     np.testing.assert_array_equal(warp_first_frame(first, depth, path)[2, :16], first[:16])
     points = np.array([[0, 0, 2.0], [0, 0, 1.0], [0, 0, -1.0]])
-    colour = np.array([[1, 1, 1], [2, 2, 2], [3, 3, 3]], np.uint8)
-    picture, filled = splat(points, colour, K, np.eye(4), 32, 48)
+    color = np.array([[1, 1, 1], [2, 2, 2], [3, 3, 3]], np.uint8)
+    image, filled = splat(points, color, K, np.eye(4), 32, 48)
     assert filled.sum() == 1
-    assert (picture[16, 24] == 2).all()
-    assert (fill_holes(picture, filled) == 2).all()
+    assert (image[16, 24] == 2).all()
+    assert (fill_holes(image, filled) == 2).all()
 
 
 def test_the_camera_of_a_video_is_found_and_another_motion_is_not_taken_for_it():
@@ -121,7 +121,7 @@ def test_references_rank_as_they_must(truth: TruthClip):
 
 def test_a_latent_that_the_transform_keeps_comes_back_whole():
     flat = np.full((5, 16, 16, 3), 100, np.uint8)
-    np.testing.assert_array_equal(rebuilt(flat, BlockDCT()), flat)
+    np.testing.assert_array_equal(reconstruct(flat, BlockDCT()), flat)
 
 
 def test_frames_are_grouped_by_distance():

@@ -29,7 +29,7 @@ def few_points() -> Iterator[None]:
 
 
 class Network(nn.Module):
-    """Means and spreads of the colours and of their change: called as the published file is."""
+    """Means and spreads of the colors and of their change: called as the published file is."""
 
     def forward(self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = True) -> Tensor:
         if not (rescale and resize and return_features):
@@ -40,7 +40,7 @@ class Network(nn.Module):
 
 
 class Rows(nn.Module):
-    """Gives a row for each colour, not one for the video."""
+    """Gives a row for each color, not one for the video."""
 
     def forward(self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = True) -> Tensor:
         return x.mean(dim=[3, 4])[0] if rescale and resize and return_features else x
@@ -124,7 +124,7 @@ def test_sets_that_have_no_distance(first: np.ndarray, other: np.ndarray, messag
         frechet_distance(first, other)
 
 
-def test_the_network_sees_colours_of_0_to_255(programs: Path):
+def test_the_network_sees_colors_of_0_to_255(programs: Path):
     video = np.zeros((5, 8, 12, 3), np.uint8)
     video[..., 1] = 255
     video[2:, ..., 2] = 51

@@ -1,4 +1,4 @@
-"""The small measures of the evaluation against independent values: pictures, LPIPS, bootstrap, reprojection."""
+"""The small measures of the evaluation against independent values: images, LPIPS, bootstrap, reprojection."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from fw_train.metrics.perceptual import Lpips
 from fw_train.metrics.statistics import summarize
 
 
-def pictures() -> tuple[np.ndarray, np.ndarray]:
+def images() -> tuple[np.ndarray, np.ndarray]:
     """Two pairs of 64 x 96: noise and the same noise disturbed, waves and the same waves shifted."""
     rng = np.random.default_rng(1)
     a = rng.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
@@ -30,14 +30,14 @@ def pictures() -> tuple[np.ndarray, np.ndarray]:
 
 def test_psnr_and_ssim_are_those_of_scikit_image():
     """skimage 0.26: peak_signal_noise_ratio; structural_similarity with gaussian_weights, sigma 1.5, channel_axis."""
-    a, b = pictures()
+    a, b = images()
     np.testing.assert_allclose(psnr(b, a), [21.12371293026507, 21.792403329001345], rtol=1e-12)
     np.testing.assert_allclose(ssim(b, a), [0.9533469617748319, 0.9153918231747076], rtol=1e-6)
     np.testing.assert_allclose(ssim(a, a), 1)
     assert psnr(a, a).tolist() == [MOST_DB, MOST_DB]
 
 
-def test_ssim_refuses_pictures_below_its_window():
+def test_ssim_refuses_images_below_its_window():
     with pytest.raises(ValueError, match="11 x 11"):
         ssim(np.zeros((1, 10, 20, 3), np.uint8), np.zeros((1, 10, 20, 3), np.uint8))
 
@@ -63,7 +63,7 @@ def lpips_weights(path: Path) -> Path:
 
 def test_lpips_is_that_of_the_published_package(tmp_path):
     """lpips 0.1.4, LPIPS(net="alex") with the same weights loaded."""
-    a, b = pictures()
+    a, b = images()
     network = Lpips(lpips_weights(tmp_path / "alex.safetensors"))
     np.testing.assert_allclose(network(b, a), [0.07672272622585297, 0.08185933530330658], rtol=2e-5)
     assert network(a, a).tolist() == [0, 0]
@@ -133,7 +133,7 @@ def test_a_summary_of_draws_is_that_of_repeated_values():
 
 
 def wall(frames: int = 9, height: int = 64, width: int = 96, slope: float = 0.3) -> World:
-    """A camera that slides past the wall z = 3 + slope x, painted with slow waves: geometry and colours are exact."""
+    """A camera that slides past the wall z = 3 + slope x, painted with slow waves: geometry and colors are exact."""
     path = make_trajectory("truck", frames, width=width, height=height, distance=0.8)
     column, row = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     K = path.K[0]

@@ -225,11 +225,11 @@ def test_gpus_and_accumulation_cut_the_batch(mini: Path) -> None:
 
 
 def test_the_encoders_of_the_wan_presets_are_counted() -> None:
-    video, text, picture = encoder_work(preset("wan21_fun_1_3b"), 81, 336, 592)
+    video, text, image = encoder_work(preset("wan21_fun_1_3b"), 81, 336, 592)
     assert video.flops == pytest.approx(79_843_926_048_768, rel=1e-4)  # FlopCounterMode on the whole encoder
     assert encoder_work(preset("wan21_fun_1_3b"), 9, 64, 64)[0].flops == pytest.approx(164_386_701_312, rel=1e-4)
     assert text.flops > 2 * 512 * text.parameters  # and the attentions
-    assert [row.name[:4] for row in (text, picture)] == ["text", "pict"]
+    assert [row.name[:4] for row in (text, image)] == ["text", "imag"]
     assert encoder_work(preset("tiny"), 17, 64, 96) == []
 
 

@@ -119,9 +119,9 @@ class WorldScoreOptions:
     name: str = "fantasyworld"
     """Model name in the configuration file that is written for the benchmark."""
     style: Style = "photorealistic"
-    """Which pictures; the paper's tables leave the stylized ones out."""
+    """Which images; the paper's tables leave the stylized ones out."""
     limit: int | None = None
-    """Only the first so many pictures of the list."""
+    """Only the first so many images of the list."""
     frames: int | None = None
     """Frames per camera movement, 4n + 1. Left out, the checkpoint's own clip length."""
     size: str | None = None
@@ -131,9 +131,9 @@ class WorldScoreOptions:
     guidance: float | None = None
     """Guidance on the text; 1 is none. Left out, the checkpoint's default."""
     seed: int = 0
-    """Of the noise; every picture and movement gets its own from this."""
+    """Of the noise; every image and movement gets its own from this."""
     focal_px: float = 500.0
-    """Focal length in pixels of the output; 500 is the benchmark's. Give less for pictures much smaller than 512."""
+    """Focal length in pixels of the output; 500 is the benchmark's. Give less for images much smaller than 512."""
     unit: float = 1.0
     """Mean scene distances that one unit of the benchmark's paths is; its camera measure does not depend on it."""
     device: str = "auto"

@@ -28,7 +28,7 @@ from fw_train.evaluate.tables import (
 from fw_train.metrics.measures import MEASURES
 from fw_train.metrics.truth import TruthClip
 from fw_train.page import figure, html_page, html_table, strip
-from fw_train.report import COLOURS, Series, svg_chart
+from fw_train.report import COLORS, Series, svg_chart
 
 PAGE = "index.html"
 COMPARISON_PAGE = "comparison.html"
@@ -39,7 +39,7 @@ _CURVES = (
     ("depth/abs_rel", "AbsRel (one scale per clip) by frame", "frame"),
     ("pose/position", "camera position error (scene units) by frame", "frame"),
     ("consistency/depth", "reprojection: depth disagreement by distance", "frames apart"),
-    ("consistency/photometric_ratio", "reprojection: colour / no motion by distance", "frames apart"),
+    ("consistency/photometric_ratio", "reprojection: color / no motion by distance", "frames apart"),
 )
 _LISTED = ("video/psnr", "video/ssim", "depth/abs_rel", "pose/ate", "points/chamfer", "follow/rotation")
 _SHOWN_FRAMES = 6
@@ -54,7 +54,7 @@ def write_page(out: Path, evaluation: Evaluation, pair: Pair, show: int) -> Path
     Args:
         out: the folder.
         evaluation: the numbers.
-        pair: gives the pictures of the clips that are shown.
+        pair: gives the images of the clips that are shown.
         show: so many of the best and of the worst clips.
     """
     ordered = order_of_clips(evaluation.clips)
@@ -101,8 +101,8 @@ def write_comparison(out: Path, comparison: Comparison, runs: Sequence[Evaluatio
 
 
 def svg_paths(paths: dict[str, Float[np.ndarray, "F 3"]], *, title: str, side: int = 300) -> str:
-    """Camera centres from above as an inline <svg>: x to the right, z (the first camera's view) up, one scale."""
-    ground = np.concatenate([centres[:, [0, 2]] for centres in paths.values()])
+    """Camera centers from above as an inline <svg>: x to the right, z (the first camera's view) up, one scale."""
+    ground = np.concatenate([centers[:, [0, 2]] for centers in paths.values()])
     middle = (ground.max(axis=0) + ground.min(axis=0)) / 2
     extent = max(float(np.ptp(ground, axis=0).max()), 1e-6) * 1.15
     parts = [
@@ -110,15 +110,15 @@ def svg_paths(paths: dict[str, Float[np.ndarray, "F 3"]], *, title: str, side: i
         f'height="{side + 40}" role="img" font-family="system-ui, sans-serif" font-size="11" fill="currentColor">',
         f'<title>{html.escape(title)}</title><text x="6" y="14" font-weight="600">{html.escape(title)}</text>',
     ]
-    for index, (name, centres) in enumerate(paths.items()):
-        flat = (centres[:, [0, 2]] - middle) / extent * (side - 30)
+    for index, (name, centers) in enumerate(paths.items()):
+        flat = (centers[:, [0, 2]] - middle) / extent * (side - 30)
         at = [(side / 2 + x, 20 + side / 2 - z) for x, z in flat]
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
-        colour = COLOURS[index % len(COLOURS)]
-        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="{colour}"/>' for x, y in at)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"/>{dots}')
+        color = COLORS[index % len(COLORS)]
+        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="{color}"/>' for x, y in at)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.8"/>{dots}')
         left = 6 + index * side / max(1, len(paths))
-        parts.append(f'<rect x="{left:.0f}" y="{side + 28}" width="10" height="3" fill="{colour}"/>')
+        parts.append(f'<rect x="{left:.0f}" y="{side + 28}" width="10" height="3" fill="{color}"/>')
         parts.append(f'<text x="{left + 14:.0f}" y="{side + 33}">{html.escape(name)}</text>')
     return "".join([*parts, "</svg>"])
 

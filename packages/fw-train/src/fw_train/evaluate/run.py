@@ -115,7 +115,7 @@ def _check_shape(shape: tuple[int, int, int], lpips: Lpips | None) -> None:
         raise ConfigError("worlds of one frame have no motion to measure; give --frames 5 or more")
     if lpips and min(height, width) < LPIPS_PIXELS:
         raise ConfigError(
-            f"LPIPS needs pictures of at least {LPIPS_PIXELS} pixels a side, the worlds are {height}x{width}; leave "
+            f"LPIPS needs images of at least {LPIPS_PIXELS} pixels a side, the worlds are {height}x{width}; leave "
             "--lpips-weights out, or measure larger ones"
         )
 

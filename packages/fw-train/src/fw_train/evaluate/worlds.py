@@ -66,7 +66,7 @@ def read_world(folder: Path) -> World:
     shapes = {frame.shape for frame in frames}
     if len(frames) != len(depth) or shapes != {(height, width, 3)}:
         raise ConfigError(
-            f"{folder}: {len(frames)} pictures in images/ of sizes {sorted(shapes)}, but depth of {depth.shape}; "
+            f"{folder}: {len(frames)} images in images/ of sizes {sorted(shapes)}, but depth of {depth.shape}; "
             "generate it again"
         )
     if {len(path) for path in paths.values()} != {len(depth)} or geometry["points"].shape != (*depth.shape, 3):

@@ -1,8 +1,7 @@
-"""`fw-train evidence`: weights, and ablations of them, measured against a dataset with exact truth.
+"""`fw-train evidence`: measure trained weights and ablations on a dataset with exact ground truth.
 
-Every clip is measured once per model, training and noise seed, all by the noise schedule of the first weights; each
-result is a line of clips.jsonl, and lines that are there are not computed again. Tables and the strip are made of all
-lines at the end.
+Each clip is measured once per model, training and noise seed, with the noise schedule of the first checkpoint. Each
+result is a line of clips.jsonl; later runs reuse existing lines. The tables and the strip are made from all lines.
 """
 
 import hashlib
@@ -30,32 +29,32 @@ from fw_train.metrics.truth import TruthClip, load_truth
 
 LINES = "clips.jsonl"
 REFERENCE, MODEL, BASE = "reference", "model", "base"
-"""Names of what is measured besides the arms."""
+"""Names of the measured models besides the arms."""
 
 
 class Line(BaseModel):
-    """One clip of one model."""
+    """The measured scores of one clip of one model: a line of clips.jsonl."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    """`reference`, `model`, `base` or an arm's name."""
+    """`reference`, `model`, `base` or the name of an arm."""
     run: int
-    """Which of the trainings of this name, from 0."""
+    """Number of the training under this name, from 0."""
     seed: int
-    """Of the noise."""
+    """Noise seed."""
     clip: str
-    """The clip's id."""
+    """Clip id."""
     group: str
-    """The world it shows."""
+    """World that the clip shows."""
     settings: dict[str, Plain]
-    """What the numbers depend on."""
+    """Settings that determine the scores."""
     scores: Scores
-    """By name (see `scores`); null = not defined for this clip."""
+    """Scores by name (see `fw_train.evidence.scores`); null = not defined for this clip."""
 
     @property
     def key(self) -> tuple[str, int, int, str]:
-        """What there is one line of."""
+        """Model, run, seed and clip; unique among the lines."""
         return self.model, self.run, self.seed, self.clip
 
 
@@ -64,24 +63,24 @@ class Subject:
     """A set of weights to measure."""
 
     name: str
-    """As tables call it."""
+    """Name in the tables."""
     run: int
-    """Which of the trainings of this name."""
+    """Number of the training under this name, from 0."""
     checkpoint: Checkpoint
-    """Where they are."""
+    """The checkpoint with the weights."""
 
 
 def evidence(options: EvidenceOptions, say: Say = print) -> Path:
-    """Measure what is missing and write the tables; returns evidence.md.
+    """Measure all clips without a line and write the tables; returns the path of evidence.md.
 
     Raises:
-        ConfigError: options, checkpoints, dataset or lines of other settings that cannot be used.
+        ConfigError: invalid options, checkpoints or dataset, or existing lines with other settings.
     """
     _check(options)
     subjects = _subjects(options)
     shape = _common_shape(subjects)
     dataset = open_dataset(options.data)
-    records = _chosen(dataset.records, shape, options)
+    records = _choose(dataset.records, shape, options)
     groups = {record.id: world_of(record, options.takes) for record in records}
     say(f"clips: {len(records)} of {len(set(groups.values()))} worlds")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -114,24 +113,26 @@ def evidence(options: EvidenceOptions, say: Say = print) -> Path:
 
 
 def world_of(record: ClipRecord, takes: int) -> str:
-    """The world that a clip shows: its source video, or the number of its source over `takes`.
+    """The world that a clip shows: its source video, or the number of the source divided by `takes`.
 
     Raises:
-        ConfigError: takes above 1, and a source without a number.
+        ConfigError: `takes` is above 1 and the source name has no number.
     """
     if takes == 1:
         return record.source_sha256
     number = re.search(r"(\d+)$", Path(record.source).stem)
     if number is None:
-        raise ConfigError(f"--takes {takes}: source {record.source!r} has no number at its end; leave --takes out")
+        raise ConfigError(
+            f"--takes {takes}: the name of source {record.source!r} does not end in a number; omit --takes"
+        )
     return f"world-{int(number[1]) // takes:06d}"
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The lines of an earlier run; a torn last one, of a run that was killed, is left out.
+    """The lines of an earlier run, without an incomplete last line of a killed run.
 
     Raises:
-        ConfigError: another line that does not read.
+        ConfigError: another line is invalid.
     """
     if not path.is_file():
         return []
@@ -142,19 +143,19 @@ def read_lines(path: Path) -> list[Line]:
     try:
         return [Line.model_validate_json(text) for text in texts]
     except ValidationError as error:
-        raise ConfigError(f"{path} holds a line that is not of this version ({error}); give another --out") from None
+        raise ConfigError(f"{path} has a line that this version cannot read ({error}); use another --out") from None
 
 
 def _check(options: EvidenceOptions) -> None:
     for name, value, least in (("clips", options.clips, 1), ("takes", options.takes, 1), ("steps", options.steps, 1)):
         if value < least:
-            raise ConfigError(f"--{name} is {value}; give {least} or more")
+            raise ConfigError(f"--{name} is {value}; it must be {least} or more")
     if options.checkpoint is None and not options.arm:
-        raise ConfigError("give --checkpoint EXPORT, or --arm NAME=EXPORT for a table of ablations")
+        raise ConfigError("--checkpoint EXPORT or --arm NAME=EXPORT is missing; give at least one of them")
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
-        raise ConfigError("--seeds takes one or more different numbers")
+        raise ConfigError("--seeds must be one or more different numbers")
     if options.strip < 0:
-        raise ConfigError(f"--strip is {options.strip}; give 0 or more")
+        raise ConfigError(f"--strip is {options.strip}; it must be 0 or more")
 
 
 def _subjects(options: EvidenceOptions) -> list[Subject]:
@@ -167,7 +168,7 @@ def _subjects(options: EvidenceOptions) -> list[Subject]:
     for arm in options.arm:
         name, equals, path = arm.partition("=")
         if not equals or not name or not path or name in (REFERENCE, MODEL, BASE):
-            raise ConfigError(f"--arm {arm!r} is not NAME=EXPORT with a name of its own (not {MODEL}, {BASE})")
+            raise ConfigError(f"--arm {arm!r} is not NAME=EXPORT; {REFERENCE}, {MODEL} and {BASE} are reserved names")
         runs[name] = runs.get(name, -1) + 1
         found.append(Subject(name=name, run=runs[name], checkpoint=open_checkpoint(Path(path))))
     return found
@@ -184,11 +185,13 @@ def _common_shape(subjects: Sequence[Subject]) -> tuple[int, int, int]:
         shapes.setdefault((sampling.num_frames, sampling.height, sampling.width), checkpoint.folder)
     if len(shapes) > 1:
         text = "; ".join(f"{folder}: {shape}" for shape, folder in shapes.items())
-        raise ConfigError(f"the checkpoints generate clips of different frames or size ({text}); compare equal ones")
+        raise ConfigError(
+            f"the checkpoints differ in frames or size ({text}); compare checkpoints with the same clip shape"
+        )
     return next(iter(shapes))
 
 
-def _chosen(records: Sequence[ClipRecord], shape: tuple[int, int, int], options: EvidenceOptions) -> list[ClipRecord]:
+def _choose(records: Sequence[ClipRecord], shape: tuple[int, int, int], options: EvidenceOptions) -> list[ClipRecord]:
     frames, height, width = shape
     config = ClipConfig(frames=frames, height=height, width=width)
     usable = [record for record in records if not why_unusable(record, config)]
@@ -225,12 +228,12 @@ def _measure_missing(
             for number, record in enumerate(records, start=1):
                 before = lines.get((name, run, seed, record.id))
                 if before is not None:
-                    _same(before, settings, options.out)
+                    _check_settings(before, settings, options.out)
                     continue
                 if loaded is None or loaded[0] is not subject:
                     loaded = subject, subject.checkpoint.pipeline(options.device, None)
                     if name == BASE:
-                        _forget_cameras(loaded[1])
+                        _remove_camera_adapters(loaded[1])
                 truth = load_truth(
                     dataset,
                     record.id,
@@ -239,8 +242,8 @@ def _measure_missing(
                     width=shape[2],
                     min_confidence=options.min_confidence,
                 )
-                drawn = name == MODEL and seed == options.seeds[0] and number <= options.strip
-                scores = _scores(options, name, seed, loaded[1], truth, shift=shift, draw=drawn)
+                in_strip = name == MODEL and seed == options.seeds[0] and number <= options.strip
+                scores = _scores(options, name, seed, loaded[1], truth, shift=shift, draw=in_strip)
                 line = Line(
                     model=name,
                     run=run,
@@ -269,7 +272,7 @@ def _scores(
     if name == REFERENCE:
         return reference_scores(truth, pipeline.autoencoder)
     clip = truth.record.id
-    world = _generated(options, pipeline, truth, seed=noise_seed(seed, clip), shift=shift, couple=name != BASE)
+    world = _generated(options, pipeline, truth, seed=noise_seed(seed, clip), shift=shift, cross_branch=name != BASE)
     if draw:
         save_row(options.out, clip, world, truth)
     scores = video_scores(world.video, truth)
@@ -281,7 +284,7 @@ def _scores(
 
 
 def _generated(
-    options: EvidenceOptions, pipeline: WorldPipeline, truth: TruthClip, *, seed: int, shift: float, couple: bool
+    options: EvidenceOptions, pipeline: WorldPipeline, truth: TruthClip, *, seed: int, shift: float, cross_branch: bool
 ) -> World:
     *_, last = pipeline.generate(
         truth.video[0],
@@ -291,14 +294,14 @@ def _generated(
         guidance_scale=options.guidance,
         seed=seed,
         shift=shift,
-        cross_branch=couple,
+        cross_branch=cross_branch,
     )
-    assert last.world is not None, "a generation ends with a world"
+    assert last.world is not None, "generation ends with a world"
     return last.world
 
 
-def _forget_cameras(pipeline: WorldPipeline) -> None:
-    """Take the camera adapters out: with frozen video blocks, what is left beside no coupling is the prior itself."""
+def _remove_camera_adapters(pipeline: WorldPipeline) -> None:
+    """Remove the camera adapters: frozen video blocks without adapters and cross-branch attention are the prior."""
     for world in [pipeline.world] if pipeline.high_noise is None else [pipeline.world, pipeline.high_noise]:
         for block in world.video_blocks():
             block.camera_adapter = None
@@ -328,10 +331,10 @@ def _settings(
     return settings
 
 
-def _same(before: Line, settings: dict[str, Plain], out: Path) -> None:
+def _check_settings(before: Line, settings: dict[str, Plain], out: Path) -> None:
     names = sorted(k for k in before.settings.keys() | settings.keys() if before.settings.get(k) != settings.get(k))
     if names:
-        changes = "; ".join(f"{name}: {before.settings.get(name)} then, {settings.get(name)} now" for name in names)
+        changes = "; ".join(f"{name}: {before.settings.get(name)} before, {settings.get(name)} now" for name in names)
         raise ConfigError(
-            f"{out / LINES} holds clips of {before.model} with other settings ({changes}); give another --out"
+            f"{out / LINES} has clips of {before.model} with other settings ({changes}); use another --out"
         )

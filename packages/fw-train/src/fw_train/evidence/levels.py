@@ -1,4 +1,4 @@
-"""The geometry that one forward pass reads from a real video's latents, at a chosen noise level.
+"""Geometry from one forward pass over a real video's latents at a given noise level.
 
 Axis legend: F frames, H W pixels; lengths in scene units.
 """
@@ -16,26 +16,26 @@ from fw_model.sampling.flow import TRAIN_STEPS, add_noise, counter_noise
 from fw_train.metrics.truth import TruthClip
 
 NOISE_LEVELS = (0.0, 0.2, 0.5, 0.8)
-"""Shares of noise at which geometry is read from real latents."""
+"""Noise levels at which geometry is predicted from real latents."""
 
 
 @torch.no_grad()
 def world_at_level(pipeline: WorldPipeline, truth: TruthClip, sigma: float, *, seed: int) -> World:
-    """The true video with the depth, points and cameras that one pass over its noisy latents gives.
+    """Predict depth, points and cameras in one pass over the noisy latents of the true video.
 
     Args:
-        pipeline: the model with its encoders; it is shown the caption, the first frame and the true camera path.
+        pipeline: the model with its encoders; it gets the caption, the first frame and the true camera path.
         truth: the clip.
-        sigma: share of noise, 0 (the clean latents) to 1.
-        seed: of the noise.
+        sigma: noise level, 0 (clean latents) to 1.
+        seed: noise seed.
 
     Raises:
-        ValueError: a model that reads CLIP tokens.
+        ValueError: the model reads CLIP tokens.
     """
     world, device = pipeline.world, pipeline.device
     config = world.config
     if config.video.clip_dim is not None:
-        raise ValueError("geometry at a noise level is measured on models without an image branch (tiny) only")
+        raise ValueError("geometry at a noise level needs a model without CLIP tokens, such as tiny")
     video = rearrange(torch.from_numpy(truth.video).float() / 127.5 - 1, "F H W c -> 1 c F H W").to(device)
     clean = pipeline.autoencoder.encode(video)
     noise = counter_noise(seed, 0, 0, clean.shape[1:], device=device)[None]
@@ -49,7 +49,7 @@ def world_at_level(pipeline: WorldPipeline, truth: TruthClip, sigma: float, *, s
         y=first_frame_condition(pipeline.autoencoder, video[:, :, :1], len(path), config.video.y_dim),
         plucker=None if rays is None else rays.to(device)[None],
     ).geometry
-    assert out is not None, "the heads were asked for"
+    assert out is not None, "the forward pass runs the heads"
     depth, depth_confidence, points, points_confidence = (
         value[0].float().cpu().numpy() for value in (out.depth, out.depth_confidence, out.points, out.points_confidence)
     )
@@ -65,7 +65,7 @@ def world_at_level(pipeline: WorldPipeline, truth: TruthClip, sigma: float, *, s
 
 
 def true_world(truth: TruthClip) -> World:
-    """The clip as a world that a model without fault would make; unknown depth is the farthest known one."""
+    """The clip as the world of a perfect model; unknown depth becomes the farthest known depth."""
     depth = np.where(truth.depth > 0, truth.depth, truth.depth.max()).astype(np.float32)
     cameras = (torch.from_numpy(truth.trajectory.K).float(), torch.from_numpy(truth.trajectory.pose_c2w).float())
     sure = np.full(depth.shape, 2, np.float32)

@@ -1,6 +1,6 @@
-"""What `fw-train evidence` measures of one clip: of the references that need no model, and of one model's sample.
+"""The scores of one clip in `fw-train evidence`: references that need no model, and samples of a model.
 
-Every number has a name `kind/measure` or `kind/measure@where`, where `where` is a range of frames or a noise level.
+Each score is named `kind/measure` or `kind/measure@where`, where `where` is a frame range or a noise level.
 Axis legend: F frames, H W pixels; lengths in scene units.
 """
 
@@ -29,12 +29,12 @@ from fw_train.metrics.warp import warp_first_frame
 
 Scores = dict[str, float | None]
 GEOMETRY = ("depth/abs_rel", "depth/delta1", "pose/ate", "points/chamfer")
-"""Measures of depth, cameras and points that are read at every noise level."""
+"""Measures of depth, cameras and points, taken at every noise level."""
 _GROUPS = 4
 
 
 def frame_ranges(frames: int) -> list[tuple[int, int]]:
-    """Frames 1 and on in four groups of equal length, first and last frame of each (fewer groups of short clips)."""
+    """First and last frame of four equal groups of the frames after frame 0 (fewer groups for short clips)."""
     later = frames - 1
     count = min(_GROUPS, later)
     edges = [1 + later * i // count for i in range(count + 1)]
@@ -42,12 +42,12 @@ def frame_ranges(frames: int) -> list[tuple[int, int]]:
 
 
 def reference_scores(truth: TruthClip, autoencoder: VideoAutoencoder) -> Scores:
-    """Autoencoder, fixed transform, both baselines, and the camera estimator on the true video.
+    """Scores of the autoencoder, the fixed transform, both baselines, and the camera estimator on the true video.
 
     Raises:
-        ValueError: pictures too small for SSIM.
+        ValueError: the images are too small for SSIM.
     """
-    learned, fixed = rebuilt(truth.video, autoencoder), rebuilt(truth.video, BlockDCT())
+    learned, fixed = reconstruct(truth.video, autoencoder), reconstruct(truth.video, BlockDCT())
     still = np.repeat(truth.video[:1], len(truth.video), axis=0)
     warped = warp_first_frame(truth.video[0], truth.depth[0], truth.trajectory)
     scores: Scores = {
@@ -61,7 +61,7 @@ def reference_scores(truth: TruthClip, autoencoder: VideoAutoencoder) -> Scores:
 
 
 def video_scores(video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Scores:
-    """What needs the pixels alone: PSNR and SSIM by distance, camera following, consistency with the true scene."""
+    """Scores from pixels alone: PSNR and SSIM by frame range, camera following, consistency with the true scene."""
     return (
         _by_distance("video", video, truth)
         | camera_scores("video", video, truth)
@@ -71,13 +71,13 @@ def video_scores(video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Score
 
 
 def world_scores(world: World, truth: TruthClip) -> Scores:
-    """What a model says about its own sample: geometry against the truth, its own cameras, its own consistency."""
+    """Scores of the geometry that the model predicts for its sample: depth, points, cameras, consistency."""
     found = measure(world, truth).scores
     return {f"own/{name}": found[name] for name in found if not name.startswith("video/")}
 
 
 def level_scores(pipeline: WorldPipeline, truth: TruthClip, *, seed: int) -> Scores:
-    """Geometry read from the real latents, by noise level."""
+    """Scores of the geometry predicted from real latents, by noise level."""
     scores: Scores = {}
     for sigma in NOISE_LEVELS:
         found = measure_geometry(world_at_level(pipeline, truth, sigma, seed=seed), truth).scores
@@ -86,7 +86,7 @@ def level_scores(pipeline: WorldPipeline, truth: TruthClip, *, seed: int) -> Sco
 
 
 def camera_scores(kind: str, video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Scores:
-    """The camera that the video shows (`recover_path`) against the requested one, in degrees."""
+    """Error of the camera path recovered from the video (`recover_path`) against the requested path, in degrees."""
     path = recover_path(video, truth.depth[0], truth.trajectory.K)
     error = camera_error(path.pose_c2w, truth.trajectory.pose_c2w)
     return {
@@ -97,8 +97,8 @@ def camera_scores(kind: str, video: UInt8[np.ndarray, "F H W 3"], truth: TruthCl
 
 
 @torch.no_grad()
-def rebuilt(video: UInt8[np.ndarray, "F H W 3"], autoencoder: VideoAutoencoder) -> UInt8[np.ndarray, "F H W 3"]:
-    """A video through an autoencoder and back."""
+def reconstruct(video: UInt8[np.ndarray, "F H W 3"], autoencoder: VideoAutoencoder) -> UInt8[np.ndarray, "F H W 3"]:
+    """Encode and decode a video."""
     pixels = rearrange(torch.from_numpy(video).float() / 127.5 - 1, "F H W c -> 1 c F H W")
     back = autoencoder.decode(autoencoder.encode(pixels))[0].float().clamp(-1, 1)
     return rearrange(((back + 1) * 127.5).round().to(torch.uint8), "c F H W -> F H W c").numpy()
@@ -115,12 +115,12 @@ def _by_distance(kind: str, video: UInt8[np.ndarray, "F H W 3"], truth: TruthCli
 
 
 def _progress(kind: str, video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Scores:
-    """How far along the requested path the video gets."""
+    """Share of the requested path that the video covers."""
     return {f"{kind}/progress": progress(video, truth.video[0], truth.depth[0], truth.trajectory)}
 
 
 def _true_consistency(kind: str, video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Scores:
-    """Colour difference of frames a few apart after a warp with the true depth and the requested cameras."""
+    """Color difference between nearby frames after a warp with the true depth and the requested cameras."""
     gap = min(HEADLINE_GAP, len(video) - 1)
     found = reprojection(replace(true_world(truth), video=video), gap)
     return {

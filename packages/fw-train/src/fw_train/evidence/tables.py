@@ -1,10 +1,11 @@
-"""The tables of an evidence report: means over clips with 95 % bootstrap intervals drawn over worlds, as Markdown."""
+"""The Markdown tables of an evidence report: means over clips with 95 % bootstrap intervals over worlds."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fw_core.tables import markdown
 from fw_train.evaluate.evaluation import Plain
 from fw_train.evidence.levels import NOISE_LEVELS
 from fw_train.evidence.scores import GEOMETRY, Scores, frame_ranges
@@ -31,15 +32,15 @@ class Result:
     """The scores of one clip of one model."""
 
     model: str
-    """Its name."""
+    """Name of the model."""
     run: int
-    """Which of the trainings of this name."""
+    """Number of the training under this name, from 0."""
     clip: str
-    """The clip's id."""
+    """Clip id."""
     group: str
-    """The world it shows."""
+    """World that the clip shows."""
     scores: Scores
-    """By name."""
+    """Scores by name; None = not defined."""
 
 
 class Table:
@@ -56,27 +57,27 @@ class Table:
                     of_clip.append((result.run, value))
 
     def names(self, model: str) -> list[str]:
-        """The scores that a model has."""
+        """Names of a model's scores."""
         return [score for one, score in self._values if one == model]
 
     def by_clip(self, model: str, score: str) -> dict[str, float]:
-        """One number per clip: the mean over noise seeds and trainings."""
+        """Mean over noise seeds and trainings, per clip."""
         return {
             clip: sum(value for _, value in found) / len(found)
             for clip, found in self._values.get((model, score), {}).items()
         }
 
     def summary(self, model: str, score: str) -> Summary | None:
-        """Mean over clips and its interval; None if no clip has this score."""
+        """Mean over clips with its interval; None if no clip has this score."""
         return self._summarized(self.by_clip(model, score))
 
     def difference(self, model: str, first: str, score: str) -> Summary | None:
-        """Model minus first, clip by clip; None if they share no clip."""
+        """Difference of `model` from `first`, clip by clip; None if they share no clip."""
         mine, theirs = self.by_clip(model, score), self.by_clip(first, score)
         return self._summarized({clip: mine[clip] - theirs[clip] for clip in mine if clip in theirs})
 
     def of_runs(self, model: str, score: str) -> list[float]:
-        """The mean over clips of every training of a name."""
+        """Mean over clips of each training under a name."""
         runs: dict[int, list[float]] = {}
         for found in self._values.get((model, score), {}).values():
             for run, value in found:
@@ -92,14 +93,14 @@ class Table:
 def write_tables(
     out: Path, results: Sequence[Result], about: Mapping[str, Plain], *, arms: Sequence[str], frames: int
 ) -> Path:
-    """Write evidence.json and evidence.md; returns the second.
+    """Write evidence.json and evidence.md; returns the path of evidence.md.
 
     Args:
-        out: folder.
-        results: of `reference`, `model`, `base` and the arms, as far as they were measured.
-        about: what the numbers rest on, one line each.
-        arms: names of the ablations in order; the others are compared with the first.
-        frames: of a clip.
+        out: folder to write to.
+        results: measured clips of `reference`, `model`, `base` and the arms.
+        about: settings to list above the tables.
+        arms: names of the ablations in order; the first is the baseline.
+        frames: frames per clip.
     """
     table = Table(results)
     models = list(dict.fromkeys(result.model for result in results))
@@ -116,7 +117,7 @@ def write_tables(
 
 
 def cell(found: Summary | None, digits: int = 3) -> str:
-    """mean [low, high]; a dash for none."""
+    """`mean [low, high]`; a dash for None."""
     if found is None:
         return "-"
     low_high = found.mean_interval
@@ -124,17 +125,13 @@ def cell(found: Summary | None, digits: int = 3) -> str:
     return mean if low_high is None else f"{mean} [{low_high[0]:.{digits}g}, {low_high[1]:.{digits}g}]"
 
 
-def _markdown(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
-    """A table, or nothing if it has no row with a number."""
+def _titled(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
+    """A titled table; empty if no row has a number."""
     rows = [row for row in rows if any(text != "-" for text in row[1:-1])]
     if not rows:
         return ""
-    lines = [f"**{title}**", "", _line(headings), _line(["---"] + ["---:"] * (len(headings) - 1))]
-    return "\n".join([*lines, *(_line(row) for row in rows), *(["", note] if note else [])])
-
-
-def _line(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(texts) + " |"
+    table = markdown(headings, rows, align="l" + "r" * (len(headings) - 1))
+    return f"**{title}**\n\n{table}" + (f"\n\n{note}" if note else "")
 
 
 def _row(table: Table, label: str, model: str, scores: Sequence[str], digits: int = 3) -> list[str]:
@@ -152,7 +149,7 @@ def _autoencoder(table: Table) -> str:
         _row(table, "autoencoder", "reference", ["autoencoder/psnr_all"], 4),
         _row(table, "fixed block DCT, same latent size", "reference", ["block_dct/psnr_all"], 4),
     ]
-    return _markdown("Autoencoder: the true video and back, all frames", ["", "PSNR, dB ↑", "clips"], rows)
+    return _titled("Autoencoder: the true video and back, all frames", ["", "PSNR, dB ↑", "clips"], rows)
 
 
 def _by_distance(table: Table, frames: int, measure: str, heading: str) -> str:
@@ -173,7 +170,7 @@ def _by_distance(table: Table, frames: int, measure: str, heading: str) -> str:
         "The warp splats every pixel of the first frame by its true depth (z-buffer) and fills holes from the nearest "
         "pixel; the model sees neither that depth nor later frames."
     )
-    return _markdown(f"Video against the rendered truth along the same path: {heading}", headings, rows, note)
+    return _titled(f"Video against the rendered truth along the same path: {heading}", headings, rows, note)
 
 
 def _camera(table: Table) -> str:
@@ -202,7 +199,7 @@ def _camera(table: Table) -> str:
         "asked for; 1 is all the way. Rotation and direction: the path is found by optical flow from the first frame "
         "and PnP on its true depth; a frame without a camera keeps the one before."
     )
-    return _markdown("Camera following: requested against recovered path", headings, rows, note)
+    return _titled("Camera following: requested against recovered path", headings, rows, note)
 
 
 def _geometry(table: Table) -> str:
@@ -215,7 +212,7 @@ def _geometry(table: Table) -> str:
         "Depth after one scale per clip; ATE and Chamfer after Sim(3) of the cameras, in mean distances of the first "
         "frame. Generated geometry is compared with the truth that the generated video only resembles."
     )
-    return _markdown("Geometry of one pass", ["", *_GEOMETRY_HEADINGS, "clips"], rows, note)
+    return _titled("Geometry of one pass", ["", *_GEOMETRY_HEADINGS, "clips"], rows, note)
 
 
 def _consistency(table: Table) -> str:
@@ -232,10 +229,10 @@ def _consistency(table: Table) -> str:
         for label, model, kind in sources
     ]
     note = (
-        "Mean colour difference (0 to 1) of frames four apart after one is warped into the other, and the same over "
+        "Mean color difference (0 to 1) of frames four apart after one is warped into the other, and the same over "
         "the difference without a warp: below 1 the geometry explains the change."
     )
-    return _markdown("3D consistency by reprojection", ["", "colour ↓", "ratio ↓", "clips"], rows, note)
+    return _titled("3D consistency by reprojection", ["", "color ↓", "ratio ↓", "clips"], rows, note)
 
 
 def _arms(table: Table, arms: Sequence[str]) -> str:
@@ -250,7 +247,7 @@ def _arms(table: Table, arms: Sequence[str]) -> str:
             texts.append(cell(table.summary(arm, score)) + spread)
         rows.append([arm, str(trainings), *texts, str(len(table.by_clip(arm, "video/psnr")))])
     note = "Mean [95 % interval over clips; lowest to highest mean of the trainings, where there are several]."
-    return _markdown("Ablation", ["", "trainings", *_ARM_COLUMNS, "clips"], rows, note)
+    return _titled("Ablation", ["", "trainings", *_ARM_COLUMNS, "clips"], rows, note)
 
 
 def _differences(table: Table, arms: Sequence[str]) -> str:
@@ -260,4 +257,4 @@ def _differences(table: Table, arms: Sequence[str]) -> str:
         found = [table.difference(arm, first, score) for score in _ARM_COLUMNS.values()]
         rows.append([arm, *(cell(one) for one in found), str(max((one.count for one in found if one), default=0))])
     note = "An interval that holds 0 shows no difference. It does not hold the spread over trainings."
-    return _markdown(f"Ablation, clip by clip: difference from {first}", ["", *_ARM_COLUMNS, "clips"], rows, note)
+    return _titled(f"Ablation, clip by clip: difference from {first}", ["", *_ARM_COLUMNS, "clips"], rows, note)

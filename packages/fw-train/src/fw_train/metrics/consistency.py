@@ -1,6 +1,6 @@
 """Cross-frame 3D consistency of a world: frame i is warped into frame j with the world's own depth and cameras.
 
-Axis legend: F frames, H W pixels, n compared pixels; OpenCV axes, camera-to-world, pixel centres at +0.5.
+Axis legend: F frames, H W pixels, n compared pixels; OpenCV axes, camera-to-world, pixel centers at +0.5.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ HIDDEN = 1.1
 EDGE = 1.1
 """Depth is not read where it changes by more than this ratio within 3 x 3 pixels."""
 _MOST_PIXELS = 16384
-_STILL_COLOUR = 0.5 / 255
+_STILL_COLOR = 0.5 / 255
 _STILL_DEPTH = 1e-4
 
 
@@ -37,7 +37,7 @@ class Reprojection:
     depth_still: float
     """The same with a camera that does not move."""
     photometric: float
-    """Mean absolute colour difference, 0 to 1."""
+    """Mean absolute color difference, 0 to 1."""
     photometric_still: float
     """The same between the two frames as they are."""
     visible: float
@@ -50,16 +50,16 @@ class Reprojection:
 
     @property
     def photometric_ratio(self) -> float | None:
-        """`photometric` over `photometric_still`; None if the picture does not change."""
-        return self.photometric / self.photometric_still if self.photometric_still > _STILL_COLOUR else None
+        """`photometric` over `photometric_still`; None if the image does not change."""
+        return self.photometric / self.photometric_still if self.photometric_still > _STILL_COLOR else None
 
 
 def reprojection(world: World, gap: int) -> Reprojection | None:
     """Warp every frame into the one `gap` frames later; None if no pixel is visible in both.
 
-    Every pixel of frame j is lifted with its depth and looked up in frame i: colour bilinearly, depth linearly in
+    Every pixel of frame j is lifted with its depth and looked up in frame i: color bilinearly, depth linearly in
     1 / z (exact on planes). Pixels that leave the frame, that are hidden behind what frame i shows (`HIDDEN`) or that
-    fall on a depth edge (`EDGE`) are left out. Large pictures are thinned to about 16,000 pixels a frame.
+    fall on a depth edge (`EDGE`) are left out. Large images are thinned to about 16,000 pixels a frame.
 
     Raises:
         ValueError: not more than `gap` frames.
@@ -110,16 +110,16 @@ def reprojection(world: World, gap: int) -> Reprojection | None:
 
 
 def _layers(world: World) -> Float[Tensor, "F 5 H W"]:
-    """Colour 0 to 1, 1 / depth, and 1 where the depth has an edge."""
-    colour = rearrange(torch.from_numpy(world.video).float() / 255, "f h w c -> f c h w")
+    """Color 0 to 1, 1 / depth, and 1 where the depth has an edge."""
+    color = rearrange(torch.from_numpy(world.video).float() / 255, "f h w c -> f c h w")
     disparity = 1 / torch.from_numpy(world.depth).float().clamp_min(1e-12)[:, None]
     nearest = functional.max_pool2d(disparity, 3, stride=1, padding=1)
     farthest = -functional.max_pool2d(-disparity, 3, stride=1, padding=1)
-    return torch.cat([colour, disparity, (nearest > EDGE * farthest).float()], dim=1)
+    return torch.cat([color, disparity, (nearest > EDGE * farthest).float()], dim=1)
 
 
 def _grid(height: int, width: int) -> tuple[Float[Tensor, "n 2"], Tensor]:
-    """Centres of the pixels that are compared, and their places in a frame read row by row."""
+    """Centers of the pixels that are compared, and their places in a frame read row by row."""
     step = max(1, round((height * width / _MOST_PIXELS) ** 0.5))
     rows, columns = torch.meshgrid(torch.arange(0, height, step), torch.arange(0, width, step), indexing="ij")
     rows, columns = rows.flatten(), columns.flatten()
@@ -127,7 +127,7 @@ def _grid(height: int, width: int) -> tuple[Float[Tensor, "n 2"], Tensor]:
 
 
 def _sampled(layers: Float[Tensor, "c H W"], uv: Float[Tensor, "n 2"]) -> tuple[Float[Tensor, "n c"], Tensor]:
-    """Layers read between pixel centres, and which of the uv lie within the outermost centres (to rounding)."""
+    """Layers read between pixel centers, and which of the uv lie within the outermost centers (to rounding)."""
     height, width = layers.shape[-2:]
     size = torch.tensor([width, height], dtype=uv.dtype)
     inside = ((uv >= 0.5 - 1e-3) & (uv <= size - 0.5 + 1e-3)).all(dim=-1)

@@ -81,8 +81,8 @@ def frechet_distance(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray
     """Squared Frechet distance of the normal distributions with the means and covariances of two sets, in float64.
 
     |mean - mean'|^2 + tr(C + C' - 2 (C C')^(1/2)) (Dowson and Landau 1982), covariances over n - 1. The trace of the
-    root is the sum of the singular values of A A'^T, where C = A^T A and A holds the centred features themselves; so no
-    root of a matrix is taken, and covariances without full rank (fewer videos than features) are exact too.
+    root is the sum of the singular values of A A'^T, where C = A^T A and A contains the centered features. No matrix
+    root is computed, so covariances without full rank (fewer videos than features) are exact too.
 
     Raises:
         ValueError: fewer than two videos in a set, or features that are not finite.

@@ -1,4 +1,4 @@
-"""How alike two pictures are: PSNR and SSIM per frame, in float64.
+"""How alike two images are: PSNR and SSIM per frame, in float64.
 
 Axis legend: F frames, H W pixels; uint8 RGB.
 """
@@ -24,21 +24,21 @@ def psnr(pred: UInt8[np.ndarray, "F H W 3"], truth: UInt8[np.ndarray, "F H W 3"]
 
 
 def ssim(pred: UInt8[np.ndarray, "F H W 3"], truth: UInt8[np.ndarray, "F H W 3"]) -> Float[np.ndarray, "F"]:
-    """Structural similarity of every frame (Wang et al. 2004), mean over pixels and colour channels.
+    """Structural similarity of every frame (Wang et al. 2004), mean over pixels and color channels.
 
     Gaussian window of 11 x 11 pixels with sigma 1.5, K1 = 0.01, K2 = 0.03, population variances, borders where the
-    window would leave the picture left out.
+    window would leave the image left out.
 
     Raises:
-        ValueError: pictures smaller than the window.
+        ValueError: images smaller than the window.
     """
     if min(pred.shape[1:3]) < _WINDOW:
-        raise ValueError(f"SSIM needs pictures of at least {_WINDOW} x {_WINDOW} pixels, got {pred.shape[1:3]}")
+        raise ValueError(f"SSIM needs images of at least {_WINDOW} x {_WINDOW} pixels, got {pred.shape[1:3]}")
     return np.array([_ssim(p, t) for p, t in zip(pred, truth, strict=True)])
 
 
 def _ssim(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) -> float:
-    x, y = (rearrange(torch.from_numpy(picture).double(), "h w c -> c 1 h w") for picture in (pred, truth))
+    x, y = (rearrange(torch.from_numpy(image).double(), "h w c -> c 1 h w") for image in (pred, truth))
     mean_x, mean_y = _blurred(x), _blurred(y)
     var_x = _blurred(x * x) - mean_x**2
     var_y = _blurred(y * y) - mean_y**2
@@ -49,7 +49,7 @@ def _ssim(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) -
 
 
 def _blurred(x: Float[Tensor, "c 1 H W"]) -> Float[Tensor, "c 1 h w"]:
-    """The Gaussian window's weighted mean, where it lies inside the picture."""
+    """The Gaussian window's weighted mean, where it lies inside the image."""
     offsets = torch.arange(_WINDOW, dtype=x.dtype) - _WINDOW // 2
     weights = torch.exp(-0.5 * (offsets / _SIGMA) ** 2)
     weights = weights / weights.sum()

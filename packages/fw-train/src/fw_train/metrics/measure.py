@@ -29,7 +29,7 @@ from fw_train.metrics.perceptual import Lpips
 from fw_train.metrics.truth import TruthClip
 
 _MOST_FITTED = 1_000_000
-_MOST_POINTS = 10_000  # far apart clouds cost a nearest-neighbour search almost the square of this
+_MOST_POINTS = 10_000  # far apart clouds cost a nearest-neighbor search almost the square of this
 
 
 def measure(world: World, truth: TruthClip, *, lpips: Lpips | None = None, recover: Recover = "model") -> ClipScores:
@@ -118,7 +118,7 @@ def _points(result: ClipScores, world: World, truth: TruthClip, depth_scale: flo
     """Chamfer of the same pixels of both point maps, after the Sim(3) of the cameras.
 
     Its rotation is that of the camera directions, so that straight paths have one. Where the path gives no scale (it
-    stands still, or runs the wrong way), the scale of the depth is taken, about the cameras' mean centre.
+    stands still, or runs the wrong way), the scale of the depth is taken, about the cameras' mean center.
     """
     pred, true = world.trajectory.pose_c2w, truth.trajectory.pose_c2w
     try:

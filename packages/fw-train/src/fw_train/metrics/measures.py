@@ -82,7 +82,7 @@ MEASURES: dict[str, Measure] = {
         label="ATE",
         unit="scene units",
         better="lower",
-        meaning="root mean square distance of the camera centres from the true ones after Sim(3) alignment (Umeyama)",
+        meaning="root mean square distance of the camera centers from the true ones after Sim(3) alignment (Umeyama)",
     ),
     "pose/rpe_trans": Measure(
         label="RPE, translation",
@@ -141,13 +141,13 @@ MEASURES: dict[str, Measure] = {
         meaning="the same over what it would be if the camera had not moved; below 1 the cameras explain the change",
     ),
     "consistency/photometric": Measure(
-        label="reprojection, colour",
+        label="reprojection, color",
         unit="",
         better="lower",
-        meaning="mean absolute colour difference (0 to 1) of a frame and another one warped into it, visible pixels",
+        meaning="mean absolute color difference (0 to 1) of a frame and another one warped into it, visible pixels",
     ),
     "consistency/photometric_ratio": Measure(
-        label="reprojection, colour / no motion",
+        label="reprojection, color / no motion",
         unit="",
         better="lower",
         meaning="the same over the difference of the two frames as they are; below 1 the geometry explains the change",

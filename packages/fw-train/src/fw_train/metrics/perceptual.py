@@ -46,7 +46,7 @@ _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 class Lpips:
-    """The distance of pictures, 0 (alike) and up.
+    """The distance of images, 0 (alike) and up.
 
     Args:
         weights: safetensors with the state dict of `lpips.LPIPS(net="alex")`.
@@ -81,15 +81,15 @@ class Lpips:
     def __call__(
         self, pred: UInt8[np.ndarray, "F H W 3"], truth: UInt8[np.ndarray, "F H W 3"]
     ) -> Float[np.ndarray, "F"]:
-        """LPIPS of every frame. ValueError for pictures too small for the network."""
+        """LPIPS of every frame. ValueError for images too small for the network."""
         if min(pred.shape[1:3]) < LPIPS_PIXELS:
-            raise ValueError(f"LPIPS needs pictures of at least {LPIPS_PIXELS} pixels a side, got {pred.shape[1:3]}")
+            raise ValueError(f"LPIPS needs images of at least {LPIPS_PIXELS} pixels a side, got {pred.shape[1:3]}")
         return np.array([self._distance(p, t) for p, t in zip(pred, truth, strict=True)])
 
     @torch.no_grad()
     def _distance(self, pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) -> float:
-        pictures = torch.from_numpy(np.stack([pred, truth])).float() / 127.5 - 1
-        x = rearrange(pictures, "n h w c -> n c h w")
+        images = torch.from_numpy(np.stack([pred, truth])).float() / 127.5 - 1
+        x = rearrange(images, "n h w c -> n c h w")
         x = (x - torch.tensor(_SHIFT).reshape(1, 3, 1, 1)) / torch.tensor(_SCALE).reshape(1, 3, 1, 1)
         total = 0.0
         for index, layer in enumerate(_TRUNK):

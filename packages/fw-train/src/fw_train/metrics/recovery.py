@@ -49,14 +49,14 @@ def recover_path(
     """
     if depth.shape != video.shape[1:3]:
         raise ValueError(f"recover_path: depth of {depth.shape} for a video of {video.shape[1:3]}; give the same size")
-    grey = [_enlarged(frame) for frame in video]
+    gray = [_enlarged(frame) for frame in video]
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     pixels, points = _known_points(depth, K[0])
     poses, found = [np.eye(4)], [True]
-    forward = np.zeros((*grey[0].shape, 2), np.float32)
-    for frame, intrinsics in zip(grey[1:], K[1:], strict=True):
-        forward = np.asarray(flow.calc(grey[0], frame, forward.copy()), np.float32)
-        backward = np.asarray(flow.calc(frame, grey[0], -forward), np.float32)
+    forward = np.zeros((*gray[0].shape, 2), np.float32)
+    for frame, intrinsics in zip(gray[1:], K[1:], strict=True):
+        forward = np.asarray(flow.calc(gray[0], frame, forward.copy()), np.float32)
+        backward = np.asarray(flow.calc(frame, gray[0], -forward), np.float32)
         there, returns = _matches(pixels, forward, backward)
         pose = _camera(points[returns], there[returns], intrinsics, poses[-1])
         found.append(pose is not None)
@@ -65,14 +65,14 @@ def recover_path(
 
 
 def _enlarged(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w"]:
-    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_CUBIC)
+    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    return cv2.resize(gray, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_CUBIC)
 
 
 def _known_points(
     depth: Float[np.ndarray, "H W"], K: Float[np.ndarray, "3 3"]
 ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 3"]]:
-    """Centres of the pixels whose depth is known, and their points in the first camera's axes."""
+    """Centers of the pixels whose depth is known, and their points in the first camera's axes."""
     row, column = np.nonzero(depth > 0)
     pixels = np.stack([column + 0.5, row + 0.5], axis=-1)
     rays = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=-1) @ np.linalg.inv(K).T

@@ -97,7 +97,7 @@ def load_truth(
         raise ConfigError(f"clip {clip_id} of {dataset.location} cannot be measured: {reason}")
     clip = dataset.load(clip_id, slice(0, frames))
     cameras = Trajectory(pose_c2w=clip.pose_c2w, K=clip.K, width=record.width, height=record.height, units=record.units)
-    colour, depth, confidence, cameras = fit_window(clip.video, clip.depth_m, clip.confidence, cameras, height, width)
+    color, depth, confidence, cameras = fit_window(clip.video, clip.depth_m, clip.confidence, cameras, height, width)
     depth = torch.where(depth.isfinite() & (depth > 0) & (confidence >= min_confidence), depth, 0.0)
     if not (depth > 0).any():
         raise ConfigError(
@@ -106,7 +106,7 @@ def load_truth(
         )
     cameras = cameras.relative_to_first()
     scale = _scene_scale(depth, cameras)
-    frames_8bit = ((rearrange(colour, "f c h w -> f h w c") + 1) * 127.5).round().to(torch.uint8)
+    frames_8bit = ((rearrange(color, "f c h w -> f h w c") + 1) * 127.5).round().to(torch.uint8)
     return TruthClip(
         record=record,
         video=frames_8bit.numpy(),

@@ -1,6 +1,6 @@
-"""Points drawn into a picture, and the baseline made of it: the first frame carried along the path by its true depth.
+"""Points drawn into an image, and the baseline made of it: the first frame carried along the path by its true depth.
 
-Axis legend: F frames, H W pixels, n points; OpenCV axes, camera-to-world, pixel centres at +0.5.
+Axis legend: F frames, H W pixels, n points; OpenCV axes, camera-to-world, pixel centers at +0.5.
 """
 
 import cv2
@@ -18,43 +18,43 @@ _NEAREST = 1e-6
 
 def splat(
     points: Float[np.ndarray, "n 3"],
-    colour: UInt8[np.ndarray, "n 3"],
+    color: UInt8[np.ndarray, "n 3"],
     K: Float[np.ndarray, "3 3"],
     pose_c2w: Float[np.ndarray, "4 4"],
     height: int,
     width: int,
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
-    """Every point coloured into the one pixel it falls on, the nearest on top (z-buffer).
+    """Every point colored into the one pixel it falls on, the nearest on top (z-buffer).
 
     Returns:
-        The picture, black where no point falls, and where one does.
+        The image, black where no point falls, and where one does.
     """
     move = invert_poses(pose_c2w[None])[0]
     seen = points @ move[:3, :3].T + move[:3, 3]
     front = seen[:, 2] > _NEAREST
-    seen, colour = seen[front], colour[front]
+    seen, color = seen[front], color[front]
     pixel = seen @ K.T
     column, row = (np.floor(pixel[:, axis] / pixel[:, 2] + 1e-6) for axis in (0, 1))
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     place = (row[inside] * width + column[inside]).astype(np.int64)
     farthest_first = np.argsort(-seen[inside, 2], kind="stable")
-    picture, filled = np.zeros((height * width, 3), np.uint8), np.zeros(height * width, bool)
-    picture[place[farthest_first]] = colour[inside][farthest_first]
+    image, filled = np.zeros((height * width, 3), np.uint8), np.zeros(height * width, bool)
+    image[place[farthest_first]] = color[inside][farthest_first]
     filled[place] = True
-    return picture.reshape(height, width, 3), filled.reshape(height, width)
+    return image.reshape(height, width, 3), filled.reshape(height, width)
 
 
-def fill_holes(picture: UInt8[np.ndarray, "H W 3"], filled: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Every empty pixel takes the colour of the nearest filled one; a picture without any stays as it is."""
+def fill_holes(image: UInt8[np.ndarray, "H W 3"], filled: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Every empty pixel takes the color of the nearest filled one; an image without any stays as it is."""
     if filled.all() or not filled.any():
-        return picture
+        return image
     _, labels = cv2.distanceTransformWithLabels(
         (~filled).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
     label = np.asarray(labels, np.int64)
-    colour_of = np.zeros((int(label.max()) + 1, 3), np.uint8)
-    colour_of[label[filled]] = picture[filled]
-    return colour_of[label]
+    color_of = np.zeros((int(label.max()) + 1, 3), np.uint8)
+    color_of[label[filled]] = image[filled]
+    return color_of[label]
 
 
 def warp_first_frame(
@@ -72,6 +72,6 @@ def warp_first_frame(
     whole = np.where(known, depth, SKY * depth.max(initial=1e-3)).astype(np.float32)
     first_camera = (torch.from_numpy(path.K[:1]).float(), torch.from_numpy(path.pose_c2w[:1]).float())
     points = unproject(torch.from_numpy(whole)[None], *first_camera).numpy().reshape(-1, 3).astype(np.float64)
-    colour = first.reshape(-1, 3)
+    color = first.reshape(-1, 3)
     cameras = zip(path.K, path.pose_c2w, strict=True)
-    return np.stack([fill_holes(*splat(points, colour, K, pose, height, width)) for K, pose in cameras])
+    return np.stack([fill_holes(*splat(points, color, K, pose, height, width)) for K, pose in cameras])

@@ -17,7 +17,7 @@ class EncoderWork:
     name: str
     """Which."""
     flops: int
-    """For one window (video encoder, picture encoder) or caption (text encoder)."""
+    """For one window (video encoder, image encoder) or caption (text encoder)."""
     parameters: int
     """Its size."""
 
@@ -39,7 +39,7 @@ def encoder_work(model: WorldConfig, frames: int, height: int, width: int) -> li
     ]
     if model.video.clip_dim is not None:
         clip = _CLIP_LAYERS * (4 * _CLIP_WIDTH**2 + 2 * _CLIP_WIDTH * _CLIP_HIDDEN) + _CLIP_PATCH * _CLIP_WIDTH
-        work.append(_transformer("picture encoder (CLIP ViT-H)", clip, _CLIP_LAYERS, _CLIP_WIDTH, model.video.clip_len))
+        work.append(_transformer("image encoder (CLIP ViT-H)", clip, _CLIP_LAYERS, _CLIP_WIDTH, model.video.clip_len))
     return work
 
 

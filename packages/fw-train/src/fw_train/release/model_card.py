@@ -54,12 +54,12 @@ def model_card(chain: Sequence[Link], folder: Path, videos: Path) -> str:
     toy = _toy(videos, dataset)
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
     world, vae = _count(folder), _count(folder / "vae") if (folder / "vae").is_dir() else 0
-    size, licence = Sampling.from_dict(spec["sampling"]), metadata("fw-model")["License-Expression"]
+    size, terms = Sampling.from_dict(spec["sampling"]), metadata("fw-model")["License-Expression"]
     shape = f"{size.num_frames} frames of {size.height}x{size.width}"
     sections = [
-        f"---\nlicense: {licence.lower()}\npipeline_tag: image-to-video\n---",
+        f"---\nlicense: {terms.lower()}\npipeline_tag: image-to-video\n---",
         "# A small world",
-        f"From a picture, a text and a camera path to a video of {shape}, with depth, points and cameras from the same "
+        f"From an image, a text and a camera path to a video of {shape}, with depth, points and cameras from the same "
         f"pass. The model has {world / 1e6:.2f} million parameters, its video autoencoder {vae / 1e6:.2f} million. "
         "It was trained from random numbers with the commands below; `fw-train release` wrote this card from the files "
         "of those runs.",
@@ -84,7 +84,7 @@ def model_card(chain: Sequence[Link], folder: Path, videos: Path) -> str:
         *(_figures(link) for link in chain),
         "## Files",
         _table(("file", "bytes", "SHA-256"), _files(folder)),
-        f"## Licence\n\n{licence}, as the source code; the data are rendered by it.",
+        f"## License\n\n{terms}, as the source code; the data are rendered by it.",
     ]
     return "\n\n".join(sections) + "\n"
 

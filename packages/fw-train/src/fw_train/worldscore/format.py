@@ -117,13 +117,13 @@ class Movement:
     """Where a movement ends, seen from where it begins, in the benchmark's unit."""
 
     right: float = 0.0
-    """Camera centre moves to the right."""
+    """Camera center moves to the right."""
     forward: float = 0.0
-    """Camera centre moves forward."""
+    """Camera center moves forward."""
     turn: float = 0.0
     """The camera turns to the right about its own y axis, radians."""
     orbit: bool = False
-    """The turn is about the point one unit ahead instead, so the centre moves on a circle to the other side."""
+    """The turn is about the point one unit ahead instead, so the center moves on a circle to the other side."""
 
     def pose(self) -> Float[np.ndarray, "4 4"]:
         """Camera-to-world at the end, OpenCV axes; the start is the identity."""
@@ -198,7 +198,7 @@ def image_data(picture: Picture, frames: int) -> dict[str, Any]:
 
 
 def what_is_missing(folder: Path) -> str:
-    """Why the benchmark's evaluation would pass a picture's folder over, or nothing if it is complete."""
+    """Why the benchmark's evaluation would pass an image's folder over, or nothing if it is complete."""
     if not folder.is_dir():
         return "not generated yet"
     for name in (IMAGE, CAMERAS, INPUT):
