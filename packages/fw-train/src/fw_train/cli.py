@@ -78,7 +78,7 @@ PROGRAM = Program(
         "compare": Command(
             help="compare evaluations of the same clips",
             target=f"{_HERE}:compare",
-            options=f"{_EVALUATE}:CompareOptions",
+            options=f"{_EVALUATE}:ComparisonOptions",
             usage="OUT OUT ...",
         ),
         "evidence": Command(

@@ -16,7 +16,7 @@ from fw_train.config.load import RESUMABLE, load
 from fw_train.config.schema import STAGES, ConfigError, Stage, TrainConfig
 
 if TYPE_CHECKING:
-    from fw_train.evaluate.options import CompareOptions, EvaluateOptions, EvidenceOptions, WorldScoreOptions
+    from fw_train.evaluate.options import ComparisonOptions, EvaluateOptions, EvidenceOptions, WorldScoreOptions
     from fw_train.init_from_wan import InitOptions
     from fw_train.release.release import ReleaseOptions
     from fw_train.tasks.train import Outcome
@@ -134,7 +134,7 @@ def evaluate(options: "EvaluateOptions") -> int:
     return _resumable("evaluate", lambda: measure(options))
 
 
-def compare(options: "CompareOptions") -> None:
+def compare(options: "ComparisonOptions") -> None:
     """Compare evaluations."""
     from fw_train.evaluate.run import compare_runs
 

@@ -13,7 +13,7 @@ from fw_data.dataset.reader import ClipDataset
 from fw_model.pipeline.result import World
 from fw_train.config.schema import ConfigError
 from fw_train.evaluate.evaluation import read_evaluation
-from fw_train.evaluate.options import CompareOptions, EvaluateOptions
+from fw_train.evaluate.options import ComparisonOptions, EvaluateOptions
 from fw_train.evaluate.run import compare_runs, evaluate
 
 
@@ -42,7 +42,7 @@ def test_a_comparison_shows_known_differences(
         worlds = perfect_worlds(dataset, tmp_path / name / "worlds", 6, change)
         quiet(EvaluateOptions(worlds=worlds, data=dataset, out=tmp_path / name, show=0))
     capsys.readouterr()
-    compare_runs(CompareOptions(runs=(tmp_path / "exact", tmp_path / "shifted"), out=tmp_path / "both"))
+    compare_runs(ComparisonOptions(runs=(tmp_path / "exact", tmp_path / "shifted"), out=tmp_path / "both"))
     rows = json.loads((tmp_path / "both" / "comparison.json").read_text())["others"][0]
     by_name = {row["measure"]: row for row in rows}
     first, other = (read_evaluation(tmp_path / name) for name in ("exact", "shifted"))
@@ -51,8 +51,8 @@ def test_a_comparison_shows_known_differences(
     low, high = by_name["video/psnr"]["difference"]["mean_interval"]
     assert min(expected) <= low <= np.mean(expected) <= high < 0
     assert by_name["depth/abs_rel"]["difference"]["mean"] == pytest.approx(0, abs=1e-6)
-    said = capsys.readouterr().out
-    assert "shifted against exact" in said
+    printed = capsys.readouterr().out
+    assert "shifted against exact" in printed
     page = (tmp_path / "both" / "comparison.html").read_text()
     assert "worse" in page
     assert "no difference shown" in page
@@ -63,26 +63,26 @@ def test_what_was_measured_differently_is_not_compared(dataset, checkpoint, perf
     quiet(EvaluateOptions(worlds=worlds, data=dataset, out=tmp_path / "a", show=0))
     quiet(EvaluateOptions(worlds=worlds, data=dataset, out=tmp_path / "b", min_confidence=0.5, show=0))
     with pytest.raises(ConfigError, match=r"min_confidence: 0\.3 and 0\.5"):
-        compare_runs(CompareOptions(runs=(tmp_path / "a", tmp_path / "b")))
+        compare_runs(ComparisonOptions(runs=(tmp_path / "a", tmp_path / "b")))
     left_out = json.loads((tmp_path / "a" / "evaluation.json").read_text())
     left_out["measured"]["recover"] = "sfm"
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "evaluation.json").write_text(json.dumps(left_out))
-    compare_runs(CompareOptions(runs=(tmp_path / "a", tmp_path / "d")))
+    compare_runs(ComparisonOptions(runs=(tmp_path / "a", tmp_path / "d")))
     others = perfect_worlds(dataset, tmp_path / "others", 6)
     for record in ClipDataset(dataset).records[:3]:
         shutil.rmtree(others / record.id)
     quiet(EvaluateOptions(worlds=others, data=dataset, out=tmp_path / "e", show=0))
     with pytest.raises(ConfigError, match="3 and 3"):
-        compare_runs(CompareOptions(runs=(tmp_path / "a", tmp_path / "e")))
+        compare_runs(ComparisonOptions(runs=(tmp_path / "a", tmp_path / "e")))
     with pytest.raises(ConfigError, match="two"):
-        compare_runs(CompareOptions(runs=(tmp_path / "a",)))
-    anew = json.loads((tmp_path / "a" / "evaluation.json").read_text())
-    anew["clips"][0]["content"] = "other"
+        compare_runs(ComparisonOptions(runs=(tmp_path / "a",)))
+    changed = json.loads((tmp_path / "a" / "evaluation.json").read_text())
+    changed["clips"][0]["content"] = "other"
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "evaluation.json").write_text(json.dumps(anew))
+    (tmp_path / "c" / "evaluation.json").write_text(json.dumps(changed))
     with pytest.raises(ConfigError, match="1 clips"):
-        compare_runs(CompareOptions(runs=(tmp_path / "a", tmp_path / "c")))
+        compare_runs(ComparisonOptions(runs=(tmp_path / "a", tmp_path / "c")))
     refused = EvaluateOptions(checkpoint=checkpoint, data=dataset, out=tmp_path / "new", split="all", clips=2)
     with pytest.raises(ConfigError, match="clips"):
         quiet(replace(refused, against=(tmp_path / "a",)))

@@ -14,7 +14,7 @@ from fw_data.dataset.reader import ClipDataset
 from fw_model.pipeline.result import World
 from fw_train.config.schema import ConfigError
 from fw_train.evaluate.evaluation import SetDistance, read_evaluation
-from fw_train.evaluate.options import CompareOptions, EvaluateOptions
+from fw_train.evaluate.options import ComparisonOptions, EvaluateOptions
 from fw_train.evaluate.run import compare_runs, evaluate
 from fw_train.metrics.frechet import VideoFeatures, frechet_distance
 from fw_train.metrics.truth import load_truth
@@ -177,13 +177,13 @@ def test_fvd_is_one_number_of_an_evaluation(
     wanted = frechet_distance(np.stack([features(v) for v in generated]), np.stack([features(v) for v in real]))
     assert brighter_ones.fvd.value == pytest.approx(wanted)
     assert wanted > 0.01
-    said = capsys.readouterr().out
-    assert "FVD, all clips together" in said
-    assert "too few for a covariance of 9 features" in " ".join(said.split())
+    printed = capsys.readouterr().out
+    assert "FVD, all clips together" in printed
+    assert "too few for a covariance of 9 features" in " ".join(printed.split())
     page = (tmp_path / "brighter" / "index.html").read_text()
     assert f"{wanted:.4g}" in page
-    assert "FVD rests on 3 clips" in page
-    compare_runs(CompareOptions(runs=(tmp_path / "perfect", tmp_path / "brighter"), out=tmp_path / "both"))
+    assert "3 clips, too few" in page
+    compare_runs(ComparisonOptions(runs=(tmp_path / "perfect", tmp_path / "brighter"), out=tmp_path / "both"))
     both = json.loads((tmp_path / "both" / "comparison.json").read_text())
     assert [one["value"] for one in both["fvd"]] == [perfect.fvd.value, brighter_ones.fvd.value]
     assert f"brighter {wanted:.4g}" in (tmp_path / "both" / "comparison.html").read_text()

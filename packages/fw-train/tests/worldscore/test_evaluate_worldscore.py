@@ -12,7 +12,7 @@ from fw_geometry import make_trajectory
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.config.schema import ConfigError
 from fw_train.evaluate.options import WorldScoreOptions
-from fw_train.worldscore.format import MOVEMENTS, Picture, camera_data, camera_path, read_pictures
+from fw_train.worldscore.format import MOVEMENTS, BenchmarkImage, camera_data, camera_path, read_images
 from fw_train.worldscore.run import run
 
 HALF = 0.8660254
@@ -31,7 +31,7 @@ LAST = {
 
 
 @pytest.mark.parametrize("movements", LAST, ids="+".join)
-def test_paths_end_where_the_benchmark_says(movements):
+def test_paths_end_where_those_of_the_benchmark_do(movements):
     data = camera_data(camera_path(list(movements), 5), 5, 500.0)
     np.testing.assert_allclose(data["cameras_interp"][-1][:3], LAST[movements], atol=1e-6)
     assert (data["focal_length"], data["scale"]) == (500.0, 1)
@@ -40,8 +40,8 @@ def test_paths_end_where_the_benchmark_says(movements):
     np.testing.assert_array_equal(data["cameras_interp"][0], np.diag([-1, 1, -1, 1]))
 
 
-def test_movements_are_what_their_names_say():
-    """Against this project's own presets, which are tested on their own: truck and pan to the right, dolly forward."""
+def test_movements_match_their_names():
+    """Against this project's own presets, which have their tests: truck and pan to the right, dolly forward."""
     for name, preset, distance in (
         ("push_in", "dolly", 1.0),
         ("move_right", "truck", 0.5),
@@ -94,7 +94,7 @@ def benchmark(tmp_path: Path) -> Path:
 
 
 def test_prompts_are_worded_as_the_benchmark_does(benchmark: Path):
-    _, long = read_pictures(benchmark, style="photorealistic")
+    _, long = read_images(benchmark, style="photorealistic")
     assert long.prompts() == [
         "Camera pan left. Hall 0. A photo. Everything in the scene remains completely motionless.",
         "Camera orbit right. Hall 1. A photo. Everything in the scene remains completely motionless.",
@@ -102,7 +102,7 @@ def test_prompts_are_worded_as_the_benchmark_does(benchmark: Path):
     assert long.place == "worldscore_output/static/photorealistic/indoor/kitchen/001"
 
 
-def test_outputs_are_what_the_evaluation_reads_and_a_second_run_goes_on(
+def test_outputs_are_what_the_evaluation_reads_and_a_second_run_resumes(
     benchmark: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     options = WorldScoreOptions(dataset=benchmark, out=tmp_path / "out", checkpoint=checkpoint, focal_px=40.0, seed=1)
@@ -128,15 +128,15 @@ def test_outputs_are_what_the_evaluation_reads_and_a_second_run_goes_on(
     capsys.readouterr()
     (folder.parent / "000" / "frames" / "001.png").unlink()
     assert run(options) == 0
-    said = capsys.readouterr().out
-    assert "4 frames and 5 cameras" in said
-    assert "2 images, 1" in said.replace("pictures", "images")
+    printed = capsys.readouterr().out
+    assert "4 frames and 5 cameras" in printed
+    assert "2 images, 1" in printed
     (folder.parent / "000" / "origin.json").unlink()
     with pytest.raises(ConfigError, match="000"):
         run(options)
     shutil.rmtree(folder.parent / "000")
     assert run(options) == 0
-    assert "2 images, 1" in capsys.readouterr().out.replace("pictures", "images")
+    assert "2 images, 1" in capsys.readouterr().out
     assert (folder / "frames" / "004.png").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match=r"seed.*1.*2"):
         run(WorldScoreOptions(dataset=benchmark, out=tmp_path / "out", checkpoint=checkpoint, focal_px=40.0, seed=2))
@@ -167,10 +167,10 @@ def test_each_movement_starts_from_the_frame_before(benchmark: Path, checkpoint:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"camera_path": ["fly"], "prompt_list": ["a", "b"]}, "no movement 'fly'; known are push_in"),
-        ({"prompt_list": ["a"]}, "1 prompts for 1 movements"),
-        ({"visual_movement": "dynamic"}, "not static"),
-        ({"image": "alone.png"}, "names its category"),
+        ({"camera_path": ["fly"], "prompt_list": ["a", "b"]}, "'fly'.*push_in"),
+        ({"prompt_list": ["a"]}, r"1 prompts.*1 movements"),
+        ({"visual_movement": "dynamic"}, "dynamic.*static"),
+        ({"image": "alone.png"}, "CATEGORY/NAME"),
         ({"style": 3}, "0.style"),
     ],
 )
@@ -178,12 +178,12 @@ def test_a_list_that_cannot_be_used_is_refused(tmp_path: Path, change: dict[str,
     root = write_dataset(tmp_path / "benchmark", [entry("000", ["push_in"])])
     (root / "static" / "static.json").write_text(json.dumps([{**entry("000", ["push_in"]), **change}]))
     with pytest.raises(ConfigError, match=message):
-        read_pictures(root)
+        read_images(root)
 
 
-def test_a_folder_that_is_no_dataset_and_missing_pictures(benchmark: Path, checkpoint: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"no static/static\.json"):
-        read_pictures(tmp_path)
+def test_a_folder_that_is_no_dataset_and_missing_images(benchmark: Path, checkpoint: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"static/static\.json"):
+        read_images(tmp_path)
     with pytest.raises(ConfigError, match="--checkpoint"):
         run(WorldScoreOptions(dataset=benchmark, out=tmp_path / "out"))
     (benchmark / "static/images/photorealistic/indoor/kitchen/001.png").unlink()
@@ -196,14 +196,14 @@ def test_a_folder_that_is_no_dataset_and_missing_pictures(benchmark: Path, check
     ("harm", "reason"),
     [
         (lambda folder: (folder / "frames" / "002.png").unlink(), "4 frames and 5 cameras, expected 5 of each"),
-        (lambda folder: (folder / "input_image.png").unlink(), "no input_image.png"),
-        (lambda folder: (folder / "camera_data.json").write_text("{}"), "does not read"),
+        (lambda folder: (folder / "input_image.png").unlink(), "input_image.png"),
+        (lambda folder: (folder / "camera_data.json").write_text("{}"), "camera_data.json"),
     ],
 )
-def test_check_says_what_is_missing(benchmark: Path, checkpoint: Path, tmp_path: Path, capsys, harm, reason: str):
+def test_check_names_missing_files(benchmark: Path, checkpoint: Path, tmp_path: Path, capsys, harm, reason: str):
     options = WorldScoreOptions(dataset=benchmark, out=tmp_path, checkpoint=checkpoint, limit=1, focal_px=40.0)
     assert run(options) == 0
-    harm(tmp_path / Picture.model_validate(entry("000", ["push_in"])).place)
+    harm(tmp_path / BenchmarkImage.model_validate(entry("000", ["push_in"])).place)
     capsys.readouterr()
     assert run(WorldScoreOptions(dataset=benchmark, out=tmp_path, check=True, limit=1)) == 1
     assert reason in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Evaluation: generate worlds for held-out clips (or take those that exist), measure them, report and compare.
+"""Evaluation: generate worlds for held-out clips or read existing ones, measure, report and compare them.
 
 fw-train evaluate CHECKPOINT --data DATASET --out OUT
 fw-train evaluate --worlds FOLDER --data DATASET --out OUT

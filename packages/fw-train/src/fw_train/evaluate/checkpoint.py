@@ -1,6 +1,6 @@
-"""The checkpoint that is evaluated: its folder, what its run held out, its default sampling, and its fingerprint.
+"""Inspect a checkpoint to evaluate: folder, held-out clips of its run, default sampling, and fingerprint.
 
-Nothing here loads weights: everything that can be refused is refused before a model of many gigabytes is read.
+All checks run before any weights are loaded.
 """
 
 import hashlib
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A folder that generation loads."""
+    """A folder with weights to evaluate."""
 
     folder: Path
-    """The export."""
+    """Export folder."""
     model: str
-    """Name of its preset."""
+    """Name of the model preset."""
     sampling: Sampling
-    """Its defaults of generation."""
+    """Default generation settings."""
     stage: str | None
-    """The last stage of its training; None for weights from elsewhere."""
+    """Last training stage; None if the weights were not trained here."""
     training: ClipConfig | None
-    """The clip settings of the run it lies in; None if there is no run around it."""
+    """Clip settings of the run that contains the export; None for an export alone."""
     fingerprint: str
-    """Of its weights."""
+    """Checksum of the weights."""
 
     def pipeline(self, device: str, dtype: str | None) -> "WorldPipeline":
-        """Load it."""
+        """Load the generation pipeline."""
         from fw_model.pipeline.pipeline import WorldPipeline
 
         return WorldPipeline.from_pretrained(
@@ -55,14 +55,14 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path, *, video_alone: bool = False) -> Checkpoint:
-    """Look into a run folder or an export.
+    """Inspect a run folder or an export.
 
     Args:
-        path: the folder; "small-world" means the weights that come with fw-model.
-        video_alone: its geometry is not asked for, so a video prior will do.
+        path: the folder, or "small-world" for the weights included in fw-model.
+        video_alone: accept a video prior, whose geometry branch is untrained.
 
     Raises:
-        ConfigError: no checkpoint there, a run without export, or weights whose geometry branch was never trained.
+        ConfigError: no checkpoint, a run without an export, or an untrained geometry branch.
     """
     if str(path) == SMALL_WORLD:
         path = _shipped()
@@ -80,8 +80,8 @@ def open_checkpoint(path: Path, *, video_alone: bool = False) -> Checkpoint:
     stage = stages[-1]["stage"] if stages else None
     if stage == "base" and not video_alone:
         raise ConfigError(
-            f"{folder} is a video prior (`fw-train base`): its geometry branch has not been trained, so it gives no "
-            "depth and no cameras to measure; evaluate the result of stage 1 or stage 2"
+            f"{folder} is a video prior (`fw-train base`) with an untrained geometry branch, so there are no depth "
+            "and cameras to measure; evaluate the result of stage 1 or stage 2"
         )
     around = folder.parent
     is_run = (around / CONFIG).is_file() and (around / "checkpoints").is_dir()
@@ -103,11 +103,13 @@ def _shipped() -> Path:
 
 
 def _clips_of(path: Path) -> ClipConfig:
-    """The clip settings of a run's configuration; the rest of it may be that of another version."""
+    """The clip settings of a run's configuration; its other keys may be from another version."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))["clip"]
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"{path} does not read ({error}); give the run's export alone, and --held-out") from None
+        raise ConfigError(
+            f"{path} is unreadable ({error}); give a copy of the export outside the run, with --held-out"
+        ) from None
     return from_json({"clip": tree}, where=str(path)).clip
 
 
@@ -118,11 +120,11 @@ def _sampling(folder: Path, text_dim: int) -> Sampling:
     except KeyError:
         return Sampling.for_text_dim(text_dim)
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path} does not read ({error}); generation needs it, see WorldPipeline.save") from None
+        raise ConfigError(f"{path} is unreadable ({error}); WorldPipeline.save writes it") from None
 
 
 def _fingerprint(folder: Path) -> str:
-    """Checksum of all weights: two checkpoints of one run share most bytes, so all of them are read."""
+    """Checksum of all weight files; reads every byte, since checkpoints of one run share most of them."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *(folder / HIGH_NOISE).glob("*.safetensors")]):
         with path.open("rb") as file:
@@ -131,17 +133,17 @@ def _fingerprint(folder: Path) -> str:
 
 
 def choose_device(name: str) -> str:
-    """The device a name means: `auto` is the first GPU, else the CPU."""
+    """Resolve a device name: `auto` is the first GPU, or the CPU without one."""
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def parse_size(text: str | None, default: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a text like `64x96`; the default for none.
+    """Height and width from a text like `64x96`; `default` for None.
 
     Raises:
-        ConfigError: another text.
+        ConfigError: the text has another form.
     """
     if text is None:
         return default
@@ -152,4 +154,4 @@ def parse_size(text: str | None, default: tuple[int, int]) -> tuple[int, int]:
 
 
 Say = Callable[[str], None]
-"""Where progress goes, line by line."""
+"""Prints one line of progress."""

@@ -1,7 +1,6 @@
-"""Evaluations side by side: differences to the first, clip by clip, with bootstrap intervals over the pairs.
+"""Compare evaluations with the first one, clip by clip, with bootstrap intervals over the pairs.
 
-Only evaluations that measured the same clips in the same way can be compared; how the worlds were made may differ,
-that is what a comparison is about.
+The evaluations must share clips and measurement settings; checkpoints and generation settings may differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,16 +18,16 @@ class _Record(BaseModel):
 
 
 class Difference(_Record):
-    """One measure of two evaluations, over the clips that have it in both."""
+    """Difference of one measure between two evaluations, over the clips that have it in both."""
 
     measure: str
     first: Summary = Field(description="the first evaluation, over the shared clips")
-    other: Summary = Field(description="the other one, over the same clips")
+    other: Summary = Field(description="the other evaluation, over the same clips")
     difference: Summary = Field(description="other minus first, clip by clip")
 
     @property
     def verdict(self) -> str:
-        """better, worse, or "no difference shown" when the interval of the mean difference holds 0."""
+        """better, worse, or "no difference shown" if the interval of the mean difference contains 0."""
         better = MEASURES[self.measure].better
         interval = self.difference.mean_interval
         if interval is None or interval[0] <= 0 <= interval[1] or better == "neither":
@@ -37,24 +36,24 @@ class Difference(_Record):
 
 
 class Comparison(_Record):
-    """Some evaluations against the first one."""
+    """Evaluations compared with the first one."""
 
     names: list[str]
     made: list[dict[str, Plain]]
     clips: int
     videos: int = Field(description="source videos that the clips come from")
     others: list[list[Difference]] = Field(description="for each evaluation after the first, one entry per measure")
-    fvd: list[SetDistance | None] = Field(description="of every evaluation; null = not measured")
+    fvd: list[SetDistance | None] = Field(description="FVD of each evaluation; null = not measured")
 
 
 def compare(runs: Sequence[Evaluation]) -> Comparison:
     """Compare evaluations with the first one.
 
     Raises:
-        ConfigError: fewer than two, or they measured other clips, other annotations, or in another way.
+        ConfigError: fewer than two evaluations, or clips, annotations or measurement settings differ.
     """
     if len(runs) < 2:
-        raise ConfigError("compare takes two or more folders that `fw-train evaluate` wrote")
+        raise ConfigError("compare needs two or more folders written by `fw-train evaluate`")
     first = runs[0]
     for run in runs[1:]:
         check_comparable(run.measured, {clip.id: clip.content for clip in run.clips}, first, name=run.name)
@@ -71,24 +70,25 @@ def compare(runs: Sequence[Evaluation]) -> Comparison:
 def check_comparable(
     measured: Mapping[str, Plain], contents: Mapping[str, str], earlier: Evaluation, *, name: str = "this evaluation"
 ) -> None:
-    """Refuse to compare numbers that do not mean the same.
+    """Check that an evaluation can be compared with an earlier one.
 
     Args:
-        measured: how the one was measured; None where an optional measure was left out, which keeps nothing else from
-            being compared.
-        contents: its clips: id -> checksum of their annotation.
-        earlier: the other one.
-        name: of the one, for the message.
+        measured: its measurement settings; None for an omitted optional measure, which is not compared.
+        contents: its clips: id -> checksum of the annotation.
+        earlier: the earlier evaluation.
+        name: name of the new evaluation in messages.
 
     Raises:
-        ConfigError: other settings of measuring, other clips, or clips annotated anew.
+        ConfigError: measurement settings, clips or annotations differ.
     """
     before = earlier.measured
     shared = [key for key in measured if measured[key] is not None and before.get(key) is not None]
     changed = [key for key in shared if measured[key] != before[key]]
     if changed:
         values = "; ".join(f"{key}: {before[key]} and {measured[key]}" for key in changed)
-        raise ConfigError(f"{earlier.name} and {name} were measured in different ways ({values}); measure both alike")
+        raise ConfigError(
+            f"{earlier.name} and {name} have different measurement settings ({values}); use the same ones for both"
+        )
     theirs = {clip.id: clip.content for clip in earlier.clips}
     if theirs.keys() != contents.keys():
         only = sorted(theirs.keys() ^ contents.keys())
@@ -97,10 +97,11 @@ def check_comparable(
             f"one of them only ({', '.join(only[:3])}{', ...' if len(only) > 3 else ''}); evaluate both on the same "
             "--data, --split and --clips"
         )
-    anew = sorted(clip for clip, content in contents.items() if theirs[clip] != content)
-    if anew:
+    changed_clips = sorted(clip for clip, content in contents.items() if theirs[clip] != content)
+    if changed_clips:
         raise ConfigError(
-            f"{len(anew)} clips were annotated anew between {earlier.name} and {name} (the first is {anew[0]}); "
+            f"{len(changed_clips)} clips have different annotations in {earlier.name} and {name} (first: "
+            f"{changed_clips[0]}); "
             "evaluate both on the same dataset"
         )
 

@@ -1,6 +1,6 @@
-"""evaluation.json: what was measured, on what, how it was made, and the summary over the clips.
+"""evaluation.json: settings, scores of each clip, and their summary, as pydantic models.
 
-This is the file that `fw-train compare` and other programs read, so it is a pydantic model.
+`fw-train compare` and other programs read this file.
 """
 
 from collections.abc import Sequence
@@ -22,55 +22,55 @@ class _Record(BaseModel):
 
 
 class MeasuredClip(_Record):
-    """One clip's numbers."""
+    """The scores of one clip."""
 
     id: str
-    source: str = Field(description="the video it comes from")
-    group: str = Field(description="checksum of that video: clips of one video are not independent")
-    content: str = Field(description="checksum of its annotation: other truth, other numbers")
+    source: str = Field(description="source video")
+    group: str = Field(description="checksum of the source video: clips of one video are not independent")
+    content: str = Field(description="checksum of the annotation, which the scores depend on")
     caption: str
     scores: dict[str, float | None]
     curves: dict[str, list[tuple[int, float | None]]]
-    notes: list[str] = Field(description="why a score is not defined, and what else a reader should know")
+    notes: list[str] = Field(description="reasons for undefined scores, and other remarks")
 
 
 class SetDistance(_Record):
-    """FVD: a number of all clips together, which no clip has alone."""
+    """FVD: one number for all clips together."""
 
     value: float
-    clips: int = Field(description="in each of the two sets, generated and real")
-    features: int = Field(description="of the network; with no more clips than these the covariances lack full rank")
+    clips: int = Field(description="number of clips in each set, generated and real")
+    features: int = Field(description="number of features; with as many clips or fewer the covariances lack full rank")
 
     @property
     def caution(self) -> str:
-        """What to say about a number that rests on few clips; nothing if there are enough."""
+        """A warning if the FVD is based on few clips; empty if there are enough."""
         if self.clips > self.features:
             return ""
         return (
-            f"FVD rests on {self.clips} clips, too few for a covariance of {self.features} features: it is far too "
-            f"large, and can only be put beside one over as many clips. Published figures rest on 2,048."
+            f"FVD is based on {self.clips} clips, too few for a covariance of {self.features} features: it is far too "
+            f"large. Compare it only with an FVD of as many clips. Published figures are based on 2,048."
         )
 
 
 class Evaluation(_Record):
-    """One evaluation."""
+    """The content of evaluation.json."""
 
     format: Literal["fw-evaluation"] = "fw-evaluation"
     format_version: Literal[1] = 1
-    name: str = Field(description="how reports call it")
-    dataset: str = Field(description="where the truth came from")
+    name: str = Field(description="name in reports")
+    dataset: str = Field(description="dataset with the ground truth")
     measured: dict[str, Plain] = Field(
-        description="settings of the measuring, null = measure left out; only equal ones can be compared"
+        description="measurement settings, null = measure omitted; only equal ones can be compared"
     )
-    made: dict[str, Plain] = Field(description="how the worlds were made")
-    left_out: dict[str, int] = Field(description="reason -> clips that could not be measured")
+    made: dict[str, Plain] = Field(description="generation settings of the worlds")
+    left_out: dict[str, int] = Field(description="reason -> number of clips that could not be measured")
     clips: list[MeasuredClip]
     summary: dict[str, Summary]
     fvd: SetDistance | None = Field(None, description="null = not measured")
 
 
 def summarize_clips(clips: Sequence[MeasuredClip]) -> dict[str, Summary]:
-    """The summary of every measure that at least one clip has, in the order of `MEASURES`."""
+    """Summaries of all measures that at least one clip has, in the order of `MEASURES`."""
     summary = {}
     for name in MEASURES:
         values = [(clip.scores[name], clip.group) for clip in clips if clip.scores.get(name) is not None]
@@ -80,7 +80,7 @@ def summarize_clips(clips: Sequence[MeasuredClip]) -> dict[str, Summary]:
 
 
 def mean_curve(clips: Sequence[MeasuredClip], name: str) -> list[tuple[int, float]]:
-    """A curve averaged over the clips that have a value at each place; empty if none has."""
+    """Mean curve over the clips that have a value at each position; empty if none has."""
     found: dict[int, list[float]] = {}
     for clip in clips:
         for x, y in clip.curves.get(name, []):
@@ -90,7 +90,7 @@ def mean_curve(clips: Sequence[MeasuredClip], name: str) -> list[tuple[int, floa
 
 
 def order_of_clips(clips: Sequence[MeasuredClip]) -> list[MeasuredClip]:
-    """From best to worst, by the mean place that a clip takes in the measures marked `ranked`."""
+    """Clips from best to worst, by their mean rank in the measures marked `ranked`."""
     places: dict[str, list[float]] = {clip.id: [] for clip in clips}
     for name, measure in MEASURES.items():
         if not measure.ranked:
@@ -103,17 +103,17 @@ def order_of_clips(clips: Sequence[MeasuredClip]) -> list[MeasuredClip]:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """The evaluation in a folder (or the file itself).
+    """Read an evaluation from its folder or its file.
 
     Raises:
-        ConfigError: there is none, or it is not one of this version.
+        ConfigError: the file is missing or of another version.
     """
     path = folder / FILE if folder.is_dir() else folder
     try:
         return Evaluation.model_validate_json(path.read_bytes())
     except OSError:
-        raise ConfigError(f"{folder} holds no {FILE}; give a folder that `fw-train evaluate` wrote") from None
+        raise ConfigError(f"{folder} has no {FILE}; give a folder written by `fw-train evaluate`") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path} is no evaluation of this version ({where}: {first['msg']})") from None
+        raise ConfigError(f"{path} is not an evaluation of this version ({where}: {first['msg']})") from None

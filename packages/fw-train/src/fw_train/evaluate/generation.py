@@ -1,7 +1,7 @@
-"""Worlds for clips: generate those that are missing, one folder per clip, each written at once under its name.
+"""Write generated worlds, one folder per clip; each folder appears complete or not at all.
 
-A world's folder holds what `fw generate` writes and origin.json, the settings it was made with. A world of other
-settings in the same place is refused, never mixed in and never overwritten.
+A world's folder contains the files of `fw generate` and origin.json, its generation settings. Worlds with other
+settings are an error; they are never mixed in or overwritten.
 """
 
 import hashlib
@@ -23,39 +23,41 @@ ORIGIN = "origin.json"
 
 
 def noise_seed(seed: int, *names: str | int) -> int:
-    """A seed of its own for every sample: the same in every run, whatever else is generated."""
+    """Seed of one sample, derived from the seed and its names; independent of all other samples."""
     text = "/".join(str(part) for part in (seed, *names))
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
 
 
 def is_made(folder: Path, settings: Mapping[str, Plain]) -> bool:
-    """Whether a world of these settings lies in a folder.
+    """Whether a folder contains a world with these settings.
 
     Raises:
-        ConfigError: there is something of other settings, or of an unknown origin; names the settings that differ.
+        ConfigError: the folder has other settings (the message lists the differences) or an unknown origin.
     """
     if not folder.exists():
         return False
     try:
         before = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise ConfigError(f"{folder} is not from here (no {ORIGIN} that reads); give another --out") from None
+        raise ConfigError(
+            f"{folder} has no readable {ORIGIN}, so its settings are unknown; use another --out"
+        ) from None
     if before != dict(settings):
         names = sorted(k for k in before.keys() | settings.keys() if before.get(k) != settings.get(k))
-        changes = "; ".join(f"{name}: {before.get(name)} then, {settings.get(name)} now" for name in names)
+        changes = "; ".join(f"{name}: {before.get(name)} before, {settings.get(name)} now" for name in names)
         raise ConfigError(
-            f"{folder} was generated with other settings ({changes}); use the same ones to go on, or another --out"
+            f"{folder} was generated with other settings ({changes}); use the same settings to resume, or another --out"
         )
     return True
 
 
 def write_world(world: "World", folder: Path, settings: Mapping[str, Plain]) -> None:
-    """Write a world and its origin; the folder appears whole or not at all."""
+    """Write a world and its origin.json; the folder appears complete or not at all."""
     with_files(folder, settings, lambda partial: export_world(world, partial))
 
 
 def with_files(folder: Path, settings: Mapping[str, Plain], write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a folder beside the wanted one, add its origin, then put it in its place."""
+    """Fill a temporary folder with `write`, add origin.json, then rename it to `folder`."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -64,12 +66,12 @@ def with_files(folder: Path, settings: Mapping[str, Plain], write: Callable[[Pat
     partial.rename(folder)
 
 
-def finish(reports: "Iterator[Progress]", what: str, say: Say) -> "World":
-    """Follow a generation to its end and say how long it took."""
+def finish(reports: "Iterator[Progress]", label: str, say: Say) -> "World":
+    """Run a generation to its end and print its duration."""
     world = None
     seconds = 0.0
     for report in reports:
         world, seconds = report.world or world, report.seconds
-    assert world is not None, "a generation ends with a world"
-    say(f"{what}: generated in {seconds:.1f} s")
+    assert world is not None, "generation ends with a world"
+    say(f"{label}: generated in {seconds:.1f} s")
     return world

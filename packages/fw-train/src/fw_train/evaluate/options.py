@@ -1,4 +1,4 @@
-"""What the evaluation commands can be told. This module imports no torch, so `--help` stays fast."""
+"""Options of the evaluation commands. This module does not import torch, so `--help` is fast."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,130 +13,130 @@ Style = Literal["photorealistic", "stylized", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Measure a model on the clips of a dataset: worlds are generated first, or taken from a folder."""
+    """Measure a model on the clips of a dataset, with generated or existing worlds."""
 
     checkpoint: Annotated[Positional[Path | None], arg(metavar="CHECKPOINT")] = None
-    """A run of fw-train or its export. Left out, --worlds names worlds that exist already."""
+    """A run of fw-train or its export; omit it to measure existing --worlds."""
     data: Path
-    """The annotated dataset whose clips are the truth."""
+    """Annotated dataset with the ground-truth clips."""
     out: Path
-    """Folder for worlds, evaluation.json and index.html; a second run goes on where the first was stopped."""
+    """Folder for worlds, evaluation.json and index.html; a stopped run resumes here."""
     worlds: Path | None = None
-    """Measure existing worlds: a folder with one folder per clip, named by the clip's id, each as `fw generate` writes
-    it. Their frames are compared with the clip's first ones."""
+    """Measure existing worlds: a folder with one subfolder per clip, named by the clip id, as written by `fw generate`.
+    Their frames are compared with the first frames of the clip."""
     split: Subset = "held-out"
-    """Which clips: those the training run held out, or every usable one."""
+    """Clips to measure: those held out in training, or all usable ones."""
     clips: int | None = None
-    """At most so many clips, chosen by a hash of their ids; a larger number keeps the ones before."""
+    """Maximum number of clips, selected by a hash of their ids; a larger number adds clips to a smaller one."""
     held_out: float | None = None
-    """Share of the clips held out, for a checkpoint without its run's config.json beside it (training's default)."""
+    """Share of held-out clips, for a checkpoint without the config.json of its run (default: that of training)."""
     frames: int | None = None
-    """Frames per clip, 4n + 1. Left out, the checkpoint's own clip length."""
+    """Frames per clip, 4n + 1 (default: from the checkpoint)."""
     size: str | None = None
-    """Height x width in pixels, for example 64x96. Left out, the checkpoint's own size."""
+    """HEIGHTxWIDTH in pixels, for example 64x96 (default: from the checkpoint)."""
     steps: int | None = None
-    """Denoising steps. Left out, the checkpoint's default."""
+    """Denoising steps (default: from the checkpoint)."""
     guidance: float | None = None
-    """Guidance on the text; 1 is none. Left out, the checkpoint's default."""
+    """Text guidance scale; 1 disables guidance (default: from the checkpoint)."""
     seed: int = 0
-    """Of the noise; every clip gets its own noise from this and its id."""
+    """Noise seed; the noise of a clip depends on this seed and the clip id."""
     min_confidence: float = 0.3
-    """Annotated depth below this confidence (0 to 1) is not used as truth."""
+    """Minimum confidence (0 to 1) of annotated depth; depth below it is ignored."""
     recover: Recover = "model"
-    """Where the recovered path comes from: the model's own cameras; `sfm` adds cameras found in the generated video."""
+    """Source of the recovered path: the model's cameras; `sfm` adds cameras recovered from the generated video."""
     lpips_weights: Path | None = None
-    """Safetensors of the LPIPS network (AlexNet, version 0.1), which adds LPIPS to the measures."""
+    """Safetensors of the LPIPS network (AlexNet, version 0.1), to measure LPIPS too."""
     fvd_network: Path | None = None
-    """TorchScript file of the I3D network (i3d_torchscript.pt), which adds FVD: one number for all clips together. The
-    file is a program that is run; give none whose origin you do not trust."""
+    """TorchScript file of the I3D network (i3d_torchscript.pt), to measure FVD, one number for all clips together. The
+    file is executed as a program; use only files from a trusted source."""
     against: tuple[Path, ...] = ()
-    """Earlier evaluations (their folders) to compare this one with at the end."""
+    """Folders of earlier evaluations to compare with at the end."""
     show: int = 2
-    """So many of the best and of the worst clips are shown on the page."""
+    """Number of best and of worst clips on the page."""
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    """auto (the GPU if available), cpu, cuda, cuda:1, mps."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Precision of the transformer. Left out, that of the checkpoint's file."""
+    """Precision of the transformer (default: from the checkpoint)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions:
-    """Put evaluations of the same clips side by side: differences to the first, with paired bootstrap intervals."""
+class ComparisonOptions:
+    """Compare evaluations of the same clips with the first one, with paired bootstrap intervals."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="OUT")]
-    """Folders that `fw-train evaluate` wrote; the first is what the others are compared with."""
+    """Folders written by `fw-train evaluate`; the first is the baseline."""
     out: Path | None = None
-    """Also write comparison.json and comparison.html into this folder."""
+    """Also write comparison.json and comparison.html to this folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceOptions:
-    """Measure weights, or ablations of them, against a dataset with exact truth: docs/benchmarks/evidence.md."""
+    """Measure weights or ablations on a dataset with exact ground truth (see docs/benchmarks/evidence.md)."""
 
     checkpoint: Path | None = None
-    """The model: a run of fw-train, its export, or small-world for the weights that come with fw-model."""
+    """A run of fw-train, its export, or small-world for the weights included in fw-model."""
     base: Path | None = None
-    """The video prior as a comparison: the run of `fw-train base`, or the checkpoint itself if its video blocks were
-    never adapted (LoRA). Generated without the camera adapters and without the geometry branch."""
+    """The video prior as a baseline: a run of `fw-train base`, or the checkpoint itself if its video blocks have no
+    LoRA. It generates without camera adapters and without the geometry branch."""
     arm: UseAppendAction[tuple[str, ...]] = ()
-    """An ablation as NAME=EXPORT; several of one NAME are trainings with different seeds. Put in one table, the first
-    being what the others are compared with."""
+    """An ablation as NAME=EXPORT, repeatable; repeat NAME for trainings with other seeds. The first arm is the
+    baseline."""
     data: Path
-    """The annotated dataset whose clips are the truth; none of them may have been trained on."""
+    """Annotated dataset with the ground-truth clips; use clips that were not trained on."""
     out: Path
-    """Folder for clips.jsonl (one line per clip and model; a second run goes on), evidence.json, evidence.md and
-    strip.png."""
+    """Folder for clips.jsonl (one line per clip and model; a stopped run resumes here), evidence.json, evidence.md
+    and strip.png."""
     clips: int = 200
-    """The first so many usable clips, in the order of their sources."""
+    """Number of usable clips, in the order of their sources."""
     takes: int = 1
-    """So many clips in a row show one world (`fw-data toy --takes`): intervals are drawn over worlds."""
+    """Number of consecutive clips of one world (`fw-data toy --takes`); intervals are computed over worlds."""
     seeds: tuple[int, ...] = (0,)
-    """Noise seeds; every clip is generated once with each, and its numbers are averaged."""
+    """Noise seeds; each clip is generated once per seed, and the scores are averaged."""
     steps: int = 15
     """Denoising steps."""
     guidance: float = 1.0
-    """Guidance on the text; 1 is none, and halves the time."""
+    """Text guidance scale; 1 disables guidance and halves the time."""
     strip: int = 12
-    """The first so many clips are drawn into strip.png."""
+    """Number of clips in strip.png."""
     min_confidence: float = 0.3
-    """Annotated depth below this confidence (0 to 1) is not used as truth."""
+    """Minimum confidence (0 to 1) of annotated depth; depth below it is ignored."""
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    """auto (the GPU if available), cpu, cuda, cuda:1, mps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldScoreOptions:
-    """Generate the static subset of WorldScore in the layout that its own evaluation reads, or check it."""
+    """Generate the static subset of WorldScore in the layout of its evaluation, or check it."""
 
     dataset: Annotated[Positional[Path], arg(metavar="WORLDSCORE_DATASET")]
-    """The benchmark's dataset folder: static/static.json and the images that it names."""
+    """Dataset folder of the benchmark, with static/static.json and its images."""
     out: Path
-    """Output root (the benchmark's runs_root); worldscore_output/ is made in it. A second run goes on."""
+    """Output root (runs_root of the benchmark) for worldscore_output/; a stopped run resumes here."""
     checkpoint: Path | None = None
-    """A run of fw-train or its export. Not needed with --check."""
+    """A run of fw-train or its export; not needed with --check."""
     check: bool = False
-    """Generate nothing: say whether OUT is complete; exit code 1 if it is not."""
+    """Only check whether OUT is complete; exit code 1 if it is not."""
     name: str = "fantasyworld"
-    """Model name in the configuration file that is written for the benchmark."""
+    """Model name in the benchmark's configuration file."""
     style: Style = "photorealistic"
-    """Which images; the paper's tables leave the stylized ones out."""
+    """Style of the images; the tables of the paper omit stylized images."""
     limit: int | None = None
-    """Only the first so many images of the list."""
+    """Maximum number of images, from the start of the list."""
     frames: int | None = None
-    """Frames per camera movement, 4n + 1. Left out, the checkpoint's own clip length."""
+    """Frames per camera movement, 4n + 1 (default: from the checkpoint)."""
     size: str | None = None
-    """Height x width in pixels, for example 480x832. Left out, the checkpoint's own size."""
+    """HEIGHTxWIDTH in pixels, for example 480x832 (default: from the checkpoint)."""
     steps: int | None = None
-    """Denoising steps. Left out, the checkpoint's default."""
+    """Denoising steps (default: from the checkpoint)."""
     guidance: float | None = None
-    """Guidance on the text; 1 is none. Left out, the checkpoint's default."""
+    """Text guidance scale; 1 disables guidance (default: from the checkpoint)."""
     seed: int = 0
-    """Of the noise; every image and movement gets its own from this."""
+    """Noise seed; the noise of a movement depends on this seed, the image and the movement."""
     focal_px: float = 500.0
-    """Focal length in pixels of the output; 500 is the benchmark's. Give less for images much smaller than 512."""
+    """Focal length in pixels of the output; the benchmark uses 500. Use less for images much smaller than 512."""
     unit: float = 1.0
-    """Mean scene distances that one unit of the benchmark's paths is; its camera measure does not depend on it."""
+    """Length of one unit of the benchmark's paths in mean scene distances; its camera score is invariant to it."""
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    """auto (the GPU if available), cpu, cuda, cuda:1, mps."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Precision of the transformer. Left out, that of the checkpoint's file."""
+    """Precision of the transformer (default: from the checkpoint)."""

@@ -1,4 +1,4 @@
-"""The HTML page of an evaluation, and that of a comparison: each one file that holds everything in itself.
+"""The self-contained HTML pages of an evaluation and of a comparison.
 
 Axis legend: F frames, H W pixels.
 """
@@ -45,17 +45,17 @@ _LISTED = ("video/psnr", "video/ssim", "depth/abs_rel", "pose/ate", "points/cham
 _SHOWN_FRAMES = 6
 
 Pair = Callable[[str], tuple[World, TruthClip]]
-"""World and clip by clip id, both in scene units."""
+"""Loads a world and its clip by clip id, both in scene units."""
 
 
 def write_page(out: Path, evaluation: Evaluation, pair: Pair, show: int) -> Path:
     """Write OUT/index.html and return its path.
 
     Args:
-        out: the folder.
-        evaluation: the numbers.
-        pair: gives the images of the clips that are shown.
-        show: so many of the best and of the worst clips.
+        out: output folder.
+        evaluation: the evaluation to show.
+        pair: loads the worlds and clips on the page.
+        show: number of best and of worst clips.
     """
     ordered = order_of_clips(evaluation.clips)
     best = ordered[:show]
@@ -66,7 +66,7 @@ def write_page(out: Path, evaluation: Evaluation, pair: Pair, show: int) -> Path
         html_table(HEADINGS, summary_rows(evaluation)),
         '<p class="note">Intervals are 95 % bootstrap intervals over source videos (clips of one video are not '
         f"independent). {caution(len({clip.group for clip in evaluation.clips}))} Lengths are in scene units: 1 is the "
-        f"mean distance of what a clip's first frame shows. {evaluation.fvd.caution if evaluation.fvd else ''}</p>",
+        f"mean distance of the points in a clip's first frame. {evaluation.fvd.caution if evaluation.fvd else ''}</p>",
         "<h2>By frame and by distance</h2>",
         '<div class="row">' + "".join(_charts({evaluation.name: evaluation.clips})) + "</div>",
         *(_shown("Best", clip, *pair(clip.id)) for clip in best),
@@ -85,9 +85,9 @@ def write_comparison(out: Path, comparison: Comparison, runs: Sequence[Evaluatio
     made = [(key, *(_plain(made.get(key)) for made in comparison.made)) for key in keys]
     sections = [
         f"<h1>{html.escape(' / '.join(comparison.names))}</h1>",
-        f'<p class="note">{comparison.clips} clips, the same in all. A difference is taken clip by clip; its 95 % '
-        "bootstrap interval is over source videos. An interval that holds 0 shows no difference.</p>",
-        html_table(("how the worlds were made", *comparison.names), made),
+        f'<p class="note">{comparison.clips} clips, the same in all. Differences are taken clip by clip, with '
+        "95 % bootstrap intervals over source videos. An interval that contains 0 shows no difference.</p>",
+        html_table(("generation settings", *comparison.names), made),
         f"<p>{html.escape(fvd_note(comparison))}</p>",
     ]
     for name, rows in zip(comparison.names[1:], comparison.others, strict=True):
@@ -101,7 +101,7 @@ def write_comparison(out: Path, comparison: Comparison, runs: Sequence[Evaluatio
 
 
 def svg_paths(paths: dict[str, Float[np.ndarray, "F 3"]], *, title: str, side: int = 300) -> str:
-    """Camera centers from above as an inline <svg>: x to the right, z (the first camera's view) up, one scale."""
+    """Top view of camera centers as an inline <svg>: x to the right, z (the view of the first camera) up, one scale."""
     ground = np.concatenate([centers[:, [0, 2]] for centers in paths.values()])
     middle = (ground.max(axis=0) + ground.min(axis=0)) / 2
     extent = max(float(np.ptp(ground, axis=0).max()), 1e-6) * 1.15
@@ -131,16 +131,16 @@ def _head(evaluation: Evaluation) -> str:
         f"<h1>Evaluation: {html.escape(evaluation.name)}</h1>"
         f'<p class="note">{len(evaluation.clips)} clips of <code>{html.escape(evaluation.dataset)}</code>, '
         f"{len({clip.group for clip in evaluation.clips})} source videos.</p>"
-        + (f"<p>Left out:</p><ul>{left}</ul>" if left else "")
+        + (f"<p>Omitted:</p><ul>{left}</ul>" if left else "")
         + '<div class="row">'
-        + html_table(("how the worlds were made", ""), made)
-        + html_table(("how they were measured", ""), measured)
+        + html_table(("generation settings", ""), made)
+        + html_table(("measurement settings", ""), measured)
         + "</div>"
     )
 
 
 def _charts(runs: dict[str, list[MeasuredClip]]) -> list[str]:
-    """One chart per curve that some run has, with one line per run."""
+    """One chart per curve, with one line per run that has it."""
     charts = []
     for name, title, x_label in _CURVES:
         lines = {run: mean_curve(clips, name) for run, clips in runs.items()}
@@ -161,20 +161,20 @@ def _shown(kind: str, clip: MeasuredClip, world: World, truth: TruthClip) -> str
     return (
         f"<h2>{kind}: {html.escape(clip.source)}</h2><p><code>{html.escape(clip.id)}</code> "
         f"{html.escape(clip.caption)}</p>{notes}"
-        + figure(strip(truth.video, _SHOWN_FRAMES), "Real frames; the first one was the input")
+        + figure(strip(truth.video, _SHOWN_FRAMES), "Real frames; the first one is the input")
         + figure(strip(world.video, _SHOWN_FRAMES), "Generated frames")
-        + figure(strip(colorize(truth.depth), _SHOWN_FRAMES), "Annotated depth (black: not known)")
+        + figure(strip(colorize(truth.depth), _SHOWN_FRAMES), "Annotated depth (black: unknown)")
         + figure(strip(colorize(world.depth), _SHOWN_FRAMES), "Generated depth")
         + f'<div class="row">{drawn}{html_table(("measure", "value"), rows)}</div>'
     )
 
 
 def _aligned(world: World, truth: TruthClip) -> dict[str, np.ndarray]:
-    """The requested path, and the recovered one after the Sim(3) that ATE uses."""
-    asked: Trajectory = truth.trajectory
-    fit = ate(world.trajectory.pose_c2w, asked.pose_c2w).alignment
+    """The requested path, and the recovered path after the Sim(3) alignment of ATE."""
+    requested: Trajectory = truth.trajectory
+    fit = ate(world.trajectory.pose_c2w, requested.pose_c2w).alignment
     return {
-        "requested": asked.centers_world,
+        "requested": requested.centers_world,
         "recovered (aligned)": fit.apply(world.trajectory.centers_world),
     }
 
@@ -192,11 +192,11 @@ def _meanings(evaluation: Evaluation) -> str:
     )
     if evaluation.fvd:
         items += (
-            "<dt><b>FVD</b></dt><dd>squared Frechet distance of the I3D features of all generated clips from those of "
-            "the real ones</dd>"
+            "<dt><b>FVD</b></dt><dd>squared Frechet distance between the I3D features of all generated and all "
+            "real clips</dd>"
         )
     ranked = ", ".join(measure.label for measure in MEASURES.values() if measure.ranked)
-    return f"<h2>What the measures mean</h2><dl>{items}</dl><p>Best and worst go by the mean rank in {ranked}.</p>"
+    return f"<h2>What the measures mean</h2><dl>{items}</dl><p>Clips are ordered by their mean rank in {ranked}.</p>"
 
 
 def _plain(value: Plain) -> str:

@@ -1,4 +1,4 @@
-"""`fw-train evaluate` from end to end: check everything, generate what is missing, measure, write, compare."""
+"""`fw-train evaluate`: check all inputs, generate missing worlds, measure, write the report and compare."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ from fw_train.evaluate.evaluation import (
     summarize_clips,
 )
 from fw_train.evaluate.generation import finish, noise_seed, write_world
-from fw_train.evaluate.options import CompareOptions, EvaluateOptions, Recover
+from fw_train.evaluate.options import ComparisonOptions, EvaluateOptions, Recover
 from fw_train.evaluate.page import write_comparison, write_page
 from fw_train.evaluate.tables import comparison_tables, summary_table
-from fw_train.evaluate.tasks import Task, existing_worlds, worlds_to_generate
+from fw_train.evaluate.tasks import EvaluationTask, existing_worlds, worlds_to_generate
 from fw_train.metrics.frechet import VideoFeatures, frechet_distance
 from fw_train.metrics.measure import measure
 from fw_train.metrics.perceptual import LPIPS_PIXELS, Lpips
@@ -36,10 +36,10 @@ COMPARISON = "comparison.json"
 
 
 def evaluate(options: EvaluateOptions, say: Say = print) -> Path:
-    """Run an evaluation; returns its page.
+    """Run an evaluation; returns the path of its page.
 
     Raises:
-        ConfigError: options, checkpoint, dataset, existing worlds or --against cannot be used; nothing was generated.
+        ConfigError: invalid options, checkpoint, dataset, worlds or --against; nothing was generated.
     """
     _check(options)
     dataset = open_dataset(options.data)
@@ -56,7 +56,7 @@ def evaluate(options: EvaluateOptions, say: Say = print) -> Path:
     clips, seen = [], []
     for number, clip_id in enumerate(task.clips, start=1):
         world, truth = task.pair(clip_id)
-        clips.append(_measured(task, world, truth, lpips, options.recover))
+        clips.append(_measure_clip(task, world, truth, lpips, options.recover))
         if features is not None:
             seen.append((features(world.video), features(truth.video)))
         say(f"[{number}/{len(task.clips)}] {clip_id}: measured")
@@ -81,8 +81,8 @@ def evaluate(options: EvaluateOptions, say: Say = print) -> Path:
     return page
 
 
-def compare_runs(options: CompareOptions) -> None:
-    """Read evaluations, compare them with the first and print (and write) the result.
+def compare_runs(options: ComparisonOptions) -> None:
+    """Compare evaluations with the first one; print the tables and write them to `options.out` if set.
 
     Raises:
         ConfigError: see `fw_train.evaluate.compare.compare`.
@@ -102,11 +102,11 @@ def _show_comparison(runs: Sequence[Evaluation], out: Path | None, console: Cons
 
 def _check(options: EvaluateOptions) -> None:
     if (options.checkpoint is None) == (options.worlds is None):
-        raise ConfigError("give a CHECKPOINT to generate worlds with, or --worlds FOLDER to measure existing ones")
+        raise ConfigError("give either CHECKPOINT to generate worlds, or --worlds FOLDER to measure existing ones")
     if options.show < 0:
-        raise ConfigError(f"--show is {options.show}; give 0 or more")
+        raise ConfigError(f"--show is {options.show}; it must be 0 or more")
     if not 0 <= options.min_confidence <= 1:
-        raise ConfigError(f"--min-confidence is {options.min_confidence}; give a number from 0 to 1")
+        raise ConfigError(f"--min-confidence is {options.min_confidence}; it must be 0 to 1")
 
 
 def _check_shape(shape: tuple[int, int, int], lpips: Lpips | None) -> None:
@@ -115,18 +115,18 @@ def _check_shape(shape: tuple[int, int, int], lpips: Lpips | None) -> None:
         raise ConfigError("worlds of one frame have no motion to measure; give --frames 5 or more")
     if lpips and min(height, width) < LPIPS_PIXELS:
         raise ConfigError(
-            f"LPIPS needs images of at least {LPIPS_PIXELS} pixels a side, the worlds are {height}x{width}; leave "
-            "--lpips-weights out, or measure larger ones"
+            f"LPIPS needs images of at least {LPIPS_PIXELS} pixels a side, the worlds are {height}x{width}; omit "
+            "--lpips-weights, or measure larger worlds"
         )
 
 
-def _features(options: EvaluateOptions, task: Task) -> VideoFeatures | None:
-    """The network of FVD, tried on a video of the worlds' shape; None where none is asked for."""
+def _features(options: EvaluateOptions, task: EvaluationTask) -> VideoFeatures | None:
+    """The FVD network, checked on a video of the worlds' shape; None without --fvd-network."""
     if options.fvd_network is None:
         return None
     features = VideoFeatures(options.fvd_network, choose_device(options.device))
     if len(task.clips) < 2:
-        raise ConfigError("FVD is a distance of two sets of videos, and there is one clip; leave --fvd-network out")
+        raise ConfigError("FVD needs two or more clips, and there is one; omit --fvd-network, or raise --clips")
     features.check(*task.shape)
     return features
 
@@ -136,8 +136,8 @@ def _fvd(seen: Sequence[tuple[np.ndarray, np.ndarray]]) -> SetDistance:
     return SetDistance(value=frechet_distance(generated, real), clips=len(seen), features=generated.shape[1])
 
 
-def _settings(options: EvaluateOptions, task: Task) -> dict[str, Plain]:
-    """What decides about the numbers besides worlds and clips."""
+def _settings(options: EvaluateOptions, task: EvaluationTask) -> dict[str, Plain]:
+    """The measurement settings, which the scores depend on besides worlds and clips."""
     files = (options.lpips_weights, options.fvd_network)
     lpips, fvd = (path and hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files)
     frames, height, width = task.shape
@@ -152,12 +152,12 @@ def _settings(options: EvaluateOptions, task: Task) -> dict[str, Plain]:
     }
 
 
-def _generate(options: EvaluateOptions, task: Task, checkpoint: Checkpoint, say: Say) -> None:
+def _generate(options: EvaluateOptions, task: EvaluationTask, checkpoint: Checkpoint, say: Say) -> None:
     missing = task.missing()
     if len(missing) < len(task.clips):
-        say(f"worlds: {len(task.clips) - len(missing)} are there already, {len(missing)} to generate")
+        say(f"worlds: {len(task.clips) - len(missing)} exist, {len(missing)} to generate")
     for clip in missing:
-        task.truth(clip)  # what is wrong with a clip is found before any time is spent on another one
+        task.truth(clip)  # find invalid clips before any generation
     pipeline = checkpoint.pipeline(options.device, options.dtype) if missing else None
     for number, clip in enumerate(missing, start=1):
         assert pipeline is not None
@@ -174,7 +174,9 @@ def _generate(options: EvaluateOptions, task: Task, checkpoint: Checkpoint, say:
         write_world(world, task.worlds / clip, task.origin(clip))
 
 
-def _measured(task: Task, world: World, truth: TruthClip, lpips: Lpips | None, recover: Recover) -> MeasuredClip:
+def _measure_clip(
+    task: EvaluationTask, world: World, truth: TruthClip, lpips: Lpips | None, recover: Recover
+) -> MeasuredClip:
     record = truth.record
     try:
         result = measure(world, truth, lpips=lpips, recover=recover)

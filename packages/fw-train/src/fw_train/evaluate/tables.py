@@ -1,4 +1,4 @@
-"""The numbers as text: cells that the terminal's tables and the HTML pages share."""
+"""Table rows of evaluations and comparisons, for the terminal and the HTML pages."""
 
 from rich import box
 from rich.table import Table
@@ -10,13 +10,13 @@ from fw_train.metrics.measures import MEASURES
 HEADINGS = ("measure", "", "mean", "95 % interval", "median", "95 % interval", "clips")
 DIFFERENCE_HEADINGS = ("measure", "", "first", "other", "difference", "95 % interval", "clips", "")
 _ARROWS = {"lower": "↓", "higher": "↑", "neither": ""}
-"""Which way is better."""
+"""The better direction of a measure."""
 ENOUGH_VIDEOS = 10
-"""From so many source videos on, a percentile bootstrap is about as wide as it says."""
+"""Number of source videos from which percentile bootstrap intervals are about right."""
 
 
 def summary_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """One row of `HEADINGS` per measure; FVD, which clips have together only, has no median and no interval."""
+    """One row of `HEADINGS` per measure; FVD has no median and no interval."""
     fvd = evaluation.fvd
     return [
         (
@@ -50,14 +50,14 @@ def difference_rows(differences: list[Difference]) -> list[tuple[str, ...]]:
 
 
 def caution(videos: int) -> str:
-    """What to say about intervals that rest on few videos; nothing if there are enough."""
+    """A warning about intervals over few videos; empty if there are enough."""
     if videos >= ENOUGH_VIDEOS:
         return ""
     return f"Intervals over {videos} source videos are narrower than they should be; measure {ENOUGH_VIDEOS} or more."
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """The summary for a terminal."""
+    """The summary as a terminal table."""
     title = f"{evaluation.name}: {len(evaluation.clips)} clips"
     videos = len({clip.group for clip in evaluation.clips})
     notes = (caution(videos), evaluation.fvd.caution if evaluation.fvd else "")
@@ -65,7 +65,7 @@ def summary_table(evaluation: Evaluation) -> Table:
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """A comparison for a terminal: one table for each evaluation after the first."""
+    """A comparison as terminal tables, one per evaluation after the first."""
     first, *others = comparison.names
     notes = [caution(comparison.videos), fvd_note(comparison)]
     note = "\n".join(filter(None, notes))
@@ -76,25 +76,25 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def fvd_note(comparison: Comparison) -> str:
-    """FVD of every evaluation that has it, in one sentence; nothing if none has."""
+    """FVD of the evaluations that have it, in one sentence; empty if none has."""
     known = [f"{name} {fvd.value:.4g}" for name, fvd in zip(comparison.names, comparison.fvd, strict=True) if fvd]
     cautions = {fvd.caution for fvd in comparison.fvd if fvd}
     return " ".join(filter(None, [f"FVD, all clips together: {', '.join(known)}." if known else "", *cautions]))
 
 
 def label(name: str) -> str:
-    """A measure with its unit."""
+    """Label of a measure with its unit."""
     measure = MEASURES[name]
     return f"{measure.label} ({measure.unit})" if measure.unit else measure.label
 
 
 def number(value: float | None) -> str:
-    """Four significant digits; a dash for none."""
+    """Format with four significant digits; a dash for None."""
     return "-" if value is None else f"{value:.4g}"
 
 
 def interval(bounds: tuple[float, float] | None) -> str:
-    """low to high; a dash for none."""
+    """Format as `low to high`; a dash for None."""
     return "-" if bounds is None else f"{bounds[0]:.4g} to {bounds[1]:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation measures: which clips, against which worlds, and what is wrong with either, found beforehand."""
+"""The clips and worlds of an evaluation, checked before any work is done."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,74 +22,76 @@ _OF_GENERATION = ("split", "clips", "held_out", "frames", "size", "steps", "guid
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """Clips and the worlds that belong to them."""
+class EvaluationTask:
+    """Clips to measure and their worlds."""
 
     dataset: ClipDataset
-    """Where the clips are."""
+    """Dataset of the clips."""
     clips: Sequence[str]
-    """Their ids in order."""
+    """Clip ids in order."""
     worlds: Path
     """Folder with one world per clip."""
     shape: tuple[int, int, int]
     """Frames, height, width of every world."""
     min_confidence: float
-    """Of annotated depth that is trusted."""
+    """Minimum confidence of annotated depth."""
     made: dict[str, Plain]
-    """How the worlds were made."""
+    """Generation settings of the worlds."""
     left_out: dict[str, int]
-    """Reason -> clips that cannot be measured."""
+    """Reason -> number of clips that cannot be measured."""
     checkpoint: Checkpoint | None
-    """What missing worlds are generated with; None when all exist."""
+    """Checkpoint to generate missing worlds with; None if all exist."""
 
     def truth(self, clip_id: str) -> TruthClip:
-        """A clip at the worlds' size."""
+        """Load a clip at the size of the worlds."""
         frames, height, width = self.shape
         return load_truth(
             self.dataset, clip_id, frames=frames, height=height, width=width, min_confidence=self.min_confidence
         )
 
     def pair(self, clip_id: str) -> tuple[World, TruthClip]:
-        """A world and its clip, both in scene units."""
+        """Load a world and its clip, both in scene units."""
         return in_scene_units(read_world(self.worlds / clip_id)), self.truth(clip_id)
 
     def content(self, clip_id: str) -> str:
-        """Checksum of everything that is measured against."""
+        """Checksum of the ground truth of a clip."""
         members = self.dataset.record(clip_id).members
         parts = "".join(members[name].sha256 for name in _CONTENT if name in members)
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
     def origin(self, clip_id: str) -> dict[str, Plain]:
-        """Everything that a generated world depends on."""
+        """All settings that a generated world depends on."""
         return {**self.made, "clip": clip_id, "content": self.content(clip_id)}
 
     def missing(self) -> list[str]:
-        """Clips whose world is not there yet; ConfigError when one of other settings is in its place."""
+        """Clips without a world; ConfigError if a world with other settings exists."""
         return [clip for clip in self.clips if not is_made(self.worlds / clip, self.origin(clip))]
 
 
-def existing_worlds(options: EvaluateOptions, dataset: ClipDataset) -> Task:
-    """Worlds that were generated before.
+def existing_worlds(options: EvaluateOptions, dataset: ClipDataset) -> EvaluationTask:
+    """The task of measuring existing worlds.
 
     Raises:
-        ConfigError: options that only generation has, or worlds that are torn, of different sizes, of another camera
-            path, or of no clip of the dataset.
+        ConfigError: generation options are set, or worlds are incomplete, differ in size, have another camera path, or
+            have no clip in the dataset.
     """
     assert options.worlds is not None
     defaults = EvaluateOptions(data=options.data, out=options.out)
     idle = [name for name in _OF_GENERATION if getattr(options, name) != getattr(defaults, name)]
     if idle:
         flags = ", ".join("--" + name.replace("_", "-") for name in idle)
-        raise ConfigError(f"{flags} say what to generate; with --worlds every world of the folder is measured as it is")
+        raise ConfigError(
+            f"{flags} cannot be used with --worlds, which measures all worlds of the folder; omit one of them"
+        )
     names = find_worlds(options.worlds)
     known = {record.id for record in dataset.records}
-    strangers = [name for name in names if name not in known]
-    if strangers:
+    unknown = [name for name in names if name not in known]
+    if unknown:
         raise ConfigError(
-            f"{options.worlds} holds worlds that belong to no clip of {dataset.location}: {', '.join(strangers[:3])}"
-            f"{', ...' if len(strangers) > 3 else ''}; a world's folder is named by its clip's id"
+            f"{options.worlds} has worlds without a clip in {dataset.location}: {', '.join(unknown[:3])}"
+            f"{', ...' if len(unknown) > 3 else ''}; name each folder by its clip id"
         )
-    task = Task(
+    task = EvaluationTask(
         dataset=dataset,
         clips=names,
         worlds=options.worlds,
@@ -104,11 +106,11 @@ def existing_worlds(options: EvaluateOptions, dataset: ClipDataset) -> Task:
     return task
 
 
-def worlds_to_generate(options: EvaluateOptions, dataset: ClipDataset, say: Say) -> Task:
-    """What a checkpoint shall generate.
+def worlds_to_generate(options: EvaluateOptions, dataset: ClipDataset, say: Say) -> EvaluationTask:
+    """The task of generating worlds with a checkpoint and measuring them.
 
     Raises:
-        ConfigError: the checkpoint, the clips or the size will not do, or worlds of other settings are in the way.
+        ConfigError: invalid checkpoint, clips or size, or existing worlds with other settings.
     """
     assert options.checkpoint is not None
     checkpoint = open_checkpoint(options.checkpoint)
@@ -121,18 +123,18 @@ def worlds_to_generate(options: EvaluateOptions, dataset: ClipDataset, say: Say)
         raise ConfigError(f"--frames, --size: {error}") from None
     config = ClipConfig(frames=frames, height=height, width=width)
     if options.held_out is not None and not 0 < options.held_out < 1:
-        raise ConfigError(f"--held-out is {options.held_out}; give a share between 0 and 1")
+        raise ConfigError(f"--held-out is {options.held_out}; it must be between 0 and 1")
     training = checkpoint.training or replace(config, held_out=options.held_out or config.held_out)
     if checkpoint.training is not None and options.held_out not in (None, training.held_out):
         raise ConfigError(
-            f"--held-out is {options.held_out}, but the run that made {checkpoint.folder} held out "
-            f"{training.held_out}; leave it out"
+            f"--held-out is {options.held_out}, but the run of {checkpoint.folder} held out "
+            f"{training.held_out}; omit --held-out"
         )
     choice = choose_clips(dataset.records, config, subset=options.split, count=options.clips, training=training)
     for line in choice.describe():
         say(line)
     if options.split == "held-out" and checkpoint.training is None:
-        say(f"no run around {checkpoint.folder}: taking a share of {training.held_out} as held out")
+        say(f"{checkpoint.folder} is outside a run: holding out a share of {training.held_out}")
     made: dict[str, Plain] = {
         "model": checkpoint.model,
         "stage": checkpoint.stage,
@@ -147,7 +149,7 @@ def worlds_to_generate(options: EvaluateOptions, dataset: ClipDataset, say: Say)
         "seed": options.seed,
         "dtype": options.dtype,
     }
-    task = Task(
+    task = EvaluationTask(
         dataset=dataset,
         clips=[record.id for record in choice.records],
         worlds=options.out / WORLDS,

@@ -1,4 +1,4 @@
-"""Worlds on disk: the folders that `fw generate` and `fw-train evaluate` write, read back.
+"""Read the world folders that `fw generate` and `fw-train evaluate` write.
 
 Axis legend: F frames, H W pixels.
 """
@@ -20,29 +20,29 @@ from fw_train.metrics.truth import TruthClip
 ARRAYS = "geometry.npz"
 SUMMARY = "world.json"
 _OTHER_PATH_DEG = (1.0, 5.0)
-"""A world is of another path when its requested one is off by more: rotation, direction of travel."""
+"""Largest rotation and direction error between a world's requested path and the path of its clip."""
 
 
 def find_worlds(folder: Path) -> list[str]:
-    """The names of the folders in `folder` that hold a world, sorted.
+    """Sorted names of the world folders in `folder`.
 
     Raises:
-        ConfigError: no such folder, or no world in it.
+        ConfigError: the folder does not exist or has no worlds.
     """
     if not folder.is_dir():
-        raise ConfigError(f"--worlds {folder} is no folder")
+        raise ConfigError(f"--worlds {folder} is not a folder")
     names = sorted(path.parent.name for path in folder.glob(f"*/{ARRAYS}") if not path.parent.name.startswith("."))
     if not names:
-        one = " (it is one world itself: give the folder above it)" if (folder / ARRAYS).is_file() else ""
-        raise ConfigError(f"--worlds {folder} holds no folder with a {ARRAYS}{one}; name each by its clip's id")
+        one = " (it is a single world: give its parent folder)" if (folder / ARRAYS).is_file() else ""
+        raise ConfigError(f"--worlds {folder} has no folder with a {ARRAYS}{one}; name each folder by its clip id")
     return names
 
 
 def read_world(folder: Path) -> World:
-    """A world from its folder.
+    """Read a world from its folder.
 
     Raises:
-        ConfigError: files are missing, unreadable, or of different lengths or sizes.
+        ConfigError: files are missing, unreadable, or differ in length or size.
     """
     try:
         with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
@@ -62,7 +62,7 @@ def read_world(folder: Path) -> World:
             for kind in ("", "requested_")
         }
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{folder} is no whole world ({error}); generate it again") from None
+        raise ConfigError(f"{folder} is not a complete world ({error}); generate it again") from None
     shapes = {frame.shape for frame in frames}
     if len(frames) != len(depth) or shapes != {(height, width, 3)}:
         raise ConfigError(
@@ -70,7 +70,7 @@ def read_world(folder: Path) -> World:
             "generate it again"
         )
     if {len(path) for path in paths.values()} != {len(depth)} or geometry["points"].shape != (*depth.shape, 3):
-        raise ConfigError(f"{folder}: depth, points and cameras are not of the same frames; generate it again")
+        raise ConfigError(f"{folder}: depth, points and cameras differ in frames or size; generate it again")
     return World(
         video=np.stack(frames),
         depth=depth,
@@ -85,19 +85,19 @@ def read_world(folder: Path) -> World:
 
 
 def common_shape(folder: Path, names: Sequence[str]) -> tuple[int, int, int]:
-    """Frames, height and width of worlds, read from their headers; ConfigError when they differ."""
+    """Frames, height and width of worlds, read from world.json; ConfigError if they differ."""
     shapes: dict[tuple[int, ...], str] = {}
     for name in names:
         try:
             about = json.loads((folder / name / SUMMARY).read_text(encoding="utf-8"))
             shape = (int(about["frames"]), int(about["height"]), int(about["width"]))
         except (OSError, KeyError, ValueError) as error:
-            raise ConfigError(f"{folder / name / SUMMARY} does not read ({error}); generate the world again") from None
+            raise ConfigError(f"{folder / name / SUMMARY} is unreadable ({error}); generate the world again") from None
         shapes.setdefault(shape, name)
     if len(shapes) > 1:
         (first, one), (second, other) = list(shapes.items())[:2]
         raise ConfigError(
-            f"{folder} holds worlds of different frames or size: {one} is {_text(first)}, {other} is {_text(second)}; "
+            f"{folder} has worlds of different frames or size: {one} is {_text(first)}, {other} is {_text(second)}; "
             "measure them in separate folders"
         )
     frames, height, width = next(iter(shapes))
@@ -105,7 +105,7 @@ def common_shape(folder: Path, names: Sequence[str]) -> tuple[int, int, int]:
 
 
 def in_scene_units(world: World) -> World:
-    """The same world with lengths divided by the `scene_scale` it was generated with."""
+    """The world with lengths divided by the `scene_scale` of its generation."""
     scale = float(world.settings.get("scene_scale", 1.0))
     return replace(
         world,
@@ -117,16 +117,16 @@ def in_scene_units(world: World) -> World:
 
 
 def check_same_path(folder: Path, world: World, truth: TruthClip) -> None:
-    """ConfigError when a world was asked to follow another camera path than that of its clip."""
+    """Raise ConfigError if the requested path of a world is not the path of its clip."""
     if len(world.requested) < 2:
         return
     error = camera_error(world.requested.pose_c2w, truth.trajectory.pose_c2w)
     rotation, direction = _OTHER_PATH_DEG
     if error.rotation_deg > rotation or error.translation_deg > direction:
         raise ConfigError(
-            f"{folder} was generated for another camera path than that of clip {truth.record.id} (rotation off by "
-            f"{error.rotation_deg:.1f} deg, direction by {error.translation_deg:.1f} deg), so it cannot be compared "
-            "with it frame by frame; generate it for the clip's cameras, or name its folder by the right clip"
+            f"{folder} was not generated for the camera path of clip {truth.record.id} (rotation differs by "
+            f"{error.rotation_deg:.1f} deg, direction by {error.translation_deg:.1f} deg), so frames cannot match; "
+            "generate it for the clip's cameras, or rename its folder to the right clip id"
         )
 
 

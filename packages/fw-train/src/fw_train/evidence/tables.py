@@ -256,5 +256,5 @@ def _differences(table: Table, arms: Sequence[str]) -> str:
     for arm in others:
         found = [table.difference(arm, first, score) for score in _ARM_COLUMNS.values()]
         rows.append([arm, *(cell(one) for one in found), str(max((one.count for one in found if one), default=0))])
-    note = "An interval that holds 0 shows no difference. It does not hold the spread over trainings."
+    note = "An interval that contains 0 shows no difference. It does not include the spread over trainings."
     return _titled(f"Ablation, clip by clip: difference from {first}", ["", *_ARM_COLUMNS, "clips"], rows, note)

@@ -1,4 +1,4 @@
-"""Cross-frame 3D consistency of a world: frame i is warped into frame j with the world's own depth and cameras.
+"""3D consistency of a world across frames: warp frame i into frame j with the depth and cameras of the world.
 
 Axis legend: F frames, H W pixels, n compared pixels; OpenCV axes, camera-to-world, pixel centers at +0.5.
 """
@@ -14,13 +14,13 @@ from torch.nn import functional
 from fw_model.pipeline.result import World
 
 GAPS = (1, 2, 4, 8, 16, 32, 64)
-"""Frames between the two views; those below the clip's length are measured."""
+"""Frames between the two views; gaps shorter than the clip are measured."""
 HEADLINE_GAP = 4
-"""The gap of the summary (the largest measured one if the clip is shorter)."""
+"""Gap of the summary (the largest measured gap for shorter clips)."""
 HIDDEN = 1.1
-"""A pixel is hidden in frame i if it lies this many times farther than the surface that is seen there."""
+"""A pixel is hidden in frame i if its depth is more than this factor times the depth of the visible surface."""
 EDGE = 1.1
-"""Depth is not read where it changes by more than this ratio within 3 x 3 pixels."""
+"""Pixels are skipped if depth changes by more than this ratio within 3 x 3 pixels."""
 _MOST_PIXELS = 16384
 _STILL_COLOR = 0.5 / 255
 _STILL_DEPTH = 1e-4
@@ -35,34 +35,34 @@ class Reprojection:
     depth: float
     """Median of |z_moved - z_seen| / z_seen."""
     depth_still: float
-    """The same with a camera that does not move."""
+    """The same for a static camera."""
     photometric: float
     """Mean absolute color difference, 0 to 1."""
     photometric_still: float
-    """The same between the two frames as they are."""
+    """The same between the two unwarped frames."""
     visible: float
     """Share of the pixels that were compared, 0 to 1."""
 
     @property
     def depth_ratio(self) -> float | None:
-        """`depth` over `depth_still`; None if the depth does not change from frame to frame."""
+        """`depth` / `depth_still`; None if the depth does not change between frames."""
         return self.depth / self.depth_still if self.depth_still > _STILL_DEPTH else None
 
     @property
     def photometric_ratio(self) -> float | None:
-        """`photometric` over `photometric_still`; None if the image does not change."""
+        """`photometric` / `photometric_still`; None if the image does not change between frames."""
         return self.photometric / self.photometric_still if self.photometric_still > _STILL_COLOR else None
 
 
 def reprojection(world: World, gap: int) -> Reprojection | None:
-    """Warp every frame into the one `gap` frames later; None if no pixel is visible in both.
+    """Warp each frame into the frame `gap` later; None if no pixel is visible in both.
 
-    Every pixel of frame j is lifted with its depth and looked up in frame i: color bilinearly, depth linearly in
-    1 / z (exact on planes). Pixels that leave the frame, that are hidden behind what frame i shows (`HIDDEN`) or that
-    fall on a depth edge (`EDGE`) are left out. Large images are thinned to about 16,000 pixels a frame.
+    Each pixel of frame j is unprojected with its depth and sampled in frame i: color bilinearly, depth linearly in
+    1 / z (exact on planes). Pixels are skipped if they leave the frame, are occluded in frame i (`HIDDEN`) or fall on a
+    depth edge (`EDGE`). Large images are subsampled to about 16,000 pixels a frame.
 
     Raises:
-        ValueError: not more than `gap` frames.
+        ValueError: the world has `gap` frames or fewer.
     """
     frames = len(world.video)
     if not 1 <= gap < frames:
@@ -77,6 +77,7 @@ def reprojection(world: World, gap: int) -> Reprojection | None:
         here = rearrange(layers[j], "c h w -> (h w) c")[pixel]
         still = rearrange(layers[i], "c h w -> (h w) c")[pixel]
         depth_j = 1 / here[:, 3]
+        # unproject the pixels of frame j, move the points into camera i and project them
         rays = torch.cat([uv, torch.ones_like(uv[:, :1])], dim=-1) @ K[j].inverse().T
         move = (pose[i].inverse() @ pose[j]).float()
         points = (rays * depth_j[:, None]) @ move[:3, :3].T + move[:3, 3]
@@ -84,6 +85,7 @@ def reprojection(world: World, gap: int) -> Reprojection | None:
         at = (points @ K[i].T)[:, :2] / z.clamp_min(1e-6)[:, None]
         there, inside = _sampled(layers[i], at)
         depth_i = 1 / there[:, 3].clamp_min(1e-12)
+        # keep the pixels that are visible in both frames and not at a depth edge
         use = inside & (z > 0) & (there[:, 4] == 0) & (here[:, 4] == 0) & (z <= HIDDEN * depth_i)
         errors.append(
             torch.stack(
@@ -119,7 +121,7 @@ def _layers(world: World) -> Float[Tensor, "F 5 H W"]:
 
 
 def _grid(height: int, width: int) -> tuple[Float[Tensor, "n 2"], Tensor]:
-    """Centers of the pixels that are compared, and their places in a frame read row by row."""
+    """Centers of the compared pixels, and their indices in a flattened frame."""
     step = max(1, round((height * width / _MOST_PIXELS) ** 0.5))
     rows, columns = torch.meshgrid(torch.arange(0, height, step), torch.arange(0, width, step), indexing="ij")
     rows, columns = rows.flatten(), columns.flatten()
@@ -127,7 +129,7 @@ def _grid(height: int, width: int) -> tuple[Float[Tensor, "n 2"], Tensor]:
 
 
 def _sampled(layers: Float[Tensor, "c H W"], uv: Float[Tensor, "n 2"]) -> tuple[Float[Tensor, "n c"], Tensor]:
-    """Layers read between pixel centers, and which of the uv lie within the outermost centers (to rounding)."""
+    """Sample layers bilinearly at uv; also whether each uv is within the outermost pixel centers (to rounding)."""
     height, width = layers.shape[-2:]
     size = torch.tensor([width, height], dtype=uv.dtype)
     inside = ((uv >= 0.5 - 1e-3) & (uv <= size - 0.5 + 1e-3)).all(dim=-1)
@@ -137,5 +139,5 @@ def _sampled(layers: Float[Tensor, "c H W"], uv: Float[Tensor, "n 2"]) -> tuple[
 
 
 def measured_gaps(frames: int) -> tuple[int, ...]:
-    """The gaps of `GAPS` that a clip of so many frames has."""
+    """The gaps in `GAPS` that are shorter than a clip of `frames` frames."""
     return tuple(gap for gap in GAPS if gap < frames)

@@ -1,8 +1,8 @@
-"""FVD (Unterthiner et al. 2018): how far a set of generated videos is from the set of the real ones.
+"""FVD (Unterthiner et al. 2018): the distance between a set of generated videos and a set of real videos.
 
-Features come from the network that the field uses, I3D trained on Kinetics-400, as the TorchScript file that was
-published with StyleGAN-V (Skorokhodov et al. 2022). The file scales and resizes by itself, so the numbers are those of
-that protocol: the whole clip at its own frame rate, stretched to 224 x 224.
+The features are those of I3D trained on Kinetics-400, from the TorchScript file published with StyleGAN-V (Skorokhodov
+et al. 2022). The file rescales and resizes its input, so scores follow that protocol: the whole clip at its original
+frame rate, stretched to 224 x 224.
 
 Axis legend: F frames, H W pixels, n m videos, d features.
 """
@@ -20,18 +20,18 @@ from fw_train.config.schema import ConfigError
 
 
 class VideoFeatures:
-    """The features of a video, from a TorchScript program.
+    """Extract features of a video with a TorchScript program.
 
-    A TorchScript file is a program: it cannot run Python, but what it computes, and which files it writes, it decides
-    itself. Give no file whose origin you do not trust.
+    A TorchScript file cannot run Python, but it can compute anything and write files. Use only files from a trusted
+    source.
 
     Args:
         network: a TorchScript module called as `module(video, rescale=True, resize=True, return_features=True)` with
-            float RGB of 0 to 255 in [1, 3, F, H, W], which gives [1, d].
-        device: where it runs.
+            float RGB of 0 to 255 in [1, 3, F, H, W]; it returns [1, d].
+        device: device to run on.
 
     Raises:
-        ConfigError: no such file, or no TorchScript.
+        ConfigError: the file is missing or not TorchScript.
     """
 
     def __init__(self, network: Path, device: str = "cpu") -> None:
@@ -40,7 +40,7 @@ class VideoFeatures:
         self.network, self.device = network, device
         try:
             with warnings.catch_warnings():
-                # torch steers new programs to torch.export; the published file stays what it is
+                # torch recommends torch.export for new programs; the published file is TorchScript
                 warnings.filterwarnings("ignore", ".*torch.jit.load.* is deprecated", DeprecationWarning)
                 self._module = torch.jit.load(str(network), map_location=device).eval()
         except (RuntimeError, ValueError) as error:
@@ -50,23 +50,23 @@ class VideoFeatures:
             ) from None
 
     def check(self, frames: int, height: int, width: int) -> None:
-        """Run it once on black frames, so that what it cannot do is known before anything is generated.
+        """Run the network once on black frames, to find errors before anything is generated.
 
         Raises:
-            ConfigError: it takes no such video, or gives something else than features.
+            ConfigError: the network rejects videos of this shape or does not return features.
         """
         try:
             self(np.zeros((frames, height, width, 3), np.uint8))
         except (RuntimeError, TypeError) as error:
             raise ConfigError(
-                f"--fvd-network {self.network} takes no video of {frames} frames of {height}x{width} "
-                f"({_first_line(error)}); I3D needs some 10 frames, and the file must be the one with the options "
-                "rescale, resize and return_features"
+                f"--fvd-network {self.network} fails on a video of {frames} frames of {height}x{width} "
+                f"({_first_line(error)}); I3D needs about 10 frames, and the file must accept the options rescale, "
+                "resize and return_features"
             ) from None
 
     @torch.no_grad()
     def __call__(self, video: UInt8[np.ndarray, "F H W 3"]) -> Float[np.ndarray, "d"]:
-        """Features of one video in float64. TypeError where the network gives no [1, d] of finite numbers."""
+        """Features of one video in float64. TypeError if the network does not return finite features of [1, d]."""
         x = rearrange(torch.from_numpy(video), "f h w c -> 1 c f h w").to(self.device, torch.float32)
         features = self._module(x, rescale=True, resize=True, return_features=True)
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:
@@ -78,14 +78,14 @@ class VideoFeatures:
 
 
 def frechet_distance(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"]) -> float:
-    """Squared Frechet distance of the normal distributions with the means and covariances of two sets, in float64.
+    """Squared Frechet distance between normal distributions fitted to two sets of features, in float64.
 
     |mean - mean'|^2 + tr(C + C' - 2 (C C')^(1/2)) (Dowson and Landau 1982), covariances over n - 1. The trace of the
     root is the sum of the singular values of A A'^T, where C = A^T A and A contains the centered features. No matrix
     root is computed, so covariances without full rank (fewer videos than features) are exact too.
 
     Raises:
-        ValueError: fewer than two videos in a set, or features that are not finite.
+        ValueError: a set has fewer than two videos, or features are not finite.
     """
     first, other = np.asarray(generated, np.float64), np.asarray(real, np.float64)
     if min(len(first), len(other)) < 2:
@@ -101,7 +101,7 @@ def frechet_distance(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray
 
 
 def _short(a: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "k d"]:
-    """With the same A^T A, and at most as many rows as columns: thousands of videos cost no more than d of them."""
+    """A matrix with the same A^T A and at most as many rows as columns, so many videos cost no more than d."""
     return np.linalg.qr(a).R if len(a) > a.shape[1] else a
 
 

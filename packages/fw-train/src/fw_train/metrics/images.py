@@ -1,4 +1,4 @@
-"""How alike two images are: PSNR and SSIM per frame, in float64.
+"""Image similarity: PSNR and SSIM per frame, in float64.
 
 Axis legend: F frames, H W pixels; uint8 RGB.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 MOST_DB = 100.0
-"""PSNR of identical frames, whose true value is infinite."""
+"""PSNR reported for identical frames, where it would be infinite."""
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
@@ -26,11 +26,11 @@ def psnr(pred: UInt8[np.ndarray, "F H W 3"], truth: UInt8[np.ndarray, "F H W 3"]
 def ssim(pred: UInt8[np.ndarray, "F H W 3"], truth: UInt8[np.ndarray, "F H W 3"]) -> Float[np.ndarray, "F"]:
     """Structural similarity of every frame (Wang et al. 2004), mean over pixels and color channels.
 
-    Gaussian window of 11 x 11 pixels with sigma 1.5, K1 = 0.01, K2 = 0.03, population variances, borders where the
-    window would leave the image left out.
+    Gaussian window of 11 x 11 pixels with sigma 1.5, K1 = 0.01, K2 = 0.03, population variances; border pixels where
+    the window leaves the image are skipped.
 
     Raises:
-        ValueError: images smaller than the window.
+        ValueError: the images are smaller than the window.
     """
     if min(pred.shape[1:3]) < _WINDOW:
         raise ValueError(f"SSIM needs images of at least {_WINDOW} x {_WINDOW} pixels, got {pred.shape[1:3]}")
@@ -49,7 +49,7 @@ def _ssim(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) -
 
 
 def _blurred(x: Float[Tensor, "c 1 H W"]) -> Float[Tensor, "c 1 h w"]:
-    """The Gaussian window's weighted mean, where it lies inside the image."""
+    """Gaussian-weighted mean, for all window positions inside the image."""
     offsets = torch.arange(_WINDOW, dtype=x.dtype) - _WINDOW // 2
     weights = torch.exp(-0.5 * (offsets / _SIGMA) ** 2)
     weights = weights / weights.sum()

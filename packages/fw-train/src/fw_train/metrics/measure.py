@@ -1,6 +1,7 @@
-"""All measures of one world against one clip.
+"""Compute all measures of one world against one clip.
 
-Lengths are in scene units on both sides (see truth and worlds). Axis legend: F frames, H W pixels.
+Lengths are in scene units for both (see `fw_train.metrics.truth` and `fw_train.evaluate.worlds`).
+Axis legend: F frames, H W pixels.
 """
 
 import numpy as np
@@ -29,17 +30,17 @@ from fw_train.metrics.perceptual import Lpips
 from fw_train.metrics.truth import TruthClip
 
 _MOST_FITTED = 1_000_000
-_MOST_POINTS = 10_000  # far apart clouds cost a nearest-neighbor search almost the square of this
+_MOST_POINTS = 10_000  # for distant clouds, nearest-neighbor search costs almost the square of this
 
 
 def measure(world: World, truth: TruthClip, *, lpips: Lpips | None = None, recover: Recover = "model") -> ClipScores:
-    """Measure a world (in scene units) against the clip it was made for.
+    """Measure a world (in scene units) against its clip.
 
     Raises:
-        ValueError: frames or size differ, fewer than two frames, or geometry that is not finite.
+        ValueError: frames or size differ, there are fewer than two frames, or the geometry is not finite.
     """
     if world.video.shape != truth.video.shape:
-        raise ValueError(f"the world is {world.video.shape}, the clip {truth.video.shape}; they must be the same")
+        raise ValueError(f"the world is {world.video.shape}, the clip {truth.video.shape}; shapes must be the same")
     if len(world.video) < 2:
         raise ValueError("a world of one frame has no motion to measure; generate at least five frames")
     _check_geometry(world, truth)
@@ -54,10 +55,10 @@ def measure(world: World, truth: TruthClip, *, lpips: Lpips | None = None, recov
 
 
 def measure_geometry(world: World, truth: TruthClip) -> ClipScores:
-    """Depth, cameras and points alone: for worlds whose frames are not the model's.
+    """Measure depth, cameras and points only, for worlds whose video is not generated.
 
     Raises:
-        ValueError: geometry of another shape than the clip's, or not finite and positive.
+        ValueError: the geometry differs in shape from the clip, or is not finite and positive.
     """
     _check_geometry(world, truth)
     result = ClipScores()
@@ -69,7 +70,9 @@ def measure_geometry(world: World, truth: TruthClip) -> ClipScores:
 
 def _check_geometry(world: World, truth: TruthClip) -> None:
     if world.depth.shape != truth.depth.shape:
-        raise ValueError(f"the world's depth is {world.depth.shape}, the clip's {truth.depth.shape}; give the same")
+        raise ValueError(
+            f"the world's depth is {world.depth.shape}, the clip's {truth.depth.shape}; shapes must be the same"
+        )
     if not (np.isfinite(world.depth).all() and np.isfinite(world.points).all() and (world.depth > 0).all()):
         raise ValueError("the world's depth or points are not finite and positive everywhere; generate it again")
 
@@ -83,7 +86,7 @@ def _video(result: ClipScores, world: World, truth: TruthClip, lpips: Lpips | No
 
 
 def _depth(result: ClipScores, world: World, truth: TruthClip) -> float:
-    """The depth measures; returns the clip's scale from the world's depth to the true one."""
+    """Add the depth measures; returns the scale from predicted to true depth."""
     known = truth.depth > 0
     pred, true = world.depth.astype(np.float64), truth.depth.astype(np.float64)
     some = _some(known, _MOST_FITTED)
@@ -99,7 +102,7 @@ def _depth(result: ClipScores, world: World, truth: TruthClip) -> float:
         fit = fit_scale_shift_disparity(1 / pred.reshape(-1)[some], true.reshape(-1)[some])
         affine = fit.depth(1 / pred, farthest)
     except ValueError:
-        result.notes.append("predicted depth does not grow with the true one: the scale-and-shift fit is a constant")
+        result.notes.append("predicted depth does not increase with true depth: the scale-and-shift fit is constant")
         affine = np.full_like(pred, 1 / np.median(1 / true.reshape(-1)[some]))
     result.scores["depth/abs_rel_affine"] = abs_rel(affine, true, known)
     result.scores["depth/delta1_affine"] = delta_accuracy(affine, true, known)
@@ -115,10 +118,10 @@ def _poses(result: ClipScores, world: World, truth: TruthClip) -> None:
 
 
 def _points(result: ClipScores, world: World, truth: TruthClip, depth_scale: float) -> None:
-    """Chamfer of the same pixels of both point maps, after the Sim(3) of the cameras.
+    """Add the Chamfer distance between the same pixels of both point maps, after Sim(3) alignment of the cameras.
 
-    Its rotation is that of the camera directions, so that straight paths have one. Where the path gives no scale (it
-    stands still, or runs the wrong way), the scale of the depth is taken, about the cameras' mean center.
+    The rotation comes from the camera directions, so it is defined for straight paths too. If the path has no scale (no
+    motion, or in the opposite direction), the depth scale is used, about the mean camera center.
     """
     pred, true = world.trajectory.pose_c2w, truth.trajectory.pose_c2w
     try:
@@ -127,7 +130,7 @@ def _points(result: ClipScores, world: World, truth: TruthClip, depth_scale: flo
         turn = align_poses(pred, true, with_scale=False)
         middle, target = pred[:, :3, 3].mean(axis=0), true[:, :3, 3].mean(axis=0)
         fit = Sim3(scale=depth_scale, R=turn.R, t=target - depth_scale * turn.R @ middle)
-        result.notes.append("the recovered path gives no scale: points are compared at the scale of the depth")
+        result.notes.append("the recovered path has no scale: points are compared at the scale of the depth")
     some = _some(truth.depth > 0, _MOST_POINTS)
     cameras = (torch.from_numpy(truth.trajectory.K).float(), torch.from_numpy(true).float())
     true_points = unproject(torch.from_numpy(truth.depth), *cameras).numpy().reshape(-1, 3)[some]
@@ -136,20 +139,20 @@ def _points(result: ClipScores, world: World, truth: TruthClip, depth_scale: flo
 
 
 def _following(result: ClipScores, world: World, recover: Recover) -> None:
-    asked = world.requested.pose_c2w
-    own = camera_error(world.trajectory.pose_c2w, asked)
+    requested = world.requested.pose_c2w
+    own = camera_error(world.trajectory.pose_c2w, requested)
     result.scores |= {"follow/rotation": own.rotation_deg, "follow/direction": finite(own.translation_deg)}
     if own.translation_deg != own.translation_deg:
-        result.notes.append("the requested camera does not move: there is no direction of travel to follow")
+        result.notes.append("the requested camera does not move: the direction of travel is not defined")
     if recover == "sfm":
         found = _recovered_by_sfm(result, world)
-        error = None if found is None else camera_error(found, asked)
+        error = None if found is None else camera_error(found, requested)
         result.scores["follow_sfm/rotation"] = None if error is None else error.rotation_deg
         result.scores["follow_sfm/direction"] = None if error is None else finite(error.translation_deg)
 
 
 def _recovered_by_sfm(result: ClipScores, world: World) -> Float[np.ndarray, "F 4 4"] | None:
-    """Cameras found in the generated video by `fw-data annotate`'s structure from motion; None if it refuses."""
+    """Recover cameras from the generated video with the `sfm` backend of fw-data; None on failure."""
     from fw_data.annotators.base import AnnotationRefused
     from fw_data.annotators.sfm import SfmBackend
 

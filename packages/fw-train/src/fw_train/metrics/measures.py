@@ -1,4 +1,4 @@
-"""The measures by name: what each one is, its unit and which way is better. Reports and comparisons read this table."""
+"""The registry of measures: label, unit, better direction and meaning of each. Reports and comparisons read it."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,30 +7,30 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One measure of a clip."""
+    """Description of one measure of a clip."""
 
     label: str
-    """As tables show it."""
+    """Label in tables."""
     unit: str
-    """Of the number; empty for shares and ratios."""
+    """Unit of the score; empty for shares and ratios."""
     better: Literal["lower", "higher", "neither"]
-    """Which way is better; "neither" for numbers that only explain others."""
+    """The better direction; "neither" for measures that only explain others."""
     meaning: str
-    """In one sentence."""
+    """Meaning in one sentence."""
     ranked: bool = False
-    """Whether it takes part in the order of best and worst clips."""
+    """Whether the measure is used to rank clips."""
 
 
 @dataclass(kw_only=True)
 class ClipScores:
-    """What was measured on one clip."""
+    """The scores and curves of one clip."""
 
     scores: dict[str, float | None] = field(default_factory=dict)
-    """By name; None where the measure is not defined for this clip (a note says why)."""
+    """Scores by name; None = not defined for this clip, with the reason in `notes`."""
     curves: dict[str, list[tuple[int, float | None]]] = field(default_factory=dict)
-    """By name: (frame number, or frames between the two views for consistency) and value."""
+    """Curves by name: (frame number, or frame gap for consistency; value)."""
     notes: list[str] = field(default_factory=list)
-    """What a reader of the numbers should know."""
+    """Remarks on the scores."""
 
 
 MEASURES: dict[str, Measure] = {
@@ -38,20 +38,20 @@ MEASURES: dict[str, Measure] = {
         label="PSNR",
         unit="dB",
         better="higher",
-        meaning="peak signal-to-noise ratio against the real frames, mean over frames 1 and on (frame 0 is the input)",
+        meaning="peak signal-to-noise ratio against the real frames, mean over all frames after the input",
         ranked=True,
     ),
     "video/ssim": Measure(
         label="SSIM",
         unit="",
         better="higher",
-        meaning="structural similarity to the real frames (11 x 11 Gaussian window), mean over frames 1 and on",
+        meaning="structural similarity to the real frames (11 x 11 Gaussian), mean over all frames after the input",
     ),
     "video/lpips": Measure(
         label="LPIPS",
         unit="",
         better="lower",
-        meaning="perceptual distance to the real frames (AlexNet, version 0.1), mean over frames 1 and on",
+        meaning="perceptual distance to the real frames (AlexNet, version 0.1), mean over all frames after the input",
     ),
     "depth/abs_rel": Measure(
         label="AbsRel, scale",
@@ -138,7 +138,7 @@ MEASURES: dict[str, Measure] = {
         label="reprojection, depth / no motion",
         unit="",
         better="lower",
-        meaning="the same over what it would be if the camera had not moved; below 1 the cameras explain the change",
+        meaning="the same divided by its value for a static camera; below 1 the cameras explain the change",
     ),
     "consistency/photometric": Measure(
         label="reprojection, color",
@@ -150,17 +150,17 @@ MEASURES: dict[str, Measure] = {
         label="reprojection, color / no motion",
         unit="",
         better="lower",
-        meaning="the same over the difference of the two frames as they are; below 1 the geometry explains the change",
+        meaning="the same divided by the difference without a warp; below 1 the geometry explains the change",
     ),
     "consistency/visible": Measure(
         label="reprojection, share visible",
         unit="",
         better="neither",
-        meaning="share of the pixels that could be compared: inside the other frame, not hidden, not at a depth edge",
+        meaning="share of compared pixels: inside the other frame, not hidden, not at a depth edge",
     ),
 }
 
 
 def finite(value: float | None) -> float | None:
-    """A number that JSON can hold, or None."""
+    """The value as a float, or None if it is not finite (JSON has no NaN)."""
     return float(value) if value is not None and math.isfinite(value) else None

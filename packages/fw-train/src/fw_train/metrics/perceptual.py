@@ -17,21 +17,21 @@ from torch import Tensor, nn
 from fw_train.config.schema import ConfigError
 
 LPIPS_PIXELS = 35
-"""Rows or columns that leave one pixel after both poolings."""
+"""Smallest image side: one pixel remains after both poolings."""
 
 
 class _Layer(NamedTuple):
     """A convolution of the trunk, followed by ReLU; its output is compared."""
 
     name: str
-    """As in the published network's state dict."""
+    """Name in the published state dict."""
     channels: tuple[int, int]
-    """In and out."""
+    """Input and output channels."""
     kernel: int
     stride: int
     padding: int
     pooled: bool
-    """Whether a 3 x 3 max pooling with stride 2 comes before."""
+    """Whether 3 x 3 max pooling with stride 2 precedes the convolution."""
 
 
 _TRUNK = (
@@ -46,13 +46,13 @@ _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 class Lpips:
-    """The distance of images, 0 (alike) and up.
+    """Perceptual distance between images; 0 for identical ones.
 
     Args:
         weights: safetensors with the state dict of `lpips.LPIPS(net="alex")`.
 
     Raises:
-        ConfigError: no such file, no safetensors, or names or shapes that are not this network's.
+        ConfigError: the file is missing, not safetensors, or has other names or shapes.
     """
 
     def __init__(self, weights: Path) -> None:
@@ -63,7 +63,7 @@ class Lpips:
         except (SafetensorError, OSError) as error:
             raise ConfigError(
                 f"--lpips-weights {weights} is not a safetensors file ({error}); docs/evaluate-a-model.md shows how to "
-                "make one"
+                "convert it"
             ) from None
         self._state = {name: value.float() for name, value in state.items() if not name.startswith(_IGNORED)}
         wanted = _wanted_shapes()
@@ -74,14 +74,14 @@ class Lpips:
         )
         if wrong:
             raise ConfigError(
-                f"--lpips-weights {weights} does not hold the AlexNet LPIPS network: {len(wrong)} names or shapes "
-                f"differ, the first is {wrong[0]}"
+                f"--lpips-weights {weights} is not the AlexNet LPIPS network: {len(wrong)} names or shapes "
+                f"differ, first {wrong[0]}"
             )
 
     def __call__(
         self, pred: UInt8[np.ndarray, "F H W 3"], truth: UInt8[np.ndarray, "F H W 3"]
     ) -> Float[np.ndarray, "F"]:
-        """LPIPS of every frame. ValueError for images too small for the network."""
+        """LPIPS of every frame. ValueError if the images are too small for the network."""
         if min(pred.shape[1:3]) < LPIPS_PIXELS:
             raise ValueError(f"LPIPS needs images of at least {LPIPS_PIXELS} pixels a side, got {pred.shape[1:3]}")
         return np.array([self._distance(p, t) for p, t in zip(pred, truth, strict=True)])

@@ -1,8 +1,8 @@
-"""Progress along the requested path: how far the camera of a video really went.
+"""Progress along the requested path: the share of the path that the camera of a video covers.
 
-The first frame is warped along the path by its true depth. For a frame k of the video, the warp that resembles it most
-is searched among all frames of the path; at frame t it says that the video got t / k of the way. Unlike a camera
-estimated from the pixels, this also works on soft frames, where a turn and a step aside look alike to an estimator.
+The first frame is warped along the path with its true depth. Each frame k of the video is matched with the most similar
+warp; a match at frame t of the path is a progress of t / k. Unlike camera estimation from pixels, this also works on
+blurred frames, where rotation and sideways translation look alike.
 
 Axes: F frames, H W pixels.
 """
@@ -15,9 +15,9 @@ from fw_geometry import Trajectory
 from fw_train.metrics.warp import warp_first_frame
 
 BLUR_SHARE = 1 / 48
-"""Standard deviation of the blur before frames are compared, in frame heights: position counts, not sharpness."""
+"""Standard deviation of the blur before the comparison, in frame heights; it removes differences in sharpness."""
 LEAST_CHANGE = 4.0
-"""Mean difference (of 255) between the first and the last warp below which a path hardly moves the image."""
+"""Paths are skipped if the first and the last warp differ by less than this on average (of 255)."""
 
 
 def progress(
@@ -26,10 +26,10 @@ def progress(
     depth: Float[np.ndarray, "H W"],
     path: Trajectory,
 ) -> float | None:
-    """Mean progress of the middle and the last frame: 1 all the way, 0 no motion, None for a path without any.
+    """Mean progress of the middle and the last frame: 1 = whole path, 0 = no motion, None = the path has no motion.
 
     Args:
-        video: the frames to judge; frame 0 is the path's first camera.
+        video: the frames; frame 0 is the first camera of the path.
         first: the true first frame.
         depth: its true z-depth, 0 where unknown.
         path: requested cameras, relative to the first one, in the unit of depth.

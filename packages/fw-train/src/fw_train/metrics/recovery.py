@@ -1,8 +1,8 @@
-"""The cameras that a video shows, found without the model: optical flow from the first frame, whose depth is known.
+"""Recover the cameras of a video without the model, by optical flow from the first frame with its true depth.
 
-Each frame's flow from the first one starts at the flow of the frame before it. The pixels that come back to where they
-started (forward and backward flow) are matched with their true points of the first frame, and a camera is fitted to
-them (PnP, RANSAC, then least squares). What the estimator itself errs is measured on the true video.
+The flow from the first frame to each frame is initialized with the flow to the frame before. Pixels with consistent
+forward and backward flow are matched with their 3D points in the first frame, and a camera is fitted to the matches
+(PnP with RANSAC, then least squares). The error of the estimator itself is measured on the true video.
 Axis legend: F frames, H W pixels, n matches; OpenCV axes, camera-to-world.
 """
 
@@ -15,40 +15,42 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from fw_geometry.rigid import invert_poses
 
 ENLARGED = 4
-"""Frames are enlarged so many times for the flow, whose patches are 8 pixels wide."""
+"""Factor by which frames are enlarged for the flow, whose patches are 8 pixels wide."""
 COMES_BACK_PX = 0.5
-"""Forward and backward flow may differ by so many pixels of the video."""
+"""Largest difference of forward and backward flow, in pixels of the video."""
 REPROJECTION_PX = 1.0
-"""A match that is further off than this, in pixels of the video, does not count for the camera."""
+"""Largest reprojection error of an inlier, in pixels of the video."""
 FEWEST = 24
-"""A camera takes at least so many matches."""
+"""Minimum number of matches for a camera."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecoveredPath:
-    """Cameras found in a video."""
+    """The camera path recovered from a video."""
 
     pose_c2w: Float[np.ndarray, "F 4 4"]
-    """Relative to the first camera, in the unit of the depth."""
+    """Poses relative to the first camera, in units of the depth."""
     found: Bool[np.ndarray, "F"]
-    """Where a camera could be fitted; elsewhere it is the one before."""
+    """Whether a camera was fitted; otherwise the pose repeats the one before."""
 
 
 def recover_path(
     video: UInt8[np.ndarray, "F H W 3"], depth: Float[np.ndarray, "H W"], K: Float[np.ndarray, "F 3 3"]
 ) -> RecoveredPath:
-    """The path of the camera through a video of a scene that does not move.
+    """Recover the camera path of a video of a static scene.
 
     Args:
         video: RGB frames.
         depth: z-depth of the first frame; 0 = unknown.
-        K: intrinsics in pixels of every frame.
+        K: intrinsics of each frame in pixels.
 
     Raises:
-        ValueError: depth of another size than the video's.
+        ValueError: depth and video differ in size.
     """
     if depth.shape != video.shape[1:3]:
-        raise ValueError(f"recover_path: depth of {depth.shape} for a video of {video.shape[1:3]}; give the same size")
+        raise ValueError(
+            f"recover_path: depth of {depth.shape} for a video of {video.shape[1:3]}; sizes must be the same"
+        )
     gray = [_enlarged(frame) for frame in video]
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     pixels, points = _known_points(depth, K[0])
@@ -72,7 +74,7 @@ def _enlarged(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w"]:
 def _known_points(
     depth: Float[np.ndarray, "H W"], K: Float[np.ndarray, "3 3"]
 ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 3"]]:
-    """Centers of the pixels whose depth is known, and their points in the first camera's axes."""
+    """Centers of the pixels with known depth, and their 3D points in the axes of the first camera."""
     row, column = np.nonzero(depth > 0)
     pixels = np.stack([column + 0.5, row + 0.5], axis=-1)
     rays = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=-1) @ np.linalg.inv(K).T
@@ -82,7 +84,7 @@ def _known_points(
 def _matches(
     pixels: Float[np.ndarray, "n 2"], forward: Float32[np.ndarray, "h w 2"], backward: Float32[np.ndarray, "h w 2"]
 ) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
-    """Where pixels of the first frame are in another one, and whether the way back agrees and lies inside."""
+    """Positions of first-frame pixels in another frame, and whether they are inside with consistent backward flow."""
     height, width = forward.shape[:2]
     start = pixels * ENLARGED - 0.5  # array positions of the enlarged frames
     there = start + _read(forward, start)
@@ -93,7 +95,7 @@ def _matches(
 
 
 def _read(flow: Float32[np.ndarray, "h w 2"], at: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-    """Flow between array positions (x, y)."""
+    """Sample the flow bilinearly at array positions (x, y)."""
     x, y = (at[:, axis].astype(np.float32)[None] for axis in (0, 1))
     return cv2.remap(flow, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0].astype(np.float64)
 
@@ -104,7 +106,7 @@ def _camera(
     K: Float[np.ndarray, "3 3"],
     before: Float[np.ndarray, "4 4"],
 ) -> Float[np.ndarray, "4 4"] | None:
-    """The camera that sees points at pixels, searched from the one before; None if too few agree on one."""
+    """Fit a camera to points and their pixels, starting at the pose before; None if there are too few inliers."""
     if len(points) < FEWEST:
         return None
     start = invert_poses(before[None])[0]

@@ -1,7 +1,7 @@
-"""Means and medians with bootstrap intervals, over clips that may come from the same video.
+"""Means and medians over clips, with bootstrap intervals.
 
-Clips of one video are not independent, so the bootstrap draws whole videos (groups) with replacement. With one group
-only, or one value, there is no interval.
+Clips of one video are not independent, so the bootstrap draws whole videos (groups) with replacement. A single group
+has no interval.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 
 
 class Summary(BaseModel):
-    """One measure over the clips that have it."""
+    """Summary of one measure over the clips that have it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,9 +28,9 @@ class Summary(BaseModel):
     median_interval: tuple[float, float] | None
     """95 % bootstrap interval of the median."""
     count: int
-    """Clips that have a value."""
+    """Number of clips with a value."""
     groups: int
-    """Source videos they come from."""
+    """Number of source videos of these clips."""
 
 
 def summarize(
@@ -44,12 +44,12 @@ def summarize(
 
     Args:
         values: one per clip, finite.
-        groups: which video each clip comes from; all different gives the plain bootstrap.
-        resamples: bootstrap draws.
-        seed: of the draws: the same values always give the same interval.
+        groups: source video of each clip; if all differ, this is the plain bootstrap.
+        resamples: number of bootstrap draws.
+        seed: seed of the draws; the same values always give the same interval.
 
     Raises:
-        ValueError: no values, values that are not finite, or another number of groups.
+        ValueError: there are no values, values are not finite, or the number of groups differs.
     """
     x = np.asarray(values, dtype=np.float64)
     if len(x) == 0 or len(x) != len(groups) or not np.isfinite(x).all():
@@ -70,7 +70,7 @@ def summarize(
 
 
 def _middle(draws: Float[np.ndarray, "r"]) -> tuple[float, float]:
-    """The bounds that leave out an equal share of the draws on both sides."""
+    """The bounds of the central interval of the draws."""
     low, high = np.percentile(draws, (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)))
     return float(low), float(high)
 
@@ -78,7 +78,7 @@ def _middle(draws: Float[np.ndarray, "r"]) -> tuple[float, float]:
 def _resampled(
     x: Float[np.ndarray, "n"], index: np.ndarray, groups: int, resamples: int, seed: int
 ) -> tuple[Float[np.ndarray, "r"], Float[np.ndarray, "r"]]:
-    """Mean and median of every draw of `groups` groups; a group drawn k times counts k times."""
+    """Mean and median of each bootstrap draw; a group that is drawn k times counts k times."""
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, groups, (resamples, groups))
     times = np.zeros((resamples, groups), np.int64)

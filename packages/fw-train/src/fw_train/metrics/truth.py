@@ -1,7 +1,7 @@
-"""The clips that worlds are measured against: which ones, and their frames, depth and cameras at the worlds' size.
+"""The ground truth of an evaluation: select clips and load their frames, depth and cameras at the size of the worlds.
 
-Lengths are in units of the scene: 1 is the mean distance of what the first frame shows, so that errors of clips of any
-scale can be averaged. Axis legend: F frames, H W pixels; z-depth, 0 = not known.
+Lengths are in scene units: 1 is the mean distance of the points in the first frame, so errors of clips of any scale can
+be averaged. Axis legend: F frames, H W pixels; z-depth, 0 = unknown.
 """
 
 import hashlib
@@ -26,52 +26,52 @@ from fw_train.evaluate.options import Subset
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TruthClip:
-    """The first frames of a clip as it was recorded and annotated."""
+    """The first frames of a clip with their annotation."""
 
     record: ClipRecord
-    """Its row in the manifest."""
+    """Row of the clip in the manifest."""
     video: UInt8[np.ndarray, "F H W 3"]
-    """The real frames."""
+    """Real frames."""
     depth: Float32[np.ndarray, "F H W"]
-    """z-depth in units of the scene; 0 where it is not known or not trusted."""
+    """z-depth in scene units; 0 = unknown or below the minimum confidence."""
     trajectory: Trajectory
-    """Cameras relative to the first one, in units of the scene."""
+    """Cameras relative to the first one, in scene units."""
     scene_scale: float
-    """Length, in the dataset's unit, of one unit of the scene."""
+    """Length of one scene unit in the unit of the dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which clips are measured and what became of the others."""
+    """The clips to measure, and why others cannot be measured."""
 
     records: tuple[ClipRecord, ...]
-    """In the order in which they are generated and measured."""
+    """Clips in the order of generation and measurement."""
     unusable: dict[str, int]
-    """Reason -> number of clips that cannot be used."""
+    """Reason -> number of unusable clips."""
 
     def describe(self) -> list[str]:
-        """What to tell before the first world."""
+        """Lines to print before generation starts."""
         lines = [f"clips: {len(self.records)} of {len({r.source_sha256 for r in self.records})} source videos"]
-        return lines + [f"clips left out: {count} ({reason})" for reason, count in self.unusable.items()]
+        return lines + [f"clips omitted: {count} ({reason})" for reason, count in self.unusable.items()]
 
 
 def choose_clips(
     records: Sequence[ClipRecord], config: ClipConfig, *, subset: Subset, count: int | None, training: ClipConfig
 ) -> Choice:
-    """The clips to measure, in an order (by a hash of their ids) that a larger `count` only continues.
+    """Select the clips to measure, ordered by a hash of their ids, so a larger `count` only appends clips.
 
     Args:
         records: the dataset's clips.
-        config: frames, height and width of the worlds; shorter or smaller clips and clips without depth are left out.
+        config: frames, height and width of the worlds; shorter or smaller clips and clips without depth are omitted.
         subset: held-out clips, or all.
-        count: at most so many.
-        training: the clip settings of the training run, which decide what was held out.
+        count: maximum number of clips; None for all.
+        training: clip settings of the training run, which determine the held-out clips.
 
     Raises:
-        ConfigError: no clip is left; the message counts the reasons.
+        ConfigError: no clip is usable; the message counts the reasons.
     """
     if count is not None and count < 1:
-        raise ConfigError(f"--clips is {count}; measure at least one")
+        raise ConfigError(f"--clips is {count}; it must be 1 or more")
     pool = list(split_clips(records, training).held_out) if subset == "held-out" else list(records)
     reasons = {record.id: why_unusable(record, config) for record in pool}
     unusable = Counter(reason for reason in reasons.values() if reason)
@@ -86,10 +86,10 @@ def choose_clips(
 def load_truth(
     dataset: ClipDataset, clip_id: str, *, frames: int, height: int, width: int, min_confidence: float
 ) -> TruthClip:
-    """The first `frames` frames of a clip at height x width (resized to cover it and cropped, as in training).
+    """Load the first `frames` frames of a clip at height x width (resized to cover and center-cropped, as in training).
 
     Raises:
-        ConfigError: the clip cannot be measured (too short, too small, no depth that is trusted).
+        ConfigError: the clip cannot be measured (too short, too small, or no depth of sufficient confidence).
     """
     record = dataset.record(clip_id)
     reason = why_unusable(record, ClipConfig(frames=frames, height=height, width=width))
@@ -102,7 +102,7 @@ def load_truth(
     if not (depth > 0).any():
         raise ConfigError(
             f"clip {clip_id} of {dataset.location} has no depth with a confidence of {min_confidence} or more; "
-            "give a smaller --min-confidence, or annotate it again"
+            "use a smaller --min-confidence, or annotate it again"
         )
     cameras = cameras.relative_to_first()
     scale = _scene_scale(depth, cameras)
@@ -117,7 +117,7 @@ def load_truth(
 
 
 def _scene_scale(depth: torch.Tensor, cameras: Trajectory) -> float:
-    """Mean distance of the points of the first frame; of all frames if the first one has no depth."""
+    """Mean distance of the points in the first frame, or in all frames if the first one has no depth."""
     shown = 1 if bool((depth[0] > 0).any()) else len(depth)
     K = torch.from_numpy(cameras.K[:shown]).float()
     pose = torch.from_numpy(cameras.pose_c2w[:shown]).float()

@@ -1,4 +1,4 @@
-"""Points drawn into an image, and the baseline made of it: the first frame carried along the path by its true depth.
+"""Splat points into an image, and the warp baseline: the first frame moved along the path with its true depth.
 
 Axis legend: F frames, H W pixels, n points; OpenCV axes, camera-to-world, pixel centers at +0.5.
 """
@@ -12,7 +12,7 @@ from fw_geometry import Trajectory, unproject
 from fw_geometry.rigid import invert_poses
 
 SKY = 1000.0
-"""Pixels without depth are taken to be this many times as far away as the farthest known one."""
+"""Pixels without depth get this multiple of the largest known depth."""
 _NEAREST = 1e-6
 
 
@@ -24,10 +24,10 @@ def splat(
     height: int,
     width: int,
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
-    """Every point colored into the one pixel it falls on, the nearest on top (z-buffer).
+    """Draw each point into the pixel that it projects to, nearest on top (z-buffer).
 
     Returns:
-        The image, black where no point falls, and where one does.
+        The image, black in empty pixels, and a mask of the filled pixels.
     """
     move = invert_poses(pose_c2w[None])[0]
     seen = points @ move[:3, :3].T + move[:3, 3]
@@ -45,7 +45,7 @@ def splat(
 
 
 def fill_holes(image: UInt8[np.ndarray, "H W 3"], filled: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Every empty pixel takes the color of the nearest filled one; an image without any stays as it is."""
+    """Fill each empty pixel with the color of the nearest filled one; an image without filled pixels is unchanged."""
     if filled.all() or not filled.any():
         return image
     _, labels = cv2.distanceTransformWithLabels(
@@ -60,12 +60,12 @@ def fill_holes(image: UInt8[np.ndarray, "H W 3"], filled: Bool[np.ndarray, "H W"
 def warp_first_frame(
     first: UInt8[np.ndarray, "H W 3"], depth: Float[np.ndarray, "H W"], path: Trajectory
 ) -> UInt8[np.ndarray, "F H W 3"]:
-    """The first frame seen along a path: splatted by its depth, holes filled from the nearest pixel.
+    """Render the first frame along a path: splat it by its depth, and fill holes from the nearest pixel.
 
     Args:
-        first: the frame that the path's first camera sees.
-        depth: its z-depth; 0 = unknown, drawn as `SKY`.
-        path: cameras relative to the first one, in the unit of the depth.
+        first: frame of the first camera of the path.
+        depth: z-depth of this frame; 0 = unknown, see `SKY`.
+        path: cameras relative to the first one, in units of the depth.
     """
     height, width = depth.shape
     known = depth > 0

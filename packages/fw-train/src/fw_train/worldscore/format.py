@@ -1,13 +1,13 @@
-"""What WorldScore (Duan et al. 2025) reads and writes, static subset: its picture list, its camera paths, its layout.
+"""The file formats of WorldScore (Duan et al. 2025), static subset: image list, camera paths, output layout.
 
-The benchmark's dataset folder holds static/static.json, a list of pictures; its evaluation reads, per picture,
+The dataset folder of the benchmark contains static/static.json, a list of images. For each image its evaluation reads
 
     worldscore_output/static/STYLE/SCENE_TYPE/CATEGORY/NAME/
-        frames/000.png ...      every frame, (frames - 1) a movement, plus the first
+        frames/000.png ...      all frames: (frames - 1) per movement, plus the first
         camera_data.json        focal length and one camera per frame
-        image_data.json         the list's entry, with the number of frames and of movements
-        input_image.png         the picture as it was given to the model
-        videos/output.mp4       to look at
+        image_data.json         the entry of the list, with the number of frames and movements
+        input_image.png         the input image of the model
+        videos/output.mp4       for viewing
 
 Axes: cameras are OpenCV camera-to-world inside. In camera_data.json the camera looks along -z (x right, y up), and the
 world is that of PyTorch3D's first camera (x left, y up, z forward).
@@ -40,28 +40,28 @@ _TURN = np.radians(30.0)
 _WORLD = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-class Picture(BaseModel):
-    """One entry of static.json; fields that are not listed are kept and written out again."""
+class BenchmarkImage(BaseModel):
+    """One entry of static.json; other fields are kept and copied to image_data.json."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    image: str = Field(description="path of the picture, relative to the dataset folder: .../CATEGORY/NAME.png")
+    image: str = Field(description="path relative to the dataset folder: .../CATEGORY/NAME.png")
     visual_movement: str
     visual_style: str
     scene_type: str
-    style: str = Field(description="words that end each prompt, e.g. a kind of photograph")
+    style: str = Field(description="suffix of each prompt, such as a kind of photograph")
     camera_path: list[str] = Field(min_length=1, description="movements in order")
-    prompt_list: list[str] = Field(description="one prompt for the picture and one for each movement")
+    prompt_list: list[str] = Field(description="one prompt for the image and one for each movement")
 
     @property
     def place(self) -> str:
-        """Its folder below the output root."""
+        """Folder of the image's results, relative to the output root."""
         parts = self.image.split("/")
         category, name = parts[-2], parts[-1].split(".")[0]
         return f"{OUTPUT}/{self.visual_movement}/{self.visual_style}/{self.scene_type}/{category}/{name}"
 
     def prompts(self) -> list[str]:
-        """One prompt for each movement, worded as the benchmark words it."""
+        """One prompt per movement, in the wording of the benchmark."""
         scenes = [
             f"{text} {self.style}" if text.endswith(".") else f"{text}. {self.style}" for text in self.prompt_list
         ]
@@ -71,59 +71,59 @@ class Picture(BaseModel):
         ]
 
     def total_frames(self, frames: int) -> int:
-        """Frames of the whole video at `frames` a movement: the last one of each is the first one of the next."""
+        """Frames of the whole video: the last of the `frames` of a movement is the first of the next movement."""
         return len(self.camera_path) * (frames - 1) + 1
 
 
-def read_pictures(dataset: Path, *, style: Style = "all", limit: int | None = None) -> list[Picture]:
-    """The static subset's list.
+def read_images(dataset: Path, *, style: Style = "all", limit: int | None = None) -> list[BenchmarkImage]:
+    """Read the image list of the static subset.
 
     Raises:
-        ConfigError: no such list, an entry that cannot be used (says which and why), or none left.
+        ConfigError: the list is missing, an entry is invalid (the message names it), or no entry has this style.
     """
     path = dataset / "static" / "static.json"
     if limit is not None and limit < 1:
-        raise ConfigError(f"--limit is {limit}; take at least one picture")
+        raise ConfigError(f"--limit is {limit}; it must be 1 or more")
     try:
-        pictures = TypeAdapter(list[Picture]).validate_json(path.read_bytes())
+        entries = TypeAdapter(list[BenchmarkImage]).validate_json(path.read_bytes())
     except OSError:
-        raise ConfigError(f"{dataset} is no WorldScore dataset: there is no static/static.json in it") from None
+        raise ConfigError(f"{dataset} is not a WorldScore dataset: it has no static/static.json") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{path}: {where or 'the file'}: {first['msg']}") from None
-    chosen = [p for p in pictures if style in ("all", p.visual_style)][:limit]
+    chosen = [p for p in entries if style in ("all", p.visual_style)][:limit]
     if not chosen:
-        raise ConfigError(f"{path} lists no picture of style {style!r}; styles are {', '.join(get_args(Style))}")
-    for index, picture in enumerate(chosen):
-        where = f"{path}, picture {index} ({picture.image})"
-        if picture.visual_movement != "static":
-            raise ConfigError(f"{where}: visual_movement is {picture.visual_movement!r}, not static")
-        unknown = [movement for movement in picture.camera_path if movement not in MOVEMENTS]
+        raise ConfigError(f"{path} has no image of style {style!r}; styles are {', '.join(get_args(Style))}")
+    for index, entry in enumerate(chosen):
+        where = f"{path}, image {index} ({entry.image})"
+        if entry.visual_movement != "static":
+            raise ConfigError(f"{where}: visual_movement is {entry.visual_movement!r}, not static")
+        unknown = [movement for movement in entry.camera_path if movement not in MOVEMENTS]
         if unknown:
-            raise ConfigError(f"{where}: there is no movement {unknown[0]!r}; known are {', '.join(MOVEMENTS)}")
-        if len(picture.prompt_list) != len(picture.camera_path) + 1:
+            raise ConfigError(f"{where}: unknown movement {unknown[0]!r}; use one of {', '.join(MOVEMENTS)}")
+        if len(entry.prompt_list) != len(entry.camera_path) + 1:
             raise ConfigError(
-                f"{where}: {len(picture.prompt_list)} prompts for {len(picture.camera_path)} movements; one for the "
-                "picture and one for each movement are needed"
+                f"{where}: {len(entry.prompt_list)} prompts for {len(entry.camera_path)} movements; one for the "
+                "image and one for each movement are needed"
             )
-        if picture.image.count("/") < 1:
-            raise ConfigError(f"{where}: the image's folder names its category; write CATEGORY/NAME.png")
+        if entry.image.count("/") < 1:
+            raise ConfigError(f"{where}: the path has no category; it must be CATEGORY/NAME.png")
     return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
 class Movement:
-    """Where a movement ends, seen from where it begins, in the benchmark's unit."""
+    """The end of a movement relative to its start, in the unit of the benchmark."""
 
     right: float = 0.0
-    """Camera center moves to the right."""
+    """Translation of the camera center to the right."""
     forward: float = 0.0
-    """Camera center moves forward."""
+    """Translation of the camera center forward."""
     turn: float = 0.0
-    """The camera turns to the right about its own y axis, radians."""
+    """Rotation to the right about the y axis of the camera, in radians."""
     orbit: bool = False
-    """The turn is about the point one unit ahead instead, so the center moves on a circle to the other side."""
+    """Rotate about the point one unit ahead instead, so the center moves on a circle to the other side."""
 
     def pose(self) -> Float[np.ndarray, "4 4"]:
         """Camera-to-world at the end, OpenCV axes; the start is the identity."""
@@ -147,19 +147,18 @@ MOVEMENTS: dict[str, Movement] = {
     "pan_left": Movement(turn=-_TURN),
     "pan_right": Movement(turn=_TURN),
 }
-"""The movements of the static subset. Left and right are the camera's; orbiting left looks to the right."""
+"""The movements of the static subset, left and right as seen from the camera; orbiting left looks to the right."""
 
 
 def camera_path(movements: list[str], frames: int) -> Float[np.ndarray, "F 4 4"]:
-    """Camera-to-world poses of a whole path, OpenCV axes, the first one the identity.
+    """Camera-to-world poses of a whole path, OpenCV axes, starting at the identity.
 
-    Between the ends of a movement the rotation is interpolated on the sphere and the translation of the inverse
-    (world-to-camera) pose linearly, both relative to the first camera: this is how the benchmark makes the path that
-    it compares with.
+    Within a movement, rotations are interpolated spherically and world-to-camera translations linearly, both relative
+    to the first camera, as the benchmark does for its reference path.
 
     Args:
-        movements: names of `MOVEMENTS`.
-        frames: per movement, both ends included.
+        movements: names in `MOVEMENTS`.
+        frames: frames per movement, including both ends.
     """
     ends = [np.eye(4)]
     for name in movements:
@@ -173,8 +172,8 @@ def camera_data(pose_c2w: Float[np.ndarray, "F 4 4"], frames: int, focal_px: flo
     """The content of camera_data.json.
 
     Args:
-        pose_c2w: every camera, OpenCV axes.
-        frames: per movement, both ends included.
+        pose_c2w: all cameras, OpenCV axes.
+        frames: frames per movement, including both ends.
         focal_px: focal length in pixels.
     """
     cameras = _WORLD @ pose_c2w @ OPENGL_FROM_OPENCV
@@ -186,19 +185,19 @@ def camera_data(pose_c2w: Float[np.ndarray, "F 4 4"], frames: int, focal_px: flo
     }
 
 
-def image_data(picture: Picture, frames: int) -> dict[str, Any]:
+def image_data(entry: BenchmarkImage, frames: int) -> dict[str, Any]:
     """The content of image_data.json."""
-    scenes = len(picture.camera_path)
+    scenes = len(entry.camera_path)
     return {
-        **picture.model_dump(),
+        **entry.model_dump(),
         "num_scenes": scenes,
-        "total_frames": picture.total_frames(frames),
+        "total_frames": entry.total_frames(frames),
         "anchor_frame_idx": [index * (frames - 1) for index in range(scenes + 1)],
     }
 
 
-def what_is_missing(folder: Path) -> str:
-    """Why the benchmark's evaluation would pass an image's folder over, or nothing if it is complete."""
+def find_incomplete(folder: Path) -> str:
+    """Why the benchmark would skip an image's folder; empty if the folder is complete."""
     if not folder.is_dir():
         return "not generated yet"
     for name in (IMAGE, CAMERAS, INPUT):
@@ -208,7 +207,7 @@ def what_is_missing(folder: Path) -> str:
         total = int(json.loads((folder / IMAGE).read_text(encoding="utf-8"))["total_frames"])
         cameras = len(json.loads((folder / CAMERAS).read_text(encoding="utf-8"))["cameras_interp"])
     except (ValueError, KeyError, TypeError) as error:
-        return f"{IMAGE} or {CAMERAS} does not read ({error})"
+        return f"{IMAGE} or {CAMERAS} is unreadable ({error})"
     found = len([path for path in (folder / FRAMES).glob("*") if path.suffix in (".png", ".jpg")])
     if found != total or cameras != total:
         return f"{found} frames and {cameras} cameras, expected {total} of each"

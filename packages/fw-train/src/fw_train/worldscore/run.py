@@ -1,4 +1,4 @@
-"""`fw-train worldscore`: generate WorldScore's static subset movement by movement, in its layout, and check it."""
+"""`fw-train worldscore`: generate the static subset of WorldScore in the layout of its evaluation, and check it."""
 
 import json
 import shutil
@@ -23,59 +23,59 @@ from fw_train.worldscore.format import (
     IMAGE,
     INPUT,
     VIDEO,
-    Picture,
+    BenchmarkImage,
     camera_data,
     camera_path,
+    find_incomplete,
     image_data,
-    read_pictures,
-    what_is_missing,
+    read_images,
 )
 
 _LISTED = 10
 
 
 def run(options: WorldScoreOptions, say: Say = print) -> int:
-    """Generate what is missing, or check what is there; returns the exit code.
+    """Generate missing results, or only check existing ones; returns the exit code.
 
     Raises:
-        ConfigError: dataset, checkpoint, sizes or existing outputs cannot be used; nothing was generated then.
+        ConfigError: invalid dataset, checkpoint, sizes or existing results; nothing was generated.
     """
-    pictures = read_pictures(options.dataset, style=options.style, limit=options.limit)
+    entries = read_images(options.dataset, style=options.style, limit=options.limit)
     if options.check:
-        return check(options.out, pictures, say)
+        return check(options.out, entries, say)
     if options.checkpoint is None:
-        raise ConfigError("give --checkpoint to generate with, or --check to see what is there")
+        raise ConfigError("--checkpoint is missing; give it to generate results, or --check to check existing ones")
     if not options.focal_px > 0 or not options.unit > 0:
-        raise ConfigError(f"--focal-px {options.focal_px} and --unit {options.unit} must be above zero")
-    absent = [picture.image for picture in pictures if not (options.dataset / picture.image).is_file()]
+        raise ConfigError(f"--focal-px is {options.focal_px} and --unit is {options.unit}; both must be above 0")
+    absent = [entry.image for entry in entries if not (options.dataset / entry.image).is_file()]
     if absent:
-        raise ConfigError(f"{options.dataset}: {len(absent)} pictures of the list are not there, first {absent[0]}")
+        raise ConfigError(f"{options.dataset}: {len(absent)} images of the list are missing, first {absent[0]}")
     checkpoint = open_checkpoint(options.checkpoint)
     settings = _settings(options, checkpoint)
-    made = [p for p in pictures if is_made(options.out / p.place, {**settings, "image": p.image})]
-    for picture in made:
-        if what_is_missing(options.out / picture.place):
-            say(f"{picture.place}: {what_is_missing(options.out / picture.place)}; generating it again")
-            shutil.rmtree(options.out / picture.place)
-    missing = [picture for picture in pictures if not (options.out / picture.place).is_dir()]
-    say(f"worldscore: {len(pictures)} pictures, {len(pictures) - len(missing)} are there already")
+    made = [p for p in entries if is_made(options.out / p.place, {**settings, "image": p.image})]
+    for entry in made:
+        if find_incomplete(options.out / entry.place):
+            say(f"{entry.place}: {find_incomplete(options.out / entry.place)}; generating it again")
+            shutil.rmtree(options.out / entry.place)
+    missing = [entry for entry in entries if not (options.out / entry.place).is_dir()]
+    say(f"worldscore: {len(entries)} images, {len(entries) - len(missing)} exist")
     pipeline = checkpoint.pipeline(options.device, options.dtype) if missing else None
-    for number, picture in enumerate(missing, start=1):
+    for number, entry in enumerate(missing, start=1):
         assert pipeline is not None
-        say(f"[{number}/{len(missing)}] {picture.image}: {', '.join(picture.camera_path)}")
-        _generate(pipeline, picture, options, settings, say)
+        say(f"[{number}/{len(missing)}] {entry.image}: {', '.join(entry.camera_path)}")
+        _generate(pipeline, entry, options, settings, say)
     _write_model_config(options, settings, checkpoint)
-    return check(options.out, pictures, say)
+    return check(options.out, entries, say)
 
 
-def check(out: Path, pictures: list[Picture], say: Say = print) -> int:
-    """Say which pictures are not complete; 0 if all are, else 1."""
-    missing = {picture.place: reason for picture in pictures if (reason := what_is_missing(out / picture.place))}
+def check(out: Path, entries: list[BenchmarkImage], say: Say = print) -> int:
+    """Print the incomplete images; returns 0 if all are complete, else 1."""
+    missing = {entry.place: reason for entry in entries if (reason := find_incomplete(out / entry.place))}
     for place, reason in list(missing.items())[:_LISTED]:
         say(f"{place}: {reason}")
     if len(missing) > _LISTED:
         say(f"... and {len(missing) - _LISTED} more")
-    say(f"worldscore: {len(pictures) - len(missing)} of {len(pictures)} pictures are complete in {out}")
+    say(f"worldscore: {len(entries) - len(missing)} of {len(entries)} images are complete in {out}")
     return 1 if missing else 0
 
 
@@ -88,7 +88,7 @@ def _settings(options: WorldScoreOptions, checkpoint: Checkpoint) -> dict[str, P
     except ValueError as error:
         raise ConfigError(f"--frames, --size: {error}") from None
     if frames < 2:
-        raise ConfigError("--frames is 1; a movement needs at least 5")
+        raise ConfigError("--frames is 1; it must be 5 or more")
     return {
         "model": checkpoint.model,
         "weights": checkpoint.fingerprint,
@@ -105,14 +105,14 @@ def _settings(options: WorldScoreOptions, checkpoint: Checkpoint) -> dict[str, P
 
 
 def _generate(
-    pipeline: WorldPipeline, picture: Picture, options: WorldScoreOptions, settings: dict[str, Plain], say: Say
+    pipeline: WorldPipeline, entry: BenchmarkImage, options: WorldScoreOptions, settings: dict[str, Plain], say: Say
 ) -> None:
-    """One picture: each movement starts from the last frame of the one before, as the benchmark's own loop does."""
+    """Generate one image's video; each movement starts at the last frame of the one before, as in the benchmark."""
     frames, height, width = (int(settings[name] or 0) for name in ("frames", "height", "width"))
-    poses = camera_path(picture.camera_path, frames)
-    first = _input(options.dataset / picture.image, height, width)
+    poses = camera_path(entry.camera_path, frames)
+    first = _input(options.dataset / entry.image, height, width)
     video = first[None]
-    for index, prompt in enumerate(picture.prompts()):
+    for index, prompt in enumerate(entry.prompts()):
         part = poses[index * (frames - 1) : (index + 1) * (frames - 1) + 1]
         reports = pipeline.generate(
             video[-1],
@@ -120,11 +120,11 @@ def _generate(
             _trajectory(part, options.focal_px, height, width),
             num_inference_steps=options.steps,
             guidance_scale=options.guidance,
-            seed=noise_seed(options.seed, picture.image, index),
+            seed=noise_seed(options.seed, entry.image, index),
             scene_scale=1 / options.unit,
         )
-        world = finish(reports, f"  {picture.camera_path[index]}", say)
-        # the first generated frame is the input again: only of the very first movement it is kept
+        world = finish(reports, f"  {entry.camera_path[index]}", say)
+        # the first generated frame repeats the input; keep it for the first movement only
         video = world.video if index == 0 else np.concatenate([video, world.video[1:]])
 
     def write(folder: Path) -> None:
@@ -134,13 +134,13 @@ def _generate(
         write_video(folder / VIDEO, video, pipeline.sampling.fps)
         Image.fromarray(first).save(folder / INPUT)
         (folder / CAMERAS).write_text(json.dumps(camera_data(poses, frames, options.focal_px), indent=1) + "\n")
-        (folder / IMAGE).write_text(json.dumps(image_data(picture, frames), indent=1) + "\n", encoding="utf-8")
+        (folder / IMAGE).write_text(json.dumps(image_data(entry, frames), indent=1) + "\n", encoding="utf-8")
 
-    with_files(options.out / picture.place, {**settings, "image": picture.image}, write)
+    with_files(options.out / entry.place, {**settings, "image": entry.image}, write)
 
 
 def _trajectory(pose_c2w: np.ndarray, focal_px: float, height: int, width: int) -> Trajectory:
-    """A part of the path, seen from its own first camera."""
+    """A part of the path relative to its first camera."""
     K = np.array([[focal_px, 0.0, width / 2], [0.0, focal_px, height / 2], [0.0, 0.0, 1.0]])
     return Trajectory(
         pose_c2w=invert_poses(pose_c2w[0]) @ pose_c2w,
@@ -151,13 +151,13 @@ def _trajectory(pose_c2w: np.ndarray, focal_px: float, height: int, width: int) 
 
 
 def _input(path: Path, height: int, width: int) -> np.ndarray:
-    """The picture at the output's size: resized to cover it, the middle cut out."""
+    """Load an image at the output size: resized to cover it and center-cropped."""
     pixels = (prepare_image(path, height, width, "crop") + 1) * 127.5
     return pixels.round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
 def _write_model_config(options: WorldScoreOptions, settings: dict[str, Plain], checkpoint: Checkpoint) -> None:
-    """The benchmark's description of a model, to copy into its config/model_configs."""
+    """Write the model description for config/model_configs of the benchmark."""
     lines = (
         f"model: {options.name}",
         f"runs_root: {options.out.resolve()}",
