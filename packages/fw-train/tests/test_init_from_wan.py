@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from fw_data.dataset.clip_order import ClipSampler
 from fw_model.autoencoders.wan_vae import WanVAE
 from fw_model.checkpoints.checkpoint import load_world
-from fw_model.checkpoints.keys import to_wan
+from fw_model.checkpoints.keys import to_diffusers, to_wan
 from fw_model.config import WorldConfig
 from fw_model.model.model import FantasyWorld
 from fw_train.config.schema import ClipConfig, ConfigError, DropoutConfig, TrainConfig
@@ -138,6 +139,57 @@ def test_what_is_missing_is_named(wan, clip_world, tmp_path):
     with pytest.raises(ConfigError, match="'tiny'"):
         init(InitOptions(model="tiny", wan=wan, out=tmp_path / "out"))
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_relative_folder_loads_from_anywhere(wan, clip_world, tmp_path, monkeypatch):
+    from fw_model.pipeline.components import load_companions
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(wan, tmp_path / "here" / "wan")
+    monkeypatch.chdir(tmp_path / "here")
+    init(InitOptions(model=str(clip_world[0]), wan=Path("wan"), out=Path("made")))
+    spec = json.loads(Path("made/pipeline.json").read_text())
+    assert spec["text_encoder"]["source"] == "text_encoder"
+    assert spec["image_encoder"]["source"] == "image_encoder"
+    for name, sizes in (("text_encoder", T5_SIZES), ("image_encoder", CLIP_SIZES)):
+        (tmp_path / "here" / "made" / name / "config.json").write_text(json.dumps(sizes))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_companions(Path("../here/made")).text_encoder.text_len == clip_world[1].video.text_len
+
+
+@pytest.mark.parametrize(
+    ("limits", "folder", "rename"),
+    [
+        ((0.0, 900.0), "low_noise_model", to_wan),
+        ((900.0, 1000.0), "high_noise_model", to_wan),
+        ((0.0, 900.0), "transformer_2", to_diffusers),
+        ((900.0, 1000.0), "transformer", to_diffusers),
+    ],
+)
+def test_layouts_of_wan22(wan, clip_world, tmp_path, limits, folder, rename):
+    """Two experts in two folders: the one of the config's timesteps is taken."""
+    config = dataclasses.replace(clip_world[1], name="expert", timestep_range=limits)
+    (tmp_path / "expert.json").write_text(config.to_json())
+    source = tmp_path / "wan22"
+    shutil.copytree(wan, source)
+    (source / "diffusion_pytorch_model.safetensors").unlink()
+    world = FantasyWorld(config, seed=4)
+    names = ("low_noise_model", "high_noise_model") if rename is to_wan else ("transformer", "transformer_2")
+    for name in names:
+        added = 0.0 if name == folder else 1.0  # the other expert has other weights
+        state = {
+            rename(n, config.pcb_blocks): p.detach() + added
+            for n, p in world.named_parameters()
+            if world.parameter_group(n) == "video"
+        }
+        (source / name).mkdir()
+        save_file(state, source / name / "diffusion_pytorch_model.safetensors")
+    lines = init(InitOptions(model=str(tmp_path / "expert.json"), wan=source, out=tmp_path / "made"))
+    assert folder in lines[0]
+    made = load_world(tmp_path / "made")
+    weight = "pcb.0.self_attn.q.weight"
+    assert torch.equal(made.get_parameter(weight), world.get_parameter(weight))
 
 
 def _t5() -> dict[str, torch.Tensor]:

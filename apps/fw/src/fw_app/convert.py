@@ -9,6 +9,8 @@ def convert(options: ConvertOptions) -> None:
 
     done = convert_checkpoint(options.source, options.folder)
     print(f"{options.source} is {done.kind}: {done.tensors} tensors, {done.parameters / 1e6:.1f} M parameters")
+    for note in done.notes:
+        print(note)
     if done.left_out:
         print(f"not used by the model and omitted, among others: {', '.join(done.left_out)}")
     for name in done.files:

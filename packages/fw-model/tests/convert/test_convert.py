@@ -126,9 +126,9 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path):
 def test_other_files_are_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match="There is no file"):
         convert_checkpoint(tmp_path / "none.pth", tmp_path / "out")
-    torch.save({"blocks.0.self_attn.q.weight": torch.zeros(2, 2)}, tmp_path / "dit.pth")
-    with pytest.raises(ValueError, match="Wan video transformer"):
-        convert(tmp_path / "dit.pth", tmp_path / "out", None)
+    torch.save({"blocks.0.self_attn.q.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "lora.pth")
+    with pytest.raises(ValueError, match="LoRA"):
+        convert(tmp_path / "lora.pth", tmp_path / "out", None)
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="holds a list"):
         convert(tmp_path / "list.pth", tmp_path / "out", None)

@@ -4,7 +4,6 @@ The video branch gets Wan's weights, the geometry branch and its coupling get ne
 names Wan's autoencoder, text encoder and CLIP encoder, turned into safetensors where they are pickles.
 """
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from fw_model.config import WorldConfig
 from fw_train.config.schema import ConfigError
 
 TRANSFORMER = ("transformer", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
@@ -54,12 +54,12 @@ def init(options: InitOptions) -> list[str]:
     from fw_model.pipeline.components import save_components
     from fw_train.model_bundle import world_config
 
-    config, wan, out = world_config(options.model), options.wan, options.out
+    config, wan, out = world_config(options.model), options.wan.resolve(), options.out.absolute()
     if out.exists():
         raise ConfigError(f"{out} exists already; give another folder, or delete it")
     if not wan.is_dir():
         raise ConfigError(f"{wan} is not a folder; give the downloaded Wan model")
-    found = {"transformer": _find(wan, TRANSFORMER), "vae": _find(wan, VAE), "text_encoder": _find(wan, TEXT)}
+    found = {"transformer": _find(wan, _transformer(config)), "vae": _find(wan, VAE), "text_encoder": _find(wan, TEXT)}
     if config.video.clip_dim is not None:
         found["image_encoder"] = _find(wan, CLIP)
     partial = out.with_name(f".{out.name}.partial")
@@ -77,7 +77,7 @@ def init(options: InitOptions) -> list[str]:
             clip = ClipImageEncoder(_safetensors(found["image_encoder"], partial / "image_encoder"))
         world = FantasyWorld(config, seed=options.seed)
         source = found["transformer"]
-        layout = load_video_backbone(world, source if source.is_dir() else wan)
+        layout = load_video_backbone(world, wan if source.suffix == ".json" else source)
         lines = [f"video branch: {source} ({layout} layout)"]
         if options.vggt is None:
             lines.append(f"geometry branch and coupling: new, seed {options.seed}")
@@ -87,13 +87,20 @@ def init(options: InitOptions) -> list[str]:
         save_world(world, partial)
         save_components(partial, vae, text_encoder, clip)
         shutil.rmtree(partial / "vae_original", ignore_errors=True)
-        _inside(partial / "pipeline.json", partial)
         partial.rename(out)
     except ValueError as error:
         raise ConfigError(str(error).replace(str(partial), str(out))) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [*lines, f"go on with: fw-train stage1 RECIPE --model {options.model} --init {out} --data DATASET --out RUN"]
+
+
+def _transformer(config: WorldConfig) -> tuple[str, ...]:
+    """Where a download has the transformer; of Wan2.2 the expert that the config is for."""
+    low, high = config.timestep_range
+    if low > 0:
+        return ("high_noise_model", "transformer")
+    return ("low_noise_model", "transformer_2") if high < 1000 else TRANSFORMER
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> Path:
@@ -120,13 +127,3 @@ def _copy_tokenizer(wan: Path, text_folder: Path) -> None:
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copy2(source / name, text_folder / name)
-
-
-def _inside(spec_file: Path, folder: Path) -> None:
-    """Name the parts that lie in the folder itself by their relative paths."""
-    spec = json.loads(spec_file.read_text(encoding="utf-8"))
-    for part in spec.values():
-        source = Path(str(part.get("source", "")))
-        if source.is_absolute() and source.is_relative_to(folder.resolve()):
-            part["source"] = source.relative_to(folder.resolve()).as_posix()
-    spec_file.write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")

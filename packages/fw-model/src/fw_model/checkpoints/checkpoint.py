@@ -5,6 +5,7 @@ than the weights. Names and shapes are compared before anything is read.
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fw_model.checkpoints.keys import released_names, to_diffusers, to_wan
+from fw_model.checkpoints.opening import is_fp8, read_json
 from fw_model.checkpoints.sources import local_folder
 from fw_model.checkpoints.weights import SHARD_BYTES, WeightFolder, compare_names, looks_like, save_weights, write_text
 from fw_model.config import WorldConfig
@@ -20,6 +22,7 @@ from fw_model.model.model import FantasyWorld
 
 CONFIG_FILE = "config.json"
 FORMAT = "fantasy-world-1"
+_LOG = logging.getLogger(__name__)
 
 Layout = Literal["original", "diffusers"]
 """How a Wan transformer names its parameters: Wan, VideoX-Fun and DiffSynth alike, or WanTransformer3DModel."""
@@ -135,7 +138,7 @@ def read_config(folder: Path) -> WorldConfig:
             f"{CONFIG_FILE} and model.safetensors; a Wan backbone is loaded with load_video_backbone, and "
             "released .pth files are turned into a folder by `fw convert`."
         )
-    content = json.loads(path.read_text())
+    content = read_json(path)
     if content.pop("format", None) != FORMAT:
         kind = content.get("_class_name") or content.get("model_type") or "another program's model"
         raise ValueError(f"{path} is the config of {kind}, not of a FantasyWorld model (format {FORMAT!r}).")
@@ -153,8 +156,16 @@ def _fill(
     parameters = dict(world.named_parameters())
     wanted = {theirs: tuple(parameters[ours].shape) for theirs, ours in names.items()}
     compare_names(weights.shapes, wanted, source=str(weights.path), purpose=purpose)
+    for note in weights.notes:
+        _LOG.warning("%s: %s", weights.path, note)
+    compact = 0
     for theirs, tensor in weights.tensors():
+        if is_fp8(tensor.dtype):
+            compact += 1
+            tensor = tensor.to(torch.bfloat16)  # fp8 stores weights, it does not compute
         _put(world, names[theirs], tensor, device, dtype)
+    if compact:
+        _LOG.warning("%s: %d tensors stored in fp8 were loaded as bfloat16", weights.path, compact)
 
 
 @torch.no_grad()

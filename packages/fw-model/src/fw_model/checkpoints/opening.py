@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 _LENGTH_BYTES = 8
 _MOST_HEADER = 100_000_000
-_FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0")
 _WHOLE = ("I8", "U8", "I4", "U4", "F4", "I16", "U16", "I32", "U32")
 _SCALES = re.compile(r"(^|\.)(scaled_fp8|scale_weight|scale_input|weight_scale(_\d|_inv)?|input_scale|comfy_quant)$")
 _DOWNLOAD = "download it again"
@@ -35,6 +35,18 @@ def open_safetensors(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path} is damaged ({error}); {_DOWNLOAD}") from None
     with handle as opened:
         yield opened
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. ValueError if it is a git-lfs pointer, a web page, or not JSON."""
+    content = path.read_bytes()
+    kind = other_kind(content[:512])
+    if kind:
+        raise ValueError(f"{path} is {kind}")
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); {_DOWNLOAD}") from None
 
 
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
@@ -91,6 +103,6 @@ def check_quantization(path: Path, dtypes: Mapping[str, str]) -> None:
         )
 
 
-def is_fp8(dtype: str) -> bool:
-    """Whether a header's type is one of the 8-bit floats."""
-    return dtype in _FP8
+def is_fp8(dtype: torch.dtype) -> bool:
+    """Whether a type is one of the 8-bit floats, which store weights and do not compute."""
+    return dtype.is_floating_point and dtype.itemsize == 1

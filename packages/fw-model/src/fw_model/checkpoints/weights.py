@@ -14,6 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fw_model.checkpoints.opening import check_quantization, read_header, read_json
+from fw_model.checkpoints.prefixes import plain_names
+
 MODEL_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
@@ -45,7 +48,9 @@ def looks_like(names: Iterator[str] | set[str] | list[str]) -> str:
 
 
 class WeightFolder:
-    """The safetensors files of a folder (or one file), read lazily.
+    """The safetensors files of a folder (or one file), read lazily, under plain names (see `plain_names`).
+
+    `notes` lists the prefixes that were removed and the copies that were left out.
 
     Raises:
         ValueError: there are no safetensors files, an index names a missing one, or two files hold the same name.
@@ -53,15 +58,19 @@ class WeightFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self._file: dict[str, Path] = {}
+        owner: dict[str, Path] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for file in _weight_files(path):
-            with safe_open(file, framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118  a safetensors handle is not a dict
-                    if name in self._file:
-                        raise ValueError(f"{path}: {name!r} is both in {self._file[name].name} and in {file.name}.")
-                    self._file[name] = file
-                    self.shapes[name] = tuple(handle.get_slice(name).get_shape())
+            header = read_header(file)
+            check_quantization(file, {name: entry["dtype"] for name, entry in header.items()})
+            for name, entry in header.items():
+                if name in owner:
+                    raise ValueError(f"{path}: {name!r} is both in {owner[name].name} and in {file.name}.")
+                owner[name], shapes[name] = file, tuple(entry["shape"])
+        names, self.notes = plain_names(owner)
+        self._stored = {plain: stored for stored, plain in names.items()}
+        self._file = {plain: owner[stored] for plain, stored in self._stored.items()}
+        self.shapes = {plain: shapes[stored] for plain, stored in self._stored.items()}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every name and tensor, one file after the other; a tensor is read when it is asked for.
@@ -72,7 +81,7 @@ class WeightFolder:
         for names in self._windows():
             with safe_open(self._file[names[0]], framework="pt") as handle:
                 for name in names:
-                    yield name, handle.get_tensor(name)
+                    yield name, handle.get_tensor(self._stored[name])
 
     def _windows(self) -> Iterator[list[str]]:
         names: list[str] = []
@@ -145,7 +154,7 @@ def _weight_files(path: Path) -> list[Path]:
         return [path]
     indexes = sorted(path.glob("*.safetensors.index.json"))
     if indexes:
-        mapped = set(json.loads(indexes[0].read_text())["weight_map"].values())
+        mapped = set(read_json(indexes[0])["weight_map"].values())
         files = [path / name for name in sorted(mapped)]
     else:
         files = sorted(path.glob("*.safetensors"))
@@ -155,6 +164,8 @@ def _weight_files(path: Path) -> list[Path]:
     if not files:
         others = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
         hint = " Turn .pth and .pt files into safetensors with `fw convert`." if _has_pickles(others) else ""
+        if any(name.endswith(".gguf") for name in others):
+            hint = " GGUF files are not supported; get the safetensors of the model."
         raise ValueError(f"{path} holds no safetensors file (it has: {', '.join(others[:5]) or 'nothing'}).{hint}")
     return files
 

@@ -25,6 +25,8 @@ class Converted:
     """Tensors written."""
     parameters: int
     """Numbers in them."""
+    notes: tuple[str, ...]
+    """Prefixes removed from the names, and the copy that was taken where the file holds an EMA too."""
     left_out: tuple[str, ...]
     """Names that the model does not use (a CLIP file's text tower), at most ten of them."""
 
@@ -67,5 +69,6 @@ def convert_checkpoint(source: str | Path, folder: str | Path, *, config: WorldC
         files=tuple(result["files"]),
         tensors=result["tensors"],
         parameters=result["parameters"],
+        notes=tuple(result["notes"]),
         left_out=tuple(result["left_out"]),
     )

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from fw_model.checkpoints.checkpoint import CONFIG_FILE, FORMAT
 from fw_model.checkpoints.keys import released_names
+from fw_model.checkpoints.opening import other_kind
+from fw_model.checkpoints.prefixes import plain_names, unwrap
 from fw_model.checkpoints.sources import load_tensors
 from fw_model.checkpoints.weights import MODEL_FILE, SHARD_BYTES, compare_names, looks_like, save_weights, write_text
 from fw_model.config import WorldConfig, wan21_i2v_14b, wan22_fun_a14b
 from fw_model.convert.layouts import clip_to_transformers, umt5_to_transformers, vae_to_diffusers
 from fw_model.model.model import FantasyWorld
-
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "ema")
-"""Keys under which training programs keep the tensors."""
 
 
 def main() -> int:
@@ -43,7 +42,7 @@ def main() -> int:
 
 def convert(source: Path, folder: Path, config: WorldConfig | None) -> dict[str, Any]:
     """Convert one file; see ``fw_model.convert.convert_checkpoint``."""
-    state = read(source)
+    state, notes = read(source)
     kind = looks_like(set(state))
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "a released FantasyWorld checkpoint":
@@ -59,19 +58,39 @@ def convert(source: Path, folder: Path, config: WorldConfig | None) -> dict[str,
         kind = "a CLIP in the original layout"
         written = _write_part(folder, MODEL_FILE, clip_to_transformers(state))
         left_out = {name for name in state if not name.removeprefix("model.").startswith("visual.")}
+    elif kind.startswith("a Wan video transformer"):
+        written, left_out = _write_part(folder, "diffusion_pytorch_model.safetensors", state), set()
     else:
         raise ValueError(
             f"it looks like {kind}, and there is nothing to convert it to. Known are released FantasyWorld files and "
-            "the original Wan2.1 VAE, UMT5 and CLIP files."
+            "the original Wan transformer, VAE, UMT5 and CLIP files."
         )
     files = [file.name for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".json")]
-    return {"kind": kind, "files": files, "left_out": sorted(left_out)[:10], **written}
+    return {"kind": kind, "files": files, "left_out": sorted(left_out)[:10], "notes": notes, **written}
 
 
-def read(source: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by name. ValueError if it holds anything that is not a tensor under a name."""
-    if source.suffix == ".safetensors":
-        return load_tensors(source)
+def read(source: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a file by plain name, and notes about removed prefixes and the copy that was taken.
+
+    Raises:
+        ValueError: another kind of file, or anything in it that is not a tensor under a name.
+    """
+    content, notes = (load_tensors(source), []) if source.suffix == ".safetensors" else _open_pickle(source)
+    strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise ValueError(f"{source.name} holds more than tensors, first {strange[0]!r}.")
+    tensors = {str(name): value for name, value in content.items()}
+    names, more = plain_names(tensors)
+    return {plain: tensors[stored] for stored, plain in names.items()}, [*notes, *more]
+
+
+def _open_pickle(source: Path) -> tuple[Mapping[Any, Any], list[str]]:
+    with source.open("rb") as file:
+        start = file.read(512)
+    if not start.startswith((b"PK", b"\x80")):  # the beginnings of PyTorch's own files
+        kind = other_kind(start)
+        if kind:
+            raise ValueError(f"{source.name} is {kind}")
     try:
         content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
     except pickle.UnpicklingError as error:
@@ -81,15 +100,10 @@ def read(source: Path) -> dict[str, Tensor]:
         ) from error
     except RuntimeError as error:
         raise ValueError(f"{source.name} is no whole PyTorch file ({str(error).splitlines()[0]}).") from error
-    for name in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
+    content, notes = unwrap(content)
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{source.name} holds a {type(content).__name__}, not tensors by name.")
-    strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
-    if strange:
-        raise ValueError(f"{source.name} holds more than tensors, first {strange[0]!r}.")
-    return {str(name): value for name, value in content.items()}
+    return content, notes
 
 
 def released_config(state: Mapping[str, Tensor], source: Path) -> WorldConfig:

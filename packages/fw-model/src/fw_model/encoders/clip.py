@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from fw_model.checkpoints.sources import load_tensors, local_folder, locate
+from fw_model.checkpoints.sources import load_tensors, local_folder, locate, stable_name
 from fw_model.convert.layouts import clip_to_transformers
 from fw_model.encoders.base import load_strict
 
@@ -50,7 +50,7 @@ class ClipImageEncoder:
     """
 
     def __init__(self, source: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-        self.source, self._named, self.dtype = local_folder(source), str(source), dtype
+        self.source, self._named, self.dtype = local_folder(source), stable_name(source), dtype
         folder = self.source if self.source.is_dir() else self.source.parent
         file = folder / "config.json"
         self.config = {**VIT_H_14, **(json.loads(file.read_text()) if file.is_file() else {})}

@@ -21,7 +21,7 @@ class PrecomputedText:
     def __init__(self, source: str | Path) -> None:
         from safetensors import safe_open
 
-        self.source = Path(source)
+        self.source = Path(source).resolve()
         if not self.source.is_file():
             raise ValueError(f"{self.source} does not exist; write it with PrecomputedText.write.")
         with safe_open(self.source, framework="pt") as file:

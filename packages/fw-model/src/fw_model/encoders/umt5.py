@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fw_model.checkpoints.sources import load_tensors, local_folder, locate
+from fw_model.checkpoints.sources import load_tensors, local_folder, locate, stable_name
 from fw_model.convert.layouts import umt5_to_transformers
 from fw_model.encoders.base import clean_prompt, load_strict
 
@@ -40,7 +40,7 @@ class UMT5TextEncoder:
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         self.source = local_folder(source)
-        self._named = str(source)
+        self._named = stable_name(source)
         self.text_len, self.dtype = text_len, dtype
         self.config = self._config()
         self.text_dim = int(self.config["d_model"])

@@ -12,6 +12,7 @@ from typing import Any
 
 from fw_model.autoencoders.base import VideoAutoencoder
 from fw_model.autoencoders.registry import autoencoder_from_spec
+from fw_model.checkpoints.opening import read_json
 from fw_model.encoders.base import TextEncoder
 from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.encoders.registry import text_encoder_from_spec
@@ -48,7 +49,7 @@ def load_components(folder: Path) -> Components:
             f"{folder} has no {SPEC_FILE}, so it does not say which autoencoder and text encoder belong to it. "
             "Build WorldPipeline(FantasyWorld.from_pretrained(...), autoencoder, text_encoder) and save() it once."
         )
-    spec = json.loads(file.read_text(encoding="utf-8"))
+    spec = read_json(file)
     missing = sorted({"autoencoder", "text_encoder"} - set(spec))
     if missing:
         raise ValueError(f"{file} does not name {' and '.join(missing)}; write it with WorldPipeline.save.")
@@ -80,4 +81,8 @@ def save_components(
         spec["image_encoder"] = image_encoder.spec()
     if sampling is not None:
         spec["sampling"] = dataclasses.asdict(sampling)
+    for part in spec.values():  # files inside the folder by their path in it, so that the folder can be moved
+        source = Path(str(part.get("source", "")))
+        if source.is_absolute() and source.is_relative_to(folder.resolve()):
+            part["source"] = source.relative_to(folder.resolve()).as_posix()
     (folder / SPEC_FILE).write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
