@@ -142,7 +142,7 @@ def test_what_is_missing_is_named(wan, clip_world, tmp_path):
 
 
 def test_a_relative_folder_loads_from_anywhere(wan, clip_world, tmp_path, monkeypatch):
-    from fw_model.pipeline.components import load_companions
+    from fw_model.pipeline.components import load_components
 
     (tmp_path / "here").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -155,7 +155,7 @@ def test_a_relative_folder_loads_from_anywhere(wan, clip_world, tmp_path, monkey
     for name, sizes in (("text_encoder", T5_SIZES), ("image_encoder", CLIP_SIZES)):
         (tmp_path / "here" / "made" / name / "config.json").write_text(json.dumps(sizes))
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert load_companions(Path("../here/made")).text_encoder.text_len == clip_world[1].video.text_len
+    assert load_components(Path("../here/made")).text_encoder.text_len == clip_world[1].video.text_len
 
 
 @pytest.mark.parametrize(
