@@ -26,6 +26,7 @@ from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.components import load_components, save_components
 from fw_model.pipeline.settings import Sampling
+from fw_train.config.load import load
 from fw_train.config.schema import ConfigError, Stage, TrainConfig, leaves
 from fw_train.lora import add_adapters, merge_adapters, save_adapters
 
@@ -177,7 +178,7 @@ def check_start(config: TrainConfig) -> Path | None:
 
 
 def unread_by_model(config: TrainConfig) -> list[str]:
-    """Keys that differ from their defaults and that this stage of this model does not read."""
+    """Keys that this stage of this model does not read and whose values are neither the recipe's nor the default."""
     if config.stage == "autoencoder":
         return []
     model = world_config(config.model)
@@ -187,7 +188,8 @@ def unread_by_model(config: TrainConfig) -> list[str]:
     keys += [] if camera else ["dropout.camera"]
     if config.stage == "base" and not camera:  # depth only gives the unit of length of the camera path
         keys += ["clip.min_confidence", "clip.mask_moving", "clip.scale_by_first_frame"]
-    values, defaults = leaves(config), leaves(TrainConfig())
+    usual = load(config.recipe, config.stage) if config.recipe else TrainConfig()
+    values, defaults = leaves(config), leaves(usual)
     return [key for key in keys if values[key] != defaults[key]]
 
 

@@ -13,7 +13,7 @@ from fw_train.data.samples import SampleSource, open_data
 from fw_train.model_bundle import Encoded
 from fw_train.tasks.train import train
 
-SMALL = {"frames": 5, "height": 32, "width": 48, "validate_on": 2, "scale_by_first_frame": True, "pool": 4, "reuse": 2}
+SMALL = {"frames": 5, "height": 32, "width": 48, "validate_on": 2, "pool": 4, "reuse": 2}
 
 
 def config(**changes: object) -> TrainConfig:
