@@ -56,7 +56,7 @@ def test_the_chart_is_well_formed_and_stays_inside_its_box() -> None:
             assert 0 <= x <= 400
             assert 0 <= y <= 200
     first, last = (float(p.split(",")[1]) for p in lines[0].attrib["points"].split())
-    assert first < last  # a falling loss goes down the image
+    assert first < last  # SVG y grows downward, and the loss falls
     texts = [text.text or "" for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "base & more" in texts
     assert "val <loss> 2.4 → 1.1" in texts

@@ -1,4 +1,4 @@
-"""Parts of the HTML pages that hold everything in themselves: style, tables, figures and strips of frames.
+"""Parts of self-contained HTML pages: style, tables, figures and strips of frames.
 
 Axis legend: f frames, h height, w width. Images are uint8 RGB arrays.
 """
@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 _LONGEST_FIGURE = 30
-"""Characters of a table's cell above which it is text, whose lines are broken."""
+"""Table cells with more characters are text and wrap."""
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #3b6fd4; }
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
@@ -32,7 +32,7 @@ svg { max-width: 100%; height: auto; }
 
 
 def html_page(title: str, sections: Sequence[str]) -> str:
-    """A whole page: no script, no outside files, readable on light and dark screens."""
+    """A complete page without scripts and external files, for light and dark screens."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -41,7 +41,7 @@ def html_page(title: str, sections: Sequence[str]) -> str:
 
 
 def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain table; every cell is escaped."""
+    """An HTML table; all cells are escaped."""
     head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
     body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -59,13 +59,13 @@ def figure(image: UInt8[np.ndarray, "h w 3"], caption: str) -> str:
 
 
 def strip(frames: UInt8[np.ndarray, "f h w 3"], count: int, scale: int = 1) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """`count` frames at even distances side by side, each pixel repeated `scale` times."""
+    """`count` evenly spaced frames side by side, enlarged by the whole number `scale`."""
     chosen = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
     return np.concatenate(list(chosen.repeat(scale, axis=1).repeat(scale, axis=2)), axis=1)
 
 
 def png_data_uri(image: UInt8[np.ndarray, "h w 3"]) -> str:
-    """An image as a data: address that an HTML page can hold in itself."""
+    """An image as a data: URI, to embed in an HTML page."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Curves of a run for a report: series read from its log, and a small self-contained SVG of some of them."""
+"""Curves of a run for a report: read series from its log, and draw them as a self-contained SVG chart."""
 
 import html
 import math
@@ -19,13 +19,13 @@ class Series:
     name: str
     """Split and quantity, such as "train loss" or "val loss/depth"."""
     steps: tuple[int, ...]
-    """Optimizer steps done at each measurement."""
+    """Optimizer step of each measurement."""
     values: tuple[float, ...]
-    """What was measured."""
+    """Measured values."""
 
     @property
     def drop(self) -> float:
-        """Share of the first value that is gone at the last one; negative when it rose."""
+        """Relative decrease from the first to the last value; negative for an increase."""
         return 1 - self.values[-1] / self.values[0] if self.values[0] else 0.0
 
 
@@ -55,9 +55,9 @@ def loss_curves(run: Path, *, detail: bool = False) -> list[Series]:
 def svg_chart(
     series: Sequence[Series], *, title: str, width: int = 420, height: int = 240, x_label: str = "step"
 ) -> str:
-    """A line chart as an inline <svg>: no script, no outside files, readable on light and dark pages.
+    """A line chart as an inline <svg>: no script, no external files, readable on light and dark pages.
 
-    `x_label` says what `Series.steps` counts. Values that are not finite are left out of their line.
+    `x_label` is the label of `Series.steps`. Values that are not finite are skipped.
     """
     lines = {
         one.name: [(float(x), y) for x, y in zip(one.steps, one.values, strict=True) if isfinite(y)] for one in series

@@ -65,11 +65,11 @@ def test_torchrun_gets_the_same_words_and_the_environment_that_restarts_need(
 
 
 def test_go_on_starts_a_run_and_then_resumes_it(run: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    for said in ("base on cpu", "resuming from"):
+    for line in ("base on cpu", "resuming from"):
         with pytest.raises(SystemExit) as done:
             main([*words(run), "--go-on"])
         assert done.value.code == 0
-        assert said in capsys.readouterr().out
+        assert line in capsys.readouterr().out
     with pytest.raises(SystemExit) as done:
         main(words(run))
     assert done.value.code == 2
@@ -139,6 +139,6 @@ def test_a_nan_in_a_sample_names_the_clip_and_exits_3(
     assert read_log(run.out)[-1] == {"step": report["step"], "event": "diverged"}
 
 
-def test_sharding_one_process_is_said_to_do_nothing(run: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sharding_one_process_warns(run: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     train(from_mapping({"compute": {"shard": "full"}}, run))
     assert "compute.shard = full" in capsys.readouterr().out

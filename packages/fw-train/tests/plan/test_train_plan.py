@@ -272,10 +272,10 @@ def test_the_command_prints_tables_and_json(mini: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as stop:
         main([*words, "--json", "--samples-per-s", "3"])
     assert stop.value.code == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["gpus"], told["micro_batch"], told["fits"]) == (2, 1, True)
-    assert told["time"]["step_s"] == pytest.approx(2 / 3)
-    assert told["memory_gib"]["estimated"] == pytest.approx(sum(told["memory_bytes"].values()) / 2**30)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["gpus"], printed["micro_batch"], printed["fits"]) == (2, 1, True)
+    assert printed["time"]["step_s"] == pytest.approx(2 / 3)
+    assert printed["memory_gib"]["estimated"] == pytest.approx(sum(printed["memory_bytes"].values()) / 2**30)
     with pytest.raises(SystemExit):
         main(words)
     printed = capsys.readouterr().out

@@ -1,6 +1,6 @@
-"""What starts the processes of a run: this one alone, torchrun on this machine, or Ray Train on a cluster.
+"""Start the processes of a run: this process only, torchrun on this machine, or Ray Train on a cluster.
 
-The processes themselves are the same everywhere: each runs `fw_train.train` and finds its rank in the environment.
+All launchers start the same process: it runs `fw_train.train` and reads its rank from the environment.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def launch(config: TrainConfig, words: Sequence[str]) -> "Outcome":
-    """Run `config` in the way that it names; with torchrun this process becomes torchrun and nothing returns.
+    """Run `config` with its launcher; torchrun replaces this process, so the call does not return.
 
     Args:
-        config: a new run, or with `go_on` one that may have begun.
-        words: the `fw-train` command line that says the same, for processes to repeat.
+        config: a new run, or an existing one with `go_on`.
+        words: the equivalent `fw-train` command line, for the processes of torchrun.
 
     Raises:
-        ConfigError: `out` is not set, or holds a run and `go_on` is not; see also `fw_train.train`.
+        ConfigError: `out` is not set, or contains a run without `go_on`; see also `fw_train.train`.
     """
     if config.launcher == "torchrun":
         from fw_train.launch.torchrun import become_torchrun

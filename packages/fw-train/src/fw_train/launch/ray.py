@@ -1,7 +1,7 @@
-"""Several processes on a Ray cluster by Ray Train, which starts them again when one is lost.
+"""Launch processes on a Ray cluster with Ray Train, which restarts them if one is lost.
 
-Ray carries nothing but the configuration: checkpoints, log and export are files in `out`, which all nodes must see
-under the same path, and the newest whole checkpoint there is what a restarted worker goes on from.
+Ray transfers only the configuration: checkpoints, log and export are files in `out`, which all nodes must mount under
+the same path. Restarted workers resume from the newest complete checkpoint there.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from fw_train.tasks.train import Outcome
 
 FOLDER = "ray"
-"""What Ray Train keeps of a run, inside its `out`."""
+"""Folder of Ray Train's files in `out`."""
 REFUSAL = "refused.json"
-"""Why the workers ended without a result, when starting them again would not help."""
+"""File with the error of the workers, if a restart would repeat it."""
 
 
 def fit(config: TrainConfig) -> "Outcome":
     """Train on `config.workers` Ray workers until the run is done or has failed `config.restarts` times.
 
-    Joins the cluster in RAY_ADDRESS, or starts one on this machine for as long as the run lasts.
+    Joins the cluster in RAY_ADDRESS, or starts one on this machine for the duration of the run.
 
     Raises:
         ConfigError: Ray Train is not installed, or a worker refused the run.
@@ -64,7 +64,7 @@ def fit(config: TrainConfig) -> "Outcome":
 
 
 def work(loop_config: dict[str, Any]) -> None:
-    """What every Ray worker does; errors that a restart would only repeat are left in a file."""
+    """Train in a Ray worker; errors that a restart would repeat are written to a file."""
     from fw_train.config.load import from_json
     from fw_train.engine.checkpoint import CheckpointError
     from fw_train.engine.loop import TrainingDivergedError
@@ -86,11 +86,11 @@ def _outcome(out: Path, refusal: Path) -> "Outcome":
     from fw_train.tasks.train import CHECKPOINTS, EXPORT, Outcome
 
     if refusal.exists():
-        told = json.loads(refusal.read_text(encoding="utf-8"))
+        error = json.loads(refusal.read_text(encoding="utf-8"))
         kinds: dict[str, type[Exception]] = {
             kind.__name__: kind for kind in (ConfigError, TrainingDivergedError, CheckpointError)
         }
-        raise kinds[told["kind"]](told["message"])
+        raise kinds[error["kind"]](error["message"])
     found = CheckpointStore(out / CHECKPOINTS).latest()
     assert found is not None, "a finished run has a checkpoint"
     return Outcome(Result("finished", found.step, found.path), out / EXPORT)

@@ -1,6 +1,6 @@
-"""Several processes on this machine by torchrun, which starts them again when one is lost.
+"""Launch processes on this machine with torchrun, which restarts them if one is lost.
 
-Across machines torchrun is started on each of them: see infra/slurm/train.sbatch.
+For several machines, start torchrun on each of them: see infra/slurm/train.sbatch.
 """
 
 import os
@@ -11,12 +11,12 @@ from typing import NoReturn
 from fw_train.config.schema import TrainConfig
 
 ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""Without it, processes that torchrun starts again meet what their predecessors left in the store, and hang
+"""Without it, restarted processes read stale entries of their predecessors from the store and hang
 (pytorch issue 135712, seen with torch 2.13 and gloo)."""
 
 
 def command(words: Sequence[str], *, workers: int, restarts: int) -> list[str]:
-    """The torchrun command line for an `fw-train` one; every process goes on with what `out` holds."""
+    """The torchrun command line for an `fw-train` command line; every process resumes the run in `out`."""
     again = ["--launcher", "local", "--workers", "1", "--restarts", str(TrainConfig().restarts), "--go-on"]
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),

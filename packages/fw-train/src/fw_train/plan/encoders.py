@@ -1,4 +1,4 @@
-"""What the frozen encoders of the Wan presets cost for one window of one clip, when it was not encoded before."""
+"""The cost of the frozen encoders of the Wan presets for one window of one clip without cached latents."""
 
 from dataclasses import dataclass
 
@@ -12,18 +12,18 @@ _VAE_CLIP, _VAE_FRAME, _VAE_SQUARE, _VAE_PARAMETERS = 161_312, 4_995_945, 0.375,
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderWork:
-    """One encoder on one window."""
+    """The cost of one encoder for one window."""
 
     name: str
-    """Which."""
+    """Name of the encoder."""
     flops: int
-    """For one window (video encoder, image encoder) or caption (text encoder)."""
+    """FLOPs for one window (video and image encoder) or one caption (text encoder)."""
     parameters: int
-    """Its size."""
+    """Number of parameters."""
 
 
 def encoder_work(model: WorldConfig, frames: int, height: int, width: int) -> list[EncoderWork]:
-    """Wan's video encoder, UMT5-XXL and CLIP ViT-H; nothing for models of other encoders (the tiny preset's are free).
+    """The cost of Wan's video encoder, UMT5-XXL and CLIP ViT-H; empty for other encoders (those of tiny are free).
 
     The FLOPs of the transformers follow from their sizes; those of the video encoder were counted once with torch's
     FlopCounterMode and grow with the pixels (its one attention layer with their square).
@@ -44,5 +44,5 @@ def encoder_work(model: WorldConfig, frames: int, height: int, width: int) -> li
 
 
 def _transformer(name: str, weights: int, layers: int, width: int, tokens: int) -> EncoderWork:
-    """Two FLOPs per weight and token, and the products of the attentions."""
+    """Two FLOPs per weight and token, plus the attention products."""
     return EncoderWork(name=name, flops=2 * weights * tokens + 4 * layers * tokens**2 * width, parameters=weights)

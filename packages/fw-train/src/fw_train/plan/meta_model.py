@@ -1,4 +1,4 @@
-"""Stands in for what the meta device lacks: fused attention, autocast, boolean indexing."""
+"""Emulate features that the meta device lacks: fused attention, autocast, boolean indexing."""
 
 from typing import Any, no_type_check
 
@@ -10,22 +10,22 @@ from torch.overrides import TorchFunctionMode
 from fw_model.layers.modulation import TimeEmbedding
 
 _ATTEND = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-"""Keeps what every fused kernel keeps for its backward pass: inputs, output and one number per row."""
+"""Saves the same tensors for backward as every fused kernel: inputs, output and one number per row."""
 _LOWERED = {F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d, F.scaled_dot_product_attention}
 _LOWERED |= {torch.matmul, torch.bmm, torch.einsum, Tensor.matmul, Tensor.__matmul__}
-"""What autocast runs in bfloat16, of all that the model calls."""
+"""Functions of the model that autocast runs in bfloat16."""
 _RAISED = {F.layer_norm, F.group_norm, F.interpolate}
-"""What autocast runs in float32 on a GPU (on the CPU it leaves them in the type of their input)."""
+"""Functions that autocast runs in float32 on a GPU (on the CPU they keep the type of their input)."""
 
 
 @no_type_check
-class Stand(TorchFunctionMode):
-    """Makes the meta device behave like the one a run computes on.
+class MetaDeviceMode(TorchFunctionMode):
+    """Make the meta device behave like the device of a run.
 
     Args:
         root: the network.
-        device: "cuda" or "cpu": whose autocast rules apply.
-        half: whether the run is under bfloat16 autocast.
+        device: "cuda" or "cpu", for its autocast rules.
+        half: whether the run uses bfloat16 autocast.
     """
 
     def __init__(self, root: nn.Module, *, device: str, half: bool) -> None:
@@ -35,12 +35,12 @@ class Stand(TorchFunctionMode):
         self._keeping = True
         self._casts: dict[int, Tensor] = {}
         for module in root.modules():
-            if isinstance(module, TimeEmbedding):  # switches autocast off by itself
+            if isinstance(module, TimeEmbedding):  # disables autocast
                 module.register_forward_pre_hook(lambda _m, _a: self._count(1))
                 module.register_forward_hook(lambda _m, _a, _o: self._count(-1), always_call=True)
 
     def leave_autocast(self) -> None:
-        """What the end of the forward pass does: drop the bfloat16 copies of trained weights, and keep none again.
+        """End the forward pass: drop the bfloat16 copies of trained weights, and stop caching them.
 
         Recomputed blocks enter autocast again, but each leaves it at its own end.
         """
@@ -56,13 +56,13 @@ class Stand(TorchFunctionMode):
                 args, options = self._cast(args, torch.bfloat16), self._cast(options, torch.bfloat16)
             elif func in _RAISED and self.on_gpu:
                 args, options = self._cast(args, torch.float32), self._cast(options, torch.float32)
-            elif func is F.normalize and self.on_gpu:  # its norm is in float32, so its quotient is too
+            elif func is F.normalize and self.on_gpu:  # its norm is in float32, and so is its quotient
                 length = torch.linalg.vector_norm(args[0], dim=options["dim"], keepdim=True, dtype=torch.float32)
                 return args[0] / length.clamp_min(1e-12).expand_as(args[0])
         if func is F.scaled_dot_product_attention:
             return _ATTEND(*args, **options)[0]
         if func is Tensor.__getitem__ and isinstance(args[1], Tensor) and args[1].dtype == torch.bool:
-            return args[0].flatten().clone()  # as if every entry were chosen
+            return args[0].flatten().clone()  # as if all entries were selected
         return func(*args, **options)
 
     def _cast(self, values: Any, dtype: torch.dtype) -> Any:

@@ -1,9 +1,9 @@
-"""Counts what a step takes without taking it: FLOPs and live memory of code that runs on the meta device.
+"""Count FLOPs and live memory of a training step without computing it, on the meta device.
 
-On meta, tensors have shapes, types and lifetimes but no values, so the very code of a training step runs in seconds
-for a model of any size. `StepMeter` sees every operation (FLOPs by torch's own formulas) and every tensor's birth and
-death, and lists the distinct operations, so that each can be timed alone on a machine. What the meta device lacks is in
-`fw_train.plan.meta_model`.
+Meta tensors have shapes, types and lifetimes but no values, so the code of a training step runs in seconds for a model
+of any size. `StepMeter` sees every operation (with FLOPs from torch's formulas) and every allocation, and lists the
+distinct operations, so each can be timed separately. `fw_train.plan.meta_model` adds features that the meta device
+lacks.
 """
 
 import contextlib
@@ -28,37 +28,37 @@ _ATTEND_BACKWARD = _aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 @dataclass
 class Operation:
-    """An operation on tensors of certain shapes, strides and types, and how often a step starts it."""
+    """An operation on tensors of given shapes, strides and types, and its number of calls in a step."""
 
     function: Any
-    """Torch's overload."""
+    """Operator overload of torch."""
     arguments: tuple[Any, ...]
-    """Tensors on the meta device stand for those of the step."""
+    """Positional arguments, with meta tensors in place of those of the step."""
     options: dict[str, Any]
-    """Arguments by name."""
+    """Keyword arguments."""
     count: int
-    """In one micro-batch and the update after the last."""
+    """Calls in one micro-batch and the optimizer update."""
     flops: int
-    """Of one call; 0 for what only moves data."""
+    """FLOPs of one call; 0 for operations that only move data."""
 
 
-@no_type_check  # runs for every operation: checking types at run time, as the tests do, would take longest of all
+@no_type_check  # runs for every operation: runtime type checks, as in the tests, would dominate
 class StepMeter(TorchDispatchMode):
-    """Counts every operation and every living tensor while it is active.
+    """Count every operation and all live tensors while active.
 
     Args:
-        root: the network; operations are booked on its parts.
-        part: part that a submodule's name belongs to; None for containers of several parts.
+        root: the network, whose parts operations are assigned to.
+        part: maps the name of a submodule to its part; None for containers of several parts.
     """
 
     def __init__(self, root: nn.Module, part: Callable[[str], str | None]) -> None:
         super().__init__()
         self.flops: Counter[tuple[str, Phase]] = Counter()
         self.label = "activations"
-        """What tensors that are born now are booked as."""
+        """Label of newly allocated tensors."""
         self.phase: Phase = "forward"
         self.peak: Counter[str] = Counter()
-        """Bytes by label at the moment when most were alive."""
+        """Bytes by label at peak memory."""
         self._labels: dict[int, tuple[str, int]] = {}
         self._live: Counter[str] = Counter()
         self._stack: list[str] = []
@@ -67,7 +67,7 @@ class StepMeter(TorchDispatchMode):
         self._install(root, part)
 
     def adopt(self, tensors: Iterable[Tensor], label: str) -> None:
-        """Book tensors that exist already (or book them anew) as `label`."""
+        """Assign existing tensors to `label`, replacing their former label."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             key = storage._cdata
@@ -82,7 +82,7 @@ class StepMeter(TorchDispatchMode):
 
     @contextlib.contextmanager
     def booking(self, label: str) -> Iterator[None]:
-        """Book what is born inside as `label`."""
+        """Assign tensors allocated in this block to `label`."""
         before, self.label = self.label, label
         try:
             yield
@@ -90,16 +90,16 @@ class StepMeter(TorchDispatchMode):
             self.label = before
 
     def operations(self) -> list[Operation]:
-        """What was started, views left out."""
+        """The distinct operations, without views."""
         return [operation for known in self._known.values() for operation in known.operations.values()]
 
     def live(self) -> dict[str, int]:
-        """Bytes alive now, by label."""
+        """Live bytes by label."""
         return {label: size for label, size in self._live.items() if size}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Torch would import its compiler, which takes seconds, only to keep it away from this mode."""
+        """Avoid importing torch's compiler, which takes seconds and is not needed for this mode."""
         return False
 
     def __torch_dispatch__(
@@ -162,10 +162,10 @@ class StepMeter(TorchDispatchMode):
 
 @no_type_check
 class _Known:
-    """One operation, and what it gave for tensors of shapes that it has met before.
+    """One operation, with its cached results by argument shapes.
 
-    Torch computes the results of most operations on the meta device in Python, in half a millisecond each; a network
-    repeats the same ones in every block.
+    Torch computes most results on the meta device in Python, at half a millisecond each, and a network repeats the same
+    operations in every block.
     """
 
     def __init__(self, func: Any) -> None:
@@ -177,10 +177,10 @@ class _Known:
         self.repeatable = not self.is_view and (self.in_place or not schema.is_mutable)
         self._seen: dict[Any, tuple[Any, int]] = {}
         self.operations: dict[Any, Operation] = {}
-        """By shapes, strides and types of the arguments."""
+        """Operations by shapes, strides and types of the arguments."""
 
     def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, list[Tensor], int]:
-        """Result, its tensors, and FLOPs."""
+        """Call the operation; returns the result, its tensors, and FLOPs."""
         key = None if self.is_view else _key((args, kwargs))
         if self.repeatable and key is not None and key in self._seen:
             recipe, flops = self._seen[key]
@@ -207,7 +207,7 @@ class _Known:
 
 @no_type_check
 def _stand_in(value: Any) -> Any:
-    """A tensor of the same kind that keeps nothing alive."""
+    """A meta tensor of the same kind that keeps no storage alive."""
     if not isinstance(value, Tensor):
         return value
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
@@ -222,7 +222,7 @@ def _leaves(values: Any) -> list[Tensor]:
 
 @no_type_check
 def _key(value: Any) -> Any:
-    """What the shapes of results depend on; None if a real tensor is among the arguments."""
+    """Cache key: everything that result shapes depend on; None if an argument is not a meta tensor."""
     if isinstance(value, Tensor):
         return (value.shape, value.stride(), value.dtype) if value.is_meta else None
     if isinstance(value, dict):

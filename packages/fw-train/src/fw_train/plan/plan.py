@@ -1,7 +1,7 @@
-"""What a run will take, before it takes it: parameters, FLOPs per step, memory of each GPU, time.
+"""Estimate parameters, FLOPs per step, memory per GPU and time of a run before it starts.
 
-The step that is planned is the step that runs: the model is built on the meta device, where tensors have no values, and
-the stage's own loss, its backward pass and the optimizer are executed there under a meter (`fw_train.plan.meter`).
+The plan executes the code of the training step: the model is built on the meta device, where tensors have no values,
+and the loss of the stage, its backward pass and the optimizer run there under a meter (`fw_train.plan.meter`).
 
 Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frames, H W pixels.
 """
@@ -25,13 +25,13 @@ from fw_train.engine.optim import AdamW, Average
 from fw_train.lora import add_adapters
 from fw_train.model_bundle import world_config
 from fw_train.plan.encoders import EncoderWork, encoder_work
-from fw_train.plan.meta_model import Stand
+from fw_train.plan.meta_model import MetaDeviceMode
 from fw_train.plan.meter import Operation, StepMeter
 from fw_train.tasks.stages import LOSSES, Batch, choose_parameters, idle_parts, parameter_group
 from fw_train.tasks.world_task import halve_frozen, shard_units
 
 MEMORY = ("trained weights", "frozen weights", "gradients", "optimizer", "running average", "batch", "activations")
-"""What memory is booked as."""
+"""Labels of memory."""
 PARTS = (
     "camera control",
     "video blocks: PCB",
@@ -48,14 +48,14 @@ PARTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """Parameters of one part."""
+    """Number of parameters of one part of the network."""
 
     part: str
-    """Which."""
+    """Name of the part."""
     trained: int
-    """That the stage trains."""
+    """Trained parameters."""
     frozen: int
-    """That it does not."""
+    """Frozen parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,70 +63,70 @@ class Work:
     """FLOPs of one part, in one optimizer step, over all GPUs."""
 
     part: str
-    """Which."""
+    """Name of the part."""
     forward: int
-    """Of the forward pass."""
+    """FLOPs of the forward pass."""
     recompute: int
-    """Of running blocks again in the backward pass (activation checkpointing)."""
+    """FLOPs of recomputation in the backward pass (activation checkpointing)."""
     backward: int
-    """Of gradients with respect to inputs and weights."""
+    """FLOPs of gradients with respect to inputs and weights."""
 
     @property
     def total(self) -> int:
-        """All three."""
+        """Sum of forward, recompute and backward."""
         return self.forward + self.recompute + self.backward
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What `fw-train plan` tells."""
+    """The result of `fw-train plan`."""
 
     config: TrainConfig
-    """The run."""
+    """Configuration of the run."""
     gpus: int
-    """Processes, one on each GPU."""
+    """Number of GPUs, with one process each."""
     micro_batch: int
-    """Samples that a GPU works on at a time."""
+    """Samples per GPU and forward pass."""
     tokens: int
-    """Video tokens of a sample."""
+    """Video tokens per sample."""
     parameters: list[Parameters]
-    """By part."""
+    """Parameters by part."""
     work: list[Work]
-    """By part, largest first."""
+    """FLOPs by part, largest first."""
     memory: dict[str, int]
-    """Bytes on each GPU at the worst moment of a step, by what they are (MEMORY)."""
+    """Peak bytes per GPU in a step, by label (MEMORY)."""
     encoders: list[EncoderWork]
-    """What the frozen encoders add for every window that was not encoded before."""
+    """Additional cost of the frozen encoders for each window without cached latents."""
     operations: list[Operation]
-    """Distinct operations of one micro-batch and the update: what can be timed one by one."""
+    """Distinct operations of one micro-batch and the update, which can be timed separately."""
 
     @property
     def flops(self) -> int:
-        """Of one optimizer step over all GPUs."""
+        """FLOPs of one optimizer step over all GPUs."""
         return sum(part.total for part in self.work)
 
     @property
     def model_flops(self) -> int:
-        """The same without recomputation: what MFU counts."""
+        """FLOPs without recomputation, as counted for MFU."""
         return sum(part.forward + part.backward for part in self.work)
 
     @property
     def bytes(self) -> int:
-        """Memory of one GPU at the worst moment of a step."""
+        """Peak memory per GPU in a step."""
         return sum(self.memory.values())
 
 
 def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optimizer: bool = True) -> Plan:
-    """Plan a run; takes seconds and no memory to speak of, whatever the model.
+    """Plan a run, in seconds and with little memory for any model.
 
     Args:
-        config: the run; needs neither data nor init.
-        gpus: processes, one on each GPU.
-        device: "cuda" or "cpu": whose autocast rules hold.
+        config: the run; data and init are not needed.
+        gpus: number of GPUs, with one process each.
+        device: "cuda" or "cpu", for its autocast rules.
         optimizer: False plans a step that stops at the gradients.
 
     Raises:
-        ConfigError: a batch that cannot be cut for so many GPUs, or a model that does not exist.
+        ConfigError: the batch cannot be cut for this number of GPUs, or the model does not exist.
     """
     check(config)
     parts = gpus * config.accumulate
@@ -159,20 +159,20 @@ def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optim
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Build modules without memory."""
+    """Build modules on the meta device, without memory."""
     with torch.device("meta"):
         yield
 
 
 def to_meta(world: FantasyWorld) -> FantasyWorld:
-    """Take the rotary tables, which are made on the host, to the meta device too."""
+    """Move the rotary tables, which are built on the CPU, to the meta device."""
     for module in world.modules():
         module._buffers.update({name: value.to("meta") for name, value in module.named_buffers(recurse=False)})
     return world
 
 
 def count_parameters(world: FantasyWorld) -> list[Parameters]:
-    """By part of the network, in the order in which they are met."""
+    """Count parameters by part of the network, in the order of PARTS."""
     trained: Counter[str] = Counter()
     frozen: Counter[str] = Counter()
     for name, parameter in world.named_parameters():
@@ -185,18 +185,18 @@ def count_parameters(world: FantasyWorld) -> list[Parameters]:
 def run_step(
     config: TrainConfig, world: FantasyWorld, micro: int, *, device: str, gpus: int = 1, optimizer: bool = True
 ) -> StepMeter:
-    """One optimizer step of one process on the meta device, the last micro-batch of it, under a meter.
+    """Run the last micro-batch and the update of an optimizer step of one process on the meta device, under a meter.
 
     Args:
         config: the run.
-        world: the network on the meta device, with what trains chosen.
-        micro: samples of the micro-batch.
-        device: "cuda" or "cpu": whose autocast rules hold.
-        gpus: processes.
-        optimizer: False leaves out the update and its state, and stops at the gradients.
+        world: the network on the meta device, with `requires_grad` set.
+        micro: samples per micro-batch.
+        device: "cuda" or "cpu", for its autocast rules.
+        gpus: number of processes.
+        optimizer: False omits the update and its state.
     """
     meter = StepMeter(world, world.part_of)
-    stand = Stand(world, device=device, half=half_precision(config.compute.precision, torch.device(device)))
+    mode = MetaDeviceMode(world, device=device, half=half_precision(config.compute.precision, torch.device(device)))
     trained = {name: p for name, p in world.named_parameters() if p.requires_grad}
     meter.adopt(trained.values(), "trained weights")
     keeps_all = config.every.sample > 0 or is_sharded_plan(config, gpus)
@@ -212,20 +212,20 @@ def run_step(
             average = Average(trained, config.optim.ema) if config.optim.ema and optimizer else None
         with meter.booking("batch"):
             batch = meta_batch(world.config, config, micro)
-        if config.accumulate > 1:  # earlier micro-batches have left theirs
+        if config.accumulate > 1:  # gradients of earlier micro-batches
             for parameter in trained.values():
                 with meter.booking("gradients"):
                     parameter.grad = torch.zeros_like(parameter)
-        with stand:
+        with mode:
             loss = LOSSES[config.stage](world, batch, config.loss)["loss"]
-            stand.leave_autocast()
+            mode.leave_autocast()
             meter.phase = "backward"
             end = torch.autograd.graph.get_gradient_edge(loss)
             del loss
-            torch.autograd.backward([end])  # from a tensor it would switch `stand` off, which recomputation needs
+            torch.autograd.backward([end])  # from a tensor it would disable `mode`, which recomputation needs
         del end
         meter.phase = "update"
-        if gpus > 1 and not is_sharded_plan(config, gpus):  # what `Context.average_gradients` sends
+        if gpus > 1 and not is_sharded_plan(config, gpus):  # the buffer of `Context.average_gradients`
             flat = torch.cat([p.grad.flatten() for p in trained.values() if p.grad is not None])
             del flat
         if adam:
@@ -237,16 +237,16 @@ def run_step(
 
 
 def is_sharded_plan(config: TrainConfig, gpus: int) -> bool:
-    """Whether so many processes cut the network over them."""
+    """Whether the network is sharded over the processes."""
     return gpus > 1 and config.compute.shard == "full"
 
 
 def meta_batch(model: WorldConfig, config: TrainConfig, size: int) -> Batch:
-    """A batch of `size` samples on the meta device, as `fw_train.tasks.world_task` would make it."""
+    """A batch of `size` samples on the meta device, as in `fw_train.tasks.world_task`."""
     clip, video = config.clip, model.video
     frames, height, width = clip.frames, clip.height, clip.width
     grid = (frames // 4 + 1, height // 8, width // 8)
-    pixels = 1 if video.control_pooled else 64  # of a latent cell, that a control adapter reads
+    pixels = 1 if video.control_pooled else 64  # per latent cell, read by a control adapter
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(size, *shape, dtype=dtype, device="meta")
@@ -273,7 +273,7 @@ def meta_batch(model: WorldConfig, config: TrainConfig, size: int) -> Batch:
 
 
 def _memory(meter: StepMeter, world: FantasyWorld, config: TrainConfig, gpus: int) -> dict[str, int]:
-    """Of one GPU. Sharded: its pieces, and what is whole for a while: what stands around the blocks, and two blocks."""
+    """Peak memory per GPU. Sharded: its shards, plus gathered weights: all outside of the blocks, and two blocks."""
     memory = {label: meter.peak[label] for label in MEMORY}
     if not is_sharded_plan(config, gpus):
         return memory
@@ -286,7 +286,7 @@ def _memory(meter: StepMeter, world: FantasyWorld, config: TrainConfig, gpus: in
 
 
 def _whole(parameters: Iterable[nn.Parameter]) -> int:
-    """Bytes of parameters and of the gradients of those that train."""
+    """Bytes of unsharded parameters and of the gradients of trained ones."""
     return sum(p.numel() * p.element_size() * (2 if p.requires_grad else 1) for p in parameters)
 
 

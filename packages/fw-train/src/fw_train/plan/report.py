@@ -1,4 +1,4 @@
-"""A plan in tables, and its time: what `fw-train plan` prints."""
+"""Print a plan and its time as tables or JSON, for `fw-train plan`."""
 
 import json
 from collections.abc import Sequence
@@ -15,28 +15,28 @@ from fw_train.plan.options import PlanOptions
 from fw_train.plan.plan import Plan, as_json, make_plan
 
 RESERVE_GIB = 1.0
-"""What driver, kernels and the allocator's gaps take beside tensors; taken off a GPU's memory before it "fits"."""
+"""Memory for driver, kernels and allocator fragmentation; a plan fits if its tensors and this reserve fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Time:
-    """How long a run takes."""
+    """Estimated time of a run."""
 
     step_s: float
     """Seconds of one optimizer step."""
     run_h: float
     """Hours of the whole run."""
     gpu_h: float
-    """The same times the number of GPUs."""
+    """Hours times the number of GPUs."""
     basis: str
-    """What it rests on."""
+    """Basis of the estimate."""
 
 
 def show(run: TrainConfig, options: PlanOptions) -> None:
     """Plan and print, as tables or as JSON.
 
     Raises:
-        ConfigError: the run or the machine will not do.
+        ConfigError: the run or the machine is invalid.
     """
     chosen = options.machine(machine(run.recipe, run.stage))
     device = run.compute.device
@@ -49,7 +49,7 @@ def show(run: TrainConfig, options: PlanOptions) -> None:
 
 
 def run_time(plan: Plan, machine: Machine, *, mfu: float, samples_per_s: float | None) -> Time:
-    """Time at a share of the machine's peak, or at a measured rate."""
+    """Estimate the time at a share of the machine's peak, or at a measured rate."""
     if samples_per_s is None:
         step = plan.model_flops / (plan.gpus * machine.peak_tflops * 1e12 * mfu)
         basis = f"{mfu:.0%} of {machine.peak_tflops:g} TFLOP/s, assumed"
@@ -60,7 +60,7 @@ def run_time(plan: Plan, machine: Machine, *, mfu: float, samples_per_s: float |
 
 
 def fits(plan: Plan, machine: Machine) -> bool:
-    """Whether a step's memory, with the reserve, is there."""
+    """Whether the peak memory of a step and the reserve fit on one GPU."""
     return plan.bytes / 2**30 + RESERVE_GIB <= machine.memory_gib
 
 
@@ -77,7 +77,7 @@ def report_json(plan: Plan, machine: Machine, time: Time) -> dict[str, Any]:
 
 
 def report(plan: Plan, machine: Machine, time: Time) -> Group:
-    """The tables."""
+    """The plan as tables for the terminal."""
     run, clip = plan.config, plan.config.clip
     compute = run.compute
     head = (
@@ -118,7 +118,7 @@ def _work(plan: Plan) -> Table:
 def _memory(plan: Plan) -> Table:
     rows = [(label, f"{size / 2**30:.2f}") for label, size in plan.memory.items() if size]
     rows.append(("all", f"{plan.bytes / 2**30:.2f}"))
-    return _table("GiB on each GPU, at the worst moment", ("estimated",), rows)
+    return _table("peak GiB per GPU", ("estimated",), rows)
 
 
 def _encoders(plan: Plan) -> Table:

@@ -30,20 +30,20 @@ ANNOTATE_OPTIONS = {"max_frames": "frames", "trim_s": "trim", "min_motion_px": "
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """One run of a chain, as far as the weights come from it."""
+    """One run of the chain that the weights come from."""
 
     folder: Path
-    """The run's folder."""
+    """Folder of the run."""
     config: TrainConfig
-    """Its configuration."""
+    """Configuration of the run."""
     steps: int
-    """Its steps that the weights come from."""
+    """Number of steps behind the weights."""
     log: list[dict[str, Any]]
-    """The rows of its log up to that step."""
+    """Rows of the log up to that step."""
 
 
 def model_card(chain: Sequence[Link], folder: Path, videos: Path) -> str:
-    """README.md of `folder`, which holds the weights that `chain` (oldest run first) made.
+    """The text of README.md for `folder`, with the weights made by `chain` (oldest run first).
 
     Raises:
         ConfigError: `videos` are not those of the data set, or a run has no recipe that its command could name.
@@ -64,7 +64,7 @@ def model_card(chain: Sequence[Link], folder: Path, videos: Path) -> str:
         "It was trained from random numbers with the commands below; `fw-train release` wrote this card from the files "
         "of those runs.",
         "```python\nfrom fw_model import WorldPipeline\n\n"
-        'pipeline = WorldPipeline.from_pretrained(FOLDER)  # "small-world" for the one that comes with fw-model\n```',
+        'pipeline = WorldPipeline.from_pretrained(FOLDER)  # "small-world" for the weights included in fw-model\n```',
         "The weights are stored in float16 and computed with in float32.",
         "## Limits",
         _limits(shape, spec, toy, split),
@@ -73,7 +73,7 @@ def model_card(chain: Sequence[Link], folder: Path, videos: Path) -> str:
         _data(toy, dataset, split),
         "## Training",
         _block(_command(link, before) for before, link in zip([None, *chain], chain, strict=False)),
-        "CONFIG is the run's config.json, which holds every setting.",
+        "CONFIG is the run's config.json with all settings.",
         _table(
             ("run", "steps", "clips per step", "parameters trained", "SHA-256 of CONFIG"),
             [_training_row(link) for link in chain],
@@ -90,19 +90,19 @@ def model_card(chain: Sequence[Link], folder: Path, videos: Path) -> str:
 
 
 def _limits(shape: str, spec: dict[str, Any], toy: dict[str, Any], split: Split) -> str:
-    """What it cannot do, and what the figures do not say."""
+    """The limits of the model and of the figures."""
     world_of = {clip["name"]: clip["world"] for clip in toy["clips"]}
     seen = {world_of[_stem(record.source)] for record in split.train}
     shared = sum(world_of[_stem(record.source)] in seen for record in split.held_out)
     lines = [
-        "It has seen rendered toy scenes only. Nothing was measured on photographs or on other data.",
+        "It was trained on rendered toy scenes only. Nothing was measured on photographs or other data.",
         f"It was trained on {shape}; other sizes and lengths were not.",
         f"{shared} of the {len(split.held_out)} held-out clips below show a world that training clips show too, from "
         "another camera path: their figures are about new paths more than about new worlds.",
     ]
     if spec["text_encoder"]["kind"] == "hash":
         lines.append(
-            "Its text encoder is a fixed hash of words: a word that no caption of the data holds says nothing."
+            "Its text encoder is a fixed hash of words: words that are in no caption of the data have no effect."
         )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -110,7 +110,7 @@ def _limits(shape: str, spec: dict[str, Any], toy: dict[str, Any], split: Split)
 def _toy(videos: Path, dataset: ClipDataset) -> dict[str, Any]:
     path = videos / "toy.json"
     if not path.is_file():
-        raise ConfigError(f"--videos {videos}: there is no toy.json; give the folder that `fw-data toy` wrote")
+        raise ConfigError(f"--videos {videos}: toy.json not found; give the output folder of `fw-data toy`")
     toy = json.loads(path.read_text(encoding="utf-8"))
     names = {clip["name"] for clip in toy["clips"]}
     strange = sorted({record.source for record in dataset.records if _stem(record.source) not in names})
@@ -129,7 +129,7 @@ def _toy_command(toy: dict[str, Any]) -> str:
 
 
 def _annotate_command(dataset: ClipDataset) -> str:
-    """The command with every setting that is not the default one."""
+    """The command with all settings that differ from the defaults."""
     config: dict[str, Any] = json.loads((dataset.path / "dataset.json").read_text(encoding="utf-8"))["config"]
     words = f"fw-data annotate toy/raw dataset --geometry {config['backend']}"
     if config["backend"] == "oracle":
@@ -201,7 +201,7 @@ def _training_row(link: Link) -> tuple[str, ...]:
 
 
 def _figures(link: Link) -> str:
-    """Every held-out number of a run's log, at its first and at its last measurement."""
+    """All held-out figures in the log of a run, first and last measurement."""
     rows = [row for row in link.log if row.get("split") == "val"]
     if not rows:
         return f"### {link.folder.name}\n\nNothing was measured."
@@ -223,7 +223,7 @@ def _files(folder: Path) -> list[tuple[str, ...]]:
 
 
 def _count(folder: Path) -> int:
-    """Numbers in the weight files of a folder."""
+    """Number of parameters in the weight files of a folder."""
     return sum(math.prod(shape) for shape in WeightFolder(folder).shapes.values())
 
 

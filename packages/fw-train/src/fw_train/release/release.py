@@ -1,6 +1,6 @@
-"""`fw-train release`: the result of a chain of runs as a small folder to hand out, float16 weights with a model card.
+"""`fw-train release`: publish the result of a chain of runs as float16 weights with a model card.
 
-The runs that the weights come from are found backwards, from each run's `init` to the run before it.
+The chain is found backwards, from the `init` of each run to the run before it.
 """
 
 import json
@@ -26,27 +26,27 @@ LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseOptions:
-    """Write a run's export as float16 weights with a model card that is made from the files of its runs."""
+    """Write a run's export as float16 weights with a model card generated from the files of its runs."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """A finished run. It and the runs before it must still be where they were made."""
+    """A finished run; it and the runs before it must not have been moved."""
     out: Annotated[Path, tyro.conf.Positional]
-    """The folder to write; one that an earlier `fw-train release` wrote is replaced."""
+    """Output folder; an earlier release in it is replaced."""
     videos: Path
-    """The folder that `fw-data toy` wrote the videos of the data set into: the card has its command from toy.json."""
+    """Output folder of `fw-data toy` with the videos of the dataset; toy.json gives the command in the card."""
 
 
 def release(options: ReleaseOptions) -> list[str]:
-    """Write `options.out` and say what it holds.
+    """Write the release; returns lines that describe it.
 
     Raises:
-        ConfigError: no finished chain of runs, an export that is not theirs, videos that are not the data set's,
-            weights that float16 cannot hold, or a folder in the way that is no model.
+        ConfigError: the chain of runs is incomplete, the export or the videos are from elsewhere, weights exceed the
+            range of float16, or the output folder has other files.
     """
     chain = chain_of(options.run)
     export, out = options.run / EXPORT, options.out
     if out.exists() and not (out / SPEC_FILE).is_file() and any(out.iterdir()):
-        raise ConfigError(f"{out} holds something else than a model; give a new or an empty folder")
+        raise ConfigError(f"{out} contains files that are not a release; give a new or an empty folder")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     write_half(export, partial)
@@ -62,7 +62,7 @@ def chain_of(run: Path) -> list[Link]:
     """The runs that a run's export comes from, oldest first.
 
     Raises:
-        ConfigError: a run of the chain is gone or has no export, or the export was made by other runs than those.
+        ConfigError: a run of the chain is missing or has no export, or other runs made the export.
     """
     history_file = run / EXPORT / HISTORY
     if not history_file.is_file():
@@ -91,15 +91,17 @@ def chain_of(run: Path) -> list[Link]:
 
 
 def write_half(source: Path, out: Path) -> None:
-    """Write a pipeline folder again with the weights of model and autoencoder in float16.
+    """Copy a pipeline folder with the weights of model and autoencoder in float16.
 
     Raises:
-        ConfigError: a weight is too large for float16, by name.
+        ConfigError: a weight exceeds the range of float16; the message names it.
     """
     world, parts = load_world(source, dtype=torch.float32), load_components(source)
     for name, value in world.named_parameters():
         if not bool((value.abs() <= LARGEST_FLOAT16).all()):
-            raise ConfigError(f"{source}: {name} has values that float16 cannot hold; the run has probably diverged")
+            raise ConfigError(
+                f"{source}: {name} has values outside the range of float16; the run has probably diverged"
+            )
     save_world(world, out, dtype=torch.float16)
     parts.autoencoder.to(torch.float16)
     save_components(out, parts.autoencoder, parts.text_encoder, parts.image_encoder, parts.sampling)
