@@ -211,8 +211,8 @@ def test_the_command_goes_on_where_it_stopped(checkpoint: Path, dataset: Path, t
         steps=1,
         strip=1,
     )
-    said: list[str] = []
-    page = evidence(options, said.append)
+    printed: list[str] = []
+    page = evidence(options, printed.append)
     lines = read_lines(out / LINES)
     assert [line.model for line in lines] == ["reference"] * 2 + ["model"] * 2 + ["base"] * 2 + ["same"] * 2
     text = page.read_text()
@@ -226,13 +226,13 @@ def test_the_command_goes_on_where_it_stopped(checkpoint: Path, dataset: Path, t
 
     whole = (out / LINES).read_bytes()
     (out / LINES).write_bytes(whole[:-40])  # killed while it wrote the last line
-    said.clear()
-    assert evidence(options, said.append).read_text() == text
+    printed.clear()
+    assert evidence(options, printed.append).read_text() == text
     assert (out / LINES).read_bytes() == whole
-    assert sum("measured" in line for line in said) == 1
+    assert sum("measured" in line for line in printed) == 1
     other = EvidenceOptions(checkpoint=checkpoint, data=dataset, out=out, clips=2, steps=2)
     with pytest.raises(ConfigError, match=r"steps.*1.*2"):
-        evidence(other, said.append)
+        evidence(other, printed.append)
 
 
 def test_bad_options_are_refused(checkpoint: Path, dataset: Path, tmp_path: Path):

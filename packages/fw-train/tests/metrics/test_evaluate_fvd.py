@@ -22,7 +22,7 @@ from fw_train.metrics.truth import load_truth
 
 @pytest.fixture(autouse=True, scope="module")
 def few_points() -> Iterator[None]:
-    """Nearest points of large clouds take long, and are not what is looked at here."""
+    """Replace the nearest-point search, which is slow for large clouds and not tested here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fw_train.metrics.measure._MOST_POINTS", 300)
         yield

@@ -173,7 +173,7 @@ def test_depth_that_flickers_by_a_known_factor_disagrees_by_it():
     flicker = replace(world, depth=world.depth * factor[:, None, None])
     found = reprojection(flicker, 1)
     assert found is not None
-    # seen from the next frame the wall lies at 1.03 or 1 / 1.03 of where that frame has it, less the tiny slide
+    # seen from the next frame the wall is at 1.03 or 1 / 1.03 of where that frame has it, less the tiny slide
     assert found.depth == pytest.approx(0.03, abs=0.004)
     even = reprojection(flicker, 2)
     assert even is not None
