@@ -1,4 +1,4 @@
-"""One training step of stage 1 and of stage 2 by hand, with fw_model alone: inputs, losses, what is frozen, gradients.
+"""One training step of stage 1 and of stage 2 by hand, with fw_model alone: inputs, losses, frozen weights, gradients.
 
     python examples/03_training_step.py losses.json
 

@@ -37,14 +37,14 @@ def film(folder: Path, name: str, slope: float, frames: int = 13, height: int = 
 def command(*words: str | Path) -> None:
     """Run `fw-data ...` in this process."""
     print("\n$ fw-data", *words)
-    assert fw_data([str(word) for word in words]) == 0, "what went wrong stands above"
+    assert fw_data([str(word) for word in words]) == 0, "the error is printed above"
 
 
 def look(dataset: ClipDataset) -> None:
-    """One clip: what is there, and that it fits together."""
+    """Print the parts of one clip and check that they are consistent."""
     clip = dataset.load(0, frames=slice(0, 9))
     print(f"\n{clip.caption!r}: video {clip.video.shape}, grade {dataset.records[0].grade}, {clip.units} units")
-    # a point of the first frame, moved into the last camera, lies at the depth that is stored there
+    # a point of the first frame, moved into the last camera, has the depth stored there
     w2c = np.linalg.inv(clip.pose_c2w[-1])
     x, y, z = clip.K[-1] @ (w2c[:3, :3] @ clip.points_world[0, 24, 40] + w2c[:3, 3])
     seen = clip.depth_m[-1, int(y / z), int(x / z)]

@@ -40,8 +40,8 @@ def test_the_two_experts_share_the_way():
 
 def test_unknown_and_missing_fields_are_named():
     values = preset("tiny").to_dict()
-    with pytest.raises(ValueError, match=r"unknown fields \['colour'\]"):
-        WorldConfig.from_dict({**values, "colour": 1})
+    with pytest.raises(ValueError, match=r"unknown fields \['color'\]"):
+        WorldConfig.from_dict({**values, "color": 1})
     del values["video"]["heads"]
     with pytest.raises(ValueError, match=r"video: .*missing fields \['heads'\]"):
         WorldConfig.from_dict(values)

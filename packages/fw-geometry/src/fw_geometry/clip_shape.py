@@ -36,11 +36,11 @@ def check_num_frames(num_frames: int, *, name: str = "num_frames", least: int = 
         raise ValueError(f"{name} is {num_frames}; it must be 4n + 1 and at least {least}. The nearest is {near}")
 
 
-def check_side(pixels: int, *, name: str) -> None:
-    """Raise ValueError, with the nearest valid length, unless `pixels` is a positive multiple of 16."""
-    if pixels < SIDE or pixels % SIDE:
-        near = nearest_side(pixels)
-        raise ValueError(f"{name} is {pixels}; it must be a positive multiple of {SIDE}. The nearest is {near}")
+def check_side(pixels: int, *, name: str, multiple: int = SIDE) -> None:
+    """Raise ValueError, with the nearest valid length, unless `pixels` is a positive multiple of `multiple`."""
+    if pixels < multiple or pixels % multiple:
+        near = max(multiple, round(pixels / multiple) * multiple)
+        raise ValueError(f"{name} is {pixels}; it must be a positive multiple of {multiple}. The nearest is {near}")
 
 
 def check_clip_shape(num_frames: int, height: int, width: int) -> None:

@@ -1,6 +1,6 @@
-"""What makes one FantasyWorld differ from another: sizes, where the branches meet, and which released quirks to keep.
+"""Model configuration: sizes, connection of the branches, and compatibility with released weights.
 
-One architecture stands under every preset; a preset is a function that returns a frozen `WorldConfig`. A config is
+All presets share one architecture; a preset is a function that returns a frozen `WorldConfig`. A config is
 stored beside the weights as JSON, with the `Compat` fields that a checkpoint was trained with.
 """
 
@@ -141,7 +141,7 @@ class CrossBranchConfig:
     """Attention heads; `dim / heads` must split into three even rotary parts."""
     direction: Literal["both", "to_geometry", "to_video", "none"] = "both"
     """Which branch reads the other: each the other, geometry alone the video, video alone the geometry, or neither.
-    For ablations; what a direction does not use has no weights."""
+    For ablations; parts that a direction does not use have no weights."""
 
     @property
     def video_reads(self) -> bool:
@@ -156,10 +156,10 @@ class CrossBranchConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compat:
-    """Choices in which the released code differs from the paper or from what was meant. Each changes a tensor.
+    """Choices in which the released code differs from the paper or from its intent. Each changes a tensor.
 
-    The defaults are for new training. `Compat.released()` is what the released weights were trained with; where the
-    two agree, the released behaviour is kept on purpose and the other value is there for ablations.
+    The defaults are for new training. `Compat.released()` matches the training of the released weights; where the
+    two agree, the released behavior is kept on purpose and the other value is there for ablations.
     """
 
     plucker: Literal["correct", "double_scaled", "relative"] = "correct"
@@ -170,7 +170,7 @@ class Compat:
     camera_token_order: Literal["interleaved", "block"] = "interleaved"
     """Frame that an expanded camera token lands on: its own four frames, or slot m from token 1 + m mod (f-1)."""
     camera_token_norm: bool = True
-    """Whether expanded camera tokens are layer-normalised like the first one (released: no)."""
+    """Whether expanded camera tokens are layer-normalized like the first one (released: no)."""
     pose_token_padding: Literal["start", "end"] = "start"
     """Where known poses get three copies of frame 0 before grouping by four; only "start" matches the latent frames."""
     geometry_mlp_modulation: Literal["after", "before"] = "after"
@@ -186,7 +186,7 @@ class Compat:
 
     @classmethod
     def released(cls) -> "Compat":
-        """What the released checkpoints were trained and run with."""
+        """The settings that the released checkpoints were trained and run with."""
         return cls(
             plucker="double_scaled",
             timestep_rounding="bf16",

@@ -35,7 +35,7 @@ def test_untrained_it_is_the_fixed_transform(frames):
     torch.testing.assert_close(vae.decode(latents), fixed.decode(latents).clamp(-1, 1), rtol=0, atol=1e-5)
 
 
-def test_later_frames_change_no_earlier_latent_and_no_earlier_picture():
+def test_later_frames_change_no_earlier_latent_and_no_earlier_image():
     vae, video = stirred(), noise(1, 3, 13, 16, 16)
     latents = vae.encode(video)
     torch.testing.assert_close(vae.encode(video[:, :, :5]), latents[:, :, :2])
@@ -43,7 +43,7 @@ def test_later_frames_change_no_earlier_latent_and_no_earlier_picture():
     torch.testing.assert_close(vae.decode(latents[:, :, :2]), vae.decode(latents)[:, :, :5])
 
 
-def test_a_latent_sees_its_neighbours():
+def test_a_latent_sees_its_neighbors():
     vae, video = stirred(), noise(1, 3, 9, 32, 32)
     other = video.clone()
     other[:, :, :1, :8, :8] += 1
@@ -66,9 +66,9 @@ def test_it_comes_back_from_a_folder_in_full_and_in_half_precision(tmp_path):
 
 
 def test_what_is_missing_or_misshapen_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
         BlockVAE.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="4 n"):
+    with pytest.raises(ValueError, match=r"4.* 5"):
         BlockVAE(width=16).encode(noise(1, 3, 4, 16, 16))
-    with pytest.raises(ValueError, match="divisible by 8"):
+    with pytest.raises(ValueError, match=r"height is 12.* 8"):
         BlockVAE(width=16).encode(noise(1, 3, 5, 12, 16))

@@ -40,7 +40,7 @@ def test_blocks_start_as_vggts(micro, vggt_file):
     before = {n: p.clone() for n, p in world.named_parameters()}
     start = start_from_vggt(world, path)
     assert start.layers == (0, 2, 4, 6)
-    assert "non-commercial" in start.licence
+    assert "non-commercial" in start.license
     after = dict(world.named_parameters())
     for ours, theirs in (
         ("irg.1.all_frames.mlp.fc1.weight", "aggregator.global_blocks.2.mlp.fc1.weight"),

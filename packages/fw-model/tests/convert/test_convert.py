@@ -85,7 +85,7 @@ def test_the_original_vae(tmp_path):
         torch.testing.assert_close(WanVAE.from_pretrained(tmp_path / "vae").encode(video), vae.encode(video))
 
 
-def test_the_original_text_and_picture_encoders(tmp_path):
+def test_the_original_text_and_image_encoders(tmp_path):
     umt5 = {"token_embedding.weight": torch.randn(5, 4), "norm.weight": torch.ones(4)}
     umt5 |= {"blocks.0.pos_embedding.embedding.weight": torch.zeros(32, 1), "blocks.0.attn.q.weight": torch.eye(4)}
     torch.save({key: value.bfloat16() for key, value in umt5.items()}, tmp_path / "t5.pth")

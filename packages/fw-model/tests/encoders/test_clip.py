@@ -1,4 +1,4 @@
-"""The CLIP picture encoder: original layout against a re-derivation of its forward pass, and the release's squash."""
+"""The CLIP image encoder: original layout against a re-derivation of its forward pass, and the release's squash."""
 
 import json
 
@@ -103,15 +103,15 @@ def test_full_size_without_a_config(tmp_path):
     assert ClipImageEncoder(tmp_path).config["hidden_size"] == 1280
 
 
-def test_pictures_are_squashed_without_antialiasing():
-    # a fine checkerboard: an anti-aliased resize makes it flat grey, the release's does not
+def test_images_are_squashed_without_antialiasing():
+    # a fine checkerboard: an anti-aliased resize makes it flat gray, the release's does not
     y, x = torch.meshgrid(torch.arange(672), torch.arange(672), indexing="ij")
     board = ((x + y) % 2).float().mul(2).sub(1).expand(1, 3, -1, -1)
     pixels = clip_pixels(board, 224)
     assert pixels.shape == (1, 3, 224, 224)
     raw = pixels * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
     assert float(raw.std()) > 0.1
-    # the whole picture is there, its aspect is not kept
+    # the whole image is there, its aspect is not kept
     ramp = torch.linspace(-1, 1, 300).view(1, 1, 1, 300).expand(1, 3, 100, 300)
     squashed = clip_pixels(ramp, 224)[0, 0, 100] * STD[0] + MEAN[0]
     assert float(squashed[0]) == pytest.approx(0, abs=0.01)

@@ -221,13 +221,13 @@ def test_a_world_in_every_format(tmp_path, world):
     assert summary["path_length"]["requested"] == pytest.approx(2 * summary["path_length"]["recovered"])
     image = np.asarray(Image.open(tmp_path / "out" / "images" / "frame_00002.png"))
     np.testing.assert_array_equal(image, world.video[2])
-    pictures = [path for path in written if "gaussians" in path.parts or path.parent.name == "images"]
+    images = [path for path in written if "gaussians" in path.parts or path.parent.name == "images"]
     bare = export_world(world, tmp_path / "bare", drop_percent=100, images=False)
-    assert len(bare) == len(written) - len(pictures) - 1  # no pictures, and no GLB of an empty cloud
+    assert len(bare) == len(written) - len(images) - 1  # no images, and no GLB of an empty cloud
 
 
 def test_a_folder_to_start_gaussians_from(tmp_path, world):
-    """As COLMAP's own reader sees it: every image is there, pinhole cameras, points in the colours of their pixels."""
+    """As COLMAP's own reader sees it: every image is there, pinhole cameras, points in the colors of their pixels."""
     export_world(world, tmp_path, drop_percent=0)
     model = pycolmap.Reconstruction(str(tmp_path / "gaussians" / "sparse" / "0"))
     assert {camera.model.name for camera in model.cameras.values()} == {"PINHOLE"}

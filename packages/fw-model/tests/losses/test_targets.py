@@ -1,4 +1,4 @@
-"""Scene normalisation against numpy, the golden inference scale, and invariances that a unit must have."""
+"""Scene normalization against numpy, the golden inference scale, and invariances that a unit must have."""
 
 from pathlib import Path
 

@@ -62,7 +62,7 @@ def test_zero_gates_are_the_plain_video_model_bit_for_bit(micro, make_world, mak
 
 @torch.no_grad()
 def test_new_model_is_plain_video_without_camera(micro, make_inputs):
-    """Zero-initialised gates and adapters: neither geometry nor camera touches the video of a new model."""
+    """Zero-initialized gates and adapters: neither geometry nor camera touches the video of a new model."""
     model = FantasyWorld(micro)
     model.video.head.head.weight.normal_(generator=torch.Generator().manual_seed(0))
     latents, timestep, inputs = make_inputs(micro)

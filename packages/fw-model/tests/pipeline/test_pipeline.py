@@ -142,8 +142,8 @@ def test_lengths_come_back_in_the_unit_of_the_path(pipe, image, path):
     )
 
 
-def test_pictures_and_paths_of_another_size_are_cropped_alike(pipe):
-    """A bright square in the photo's centre stays centred, and K follows the same resize and crop."""
+def test_images_and_paths_of_another_size_are_cropped_alike(pipe):
+    """A bright square in the photo's center stays centered, and K follows the same resize and crop."""
     pixels = np.zeros((200, 100, 3), dtype=np.uint8)
     pixels[80:120, 40:60] = 255
     photo_path = make_trajectory("truck", FRAMES, width=100, height=200)
@@ -189,7 +189,7 @@ def test_closing_stops_between_steps(pipe, image, path, monkeypatch):
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"scene_scale": 0.0}, "scene_scale"),
         ({"scene_scale": float("nan")}, "scene_scale"),
-        ({"sampler": "ddim"}, "ddim.*euler"),
+        ({"sampler": "ddim"}, "(?s)ddim.*euler"),
         ({"shift": float("nan")}, "shift is nan"),
         ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
         ({"easycache": -0.1}, "easycache is -0.1"),
@@ -197,18 +197,18 @@ def test_closing_stops_between_steps(pipe, image, path, monkeypatch):
     ],
 )
 def test_bad_requests_are_refused_before_any_work(pipe, image, path, changes, hint):
-    with pytest.raises(ValueError, match=hint):
+    with pytest.raises((ValueError, TypeError), match=hint):  # in tests, the type checker comes first
         pipe.generate(image, "x", path, **changes)
 
 
-def test_bad_pictures_and_paths_are_refused(pipe, image, path, tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
+def test_bad_images_and_paths_are_refused(pipe, image, path, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
     for bad, hint in (
-        (tmp_path / "text.png", "PNG or JPEG"),
-        (tmp_path / "none.png", "no picture"),
+        (tmp_path / "text.png", r"text\.png.*JPEG"),
+        (tmp_path / "none.png", r"none\.png"),
         (np.zeros((8, 8)), "uint8"),
     ):
-        with pytest.raises(ValueError, match=hint):
+        with pytest.raises((ValueError, FileNotFoundError), match=hint):
             pipe.generate(bad, "x", path)
     for entry, hint in ((np.nan, "finite"), (3.0, "rotation")):
         poses = path.pose_c2w.copy()
@@ -294,18 +294,18 @@ def test_relative_rays_tell_the_change_of_direction(config, path):
 
 def test_first_frame_conditions():
     dct = BlockDCT()
-    picture = torch.rand(2, 3, 1, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert first_frame_condition(dct, picture, 9, 0) is None
-    y: Any = first_frame_condition(dct, picture, 9, 16)
-    torch.testing.assert_close(y[:, :, :1], dct.encode(picture))
+    image = torch.rand(2, 3, 1, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert first_frame_condition(dct, image, 9, 0) is None
+    y: Any = first_frame_condition(dct, image, 9, 16)
+    torch.testing.assert_close(y[:, :, :1], dct.encode(image))
     assert float(y[:, :, 1:].abs().max()) == 0
-    masked: Any = first_frame_condition(dct, picture + 0.1, 9, 20)
+    masked: Any = first_frame_condition(dct, image + 0.1, 9, 20)
     assert masked.shape == (2, 20, 3, 2, 3)
     assert float(masked[:, :4, 0].min()) == 1
     assert float(masked[:, :4, 1:].abs().max()) == 0
-    torch.testing.assert_close(masked[:, 4:, :1], dct.encode(picture + 0.1))
+    torch.testing.assert_close(masked[:, 4:, :1], dct.encode(image + 0.1))
     with pytest.raises(ValueError, match="0, 16 or 20"):
-        first_frame_condition(dct, picture, 9, 7)
+        first_frame_condition(dct, image, 9, 7)
 
 
 def test_a_last_frame_beside_the_first():

@@ -98,8 +98,8 @@ def test_unipc_converges_faster_than_euler():
     def velocity(x, sigma):
         # E[noise - x0 | x] for x0 ~ N(mean, std^2)
         variance = (1 - sigma) ** 2 * std**2 + sigma**2
-        centred = x - (1 - sigma) * mean
-        return (sigma - (1 - sigma) * std**2) / variance * centred - mean
+        centered = x - (1 - sigma) * mean
+        return (sigma - (1 - sigma) * std**2) / variance * centered - mean
 
     errors = {}
     for name in samplers.SAMPLERS:
@@ -157,7 +157,7 @@ def _draws(n=4000, **options):
     return flow.TimestepSampler(**options).draw(seed=11, step=5, samples=range(n))
 
 
-def test_official_draws_favour_high_noise():
+def test_official_draws_favor_high_noise():
     times = _draws()
     assert float((times.timestep > 900).float().mean()) == pytest.approx(0.358, abs=0.025)
     assert float((times.timestep < 100).float().mean()) == pytest.approx(0.021, abs=0.01)

@@ -34,7 +34,7 @@ class InitOptions:
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """The folder to write."""
     vggt: Path | None = None
-    """VGGT safetensors to start the geometry branch from. They have a licence of their own, which is shown."""
+    """VGGT safetensors to start the geometry branch from. They have their own license, which is shown."""
     seed: int = 0
     """Of the new weights."""
 
@@ -83,7 +83,7 @@ def init(options: InitOptions) -> list[str]:
             lines.append(f"geometry branch and coupling: new, seed {options.seed}")
         else:
             start = start_from_vggt(world, options.vggt)
-            lines += [f"geometry branch: {start.loaded} tensors of {options.vggt}; coupling: new", start.licence]
+            lines += [f"geometry branch: {start.loaded} tensors of {options.vggt}; coupling: new", start.license]
         save_world(world, partial)
         save_components(partial, vae, text_encoder, clip)
         shutil.rmtree(partial / "vae_original", ignore_errors=True)

@@ -18,9 +18,9 @@ from fw_model.autoencoders.base import SPATIAL_FACTOR, TEMPORAL_FACTOR, check_vi
 class BlockDCT(nn.Module):
     """A fixed orthonormal transform at the latent size of the Wan VAE: a 3D block DCT that keeps 16 coefficients.
 
-    A block is 8 x 8 pixels of the first frame, or of four later ones, in three decorrelated colours (a DCT over
+    A block is 8 x 8 pixels of the first frame, or of four later ones, in three decorrelated colors (a DCT over
     red, green, blue: brightness, red minus blue, green minus purple). Its cosine coefficients are orthonormal, so the
-    decoder is the exact adjoint, ``encode(decode(z)) == z``, and what is lost is the energy of the other coefficients.
+    decoder is the exact adjoint, ``encode(decode(z)) == z``, and only the energy of the other coefficients is lost.
     The 16 kept ones are those with the most energy in natural video; each is scaled by a fixed constant to about unit
     variance. Channel k means the same in the first and in later latent frames as far as both keep it.
     """
@@ -61,7 +61,7 @@ class BlockDCT(nn.Module):
         return {"kind": "block_dct"}
 
 
-# (colour, time, row, column, standard deviation) of the kept cosines, the ones both share first: the 16 of highest
+# (color, time, row, column, standard deviation) of the kept cosines, the ones both share first: the 16 of highest
 # energy in half-and-half real and synthetic clips, 64 x 96 to 192 x 320 pixels, and their root mean squares there.
 FIRST_FRAME = (
     (0, 0, 0, 0, 7.391),
@@ -103,9 +103,9 @@ FOUR_FRAMES = (
 )
 
 
-def _cosines(colour: int, time: int, row: int, column: int, frames: int) -> Float[Tensor, "n"]:
-    """One orthonormal basis function of a block, flattened as (colour, time, row, column)."""
-    axes = [_cosine(colour, 3), _cosine(time, frames), _cosine(row, SPATIAL_FACTOR), _cosine(column, SPATIAL_FACTOR)]
+def _cosines(color: int, time: int, row: int, column: int, frames: int) -> Float[Tensor, "n"]:
+    """One orthonormal basis function of a block, flattened as (color, time, row, column)."""
+    axes = [_cosine(color, 3), _cosine(time, frames), _cosine(row, SPATIAL_FACTOR), _cosine(column, SPATIAL_FACTOR)]
     return torch.einsum("c,t,y,x->ctyx", *axes).flatten()
 
 

@@ -1,10 +1,10 @@
 """A small learned video autoencoder at the latent size of the Wan VAE, cheap enough to train on two CPU cores.
 
-All of its layers work on the latent grid (a position stands for 8 x 8 pixels of the first frame, or of four later
+All of its layers work on the latent grid (a position covers 8 x 8 pixels of the first frame, or of four later
 ones), where a clip has a 768th of its numbers. Encoder and decoder are each the sum of a linear map per block, which
 starts as ``BlockDCT``, and of a residual network that starts at zero: an untrained BlockVAE is BlockDCT exactly, and
 training can only improve on it. Everything is causal in time, as in the Wan VAE: a frame's latent depends on no later
-frame, so the first picture alone has the latent that it has in a clip.
+frame, so the first image alone has the latent that it has in a clip.
 
 Axes: b batch, F frames, H W pixels, f latent frames, h = H / 8, w = W / 8, c channels of the residual networks.
 """
@@ -19,6 +19,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fw_core.files import write_text
 from fw_model.autoencoders.base import check_video_shape
 from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.checkpoints.weights import SHARD_BYTES, save_weights
@@ -62,22 +63,22 @@ class BlockVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b 16 f h w"]:
-        """Video in [-1, 1] to normalised latents, float32, without gradients.
+        """Video in [-1, 1] to normalized latents, float32, without gradients.
 
         Raises:
             ValueError: frames not 4 n + 1, or sides not multiples of 8.
         """
         check_video_shape(*video.shape[2:])
-        raw = self.analyse(video.float())
+        raw = self.analyze(video.float())
         return rearrange((raw - self.mean) / self.std, "b f h w c -> b c f h w")
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b 16 f h w"]) -> Float[Tensor, "b 3 F H W"]:
-        """Normalised latents to video, clamped to [-1, 1], float32, without gradients."""
+        """Normalized latents to video, clamped to [-1, 1], float32, without gradients."""
         raw = rearrange(latents.float(), "b c f h w -> b f h w c") * self.std + self.mean
         return self.synthesise(raw).clamp_(-1, 1)
 
-    def analyse(self, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b f h w 16"]:
+    def analyze(self, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b f h w 16"]:
         """Video to raw latents, with gradients."""
         first, later = _blocks(video[:, :, :1], 1), _blocks(video[:, :, 1:], 4)
         linear = torch.cat([first @ self.encode_first.T, later @ self.encode_later.T], dim=1)
@@ -92,10 +93,10 @@ class BlockVAE(nn.Module):
         return torch.cat([_pixels(first, 1), _pixels(later, 4)], dim=2)
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Writes ``vae/config.json`` and ``vae/model.safetensors``."""
+        """Write ``vae/config.json`` and ``vae/model.safetensors``."""
         out = folder / "vae"
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(json.dumps(self.shape, indent=1) + "\n", encoding="utf-8")
+        write_text(out / "config.json", json.dumps(self.shape, indent=1) + "\n")
         save_weights(out, self.state_dict(), dtype=None, shard_bytes=SHARD_BYTES)
         return {"kind": "block_vae", "folder": "vae"}
 

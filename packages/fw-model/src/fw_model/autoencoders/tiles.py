@@ -1,6 +1,6 @@
-"""Work on a large picture in overlapping tiles that are blended where they overlap.
+"""Work on a large image in overlapping tiles that are blended where they overlap.
 
-Axes: ``*lead`` whatever stands before rows and columns (batch, channels, frames), h w rows and columns.
+Axes: ``*lead`` the axes before rows and columns (batch, channels, frames), h w rows and columns.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ def blend_tiles(
     """``run`` on tiles of ``x`` [*lead, h, w], put together with weights that fall linearly across each overlap.
 
     The weights of the tiles over a pixel sum to 1, so a ``run`` that works on every pixel by itself gives what it gives
-    on the whole picture. The last tile of a row or column ends at the picture's edge.
+    on the whole image. The last tile of a row or column ends at the image's edge.
 
     Args:
         x: the input; if it fits into one tile the result is ``run(x)`` exactly.

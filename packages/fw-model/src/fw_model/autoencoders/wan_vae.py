@@ -1,4 +1,4 @@
-"""The learned video autoencoder of Wan2.1: the weights of diffusers' ``AutoencoderKLWan``, latents normalised.
+"""The learned video autoencoder of Wan2.1: the weights of diffusers' ``AutoencoderKLWan``, latents normalized.
 
 Encoding runs in float32, because a bf16 error in the conditioning image moves the whole sample; decoding may run in
 bf16, which changes nothing one can see. diffusers is imported when a VAE is made, not with this module.
@@ -62,7 +62,7 @@ class WanVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b c f h w"]:
-        """Video in [-1, 1] to normalised latents, float32, without gradients. ValueError for frames not 4 n + 1 or bad
+        """Video in [-1, 1] to normalized latents, float32, without gradients. ValueError for frames not 4 n + 1 or bad
         sides."""
         check_video_shape(*video.shape[2:])
         self._cast([self.vae.encoder, self.vae.quant_conv], torch.float32)
@@ -72,7 +72,7 @@ class WanVAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 F H W"]:
-        """Normalised latents to video, clamped to [-1, 1], float32, without gradients."""
+        """Normalized latents to video, clamped to [-1, 1], float32, without gradients."""
         dtype = self.decode_dtype or (torch.bfloat16 if latents.device.type == "cuda" else torch.float32)
         self._cast([self.vae.decoder, self.vae.post_quant_conv], dtype)
         raw = latents.float() * self._channels(self.std) + self._channels(self.mean)
@@ -83,7 +83,7 @@ class WanVAE(nn.Module):
     def set_tiling(self, enabled: bool, *, tile: int = 256, stride: int = 192) -> None:
         """Work on overlapping tiles of ``tile`` pixels every ``stride`` pixels, blended where they overlap.
 
-        Less memory, slightly different results: a tile does not see what is outside of it. Pictures that fit into one
+        Less memory, slightly different results: a tile does not see pixels outside of it. Images that fit into one
         tile are not affected.
 
         Raises:

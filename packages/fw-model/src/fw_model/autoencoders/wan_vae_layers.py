@@ -5,9 +5,9 @@ The same function as ``AutoencoderKLWan``, to rounding, in chunks of time with t
 - tensors are channels-last-3d throughout, so 1 x 1 and temporal convolutions are matrix products without copies;
 - before the first frame there is nothing, so the kernel's taps that would see it are left out, not fed with zeros: the
   first frame costs a third;
-- nearest upsampling and the 3 x 3 convolution after it are one 2 x 2 convolution of the small picture for each of the
+- nearest upsampling and the 3 x 3 convolution after it are one 2 x 2 convolution of the small image for each of the
   four places in an output block, 4/9 of the products;
-- the convolution pads by itself; normalisation and activation work in place.
+- the convolution pads by itself; normalization and activation work in place.
 
 Axes: b batch, c channels, t frames of a chunk, h w rows and columns, n = b t h w.
 """
@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Memory = dict[nn.Module, Tensor]
-"""What a layer saw last: the frames that its kernel reaches back to. A clip starts with an empty one."""
+"""The last input frames of a layer, which its kernel reaches back to. A clip starts with an empty cache."""
 
 _TINY = 1e-12
 
@@ -54,7 +54,7 @@ def middle(block: Any, x: Tensor, memory: Memory) -> Tensor:
 
 
 def residual_block(block: Any, x: Tensor, memory: Memory) -> Tensor:
-    """Two normalised, activated convolutions beside a shortcut."""
+    """Two normalized, activated convolutions beside a shortcut."""
     y = causal_conv(block.conv1, norm_silu(block.norm1, x), memory)
     y = causal_conv(block.conv2, norm_silu(block.norm2, y), memory)
     return y.add_(x if isinstance(block.conv_shortcut, nn.Identity) else pointwise(block.conv_shortcut, x))
@@ -78,7 +78,7 @@ def causal_conv(conv: nn.Conv3d, x: Tensor, memory: Memory) -> Tensor:
 
 def norm_silu(norm: Any, x: Tensor) -> Tensor:
     """``silu(x / |x| sqrt(c) gamma)`` with the norm over the channels."""
-    return F.silu(_normalised(norm, x), inplace=True)
+    return F.silu(_normalized(norm, x), inplace=True)
 
 
 def pointwise(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def pointwise(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
 
 def frame_attention(block: Any, x: Tensor) -> Tensor:
     """Attention of one head inside each frame, added to its input."""
-    tokens = rearrange(_normalised(block.norm, x), "b c t h w -> (b t) (h w) c")
+    tokens = rearrange(_normalized(block.norm, x), "b c t h w -> (b t) (h w) c")
     q, k, v = F.linear(tokens, block.to_qkv.weight.flatten(1), block.to_qkv.bias)[:, None].chunk(3, dim=-1)
     mixed = F.scaled_dot_product_attention(q, k, v)[:, 0]
     out = F.linear(mixed, block.proj.weight.flatten(1), block.proj.bias)
@@ -115,12 +115,12 @@ def upsample(layer: Any, x: Tensor, memory: Memory) -> Tensor:
     """Double rows and columns; in layers that do so, double the frames too, except a clip's first one."""
     if layer.mode == "upsample3d":
         x = _doubled_frames(layer, x, memory)
-    return _doubled_picture(layer.resample[1], x)
+    return _doubled_image(layer.resample[1], x)
 
 
 def _doubled_frames(layer: Any, x: Tensor, memory: Memory) -> Tensor:
     past = memory.get(layer)
-    if past is None:  # the first frame stays one frame, and what follows does not see it
+    if past is None:  # the first frame is not doubled, and later frames do not see it
         memory[layer] = x[:, :, :0]
         return x
     count = x.shape[2]
@@ -130,7 +130,7 @@ def _doubled_frames(layer: Any, x: Tensor, memory: Memory) -> Tensor:
     return rearrange(pairs.movedim(1, -1), "b t h w (two c) -> b (t two) h w c", two=2).movedim(-1, 1)
 
 
-def _doubled_picture(conv: nn.Conv2d, x: Tensor) -> Tensor:
+def _doubled_image(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Nearest upsampling by two, then ``conv`` (3 x 3, padding 1)."""
     frames = _as_frames(x)
     many, _, rows, columns = frames.shape
@@ -156,7 +156,7 @@ def _places(weight: Tensor, axis: int) -> Tensor:
 def _spatial(conv: nn.Conv3d, x: Tensor, weight: Tensor) -> Tensor:
     weight = weight.contiguous(memory_format=torch.channels_last_3d)
     if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        # left to itself, torch takes a much slower kernel for small pictures
+        # left to itself, torch takes a much slower kernel for small images
         return torch.ops.aten.mkldnn_convolution(x, weight, conv.bias, [0, 1, 1], [1, 1, 1], [1, 1, 1], 1)
     return F.conv3d(x, weight, conv.bias, padding=(0, 1, 1))
 
@@ -170,7 +170,7 @@ def _temporal(conv: nn.Conv3d, taps: list[Tensor]) -> Tensor:
     return out.unflatten(0, rows[0].shape[:-1]).movedim(-1, 1)
 
 
-def _normalised(norm: Any, x: Tensor) -> Tensor:
+def _normalized(norm: Any, x: Tensor) -> Tensor:
     """A new tensor; the norm itself in float32."""
     rows = x.movedim(1, -1)
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)

@@ -12,10 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fw_core.files import write_text
 from fw_model.checkpoints.keys import released_names, to_diffusers, to_wan
 from fw_model.checkpoints.opening import is_fp8, read_json
 from fw_model.checkpoints.sources import local_folder
-from fw_model.checkpoints.weights import SHARD_BYTES, WeightFolder, compare_names, looks_like, save_weights, write_text
+from fw_model.checkpoints.weights import SHARD_BYTES, WeightFolder, compare_names, looks_like, save_weights
 from fw_model.config import WorldConfig
 from fw_model.lora.apply import loaded_loras
 from fw_model.model.model import FantasyWorld
@@ -110,7 +111,7 @@ def load_video_backbone(
     """Load a Wan transformer into the video branch and return its layout; all other parameters stay as they are.
 
     Args:
-        world: the model; its config says which backbone fits.
+        world: the model; its config defines the backbone that fits.
         source: folder (or one file) of safetensors in the original Wan, VideoX-Fun, DiffSynth or diffusers layout.
         device, dtype: for parameters that are still on the meta device.
 
@@ -129,7 +130,7 @@ def load_video_backbone(
 
 
 def read_config(folder: Path) -> WorldConfig:
-    """The config of a checkpoint folder. Raises ValueError if it is not one, saying what it looks like."""
+    """The config of a checkpoint folder. Raises ValueError, with a guess at the format, if it is not one."""
     path = folder / CONFIG_FILE
     if not path.exists():
         kind = looks_like(set(WeightFolder(folder).shapes)) if folder.is_dir() else "no folder"

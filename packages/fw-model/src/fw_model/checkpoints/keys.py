@@ -1,7 +1,7 @@
 """Names of the parameters: ours, the released FantasyWorld files', and those of the video backbones we can start from.
 
 Ours are the module tree of `FantasyWorld`. Every other layout is reached from them by one ordered list of rules; the
-first rule that fits a name rewrites its front, and what is left stays as it is. So the mapping is total and its
+first rule that fits a name rewrites its front, and the rest stays as it is. So the mapping is total and its
 inverse is a table over a model's own names.
 """
 

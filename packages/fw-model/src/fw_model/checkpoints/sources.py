@@ -31,13 +31,13 @@ def locate(source: str | Path, *, weights: str) -> Path:
         if path.suffix in PICKLES:
             raise ValueError(
                 f"{path} is a pickle, which can run code when opened. Turn it into safetensors once with "
-                f"`fw convert {path} FOLDER` (it opens the file in a process of its own, weights only)."
+                f"`fw convert {path} FOLDER` (it opens the file in a separate process, weights only)."
             )
         return path
     for name in (weights, weights + ".index.json"):
         if (path / name).is_file():
             return path / name
-    single = sorted(path.glob("*.safetensors"))
+    single = sorted(path.glob("[!.]*.safetensors"))
     if len(single) == 1:
         return single[0]
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)

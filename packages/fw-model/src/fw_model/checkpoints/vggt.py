@@ -14,9 +14,9 @@ from fw_model.checkpoints.keys import to_released
 from fw_model.checkpoints.weights import WeightFolder, compare_names, looks_like
 from fw_model.model.model import FantasyWorld
 
-LICENCE = (
-    "These weights come from VGGT, (c) Meta. VGGT-1B is licensed for non-commercial use only; VGGT-1B-Commercial has a "
-    "licence of its own. A model started from them is bound by the licence of the file you gave: read it before you "
+LICENSE = (
+    "These weights come from VGGT, (c) Meta. VGGT-1B is licensed for non-commercial use only; VGGT-1B-Commercial has "
+    "its own license. A model initialized from them is bound by the license of the file you gave: read it before you "
     "train, share or serve."
 )
 
@@ -25,19 +25,19 @@ _ATTENTION_GATE, _OUT_GATE = 2, 5
 
 
 class VGGTStart(NamedTuple):
-    """What was taken from a VGGT checkpoint."""
+    """Result of loading a VGGT checkpoint."""
 
-    licence: str
-    """To be shown to whoever starts the training."""
+    license: str
+    """Notice to show before training."""
     layers: tuple[int, ...]
     """The VGGT layer that each geometry layer started from."""
     loaded: int
-    """Tensors loaded."""
+    """Number of loaded tensors."""
 
 
 @torch.no_grad()
 def start_from_vggt(world: FantasyWorld, source: str | Path) -> VGGTStart:
-    """Load a VGGT checkpoint (safetensors, folder or file) into the geometry branch; show the returned licence.
+    """Load a VGGT checkpoint (safetensors, folder or file) into the geometry branch; show the returned license.
 
     With fewer geometry layers than VGGT has, they are taken at equal distances, the first and the last included.
     Raises ValueError if the file is not VGGT's or its shapes differ from the model's.
@@ -65,7 +65,7 @@ def start_from_vggt(world: FantasyWorld, source: str | Path) -> VGGTStart:
         for ours in wanted.get(theirs, []):
             parameters[ours].copy_(tensor)
     _neutral_modulation(world)
-    return VGGTStart(LICENCE, layers, sum(len(ours) for ours in wanted.values()))
+    return VGGTStart(LICENSE, layers, sum(len(ours) for ours in wanted.values()))
 
 
 def _vggt_name(world: FantasyWorld, name: str, layers: tuple[int, ...]) -> str | None:
@@ -80,7 +80,7 @@ def _vggt_name(world: FantasyWorld, name: str, layers: tuple[int, ...]) -> str |
 
 
 def _neutral_modulation(world: FantasyWorld) -> None:
-    """Shifts and scales 0, output gate 1, and no part of the timestep yet: each block computes what VGGT's does."""
+    """Shifts and scales 0, output gate 1, and no part of the timestep yet: each block computes the same as VGGT's."""
     for block in world.geometry_blocks():
         block.modulation.zero_()
         block.modulation[:, _OUT_GATE] = 1.0

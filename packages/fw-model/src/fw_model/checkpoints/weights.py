@@ -1,4 +1,5 @@
-"""Weight files: reading safetensors folders tensor by tensor, writing them in shards, saying what a strange file is.
+"""Weight files: reading safetensors folders tensor by tensor, writing them in shards, and identifying files
+of other projects.
 
 Nothing here knows the model; `fw_model.checkpoints.checkpoint` puts names and modules together.
 """
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fw_core.files import replacing, write_text
 from fw_model.checkpoints.opening import check_quantization, read_header, read_json
 from fw_model.checkpoints.prefixes import plain_names
 
@@ -39,7 +41,7 @@ _LOOKS = (
 
 
 def looks_like(names: Iterator[str] | set[str] | list[str]) -> str:
-    """What a set of parameter names most probably is, in words."""
+    """Describe the most probable format of a set of parameter names."""
     names = list(names)
     for words, pattern in _LOOKS:
         if any(re.search(pattern, name) for name in names):
@@ -75,8 +77,8 @@ class WeightFolder:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every name and tensor, one file after the other; a tensor is read when it is asked for.
 
-        Files are mapped a window at a time, so what has been copied out leaves no pages behind. A tensor that is kept
-        must be copied: its memory is the file's, and not aligned as torch would have it.
+        Files are mapped a window at a time, so tensors that were copied out leave no pages behind. Copy a tensor to
+        keep it: its memory belongs to the file and is not aligned as torch aligns it.
         """
         for names in self._windows():
             with safe_open(self._file[names[0]], framework="pt") as handle:
@@ -108,10 +110,9 @@ def save_weights(folder: Path, state: Mapping[str, Tensor], *, dtype: torch.dtyp
     for file, names in zip(files, shards, strict=True):
         tensors = {name: _ready(state[name], dtype) for name in names}
         total += sum(t.numel() * t.element_size() for t in tensors.values())
-        partial = folder / f"{file}.partial"
-        save_file(tensors, partial, metadata={"format": "pt"})
-        partial.chmod(_READABLE)  # safetensors leaves files to their owner alone
-        partial.replace(folder / file)
+        with replacing(folder / file) as partial:
+            save_file(tensors, partial, metadata={"format": "pt"})
+            partial.chmod(_READABLE)  # safetensors makes files readable by their owner only
     if len(shards) > 1:
         owner = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         index = {"metadata": {"total_size": total}, "weight_map": owner}
@@ -120,13 +121,6 @@ def save_weights(folder: Path, state: Mapping[str, Tensor], *, dtype: torch.dtyp
     for old in [folder / MODEL_FILE, folder / INDEX_FILE, *folder.glob("model-*-of-*.safetensors")]:
         if old.name not in files:
             old.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def compare_names(
@@ -157,7 +151,8 @@ def _weight_files(path: Path) -> list[Path]:
         mapped = set(read_json(indexes[0])["weight_map"].values())
         files = [path / name for name in sorted(mapped)]
     else:
-        files = sorted(path.glob("*.safetensors"))
+        # a killed save leaves hidden files
+        files = sorted(path.glob("[!.]*.safetensors"))
     absent = [file.name for file in files if not file.exists()]
     if absent:
         raise ValueError(f"{indexes[0]} names files that are not there: {', '.join(absent[:3])}. Download them again.")

@@ -1,7 +1,7 @@
-"""Checkpoints of other projects and older layouts: how their tensors are called, and how to turn them.
+"""Checkpoints of other projects and older layouts: tensor names and conversion to safetensors.
 
 ``layouts`` renames tensors and opens nothing; ``convert_checkpoint`` turns a ``.pth`` into safetensors by starting
-``pickles``, the one module that opens a pickle, in a process of its own.
+``pickles``, the one module that opens a pickle, in a separate process.
 """
 
 from fw_model.convert.command import Converted, convert_checkpoint

@@ -13,12 +13,12 @@ CHILD = "fw_model.convert.pickles"
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """What a conversion made."""
+    """Result of a conversion."""
 
     kind: str
-    """What the file was, in words."""
+    """Description of the source file."""
     folder: Path
-    """Where the result lies."""
+    """Folder of the converted files."""
     files: tuple[str, ...]
     """Names of the files written."""
     tensors: int
@@ -36,7 +36,7 @@ def convert_checkpoint(source: str | Path, folder: str | Path, *, config: WorldC
 
     Reads released FantasyWorld files (``model.pth``; the two experts: ``high_noise_model.pth``,
     ``low_noise_model.pth``), and the original Wan2.1 VAE, UMT5 and CLIP files. The pickle is opened with
-    ``weights_only=True`` in a process of its own, so nothing in it can run and its memory is given back.
+    ``weights_only=True`` in a separate process, so nothing in it can run and its memory is given back.
 
     Args:
         source: the .pth (or .pt, .bin, .safetensors) file.

@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fw_core.files import replacing, write_text
 from fw_model.checkpoints.checkpoint import CONFIG_FILE, FORMAT
 from fw_model.checkpoints.keys import released_names
 from fw_model.checkpoints.opening import other_kind
 from fw_model.checkpoints.prefixes import plain_names, unwrap
 from fw_model.checkpoints.sources import load_tensors
-from fw_model.checkpoints.weights import MODEL_FILE, SHARD_BYTES, compare_names, looks_like, save_weights, write_text
+from fw_model.checkpoints.weights import MODEL_FILE, SHARD_BYTES, compare_names, looks_like, save_weights
 from fw_model.config import WorldConfig, wan21_i2v_14b, wan22_fun_a14b
 from fw_model.convert.layouts import clip_to_transformers, umt5_to_transformers, vae_to_diffusers
 from fw_model.model.model import FantasyWorld
@@ -141,9 +142,8 @@ def _write_world(folder: Path, state: Mapping[str, Tensor], config: WorldConfig,
 
 def _write_part(folder: Path, name: str, state: Mapping[str, Tensor]) -> dict[str, int]:
     """One safetensors file, whole or not at all."""
-    partial = folder / f"{name}.partial"
-    save_file({key: value.contiguous() for key, value in state.items()}, partial, metadata={"format": "pt"})
-    partial.replace(folder / name)
+    with replacing(folder / name) as partial:
+        save_file({key: value.contiguous() for key, value in state.items()}, partial, metadata={"format": "pt"})
     return _count(state)
 
 

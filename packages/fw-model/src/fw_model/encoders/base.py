@@ -1,6 +1,6 @@
 """The text encoder protocol, Wan's prompt cleaning, and strict loading of an encoder's weights.
 
-The video model attends to all ``text_len`` tokens without a mask, so what stands after the prompt's end matters: it is
+The video model attends to all ``text_len`` tokens without a mask, so the values after the prompt's end matter: they are
 exactly zero, in training and in sampling. ``HashTextEncoder`` needs no files, ``UMT5TextEncoder`` is Wan's own, and
 ``PrecomputedText`` reads embeddings that were computed before.
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """What the pipeline and the trainer need of a text encoder."""
+    """Interface of a text encoder for the pipeline and the trainer."""
 
     text_len: int
     text_dim: int
@@ -29,7 +29,7 @@ class TextEncoder(Protocol):
         ...
 
     def spec(self) -> dict[str, Any]:
-        """What pipeline.json says, so that ``text_encoder_from_spec`` brings it back."""
+        """Return the entry for pipeline.json that ``text_encoder_from_spec`` reads."""
         ...
 
     def to(self, device: torch.device | str) -> "TextEncoder":

@@ -1,6 +1,6 @@
-"""The CLIP picture encoder of Wan's image-to-video models: 257 tokens of width 1280 from the first frame.
+"""The CLIP image encoder of Wan's image-to-video models: 257 tokens of width 1280 from the first frame.
 
-It is open-clip's XLM-RoBERTa-large ViT-H/14, picture side only, read one layer before the last. The picture is
+It is open-clip's XLM-RoBERTa-large ViT-H/14, image side only, read one layer before the last. The image is
 squashed to 224 x 224 by a bicubic without anti-aliasing, as in the release (other tools crop, and get other tokens).
 
 Axes: b batch, l = 257 tokens (class, then 16 x 16 patches), d = 1280.
@@ -37,7 +37,7 @@ VIT_H_14: dict[str, Any] = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-5,
 }
-"""Sizes of Wan's picture encoder, for a folder without config.json."""
+"""Sizes of Wan's image encoder, for a folder without config.json."""
 
 
 class ClipImageEncoder:
@@ -59,7 +59,7 @@ class ClipImageEncoder:
 
     @torch.no_grad()
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b l d"]:
-        """Pictures in [-1, 1] to the penultimate layer's tokens, float32 on the encoder's device."""
+        """Images in [-1, 1] to the penultimate layer's tokens, float32 on the encoder's device."""
         model = self._loaded()
         pixels = clip_pixels(image.to(self._device), int(self.config["image_size"]))
         states = model(pixels.to(self.dtype), output_hidden_states=True).hidden_states
@@ -67,14 +67,14 @@ class ClipImageEncoder:
         return states[-2].float()
 
     def spec(self) -> dict[str, Any]:
-        """What pipeline.json says."""
+        """Return the entry for pipeline.json."""
         return {"kind": "clip", "source": self._named}
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], folder: Path) -> "ClipImageEncoder":
         """The encoder that ``spec()`` described; a relative source is inside ``folder``."""
         if spec.get("kind") != "clip":
-            raise ValueError(f"Unknown picture encoder kind {spec.get('kind')!r} in pipeline.json; known is 'clip'.")
+            raise ValueError(f"Unknown image encoder kind {spec.get('kind')!r} in pipeline.json; known is 'clip'.")
         inside = folder / str(spec["source"])
         return cls(inside if inside.exists() else str(spec["source"]))
 
@@ -96,14 +96,14 @@ class ClipImageEncoder:
             state = clip_to_transformers(load_tensors(path))
             if not any(key.startswith("vision_model.") for key in self._model.state_dict()):
                 state = {key.removeprefix("vision_model."): value for key, value in state.items()}
-            load_strict(self._model, state, path, dtype=self.dtype, what="CLIP picture encoder")
+            load_strict(self._model, state, path, dtype=self.dtype, what="CLIP image encoder")
             _fill_position_ids(self._model)
             torch.nn.Module.to(self._model, self._device)
         return self._model
 
 
 def clip_pixels(image: Float[Tensor, "b 3 h w"], size: int = 224) -> Float[Tensor, "b 3 s s"]:
-    """Pictures in [-1, 1] squashed to a square and normalised as CLIP wants them."""
+    """Images in [-1, 1] squashed to a square and normalized as CLIP wants them."""
     small = functional.interpolate(
         image.float(), size=(size, size), mode="bicubic", align_corners=False, antialias=False
     )
@@ -112,7 +112,7 @@ def clip_pixels(image: Float[Tensor, "b 3 h w"], size: int = 224) -> Float[Tenso
 
 
 def build_clip(config: dict[str, Any]) -> "CLIPVisionModel":
-    """A CLIP picture encoder on the meta device."""
+    """A CLIP image encoder on the meta device."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     with torch.device("meta"):

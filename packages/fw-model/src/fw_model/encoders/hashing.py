@@ -20,7 +20,7 @@ class HashTextEncoder:
     """Every word is a fixed random vector, derived from the SHA-256 of its letters; no weights, no vocabulary.
 
     Lower-case words and numbers of the cleaned prompt, in order, each a standard normal vector plus a small vector of
-    its position. Words share nothing with their relatives ("tree", "trees"): meaning is what the video model learns.
+    its position. Words share nothing with their relatives ("tree", "trees"): the video model learns the meaning.
     """
 
     def __init__(self, *, text_len: int = 16, text_dim: int = 64) -> None:

@@ -47,7 +47,7 @@ class PrecomputedText:
         return torch.stack(rows).to(self._device)
 
     def spec(self) -> dict[str, Any]:
-        """Where the file lies."""
+        """Path of the file."""
         return {"kind": "precomputed", "source": str(self.source)}
 
     def to(self, device: torch.device | str) -> "PrecomputedText":

@@ -27,7 +27,7 @@ def export_world(
     - ``video.mp4``, ``depth.mp4``: to look at.
     - ``depth/frame_00000.png`` ..., ``depth/scale.txt``: 16-bit depth.
     - ``geometry.npz``: depth, points and confidences (float16 confidences), K and poses, recovered and requested.
-    - ``points.ply``, ``points.glb``: coloured clouds; PLY keeps OpenCV axes, GLB has y up.
+    - ``points.ply``, ``points.glb``: colored clouds; PLY keeps OpenCV axes, GLB has y up.
     - ``cameras.json``, ``transforms.json``, ``colmap/sparse/0``: the recovered cameras; ``requested_cameras.json``.
     - ``images/frame_00000.png`` ...: the frames that nerfstudio and COLMAP files refer to.
     - ``gaussians/images``, ``gaussians/sparse/0``: frames, cameras and points as trainers of 3D Gaussians take them.

@@ -12,7 +12,7 @@ from fw_model.export.clouds import PointCloud
 def write_cameras(folder: str | Path, trajectory: Trajectory, *, cloud: PointCloud | None = None) -> list[Path]:
     """Write a path in every format; returns what was written.
 
-    - ``cameras.json``: the released layout. It holds one focal length for square pixels and a centred principal
+    - ``cameras.json``: the released layout. It holds one focal length for square pixels and a centered principal
       point, so K is replaced by its mean there; the others keep every K.
     - ``transforms.json``: nerfstudio; images are expected as ``images/frame_00000.png``.
     - ``colmap/sparse/0``: COLMAP binary model, with the points of ``cloud``.
@@ -37,7 +37,7 @@ def write_cameras(folder: str | Path, trajectory: Trajectory, *, cloud: PointClo
 
 
 def one_focal_length(trajectory: Trajectory) -> Trajectory:
-    """The same path with the mean focal length, square pixels and a centred principal point in every frame."""
+    """The same path with the mean focal length, square pixels and a centered principal point in every frame."""
     focal = float(np.mean(trajectory.K[:, [0, 1], [0, 1]]))
     K = np.array([[focal, 0.0, trajectory.width / 2], [0.0, focal, trajectory.height / 2], [0.0, 0.0, 1.0]])
     return Trajectory(

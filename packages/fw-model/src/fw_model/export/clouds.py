@@ -1,4 +1,4 @@
-"""Coloured point clouds: taken from a world with a confidence threshold, written as binary PLY and as GLB.
+"""Colored point clouds: taken from a world with a confidence threshold, written as binary PLY and as GLB.
 
 Axes: n points; F frames, H W pixels. Points are in the world frame: the first camera's, y down and z forward.
 """
@@ -20,7 +20,7 @@ GLTF_FROM_OPENCV = np.array([1.0, -1.0, -1.0], dtype=np.float32)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PointCloud:
-    """Points and their colours."""
+    """Points and their colors."""
 
     points: Float[np.ndarray, "n 3"]
     """Positions, float32, finite."""
@@ -87,7 +87,7 @@ def write_ply(path: str | Path, cloud: PointCloud) -> Path:
 def write_glb(path: str | Path, cloud: PointCloud) -> Path:
     """Write a glTF 2.0 binary with one point primitive; turned so that y is up, as glTF viewers hold it.
 
-    Colours are linear light, as glTF wants them, in 16 bits so that dark ones keep their steps.
+    Colors are linear light, as glTF wants them, in 16 bits so that dark ones keep their steps.
 
     Raises:
         ValueError: no points; glTF has no empty arrays.

@@ -1,4 +1,4 @@
-"""Depth to things one can look at and things one can compute with: a coloured video, 16-bit PNGs, arrays.
+"""Depth to things one can look at and things one can compute with: a colored video, 16-bit PNGs, arrays.
 
 Axes: F frames, H W pixels. z-depth, 0 or not finite = invalid.
 """
@@ -19,12 +19,12 @@ PNG_MAX = 65535
 def write_depth_video(
     path: str | Path, depth: Float[np.ndarray, "F H W"], fps: float | int = 16.0, *, color_map: ColorMap = "turbo"
 ) -> Path:
-    """Write depth as a coloured video: near is warm, far is cold, one scale for the whole clip."""
+    """Write depth as a colored video: near is warm, far is cold, one scale for the whole clip."""
     return write_video(path, colorize(depth, color_map=color_map), fps)
 
 
 def colorize(depth: Float[np.ndarray, "*b H W"], *, color_map: ColorMap = "turbo") -> UInt8[np.ndarray, "*b H W 3"]:
-    """Colours of depth by its inverse, from the 2nd to the 98th percentile of the valid pixels; invalid is black."""
+    """Colors of depth by its inverse, from the 2nd to the 98th percentile of the valid pixels; invalid is black."""
     valid = np.isfinite(depth) & (depth > 0)
     inverse = np.where(valid, 1 / np.where(valid, depth, 1.0), 0.0)
     low, high = np.percentile(inverse[valid], (2, 98)) if valid.any() else (0.0, 1.0)
@@ -57,7 +57,7 @@ def write_depth_png(folder: str | Path, depth: Float[np.ndarray, "F H W"]) -> li
 
 
 def color_table(name: str) -> UInt8[np.ndarray, "256 3"]:
-    """256 colours of a map, from low to high. ValueError for an unknown name."""
+    """256 colors of a map, from low to high. ValueError for an unknown name."""
     x = np.linspace(0, 1, 256)
     if name == "gray":
         rgb = np.repeat(x[:, None], 3, axis=1)
@@ -66,7 +66,7 @@ def color_table(name: str) -> UInt8[np.ndarray, "256 3"]:
         places = np.linspace(0, 1, len(anchors))
         rgb = np.stack([np.interp(x, places, anchors[:, c]) for c in range(3)], axis=-1)
     else:
-        raise ValueError(f"Unknown colour map {name!r}; choose one of {sorted([*_ANCHORS, 'gray'])}.")
+        raise ValueError(f"Unknown color map {name!r}; choose one of {sorted([*_ANCHORS, 'gray'])}.")
     return np.round(rgb * 255).astype(np.uint8)
 
 
@@ -82,4 +82,4 @@ _ANCHORS = {
         (246, 215, 70), (252, 255, 164),
     ),
 }  # fmt: skip
-"""Evenly spaced colours along two well-known maps (Google's Turbo, matplotlib's inferno); in between is linear."""
+"""Evenly spaced colors along two well-known maps (Google's Turbo, matplotlib's inferno); in between is linear."""

@@ -20,7 +20,7 @@ _EPS = 1e-5
 
 
 class GeometryStep(NamedTuple):
-    """What the geometry blocks of one forward pass share, for one kind of sequence (frame or global)."""
+    """Inputs shared by the geometry blocks of one forward pass, for one kind of sequence (frame or global)."""
 
     modulation: Float[Tensor, "n 6 c"]
     """Six rows from the timestep: shift, scale and gate of the attention, then of the MLP; float32."""
@@ -28,7 +28,7 @@ class GeometryStep(NamedTuple):
 
 
 class GeometryBlock(nn.Module, Declares):
-    """Pre-norm block with LayerScale; with `modulated`, the timestep acts on it and q, k are normalised and rotated.
+    """Pre-norm block with LayerScale; with `modulated`, the timestep acts on it and q, k are normalized and rotated.
 
     The released code adds `shift` and `scale` of the MLP to its output and never reads the attention gate; both are
     choices of `Compat`. New blocks start with LayerScale factors of `layer_scale`; `gate_start` is added to the gate
@@ -57,7 +57,7 @@ class GeometryBlock(nn.Module, Declares):
         if modulated or idle_modulation:
             self.modulation = nn.Parameter(torch.zeros(1, 6, width), requires_grad=modulated)
         self.norm1 = nn.LayerNorm(width, eps=_EPS)
-        self.attn = _Attention(width, heads, normalised=modulated)
+        self.attn = _Attention(width, heads, normalized=modulated)
         self.ls1 = LayerScale(width, layer_scale)
         self.norm2 = nn.LayerNorm(width, eps=_EPS)
         self.mlp = Mlp(width, width * mlp_ratio, width)
@@ -126,12 +126,12 @@ class Mlp(nn.Module):
 
 
 class _Attention(AttentionModule):
-    def __init__(self, width: int, heads: int, *, normalised: bool) -> None:
+    def __init__(self, width: int, heads: int, *, normalized: bool) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm = nn.LayerNorm(width // heads, eps=_EPS) if normalised else nn.Identity()
-        self.k_norm = nn.LayerNorm(width // heads, eps=_EPS) if normalised else nn.Identity()
+        self.q_norm = nn.LayerNorm(width // heads, eps=_EPS) if normalized else nn.Identity()
+        self.k_norm = nn.LayerNorm(width // heads, eps=_EPS) if normalized else nn.Identity()
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "n l c"], rotation: Rotation | None) -> Float[Tensor, "n l c"]:

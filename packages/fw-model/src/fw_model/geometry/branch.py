@@ -41,7 +41,7 @@ class GeometryOutput:
     points_confidence: Float[Tensor, "b T H W"]
     """Above 1; larger is surer."""
     pose_encodings: list[Float[Tensor, "b F 9"]]
-    """Pose after every refinement (last one best): translation, quaternion x y z w (world to camera, not normalised),
+    """Pose after every refinement (last one best): translation, quaternion x y z w (world to camera, not normalized),
     vertical and horizontal field of view in radians."""
 
 
@@ -97,7 +97,7 @@ class GeometryBranch(nn.Module, Declares):
         return tokens
 
     def steps(self, timestep: Float[Tensor, " b"], frames: int, rows: int, columns: int) -> GeometrySteps:
-        """What the geometry blocks need to know of the timestep and of the grid."""
+        """Compute the timestep and grid inputs of the geometry blocks."""
         modulation = self.time(timestep)[1]
         rotation = self.rope(rows, columns, self.num_special_tokens)
         everywhere = Rotation(rotation.cos.repeat(frames, 1), rotation.sin.repeat(frames, 1))

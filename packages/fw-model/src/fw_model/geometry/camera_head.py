@@ -1,7 +1,7 @@
 """Camera head: one pose per output frame, refined several times from the camera tokens of the last layer.
 
 Axes: b batch, f latent frames, F = 4 (f - 1) + 1 output frames, e feature width, 9 pose numbers: translation,
-quaternion x y z w (world to camera, not normalised), vertical and horizontal field of view in radians.
+quaternion x y z w (world to camera, not normalized), vertical and horizontal field of view in radians.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class CameraHead(nn.Module, Declares):
         super().__init__()
         width = 2 * config.width
         self.iterations = config.camera_iterations
-        self.normalise_expanded = compat.camera_token_norm
+        self.normalize_expanded = compat.camera_token_norm
         self.expand = CameraExpansion(width, interleaved=compat.camera_token_order == "interleaved")
         self.empty_pose = nn.Parameter(torch.zeros(1, 1, POSE_DIM))
         self.embed_pose = nn.Linear(POSE_DIM, width)
@@ -65,7 +65,7 @@ class CameraHead(nn.Module, Declares):
     def forward(self, camera: Float[Tensor, "b f e"]) -> list[Float[Tensor, "b F 9"]]:
         """Poses after every refinement, the last one best; the gradient stops at every earlier pose."""
         expanded = self.expand(camera[:, 1:])
-        if self.normalise_expanded:
+        if self.normalize_expanded:
             expanded = self.token_norm(expanded)
         tokens = torch.cat([self.token_norm(camera[:, :1]), expanded], dim=1).to(camera.dtype)
         poses: list[Tensor] = []
@@ -78,7 +78,7 @@ class CameraHead(nn.Module, Declares):
         return poses
 
     def delta(self, tokens: Float[Tensor, "b F e"], pose: Float[Tensor, "b F 9"]) -> Float[Tensor, "b F 9"]:
-        """One refinement: what to add to the raw pose."""
+        """Compute one refinement, the increment of the raw pose."""
         embedded = self.pose_modulation(self.embed_pose(pose.to(tokens.dtype)))
         shift, scale, gate = (part.float() for part in embedded.chunk(3, dim=-1))
         normed = layer_norm(tokens, _ADALN_EPS) * (1 + scale) + shift

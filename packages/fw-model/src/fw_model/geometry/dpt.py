@@ -24,7 +24,7 @@ _POSITION_WEIGHT = 0.1
 _POSITION_BASE = 100.0
 _UNSURE = -3.0
 CHUNK_FRAMES = 4
-"""Latent frames fused at a time unless told otherwise; the result does not depend on it beyond rounding."""
+"""Default number of latent frames fused at a time; the result does not depend on it beyond rounding."""
 
 States = tuple[UpsamplerState, ...]
 
@@ -166,7 +166,7 @@ class _Stream(nn.Module):
         x = self.project(x.flatten(0, 1))
         x = self.resize(x + _positions_like(x, aspect))
         x, after = self.upsample(rearrange(x, "(b f) c y x -> b c f y x", b=batch), state)
-        x = self.fuse_in(_pictures(x))
+        x = self.fuse_in(_images(x))
         return rearrange(x, "(b t) c y x -> b t c y x", b=batch), after
 
 
@@ -207,13 +207,13 @@ def _inside_chunk(output_frames: Sequence[int], start: int, stop: int) -> list[i
     return [frame - first for frame in output_frames if first <= frame < last]
 
 
-def _pictures(x: Float[Tensor, "b c t y x"]) -> Float[Tensor, "n c y x"]:
-    """Frames as pictures with the channels innermost, the order in which convolutions are fastest."""
+def _images(x: Float[Tensor, "b c t y x"]) -> Float[Tensor, "n c y x"]:
+    """Frames as images with the channels innermost, the order in which convolutions are fastest."""
     return rearrange(rearrange(x, "b c t y x -> (b t) y x c"), "n y x c -> n c y x")
 
 
 def position_grid(columns: int, rows: int, aspect: float, device: torch.device) -> Float[Tensor, "y x 2"]:
-    """Centred (u, v) of a grid on the unit-diagonal image plane; `aspect` is width / height of the picture."""
+    """Centered (u, v) of a grid on the unit-diagonal image plane; `aspect` is width / height of the image."""
     diagonal = (aspect**2 + 1) ** 0.5
     u = _span(aspect / diagonal, columns, device)
     v = _span(1 / diagonal, rows, device)

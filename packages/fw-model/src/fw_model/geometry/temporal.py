@@ -26,7 +26,7 @@ class _Past(NamedTuple):
 
 
 class UpsamplerState(NamedTuple):
-    """What `TemporalUpsampler` must remember between chunks; None stands for "nothing seen yet"."""
+    """State of `TemporalUpsampler` between chunks; None before the first chunk."""
 
     stages: tuple[_Past, ...]
 

@@ -1,7 +1,7 @@
 """Tokens of the geometry branch: a camera token and registers before the bridged patches of every latent frame.
 
 Axes: b batch, f latent frames, F = 4 (f - 1) + 1 output frames, s special tokens, l patches of a frame, c width.
-The first latent frame has special tokens of its own, all others share a second set.
+The first latent frame has its own special tokens; all others share a second set.
 """
 
 import torch

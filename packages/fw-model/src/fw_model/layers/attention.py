@@ -63,7 +63,7 @@ def available_backends() -> list[str]:
 
 
 def check_backend(backend: str) -> None:
-    """Raise ValueError, listing what there is, unless `backend` is "auto" or installed."""
+    """Raise ValueError, listing the available backends, unless `backend` is "auto" or installed."""
     if backend not in get_args(Backend):
         raise ValueError(f"Unknown attention backend {backend!r}; choose from {', '.join(get_args(Backend))}.")
     if backend != "auto" and backend not in available_backends():

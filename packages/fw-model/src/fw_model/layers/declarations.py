@@ -1,4 +1,4 @@
-"""What modules declare about their parameters: initial values, training group, and part of the network for plans.
+"""Declarations of modules about their parameters: initial values, training group, and part of the network for plans.
 
 A weight of a new model depends on the seed and the parameter's full name alone. Gates, last adapter layers and the
 output head start at zero, so a new world model equals its plain video backbone and an independent geometry branch. The

@@ -1,6 +1,6 @@
-"""Small parts that the video and the geometry branch share: normalisation, modulation, the timestep embedding.
+"""Small parts that the video and the geometry branch share: normalization, modulation, the timestep embedding.
 
-Axes: b batch, l tokens, d width. Whatever is modulated or normalised is computed in float32 and cast back.
+Axes: b batch, l tokens, d width. Whatever is modulated or normalized is computed in float32 and cast back.
 """
 
 import torch
@@ -18,7 +18,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """Normalise in float32."""
+        """Normalize in float32."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         unit = x * torch.rsqrt(length.square() / x.shape[-1] + self.eps)
         return unit.to(x.dtype) * self.weight.to(x.dtype)

@@ -22,7 +22,7 @@ LOG_LENGTH = 10_000
 
 
 def check_offload(offload: str) -> None:
-    """ValueError, listing what there is, for an unknown way of offloading."""
+    """Raise ValueError, listing the valid names, for an unknown offload mode."""
     if offload not in get_args(Offload):
         raise ValueError(
             f"Unknown offload {offload!r}; choose from {', '.join(get_args(Offload))} (none: everything stays on the "
@@ -74,7 +74,7 @@ class BlockOffloader:
                 self.release(module)
 
     def fetch(self, name: str, module: nn.Module) -> None:
-        """Begin to bring a module in (on CUDA beside what is being computed); ``wait`` before using it."""
+        """Start moving a module to the device (on CUDA in parallel to computation); ``wait`` before using it."""
         if module in self._resident:
             return
         homes = [(slot, slot.tensor()) for slot in _slots(module)]
@@ -89,7 +89,7 @@ class BlockOffloader:
         self._count(stay, "in")
 
     def wait(self, module: nn.Module) -> None:
-        """Until a fetched module can be used by what is computed next."""
+        """Wait until a fetched module can be used."""
         stay = self._resident[module]
         if stay.ready is not None:
             here = torch.cuda.current_stream(self.device)
@@ -154,7 +154,7 @@ class BlockStream:
             self.offloader.release(block)
 
     def clear(self) -> None:
-        """Take away what was fetched ahead."""
+        """Remove the modules that were fetched ahead."""
         for block in self.blocks:
             self.offloader.release(block)
 
@@ -170,7 +170,7 @@ class _Slot(NamedTuple):
         return self.owner.get_parameter(self.name).data if self.parameter else self.owner.get_buffer(self.name)
 
     def key(self) -> tuple[int, str]:
-        """What tells it from others: the parameter; for a buffer, which is replaced and not refilled, its place."""
+        """Identity of a tensor: the parameter; for a buffer, which is replaced and not refilled, its location."""
         return (id(self.owner.get_parameter(self.name)), "") if self.parameter else (id(self.owner), self.name)
 
     def put(self, tensor: Tensor) -> None:
@@ -181,7 +181,7 @@ class _Slot(NamedTuple):
 
 
 class _Stay:
-    """A module on the device, and what it goes back to."""
+    """A module on the device and its tensors in host memory."""
 
     def __init__(self, name: str, homes: list[tuple[_Slot, Tensor]], nbytes: int) -> None:
         self.name, self.homes, self.nbytes = name, homes, nbytes

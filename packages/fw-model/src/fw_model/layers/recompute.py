@@ -1,4 +1,4 @@
-"""Activation checkpointing of a block: run it again in the backward pass instead of keeping what it computed."""
+"""Activation checkpointing of a block: run it again in the backward pass instead of keeping its activations."""
 
 from collections.abc import Callable
 from functools import partial

@@ -2,7 +2,7 @@
 
     L = L_flow + lambda (L_depth + L_pmap + 3 L_camera)                                        (FantasyWorld, App. A.3)
 
-Every function is pure, works in float32 or better, averages over what the mask leaves, and is exactly 0 with zero
+Every function is pure, works in float32 or better, averages over the unmasked values, and is exactly 0 with zero
 gradients when the mask leaves nothing. Lengths are in the unit of ``normalize_scene``; no loss fits a scale or shift.
 
 Axes: b batch, F frames, H W pixels; predicted confidences are above 0 (the heads give 1 + exp).

@@ -1,7 +1,7 @@
 """The frame and the unit that the geometry branch learns in; targets, camera rays and cameras in its terms.
 
 The world is seen from the first camera (its pose is the identity) and lengths are counted in the mean distance of
-the valid points, so scenes of any size look alike to the network; the network itself normalises nothing.
+the valid points, so scenes of any size look alike to the network; the network itself normalizes nothing.
 
 Axes: b batch, F frames, H W pixels. OpenCV camera axes, camera-to-world poses, z-depth with 0 = invalid.
 """
@@ -30,7 +30,7 @@ class NormalizedScene:
     pose_c2w: Float[Tensor, "b F 4 4"]
     """Poses relative to the first camera (the first is the identity), translations in units of ``scale``."""
     scale: Float[Tensor, "b"]
-    """Length, in the input's unit, of one unit of the normalised scene; 1 where nothing is valid."""
+    """Length, in the input's unit, of one unit of the normalized scene; 1 where nothing is valid."""
 
 
 def normalize_scene(
@@ -48,7 +48,7 @@ def normalize_scene(
         points: world points of every pixel, same unit.
         pose_c2w: camera-to-world poses, same unit.
         mask: which pixels carry valid depth.
-        first_frame_only: take the scale from frame 0 alone, which is what can be known at inference.
+        first_frame_only: take the scale from frame 0 alone, the only one known at inference.
     """
     world_to_first = se3_inverse(pose_c2w[:, :1])
     points = torch.einsum("bij,bfhwj->bfhwi", world_to_first[:, 0, :3, :3], points) + rearrange(
@@ -78,7 +78,7 @@ def trajectory_scale(
 ) -> Float[Tensor, ""]:
     """The released inference scale: mean distance of frame 0's valid points up to their ``quantile`` distance.
 
-    ``points`` are in the first camera's frame, in metres if the trajectory is. Dividing a metric trajectory by this
+    ``points`` are in the first camera's frame, in meters if the trajectory is. Dividing a metric trajectory by this
     number gives translations in the unit the network was trained in. 1 where nothing is valid.
     """
     distance = points.norm(dim=-1)[mask]
@@ -90,7 +90,7 @@ def trajectory_scale(
 
 @dataclass(frozen=True, kw_only=True)
 class GeometryTargets:
-    """What the geometry heads should say about a clip, in normalised units."""
+    """Targets of the geometry heads for a clip, in normalized units."""
 
     depth: Float[Tensor, "b F H W"]
     """z-depth."""
@@ -113,7 +113,7 @@ def geometry_targets(
     weight: Float[Tensor, "b F H W"] | None = None,
     first_frame_only: bool = False,
 ) -> tuple[GeometryTargets, NormalizedScene]:
-    """Targets of a clip from its depth and cameras, and the normalised scene (its pose and scale feed the rays).
+    """Targets of a clip from its depth and cameras, and the normalized scene (its pose and scale feed the rays).
 
     Args:
         depth: z-depth, 0 or not finite = invalid.
@@ -148,7 +148,7 @@ def ray_map(config: WorldConfig) -> Callable[[Tensor, Tensor, int, int], Tensor]
 def relative_rays(
     K: Float[Tensor, "*b F 3 3"], pose_c2w: Float[Tensor, "*b F 4 4"], height: int, width: int
 ) -> Float[Tensor, "*b F h w 6"]:
-    """Pluecker rays whose direction is told as its change since frame 0: all zeros as long as the camera stands still.
+    """Pluecker rays whose direction is relative to frame 0: all zeros while the camera does not move.
 
     Of the plain direction 98 % is the same for every path, and a small pose encoder that starts from nothing passes on
     little else. Arguments and result as in ``plucker_rays``.
@@ -168,9 +168,9 @@ def path_rays(config: WorldConfig, path: Trajectory) -> Float[Tensor, "F py px 6
 
 
 def recovered_path(encoding: Float[Tensor, "F 9"], requested: Trajectory) -> Trajectory:
-    """The cameras that the camera head says, relative to the first one; size and units of the requested path."""
+    """The cameras that the camera head predicts, relative to the first one; size and units of the requested path."""
     encoding = encoding.double().cpu()
-    # a field of view of 0 or of a half turn is no camera; an untrained head says such things
+    # a field of view of 0 or of a half turn is no camera; an untrained head predicts such values
     encoding = torch.cat([encoding[:, :7], encoding[:, 7:].clamp(0.02, 3.0)], dim=-1)
     pose_w2c, K = decode_pose(encoding, requested.height, requested.width)
     path = Trajectory(

@@ -1,6 +1,6 @@
 """The terms that the losses are made of: masked means, gradients in space and time, confidence weighting.
 
-Each is pure, works in float32 or better, averages over what its mask leaves, and is exactly 0 with zero gradients
+Each is pure, works in float32 or better, averages over the unmasked values, and is exactly 0 with zero gradients
 when the mask leaves nothing. Targets outside the mask may be anything, NaN too.
 
 Axes: b batch, F frames, H W pixels, c channels.

@@ -1,4 +1,4 @@
-"""What steers one sample and stays the same over its denoising steps: prompt, picture and camera, already embedded.
+"""Conditioning inputs of one sample, embedded once for all denoising steps: prompt, image and camera.
 
 Axes: b batch, t text tokens, i image tokens, c channels, f latent frames, y x latent rows and columns, h w token rows
 and columns, l = f h w, d video width, p camera feature width.
@@ -18,7 +18,7 @@ class Conditioning:
     """Made by `FantasyWorld.encode_condition`; given to `forward` in place of the raw inputs."""
 
     context: Context | tuple[ContextKV, ...]
-    """Embedded prompt and picture, or their keys and values in every video block (cached)."""
+    """Embedded prompt and image, or their keys and values in every video block (cached)."""
     y: Float[Tensor, "b c f y x"] | None
     """Channels that stand beside the noisy latents: image latent, with the mask where the backbone has one."""
     camera: Float[Tensor, "b l p"] | None
@@ -29,7 +29,7 @@ class Conditioning:
     """Camera tokens made from known poses; None: the learned ones."""
 
     def block(self, index: int) -> Context | ContextKV:
-        """What video block `index` attends to."""
+        """Keys and values for the cross-attention of video block `index`."""
         return self.context if isinstance(self.context, Context) else self.context[index]
 
     def size(self) -> int:
@@ -41,7 +41,7 @@ class Conditioning:
 def check_inputs(
     config: WorldConfig, *, context: Tensor, y: Tensor | None, clip_feature: Tensor | None, plucker: Tensor | None
 ) -> None:
-    """Raise ValueError, saying what the model wants, unless the raw inputs fit it and each other."""
+    """Raise ValueError, naming the expected shape, unless the raw inputs fit the model and each other."""
     video, camera = config.video, config.camera
     _need(
         context.shape[-1] == video.text_dim,

@@ -31,7 +31,7 @@ class CrossBranchStep(NamedTuple):
 
 
 class IRGOutput(NamedTuple):
-    """Both streams after the block; the geometry layer's two halves are what the heads may tap."""
+    """Both streams after the block; the heads may read the two halves of the geometry layer."""
 
     video: Float[Tensor, "b l d"] | None
     frame: Float[Tensor, "b f m c"] | None

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class WorldOutput:
-    """What one forward pass gives."""
+    """Result of one forward pass."""
 
     velocity: Float[Tensor, "b c f y x"]
     """Flow-matching velocity, noise - clean; an Euler step is x + velocity * (sigma_next - sigma)."""
@@ -89,13 +89,13 @@ class FantasyWorld(nn.Module):
         """One pass over both branches.
 
         Args:
-            latents: noisy normalised latents.
+            latents: noisy normalized latents.
             timestep: 0..1000 per sample.
             condition: from `encode_condition`, in place of the raw inputs that follow.
             context, y, clip_feature, plucker, control, poses: see `encode_condition`.
             predict_geometry: run the heads.
             dense_frames: ascending output frames to predict depth and points of; None: all.
-            cross_branch: let the branches attend to each other as `config.cross_branch.direction` says; False is the
+            cross_branch: let the branches attend to each other as set by `config.cross_branch.direction`; False is the
                 plain video model beside an independent geometry branch.
 
         Raises:
@@ -182,7 +182,7 @@ class FantasyWorld(nn.Module):
         poses: Float[Tensor, "b F 9"] | None = None,
         cache: bool = True,
     ) -> Conditioning:
-        """Embed what stays the same over the steps of a sample.
+        """Embed the inputs that are constant over the steps of a sample.
 
         Args:
             context: text encoder's output, padded with zeros to the model's text length.
@@ -258,8 +258,8 @@ class FantasyWorld(nn.Module):
     def parameters_of(self, group: Group) -> Iterator[nn.Parameter]:
         """Parameters of one training group.
 
-        "video" is the video backbone, "geometry" what stage 1 trains (bridge, tokens, geometry blocks, heads), and
-        "cross_branch" what stage 2 trains (attention between the branches, camera adapters, pose encoder).
+        "video" is the video backbone, "geometry" is trained in stage 1 (bridge, tokens, geometry blocks, heads), and
+        "cross_branch" is trained in stage 2 (attention between the branches, camera adapters, pose encoder).
         """
         return (parameter for name, parameter in self.named_parameters() if self.parameter_group(name) == group)
 

@@ -1,7 +1,7 @@
-"""What belongs to a model besides its weights: pipeline.json and what it names.
+"""The components of a model besides its transformer, read from and written to pipeline.json.
 
-It says which autoencoder, text encoder and picture encoder the model was trained with, and the default sampling, so
-that a folder can be generated with, and trained on, without being told anything else.
+pipeline.json names the autoencoder, text encoder and image encoder that the model was trained with, and the default
+sampling, so a folder holds everything that generation and training need.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fw_core.files import write_text
 from fw_model.autoencoders.base import VideoAutoencoder
 from fw_model.autoencoders.registry import autoencoder_from_spec
 from fw_model.checkpoints.opening import read_json
@@ -28,9 +29,9 @@ class Components:
     """The parts that pipeline.json names."""
 
     autoencoder: VideoAutoencoder
-    """Of the latents the model was trained on."""
+    """Maps video to the latents that the model was trained on."""
     text_encoder: TextEncoder
-    """Of the embeddings the model was trained on."""
+    """Computes the embeddings that the model was trained on."""
     image_encoder: ClipImageEncoder | None
     """CLIP, for models with an image branch."""
     sampling: Sampling
@@ -38,7 +39,7 @@ class Components:
 
 
 def load_components(folder: Path) -> Components:
-    """Read pipeline.json and load what it names.
+    """Read pipeline.json and load the components it names.
 
     Raises:
         ValueError: there is no pipeline.json, it names something unknown, or a part is missing.
@@ -85,4 +86,4 @@ def save_components(
         source = Path(str(part.get("source", "")))
         if source.is_absolute() and source.is_relative_to(folder.resolve()):
             part["source"] = source.relative_to(folder.resolve()).as_posix()
-    (folder / SPEC_FILE).write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / SPEC_FILE, json.dumps(spec, indent=1) + "\n")

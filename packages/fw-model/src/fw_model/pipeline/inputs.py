@@ -1,7 +1,7 @@
-"""What a caller hands to generation, checked and brought to the model's size: the picture, and the camera path.
+"""Check the image and the camera path of a request, and fit both to the model's size.
 
-The picture keeps its aspect: it is resized until it covers the frame and cropped around its centre; a camera path that
-was made for the picture's own size goes through the same resize and crop.
+The image keeps its aspect ratio: it is resized to cover the frame and cropped around its center. A camera path made for
+the image's original size is resized and cropped in the same way.
 
 Axes: F frames, H W pixels.
 """
@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from fw_core.images import read_image
 from fw_geometry.camera import Trajectory
+from fw_geometry.clip_shape import cover
 from fw_model.pipeline.settings import Fit
 
 ImageInput = Image.Image | np.ndarray | Path | str
@@ -23,31 +25,32 @@ ImageInput = Image.Image | np.ndarray | Path | str
 
 
 def prepare_image(image: ImageInput, height: int, width: int, fit: Fit) -> Float[Tensor, "3 H W"]:
-    """The picture in [-1, 1] at the clip's size.
+    """Convert an image to values in [-1, 1] at the clip's size.
 
     Args:
-        image: a PIL picture, a uint8 array [h, w, 3], or a file.
+        image: a PIL image, a uint8 array [h, w, 3], or a file.
         height: rows of the clip.
         width: columns of the clip.
-        fit: "crop" keeps the aspect and cuts what is over; "stretch" is the released behaviour.
+        fit: "crop" keeps the aspect ratio and crops the center; "stretch" is the released behavior.
 
     Raises:
-        ValueError: not a picture.
+        ValueError: not an image that can be read.
+        FileNotFoundError: the file does not exist.
     """
-    picture = _opened(image).convert("RGB")
+    rgb = _pil_image(image).convert("RGB")
     if fit == "crop":
-        scaled, left, top = _cover(picture.width, picture.height, width, height)
-        picture = picture.resize(scaled, Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
+        wide, tall, left, top = cover(rgb.width, rgb.height, width, height)
+        rgb = rgb.resize((wide, tall), Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
     else:
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 127.5 - 1)
+        rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.asarray(rgb, dtype=np.float32) / 127.5 - 1)
     return rearrange(pixels, "h w c -> c h w").contiguous()
 
 
 def prepare_trajectory(
     trajectory: Trajectory, *, num_frames: int, height: int, width: int, fit: Fit, scene_scale: float
 ) -> Trajectory:
-    """The first ``num_frames`` cameras relative to the first one, for frames of H x W, lengths in scene units.
+    """Take the first ``num_frames`` cameras relative to the first one, for frames of H x W, in scene units.
 
     Raises:
         ValueError: fewer cameras than frames.
@@ -62,28 +65,15 @@ def prepare_trajectory(
         return path
     if fit == "stretch":
         return path.resized(width, height)
-    scaled, left, top = _cover(path.width, path.height, width, height)
-    return path.resized(*scaled).cropped(left, top, width, height)
+    wide, tall, left, top = cover(path.width, path.height, width, height)
+    return path.resized(wide, tall).cropped(left, top, width, height)
 
 
-def _opened(image: ImageInput) -> Image.Image:
+def _pil_image(image: ImageInput) -> Image.Image:
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"A picture array must be uint8 [h, w, 3], got {image.dtype} {list(image.shape)}.")
+            raise ValueError(f"image: an array must be uint8 [h, w, 3], got {image.dtype} {list(image.shape)}")
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
         return image
-    try:
-        with Image.open(image) as opened:
-            return opened.convert("RGB")
-    except FileNotFoundError:
-        raise ValueError(f"There is no picture {image}.") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{image} is not a picture that can be read; give a PNG or JPEG file.") from None
-
-
-def _cover(width: int, height: int, to_width: int, to_height: int) -> tuple[tuple[int, int], int, int]:
-    """Size after the smallest resize that covers the target, and the corner of the centre crop."""
-    scale = max(to_width / width, to_height / height)
-    scaled = max(to_width, round(width * scale)), max(to_height, round(height * scale))
-    return scaled, (scaled[0] - to_width) // 2, (scaled[1] - to_height) // 2
+    return Image.fromarray(read_image(image).rgb)

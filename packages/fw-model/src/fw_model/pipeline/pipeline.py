@@ -6,7 +6,7 @@
     world = progress.world
 
 A pipeline folder holds config.json and model.safetensors (``FantasyWorld.save_pretrained``) and pipeline.json, which
-names autoencoder, text encoder, picture encoder and the default sampling.
+names autoencoder, text encoder, image encoder and the default sampling.
 
 Axes: b batch, F frames, H W pixels, c channels, f latent frames, y x latent rows and columns.
 """
@@ -46,17 +46,17 @@ from fw_model.sampling.flow import FlowSchedule, counter_noise
 
 
 class WorldPipeline:
-    """A model with everything it needs to go from a picture to a world.
+    """A model with everything it needs to go from an image to a world.
 
     Args:
         world: the model; the low-noise expert of a two-expert model.
-        autoencoder: of the latents the model was trained on.
-        text_encoder: of the embeddings the model was trained on.
+        autoencoder: maps video to the latents that the model was trained on.
+        text_encoder: computes the embeddings that the model was trained on.
         image_encoder: CLIP, for models with an image branch.
         high_noise: the other expert of a two-expert model.
         sampling: defaults of ``generate``.
-        free_encoders: drop text and picture encoder from memory once a sample's inputs are encoded.
-        offload: what is on the device only while it is used: "none", "model" (each large part) or "block" (the
+        free_encoders: drop text and image encoder from memory once a sample's inputs are encoded.
+        offload: parts to keep on the device only while they are used: "none", "model" (each large part) or "block" (the
             transformer's blocks one at a time too). Results do not depend on it.
         device: where to compute; by default where the model is.
     """
@@ -93,7 +93,7 @@ class WorldPipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where everything is computed."""
+        """The device that computes everything."""
         return self.placement.device
 
     def to(self, device: str | torch.device) -> "WorldPipeline":
@@ -123,8 +123,8 @@ class WorldPipeline:
         Args:
             source: the folder, "owner/name" to download, or "small-world" for the weights that come with the package.
             device: where to compute.
-            dtype: precision of the transformer; None keeps the file's, but widens float16 to float32: here it is a
-                precision to store in, not one to compute in.
+            dtype: precision of the transformer; None keeps the file's, except that float16 becomes float32, because
+                float16 is used for storage only.
             preset: refuse a checkpoint of any other preset.
             free_encoders: see the class.
             offload: see the class.
@@ -133,7 +133,7 @@ class WorldPipeline:
 
         Raises:
             ValueError: not a pipeline folder, another preset, a part it names is missing, or an option that is not
-                known or not available here; says which.
+                known or not available here.
         """
         check_offload(offload)
         check_backend(attention)
@@ -182,7 +182,7 @@ class WorldPipeline:
         Args:
             source: a safetensors file in the layout of diffusers, PEFT, kohya, ComfyUI, DiffSynth or VideoX-Fun.
             scale: strength; 1 is the update as trained.
-            name: what ``unload_lora`` calls it; by default the file's name without its extension.
+            name: its name for ``unload_lora``; by default the file's name without its extension.
             merge: add it into the weights, for good, instead of computing it beside them.
             expert: of a two-expert model, "high_noise" or "low_noise". By default the one that the file's name has in
                 it, else both.
@@ -341,7 +341,7 @@ class WorldPipeline:
 
     @torch.no_grad()
     def _conditions(self, world: FantasyWorld, inputs: "_Inputs") -> tuple[Conditioning, Conditioning | None]:
-        """What every step needs, embedded once; guidance changes the text alone."""
+        """Embed the conditioning of every step once; guidance changes the text alone."""
         made = [
             world.encode_condition(context=row[None], y=inputs.y, clip_feature=inputs.clip, plucker=inputs.plucker)
             for row in inputs.text

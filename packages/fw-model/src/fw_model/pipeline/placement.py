@@ -1,6 +1,6 @@
-"""Where a pipeline's parts are while it works: all on the device, or each there only while it is used.
+"""Placement of a pipeline's parts: all on the device, or each there only while it is used.
 
-``none``: everything stays on the device. ``model``: text encoder, picture encoder, autoencoder and transformer (of two
+``none``: everything stays on the device. ``model``: text encoder, image encoder, autoencoder and transformer (of two
 experts the one at work) come and go as wholes. ``block``: so do they, but the transformer's blocks pass one at a time.
 """
 
@@ -19,15 +19,15 @@ HOME = torch.device("cpu")
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A text or picture encoder: it loads its weights itself, and says where it computes."""
+    """A text or image encoder, which loads its weights itself and can be moved."""
 
     def to(self, device: torch.device | str) -> Any:
-        """Move it."""
+        """Move the encoder to a device."""
         ...
 
 
 class Placement:
-    """Brings parts to the device for as long as they are used.
+    """Move parts to the device while they are used.
 
     Args:
         offload: "none", "model" or "block".
@@ -44,12 +44,12 @@ class Placement:
 
     @property
     def home(self) -> torch.device:
-        """Where parts are that are not in use."""
+        """Device of the parts that are not in use."""
         return self.device if self.offload == "none" else HOME
 
     @contextmanager
     def encoder(self, encoder: Encoder) -> Iterator[None]:
-        """Have a text or picture encoder at hand."""
+        """Keep a text or image encoder on the device inside the block."""
         encoder.to(self.device)
         try:
             yield
@@ -57,13 +57,13 @@ class Placement:
             encoder.to(self.home)
 
     def part(self, name: str, part: object) -> AbstractContextManager[None]:
-        """Have the autoencoder at hand."""
+        """Keep the autoencoder on the device inside the block."""
         if self.offload == "none" or not isinstance(part, nn.Module):
             return nullcontext()
         return self.offloader.using(name, part)
 
     def expert(self, world: FantasyWorld) -> AbstractContextManager[None]:
-        """Have a transformer at hand, whole or block by block."""
+        """Keep a transformer on the device inside the block, whole or block by block."""
         name = f"transformer {world.config.name}"
         if self.offload == "none":
             return nullcontext()

@@ -1,4 +1,4 @@
-"""What generation gives: a `World` of frames, geometry and cameras, and the `Progress` on the way to it.
+"""Results of generation: a `World` of frames, geometry and cameras, and `Progress` reports.
 
 Axes: F frames, H W pixels. Arrays are numpy, on the host. Lengths are in the unit of the requested camera path.
 """
@@ -30,7 +30,7 @@ class World:
     points_confidence: Float[np.ndarray, "F H W"]
     """Confidence of the points, above 1."""
     trajectory: Trajectory
-    """The recovered cameras: what the geometry branch says the video shows."""
+    """The cameras that the geometry branch recovered from the video."""
     requested: Trajectory
     """The cameras that were asked for, relative to the first, for frames of H x W."""
     fps: float = 16.0
@@ -67,6 +67,6 @@ class Progress:
     seconds: float
     """Time since the start."""
     eta_seconds: float | None = None
-    """Estimate of the time left; None while nothing can be said."""
+    """Estimate of the time left; None while unknown."""
     world: World | None = None
     """The result; only in the last report."""

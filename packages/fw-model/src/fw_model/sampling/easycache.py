@@ -1,7 +1,7 @@
 """EasyCache: skip the network at steps where its answer is predicted to change little (arXiv 2507.02860).
 
 Between two steps that were computed, the output's change per change of the input, ``k = |v - v'| / |x - x'|``, is taken
-to stay what it was; so ``k |x - x_before| / |v'|`` estimates the relative change that one more step brings. While the
+to stay constant; so ``k |x - x_before| / |v'|`` estimates the relative change that one more step brings. While the
 sum of these estimates stays below a threshold the step is not computed: its velocity is ``x + delta``, with
 ``delta = v' - x'`` kept from the last computed step. No training and no fitted constants.
 
@@ -23,7 +23,7 @@ WARM_UP = 0.2
 
 
 class Velocities(NamedTuple):
-    """What the network says at one step."""
+    """Output of the network at one step."""
 
     positive: Float[Tensor, "*s"]
     """With the prompt."""
@@ -32,7 +32,7 @@ class Velocities(NamedTuple):
 
 
 class EasyCache:
-    """The memory of one generation; ask ``recall`` before each step and ``store`` what was computed.
+    """The memory of one generation; call ``recall`` before each step and ``store`` the output after it.
 
     Args:
         threshold: accumulated relative change up to which steps are skipped; the authors use 0.05 for Wan2.1. 0 skips
@@ -48,7 +48,7 @@ class EasyCache:
         self.forget()
 
     def forget(self) -> None:
-        """Start anew: another expert takes over, whose answers are not the last one's."""
+        """Clear the memory when another expert takes over, whose outputs differ."""
         self._estimate = 0.0
         self._rate: float | None = None
         self._seen: Tensor | None = None  # input of the last step, computed or not

@@ -54,7 +54,7 @@ class FlowSchedule:
 
     @property
     def timesteps(self) -> Float[Tensor, "n"]:
-        """What the network is told at each step: ``1000 * sigma``, float32."""
+        """Timestep input of the network at each step: ``1000 * sigma``, float32."""
         return self.sigmas[:-1] * TRAIN_STEPS
 
 
@@ -211,7 +211,7 @@ class TimestepSampler:
             sigmas = training_grid(self.shift).sigmas
             inside = sigmas[(sigmas > low) & (sigmas <= high)]
             if len(inside) == 0:
-                raise ValueError(f"No entry of the training grid lies in ({self.min_timestep}, {self.max_timestep}].")
+                raise ValueError(f"No entry of the training grid is in ({self.min_timestep}, {self.max_timestep}].")
             return [float(inside[int(u * len(inside))]) for u in uniform]
         # bounds on the unbent grid, so that truncation keeps the density between them
         low, high = (x / (self.shift - (self.shift - 1) * x) for x in (low, high))

@@ -19,7 +19,7 @@ from fw_model.wan.camera_adapter import CameraAdapter
 
 
 class ContextKV(NamedTuple):
-    """Keys and values of the prompt and of the picture in one block; constant over the steps of a sample."""
+    """Keys and values of the prompt and of the image in one block; constant over the steps of a sample."""
 
     k: Float[Tensor, "b t h e"]
     v: Float[Tensor, "b t h e"]
@@ -28,14 +28,14 @@ class ContextKV(NamedTuple):
 
 
 class Context(NamedTuple):
-    """Embedded prompt and picture, not yet projected to keys and values."""
+    """Embedded prompt and image, not yet projected to keys and values."""
 
     text: Float[Tensor, "b t d"]
     image: Float[Tensor, "b c d"] | None
 
 
 class VideoStep(NamedTuple):
-    """What every video block of one forward pass shares."""
+    """Inputs shared by all video blocks of one forward pass."""
 
     modulation: Float[Tensor, "b 6 d"]
     """Shift, scale and gate of the attention, then of the feed-forward layer, from the timestep; float32."""
@@ -45,7 +45,7 @@ class VideoStep(NamedTuple):
 
 
 class SelfAttention(AttentionModule):
-    """Full attention over the video tokens: q and k RMS-normalised over the whole width, then rotated."""
+    """Full attention over the video tokens: q and k RMS-normalized over the whole width, then rotated."""
 
     def __init__(self, dim: int, heads: int, eps: float) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class SelfAttention(AttentionModule):
 
 
 class CrossAttention(AttentionModule):
-    """Two attentions that share their queries, one over the prompt and one over the picture, summed before `o`."""
+    """Two attentions that share their queries, one over the prompt and one over the image, summed before `o`."""
 
     def __init__(self, dim: int, heads: int, eps: float, image: bool) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ class ControlAdapter(nn.Module, Declares):
         return rearrange(x, "(b f) p y x -> b p f y x", b=packed.shape[0])
 
     def forward(self, prepared: Float[Tensor, "b p f y x"]) -> Float[Tensor, "b d f h w"]:
-        """What is added to the patch embedding, from what `prepare` gave."""
+        """Compute the term added to the patch embedding from the output of `prepare`."""
         x = self.conv(rearrange(prepared, "b p f y x -> (b f) p y x"))
         for block in self.residual_blocks:
             x = block(x)

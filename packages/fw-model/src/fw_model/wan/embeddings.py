@@ -1,4 +1,4 @@
-"""What stands around the video blocks: embeddings of everything that goes in, the head that turns tokens to velocity.
+"""Input embeddings of the video blocks, and the output head that maps tokens to velocity.
 
 Axes: b batch, c channels, f latent frames, y x latent rows and columns, h w token rows and columns, l = f h w tokens
 (column fastest), d width, t text tokens, i image tokens.

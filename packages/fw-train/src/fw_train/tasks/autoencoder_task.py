@@ -83,7 +83,7 @@ class AutoencoderTask:
         videos = [self._mirrored(self._window(draw), step, draw.slot) for draw in draws]
         video = torch.stack(videos).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
-            raw = self.vae.analyse(video)
+            raw = self.vae.analyze(video)
             noise = [counter_noise(self.config.seed, step, d.slot, raw.shape[1:], device=self.device) for d in draws]
             error = self.vae.synthesise(raw + LATENT_NOISE * torch.stack(noise)).float() - video
         raw = raw.float()
