@@ -70,7 +70,8 @@ def main() -> None:
     done = convert_checkpoint(out / "model.pth", out / "converted", config=released)
     print(f"{done.kind}: {done.tensors} tensors, {done.parameters:,} parameters -> {', '.join(done.files)}")
     again = FantasyWorld.from_pretrained(out / "converted")
-    print("trained with", {k: v for k, v in again.config.to_dict()["compat"].items() if v != getattr(Compat(), k)})
+    compat = dataclasses.asdict(again.config.compat)
+    print("trained with", {key: value for key, value in compat.items() if value != getattr(Compat(), key)})
 
 
 if __name__ == "__main__":

@@ -157,6 +157,8 @@ def _check_command(words: list[str], line: str) -> None:
     depth = 3 if words[:2] == ["fw-serve", "key"] else 2
     subcommands = [word for word in words[1:depth] if not word.startswith("-")]
     text = _help(words[0], *subcommands)
+    if words[:2] in (["fw-train", "plan"], ["fw-train", "encode"]):
+        text += _help("fw-train", words[2])  # they take the flags of the stage too
     for option in (word.split("=")[0] for word in words if word.startswith("--")):
         assert re.search(rf"{re.escape(option)}\b", text), f"{option} is not an option of: {line}"
 

@@ -66,7 +66,7 @@ def test_a_world_from_a_picture(tmp_path: Path) -> None:
     assert len(trimesh.load(world / "points.ply").vertices) > 1000  # type: ignore[union-attr]
     assert len(formats.read_colmap(world / "colmap" / "sparse" / "0").trajectory) == 17
     assert len(list((world / "images").glob("*.png"))) == len(list((world / "depth").glob("*.png"))) == 17
-    assert json.loads((world / "world.json").read_text())["settings"]["steps"] == 4
+    assert json.loads((world / "world.json").read_text())["settings"]["num_inference_steps"] == 4
 
 
 @pytest.mark.slow
