@@ -139,7 +139,7 @@ def test_disparity_errors_of_known_size_cost_what_they_must(truth: TruthClip):
 def test_depth_that_runs_the_wrong_way_falls_back_to_a_constant(truth: TruthClip):
     world = perfect(truth)
     result = measure(replace(world, depth=(1 / world.depth).astype(np.float32)), truth)
-    assert any("scale-and-shift fit is a constant" in note for note in result.notes)
+    assert any("constant" in note for note in result.notes)
     known = truth.depth[truth.depth > 0].astype(np.float64)
     constant = 1 / np.median(1 / known)
     assert number(result, "depth/abs_rel_affine") == pytest.approx(np.abs(constant / known - 1).mean(), rel=1e-6)
@@ -223,7 +223,7 @@ def test_a_camera_that_stands_still(truth: TruthClip):
     asked = replace(world, requested=replace(world.requested, pose_c2w=still))
     result = measure(asked, truth)
     assert result.scores["follow/direction"] is None
-    assert any("no direction of travel" in note for note in result.notes)
+    assert any("direction of travel" in note for note in result.notes)
 
 
 def test_cameras_from_structure_from_motion(truth: TruthClip, monkeypatch: pytest.MonkeyPatch):
