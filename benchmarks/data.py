@@ -27,7 +27,7 @@ from fw_data import ClipDataset
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.pipeline import RunSummary, annotate
 from fw_data.annotate.progress import PlainReporter
-from fw_data.annotators.dust3r.network import Dust3rConfig, Dust3rNetwork, Features, PairOutput
+from fw_data.annotators.dust3r.network import Dust3rConfig, Dust3rNetwork, EncodedFrames, PairOutput
 from fw_data.annotators.dust3r.pairs import pair_graph
 from fw_data.annotators.dust3r.predictor import NetworkPredictor, PairPointmaps
 from fw_data.annotators.oracle.spec import OracleSpec
@@ -205,7 +205,7 @@ def encoder_rows(pairs: int, frames: int = 6, height: int = 64, width: int = 96)
         out = []
         for pair in both:
             seen = network.encode(images[list(pair)])
-            out.append(network.decode(seen, Features(seen.tokens.flip(0), seen.grid)))
+            out.append(network.decode(seen, EncodedFrames(seen.tokens.flip(0), seen.grid)))
         return out
 
     ours, other = {(one.first, one.second): one.first_points for one in mine()}, theirs()

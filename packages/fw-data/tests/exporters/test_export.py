@@ -125,6 +125,7 @@ def test_other_files_mean_what_their_formats_say(shared_dataset, tmp_path):
     import trimesh
 
     cloud = trimesh.load(out / json.loads((out / "transforms.json").read_text())["ply_file_path"])
+    assert isinstance(cloud, trimesh.PointCloud)
     np.testing.assert_allclose(np.asarray(cloud.vertices) @ (0.3, 0.2, -1.0), -4.0, atol=0.02)
     scene = json.loads((out / "transforms.json").read_text())
     np.testing.assert_allclose(np.array([f["transform_matrix"] for f in scene["frames"]]) @ FLIP, clip.pose_c2w)

@@ -302,7 +302,8 @@ def test_every_sample_counts_the_same(clip):
         one = {k: v[i : i + 1] for k, v in vars(whole).items() if k != "pose_encodings"}
         poses = [encoding[i : i + 1] for encoding in whole.pose_encodings]
         cut = {k: v[i : i + 1] for k, v in vars(target).items()}
-        alone.append(losses.geometry_loss(SimpleNamespace(**one, pose_encodings=poses), losses.GeometryTargets(**cut)))
+        geometry: Any = SimpleNamespace(**one, pose_encodings=poses)
+        alone.append(losses.geometry_loss(geometry, losses.GeometryTargets(**cut)))
     torch.testing.assert_close(both.total, (alone[0].total + alone[1].total) / 2)
 
 
@@ -368,7 +369,7 @@ def test_plain_point_errors_do_not_depend_on_the_confidence(clip):
 
 def test_chosen_frames_are_compared_with_their_own_labels(clip):
     frames = [0, 2]
-    geometry = SimpleNamespace(
+    geometry: Any = SimpleNamespace(
         depth=clip.depth[:, frames],
         depth_confidence=clip.confidence[:, frames],
         points=clip.points[:, frames],

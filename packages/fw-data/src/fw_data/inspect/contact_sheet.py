@@ -133,9 +133,9 @@ def _header(draw: ImageDraw.ImageDraw, record: ClipRecord) -> None:
 
 
 def _paste(sheet: Image.Image, image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], at: tuple[int, int]) -> None:
-    image = Image.fromarray(np.ascontiguousarray(image))
-    smaller = size[0] < image.width
-    sheet.paste(image.resize(size, Image.Resampling.LANCZOS if smaller else Image.Resampling.NEAREST), at)
+    stored = Image.fromarray(np.ascontiguousarray(image))
+    smaller = size[0] < stored.width
+    sheet.paste(stored.resize(size, Image.Resampling.LANCZOS if smaller else Image.Resampling.NEAREST), at)
 
 
 def _plan(sheet: Image.Image, clip: Clip, corner: tuple[int, int], side: int) -> None:
