@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # targets without a description belong to other targets
-.PHONY: small-world-data evidence-data
-.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-serve house small-world evidence ablations studio format clean
+.PHONY: evidence-data
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-serve house small-world evidence studio format clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
@@ -85,30 +85,20 @@ house: env ## print size, layout and wording of the tree (TREES="before=../old n
 
 SMALL := small_world
 TRAIN = $(RUN) fw-train
-CAMERA := --steps 2600 --batch 16 --loss.geometry 0 --no-unfreeze-geometry --optim.lr 2e-3 --optim.warmup 50 --optim.ema 0.995 --lora.rank 32 --lora.alpha 32
 GO := --launcher torchrun --workers 2 --go-on
 
-small-world-data: env
-	@$(RUN) fw-data toy $(SMALL)/toy --clips 2400 --takes 6 --frames 17 --size 96x64 --seed 7
-	@$(RUN) fw-data annotate $(SMALL)/toy/raw $(SMALL)/dataset --geometry oracle --truth $(SMALL)/toy/truth --duplicate-bits -1
-
-small-world: small-world-data ## train the included weights in small_world/ (hours on 2 cores; resumes)
-	@$(TRAIN) autoencoder small-world --data $(SMALL)/dataset --out $(SMALL)/autoencoder $(GO)
-	@$(TRAIN) base small-world --data $(SMALL)/dataset --init $(SMALL)/autoencoder --out $(SMALL)/base $(GO)
-	@$(TRAIN) stage1 small-world --data $(SMALL)/dataset --init $(SMALL)/base --out $(SMALL)/stage1 $(GO)
-	@$(TRAIN) stage2 small-world --data $(SMALL)/dataset --init $(SMALL)/stage1 --out $(SMALL)/camera $(CAMERA) $(GO)
-	@$(TRAIN) stage2 small-world --data $(SMALL)/dataset --init $(SMALL)/camera --out $(SMALL)/stage2 $(GO)
-	@$(TRAIN) ship $(SMALL)/stage2 packages/fw-model/src/fw_model/small_world --videos $(SMALL)/toy
+small-world: env ## train a small world on rendered rooms in small_world/ (most of a day on 2 cores; resumes)
+	@$(TRAIN) autoencoder small-world --out $(SMALL)/autoencoder $(GO)
+	@$(TRAIN) base small-world --init $(SMALL)/autoencoder --out $(SMALL)/base $(GO)
+	@$(TRAIN) stage1 small-world --init $(SMALL)/base --out $(SMALL)/stage1 $(GO)
+	@$(TRAIN) stage2 small-world --init $(SMALL)/stage1 --out $(SMALL)/stage2 $(GO)
 
 evidence-data: env
 	@$(RUN) fw-data toy $(SMALL)/new --clips 208 --takes 2 --frames 17 --size 96x64 --seed 1007
 	@$(RUN) fw-data annotate $(SMALL)/new/raw $(SMALL)/newds --geometry oracle --truth $(SMALL)/new/truth --duplicate-bits -1
 
 evidence: evidence-data ## measure the included weights for docs/benchmarks/evidence.md
-	@$(TRAIN) evidence --checkpoint small-world $(if $(wildcard $(SMALL)/base/export),--base $(SMALL)/base) --data $(SMALL)/newds --out $(SMALL)/evidence --takes 2
-
-ablations: evidence-data ## train and measure the ablations of docs/benchmarks/evidence.md
-	@OMP_NUM_THREADS=1 $(RUN) python -m benchmarks.ablations --data $(SMALL)/dataset --start $(SMALL)/camera --held-out $(SMALL)/newds --out $(SMALL)/ablations
+	@$(TRAIN) evidence --checkpoint small-world --data $(SMALL)/newds --out $(SMALL)/evidence --takes 2
 
 studio: ## build the web page of fw-serve (needs node)
 	@cd apps/studio && npm ci --no-fund --no-audit && npm run build

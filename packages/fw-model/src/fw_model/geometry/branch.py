@@ -87,8 +87,8 @@ class GeometryBranch(nn.Module, Declares):
     ) -> Float[Tensor, "b f m c"]:
         """Bridge the video tokens after the preconditioning blocks, add the special tokens and an additive time index.
 
-        Without a time index, what all frames have in common grows from layer to layer until it drowns what tells them
-        apart, and the camera head predicts one pose for all of them.
+        On features of a backbone that knows no camera, a common component of all frames can grow from layer to layer
+        until the frames are equal; the time index keeps them apart.
         """
         tokens = self.tokens(self.bridge(rearrange(video, "b (f l) d -> b f l d", f=frames)), poses)
         if self.time_index == "additive":

@@ -123,7 +123,7 @@ class DropoutConfig:
     image: float = 0.0
     """Replace the first-frame condition by zeros."""
     camera: float = 0.0
-    """Stage 2: replace the camera path by zeros."""
+    """Replace the camera path by zeros, where the backbone or stage 2 reads one."""
     bicross: float = 0.0
     """Stage 2: skip the cross-attention between the branches for a whole step."""
 
@@ -164,7 +164,7 @@ class ComputeConfig:
     """cpu, cuda, cuda:N, or auto (a GPU if there is one)."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """bf16 runs the network under autocast; trained weights, optimizer and losses stay fp32. auto: bf16 on a GPU and on
-    a CPU that multiplies it natively (AVX512-BF16, AMX), else fp32, which is eight times faster there."""
+    a CPU that multiplies it natively (AVX512-BF16, AMX), else fp32."""
     frozen_dtype: Literal["fp32", "bf16"] = "fp32"
     """bf16 holds the matrices that do not train in half the memory; needs precision bf16. Exports keep them exact."""
     shard: Literal["none", "full"] = "none"

@@ -64,8 +64,15 @@ def small_world(stage: Stage) -> TrainConfig:
         return replace(start, steps=2500, batch=4, optim=optim, every=every)
     if stage == "base":
         return replace(start, steps=35_000, optim=optim)
+    # depth by its share of the depth, no temporal term and confidences that move nothing else: few frames suffice
+    loss = replace(
+        start.loss,
+        dense_frames=3,
+        depth=replace(start.loss.depth, space="log", temporal=0.0, confidence=0.1),
+        points=replace(start.loss.points, error="plain", confidence=0.1),
+    )
     optim = replace(optim, betas=(0.9, 0.999), ema=0.998)
-    start = replace(start, every=replace(start.every, sample=1000, validate=500))
+    start = replace(start, loss=loss, every=replace(start.every, sample=1000, validate=500))
     if stage == "stage1":
         return replace(start, steps=5000, optim=optim, noise=replace(start.noise, shift=3.0))
     return replace(
