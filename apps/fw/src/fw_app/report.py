@@ -32,9 +32,8 @@ def made_with(folder: Path) -> Path | None:
 
 def _head(checkpoint: Path | None) -> str:
     shipped = (
-        "The world below was generated with the small weights that come with the package. They were trained before, "
-        "with the same commands on toy scenes; see their model card, fw_model/small_world/README.md, for data and "
-        "how long. The trainings of this page are the same path cut to a few steps, and the world is not theirs."
+        "The world below was generated with the small model included in the package, not with that one. The included "
+        "model was trained earlier, on other toy scenes; its model card, fw_model/small_world/README.md, describes how."
     )
     own = (
         "This installation comes without trained weights, so the world below was generated with what this page "
@@ -42,7 +41,7 @@ def _head(checkpoint: Path | None) -> str:
     )
     return (
         "<h1>fantasy-world demo</h1>"
-        '<p class="note">Raw toy videos were annotated without a look at their ground truth, and a small model was '
+        '<p class="note">Raw toy videos were annotated without using their ground truth, and a small model was '
         f"trained on the result for a few steps. {shipped if checkpoint is None else own} Model and data are tiny: the "
         "page measures what they do, not what the method can do at full size.</p>"
     )
