@@ -1,4 +1,4 @@
-"""`fw-train release`: a chain of real runs on a real toy data set ends as float16 weights with a true model card."""
+"""`fw-train release`: chains of real runs, on a dataset or on rooms, end as float16 weights with a true model card."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.cli import main
 from fw_train.config.flags import override
 from fw_train.config.load import changed_keys, load
-from fw_train.config.schema import Cadence, ClipConfig, ConfigError
+from fw_train.config.schema import Cadence, ClipConfig, ConfigError, Stage
 from fw_train.release.release import ReleaseOptions, release
 from fw_train.tasks.train import read_run, train
 
@@ -34,34 +34,32 @@ def made(tmp_path_factory: pytest.TempPathFactory, mini: Path) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", ["fw-data", *words])
             assert not fw_data(words)
-    before = None
-    for stage in ("autoencoder", "base", "stage1", "stage2"):
-        recipe = load("tiny", stage)
-        config = replace(
-            recipe,
-            model=str(mini),
-            data=root / "dataset",
-            out=root / "runs" / stage,
-            init=before,
-            steps=2,
-            batch=2,
-            clip=ClipConfig(
-                frames=5, height=32, width=48, random_start=False, scale_by_first_frame=stage in ("stage1", "stage2")
-            ),
-            every=Cadence(log=1, validate=2, checkpoint=2),
-        )
-        train(config, quiet=True)
-        before = config.out
+    before, stages = None, ("autoencoder", "base", "stage1", "stage2")
+    for stage in stages:
+        before = _train(stage, root / "dataset", before, root / "runs" / stage, mini)
     return root
 
 
 @pytest.fixture(scope="module")
 def shipped(made: Path) -> Path:
-    words = ["release", f"{made}/runs/stage2", f"{made}/small", "--videos", f"{made}/toy"]
-    with pytest.raises(SystemExit) as code:
-        main(words)
-    assert code.value.code == 0
+    _release(made / "runs/stage2", made / "small")
     return made / "small"
+
+
+def _release(run: Path, out: Path) -> None:
+    with pytest.raises(SystemExit) as code:
+        main(["release", str(run), str(out)])
+    assert code.value.code == 0
+
+
+def _train(stage: Stage, data: Path, init: Path | None, out: Path, model: Path) -> Path:
+    """A run of two steps on 5 frames of 48x32."""
+    clip = ClipConfig(
+        frames=5, height=32, width=48, random_start=False, scale_by_first_frame=stage in ("stage1", "stage2")
+    )
+    config = replace(load("tiny", stage), model=str(model), data=data, out=out, init=init, steps=2, batch=2, clip=clip)
+    train(replace(config, every=Cadence(log=1, validate=2, checkpoint=2)), quiet=True)
+    return out
 
 
 def test_the_weights_are_those_of_the_export_rounded_to_float16(made: Path, shipped: Path) -> None:
@@ -81,9 +79,7 @@ def test_the_card_gives_the_commands_that_made_it(made: Path, shipped: Path) -> 
     card = (shipped / "README.md").read_text()
     assert str(made) not in card
     lines = [shlex.split(line) for line in card.splitlines() if line.startswith("fw-")]
-    toy, annotate, *trainings = lines
-    assert toy[:5] == ["fw-data", "toy", "toy", "--clips", "6"]
-    assert toy[toy.index("--seed") + 1] == "3"
+    annotate, *trainings = lines
     assert {"--geometry", "--duplicate-bits", "--min-motion"} <= set(annotate)
     known = {field.name.replace("_", "-") for field in fields(AnnotateOptions)}
     assert {word[2:] for word in annotate if word.startswith("--")} <= known
@@ -104,25 +100,34 @@ def test_the_card_has_the_figures_of_the_logs_and_the_sums_of_the_files(made: Pa
     assert "psnr/block_dct" in card
     for name in ("model.safetensors", "vae/model.safetensors", "config.json", "pipeline.json"):
         assert f"| {hashlib.sha256((shipped / name).read_bytes()).hexdigest()} |" in card
-    assert re.search(r"\| worlds \| 2 \|", card)
-    assert "5 frames of 32x48" in card
+    assert re.search(r"\| source videos \| 6 \|", card)
+    assert "5 frames of 48x32" in card
+    assert "trained_on" not in json.loads((shipped / "pipeline.json").read_text())
 
 
-def test_what_cannot_be_vouched_for_is_refused(made: Path, shipped: Path, tmp_path: Path) -> None:
+def test_a_model_of_rooms_records_its_domain_and_can_start_the_next(mini: Path, tmp_path: Path) -> None:
+    base = _train("base", Path("rooms:0-9"), None, tmp_path / "base", mini)
+    _release(base, tmp_path / "first")
+    assert WorldPipeline.from_pretrained(tmp_path / "first").trained_on == "rendered rooms"
+    card = (tmp_path / "first/README.md").read_text()
+    assert "fw-train base tiny --data rooms:0-9 --out runs/base" in card
+    assert "photograph" in card
+    stage1 = _train("stage1", Path("rooms:0-9"), tmp_path / "first", tmp_path / "stage1", mini)
+    _release(stage1, tmp_path / "second")
+    card = (tmp_path / "second/README.md").read_text()
+    assert f"| earlier (base) | 2 |  |  | {read_run(base).digest()} |" in card
+    assert "from earlier weights" in card
+
+
+def test_invalid_inputs_are_refused(made: Path, shipped: Path, tmp_path: Path) -> None:
     del shipped
     run = made / "runs" / "stage2"
-    with pytest.raises(ConfigError, match="toy"):
-        release(ReleaseOptions(run=run, out=tmp_path / "out", videos=tmp_path))
-    (tmp_path / "toy.json").write_text(json.dumps({"options": {"seed": 0}, "clips": [{"name": "other", "world": 0}]}))
-    with pytest.raises(ConfigError, match="toy-000000"):
-        release(ReleaseOptions(run=run, out=tmp_path / "out", videos=tmp_path))
-    assert not (tmp_path / "out").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="full"):
-        release(ReleaseOptions(run=run, out=tmp_path / "full", videos=made / "toy"))
+        release(ReleaseOptions(run=run, out=tmp_path / "full"))
     with pytest.raises(ConfigError, match="export"):
-        release(ReleaseOptions(run=tmp_path, out=tmp_path / "out", videos=made / "toy"))
+        release(ReleaseOptions(run=tmp_path, out=tmp_path / "out"))
 
 
 def test_an_export_of_other_runs_is_refused(made: Path, tmp_path: Path) -> None:
@@ -131,6 +136,6 @@ def test_an_export_of_other_runs_is_refused(made: Path, tmp_path: Path) -> None:
     try:
         path.write_text(json.dumps(json.loads(before) | {"seed": 99}))
         with pytest.raises(ConfigError, match="stage"):
-            release(ReleaseOptions(run=made / "runs" / "stage2", out=tmp_path / "out", videos=made / "toy"))
+            release(ReleaseOptions(run=made / "runs" / "stage2", out=tmp_path / "out"))
     finally:
         path.write_text(before)

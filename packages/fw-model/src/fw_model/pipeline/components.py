@@ -36,6 +36,8 @@ class Components:
     """CLIP, for models with an image branch."""
     sampling: Sampling
     """Defaults of generation."""
+    trained_on: str = ""
+    """The only kind of image that the model knows, such as "rendered rooms"; empty if nothing is recorded."""
 
 
 def load_components(folder: Path) -> Components:
@@ -65,6 +67,7 @@ def load_components(folder: Path) -> Components:
         text_encoder=text_encoder,
         image_encoder=None if image is None else ClipImageEncoder.from_spec(image, folder),
         sampling=sampling,
+        trained_on=str(spec.get("trained_on", "")),
     )
 
 
@@ -74,6 +77,7 @@ def save_components(
     text_encoder: TextEncoder,
     image_encoder: ClipImageEncoder | None = None,
     sampling: Sampling | None = None,
+    trained_on: str = "",
 ) -> None:
     """Write pipeline.json (and the autoencoder's weights) into a model's folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,4 +90,6 @@ def save_components(
         source = Path(str(part.get("source", "")))
         if source.is_absolute() and source.is_relative_to(folder.resolve()):
             part["source"] = source.relative_to(folder.resolve()).as_posix()
+    if trained_on:
+        spec["trained_on"] = trained_on
     write_text(folder / SPEC_FILE, json.dumps(spec, indent=1) + "\n")

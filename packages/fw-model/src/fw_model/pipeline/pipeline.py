@@ -55,6 +55,7 @@ class WorldPipeline:
         image_encoder: CLIP, for models with an image branch.
         high_noise: the other expert of a two-expert model.
         sampling: defaults of ``generate``.
+        trained_on: the only kind of image that the model knows, such as "rendered rooms"; empty if nothing is recorded.
         free_encoders: drop text and image encoder from memory once a sample's inputs are encoded.
         offload: parts to keep on the device only while they are used: "none", "model" (each large part) or "block" (the
             transformer's blocks one at a time too). Results do not depend on it.
@@ -70,6 +71,7 @@ class WorldPipeline:
         image_encoder: ClipImageEncoder | None = None,
         high_noise: FantasyWorld | None = None,
         sampling: Sampling | None = None,
+        trained_on: str = "",
         free_encoders: bool = False,
         offload: Offload = "none",
         device: str | torch.device | None = None,
@@ -87,6 +89,7 @@ class WorldPipeline:
         self.world, self.high_noise = world.eval(), None if high_noise is None else high_noise.eval()
         self.autoencoder, self.text_encoder, self.image_encoder = autoencoder, text_encoder, image_encoder
         self.sampling = sampling or Sampling.for_text_dim(video.text_dim)
+        self.trained_on = trained_on
         self.free_encoders = free_encoders
         self.placement = Placement(offload, device or next(world.parameters()).device)
         self.to(self.placement.device)
@@ -154,6 +157,7 @@ class WorldPipeline:
             image_encoder=parts.image_encoder,
             high_noise=high,
             sampling=parts.sampling,
+            trained_on=parts.trained_on,
             free_encoders=free_encoders,
             offload=offload,
             device=device,
@@ -165,7 +169,14 @@ class WorldPipeline:
         self.world.save_pretrained(folder)
         if self.high_noise is not None:
             self.high_noise.save_pretrained(folder / HIGH_NOISE)
-        save_components(folder, self.autoencoder, self.text_encoder, self.image_encoder, self.sampling)
+        save_components(
+            folder,
+            self.autoencoder,
+            self.text_encoder,
+            self.image_encoder,
+            self.sampling,
+            trained_on=self.trained_on,
+        )
         return folder
 
     def load_lora(

@@ -1,4 +1,4 @@
-"""The model card of shipped weights, made from the files of the runs and of their data set: nothing in it is typed."""
+"""The model card of released weights, generated from the files of the runs and their data."""
 
 import dataclasses
 import hashlib
@@ -11,19 +11,21 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
+from fw_core.tables import markdown
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.dataset.reader import ClipDataset
 from fw_data.media.resize import size_of_record
 from fw_model.checkpoints.weights import WeightFolder
 from fw_model.pipeline.components import SPEC_FILE
 from fw_model.pipeline.settings import Sampling
+from fw_toy.rooms.clip import HELD_OUT_WORLDS
 from fw_train.config.keys import is_flag
 from fw_train.config.load import CONFIG, changed_keys, load
 from fw_train.config.schema import LAUNCH, ConfigError, TrainConfig
-from fw_train.data.samples import Split, open_dataset, split_clips
+from fw_train.data.rooms import is_rooms
 
 PLACES = ("data", "init", "out", "recipe", "model", *LAUNCH)
-"""Keys of a configuration that the commands of the card give in another way, or that say only how a run was started."""
+"""Keys that the commands of the card give separately, or that only control the launch."""
 ANNOTATE_OPTIONS = {"max_frames": "frames", "trim_s": "trim", "min_motion_px": "min-motion"}
 """Settings in dataset.json whose option of `fw-data annotate` has another name."""
 
@@ -42,98 +44,112 @@ class Link:
     """Rows of the log up to that step."""
 
 
-def model_card(chain: Sequence[Link], folder: Path, videos: Path) -> str:
-    """The text of README.md for `folder`, with the weights made by `chain` (oldest run first).
+def domain(chain: Sequence[Link]) -> str:
+    """The only kind of image that the model has seen, or "" if its training data are not rendered rooms alone."""
+    return "rendered rooms" if all(is_rooms(link.config.data) for link in chain) else ""
+
+
+def model_card(earlier: Sequence[dict[str, Any]], chain: Sequence[Link], folder: Path) -> str:
+    """The text of README.md for `folder`.
+
+    Args:
+        earlier: history of the weights that the first run of the chain started from.
+        chain: the runs since then, oldest first.
+        folder: the release, complete except for the card.
 
     Raises:
-        ConfigError: `videos` are not those of the data set, or a run has no recipe that its command could name.
+        ConfigError: a dataset of the runs is missing, or a run was not started from a recipe.
     """
-    data = chain[-1].config.data
-    dataset = open_dataset(data)
-    split = split_clips(dataset.records, chain[-1].config.clip)
-    toy = _toy(videos, dataset)
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
     world, vae = _count(folder), _count(folder / "vae") if (folder / "vae").is_dir() else 0
     size, terms = Sampling.from_dict(spec["sampling"]), metadata("fw-model")["License-Expression"]
-    shape = f"{size.num_frames} frames of {size.height}x{size.width}"
+    shape = f"{size.num_frames} frames of {size.width}x{size.height}"
+    names = _dataset_names(chain)
+    origin = "from earlier weights" if earlier else "from random numbers"
+    title = "A small world of rooms" if domain(chain) else "A small world"
     sections = [
         f"---\nlicense: {terms.lower()}\npipeline_tag: image-to-video\n---",
-        "# A small world",
+        f"# {title}",
         f"From an image, a text and a camera path to a video of {shape}, with depth, points and cameras from the same "
         f"pass. The model has {world / 1e6:.2f} million parameters, its video autoencoder {vae / 1e6:.2f} million. "
-        "It was trained from random numbers with the commands below; `fw-train release` wrote this card from the files "
+        f"It was trained {origin} with the commands below; `fw-train release` wrote this card from the files "
         "of those runs.",
         "```python\nfrom fw_model import WorldPipeline\n\n"
         'pipeline = WorldPipeline.from_pretrained(FOLDER)  # "small-world" for the weights included in fw-model\n```',
-        "The weights are stored in float16 and computed with in float32.",
+        "The weights are stored in float16; loading converts them to float32.",
         "## Limits",
-        _limits(shape, spec, toy, split),
+        _limits(chain, shape, spec),
         "## Data",
-        _block([_toy_command(toy), _annotate_command(dataset)]),
-        _data(toy, dataset, split),
+        *(_data(data, name) for data, name in names.items()),
         "## Training",
-        _block(_command(link, before) for before, link in zip([None, *chain], chain, strict=False)),
+        _block(_command(link, before, names) for before, link in zip([None, *chain], chain, strict=False)),
         "CONFIG is the run's config.json with all settings.",
-        _table(
+        markdown(
             ("run", "steps", "clips per step", "parameters trained", "SHA-256 of CONFIG"),
-            [_training_row(link) for link in chain],
+            [
+                *(
+                    (f"earlier ({entry['stage']})", f"{entry['steps']:,}", "", "", f"{entry['configuration']}")
+                    for entry in earlier
+                ),
+                *(_training_row(link) for link in chain),
+            ],
         ),
         "## Figures",
-        f"Of the runs' own logs, on {chain[-1].config.clip.validate_on} held-out clips or as many as there are: before "
-        "the first step, and at the last measurement. Stages 1 and 2 go on from the one before.",
+        f"From the runs' own logs, on at most {chain[-1].config.clip.validate_on} held-out clips: before the first "
+        "step and at the last measurement. Stages 1 and 2 continue from the run before.",
         *(_figures(link) for link in chain),
         "## Files",
-        _table(("file", "bytes", "SHA-256"), _files(folder)),
-        f"## License\n\n{terms}, as the source code; the data are rendered by it.",
+        markdown(("file", "bytes", "SHA-256"), _files(folder)),
+        f"## License\n\n{terms}, as the source code.",
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _limits(shape: str, spec: dict[str, Any], toy: dict[str, Any], split: Split) -> str:
+def _dataset_names(chain: Sequence[Link]) -> dict[Path, str]:
+    """Training data of the chain -> their names in the card: `rooms` as typed, datasets numbered, in order of use."""
+    used = list(dict.fromkeys(link.config.data for link in chain if link.config.data is not None))
+    folders = [data for data in used if not is_rooms(data)]
+    numbered = {data: "dataset" if len(folders) == 1 else f"dataset{n}" for n, data in enumerate(folders, start=1)}
+    return {data: numbered.get(data, str(data)) for data in used}
+
+
+def _limits(chain: Sequence[Link], shape: str, spec: dict[str, Any]) -> str:
     """The limits of the model and of the figures."""
-    world_of = {clip["name"]: clip["world"] for clip in toy["clips"]}
-    seen = {world_of[_stem(record.source)] for record in split.train}
-    shared = sum(world_of[_stem(record.source)] in seen for record in split.held_out)
-    lines = [
-        "It was trained on rendered toy scenes only. Nothing was measured on photographs or other data.",
-        f"It was trained on {shape}; other sizes and lengths were not.",
-        f"{shared} of the {len(split.held_out)} held-out clips below show a world that training clips show too, from "
-        "another camera path: their figures are about new paths more than about new worlds.",
-    ]
+    lines = [f"It was trained on {shape} only; other sizes and lengths were not tried."]
+    if domain(chain):
+        lines.insert(
+            0, "It was trained on rendered rooms only. It has never seen a photograph and cannot continue one."
+        )
     if spec["text_encoder"]["kind"] == "hash":
         lines.append(
-            "Its text encoder is a fixed hash of words: words that are in no caption of the data have no effect."
+            "Its text encoder is a fixed hash of words: words that no caption of the data contains have no effect."
         )
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _toy(videos: Path, dataset: ClipDataset) -> dict[str, Any]:
-    path = videos / "toy.json"
-    if not path.is_file():
-        raise ConfigError(f"--videos {videos}: toy.json not found; give the output folder of `fw-data toy`")
-    toy = json.loads(path.read_text(encoding="utf-8"))
-    names = {clip["name"] for clip in toy["clips"]}
-    strange = sorted({record.source for record in dataset.records if _stem(record.source) not in names})
-    if strange:
-        raise ConfigError(
-            f"--videos {videos}: {len(strange)} videos of the data set are not among them (first: {strange[0]}); "
-            f"give the folder that {dataset.path} was annotated from"
+def _data(data: Path, name: str) -> str:
+    """Where the training data come from, in figures that identify them."""
+    if is_rooms(data):
+        return (
+            f"`{name}`: rooms rendered while training, with exact depth and cameras (`fw_toy.rooms`). A clip is "
+            f"a function of its seed. Held-out rooms have seeds from {HELD_OUT_WORLDS:,}, outside every training range."
         )
-    return toy
+    dataset = ClipDataset(data)
+    card = json.loads((dataset.path / "dataset.json").read_text(encoding="utf-8"))
+    rows = [
+        ("source videos", str(len({record.source_sha256 for record in dataset.records}))),
+        ("clips", str(card["counts"]["clips"])),
+        *((f"SHA-256 of {shard['path']}", shard["sha256"]) for shard in card["shards"]),
+    ]
+    return f"`{name}`:\n\n{_block([_annotate_command(dataset, name)])}\n\n{markdown(('data', 'value'), rows)}"
 
 
-def _toy_command(toy: dict[str, Any]) -> str:
-    settings = toy["options"] | {"size": size_of_record(toy["options"]["size"])}
-    options = " ".join(f"--{name} {value}" for name, value in settings.items())
-    return f"fw-data toy toy --clips {len(toy['clips'])} {options}"
-
-
-def _annotate_command(dataset: ClipDataset) -> str:
+def _annotate_command(dataset: ClipDataset, name: str) -> str:
     """The command with all settings that differ from the defaults."""
     config: dict[str, Any] = json.loads((dataset.path / "dataset.json").read_text(encoding="utf-8"))["config"]
-    words = f"fw-data annotate toy/raw dataset --geometry {config['backend']}"
+    words = f"fw-data annotate RAW {name} --geometry {config['backend']}"
     if config["backend"] == "oracle":
-        words += " --truth toy/truth"
+        words += " --truth TRUTH"
         if config["oracle.depth_noise"]:
             words += f" --oracle-noise {config['oracle.depth_noise']}"
     for key, usual in _flat(dataclasses.asdict(AnnotateConfig())).items():
@@ -144,28 +160,16 @@ def _annotate_command(dataset: ClipDataset) -> str:
     return words
 
 
-def _data(toy: dict[str, Any], dataset: ClipDataset, split: Split) -> str:
-    card = json.loads((dataset.path / "dataset.json").read_text(encoding="utf-8"))
-    worlds = len({clip["world"] for clip in toy["clips"]})
-    rows = [
-        ("videos", str(len(toy["clips"]))),
-        ("worlds", str(worlds)),
-        ("seed", str(toy["options"]["seed"])),
-        ("clips kept by the annotation", str(card["counts"]["clips"])),
-        ("clips trained on", str(len(split.train))),
-        (f"clips held out (split by {split.by})", str(len(split.held_out))),
-        *((f"SHA-256 of {shard['path']}", shard["sha256"]) for shard in card["shards"]),
-    ]
-    return _table(("data", "value"), rows)
-
-
-def _command(link: Link, before: Link | None) -> str:
-    """The command of a run: its recipe, and every setting that is not the recipe's."""
+def _command(link: Link, before: Link | None, names: dict[Path, str]) -> str:
+    """The command of a run: its recipe, and every setting that differs from the recipe."""
     config = link.config
     if not config.recipe:
-        raise ConfigError(f"{config.out} was not started from a recipe, so no command of the card could name it")
+        raise ConfigError(f"{config.out} was not started from a recipe, so the card cannot give its command")
     recipe = load(config.recipe, config.stage)
-    words = f"fw-train {config.stage} {config.recipe} --data dataset --out runs/{link.folder.name}"
+    words = f"fw-train {config.stage} {config.recipe}"
+    if config.data is not None and config.data != recipe.data:
+        words += f" --data {names[config.data]}"
+    words += f" --out runs/{link.folder.name}"
     if before is not None:
         words += f" --init runs/{before.folder.name}"
     if config.model != recipe.model:
@@ -208,7 +212,7 @@ def _figures(link: Link) -> str:
     first, last = rows[0], rows[-1]
     names = [name for name in last if name not in ("step", "split")]
     head = (f"{link.folder.name} ({link.config.stage})", f"step {first['step']}", f"step {last['step']}")
-    table = _table(head, [(name, *(f"{row[name]:.4g}" for row in (first, last))) for name in names])
+    table = markdown(head, [(name, *(f"{row[name]:.4g}" for row in (first, last))) for name in names])
     if "psnr/block_dct" not in names:
         return table
     return table + "\n\n`psnr` is the autoencoder's, in dB; `psnr/block_dct` that of the fixed transform it starts as."
@@ -227,10 +231,6 @@ def _count(folder: Path) -> int:
     return sum(math.prod(shape) for shape in WeightFolder(folder).shapes.values())
 
 
-def _stem(source: str) -> str:
-    return Path(source).stem
-
-
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
@@ -240,8 +240,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _block(commands: Iterable[str]) -> str:
     return "```\n" + "\n".join(commands) + "\n```"
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
