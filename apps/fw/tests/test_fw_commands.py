@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fw_app import cli, demo, doctor, report
-from fw_app.generate import resolve_trajectory
+from fw_app.generate import domain_note, resolve_image, resolve_trajectory
 from fw_app.options import DemoOptions
 from fw_geometry import formats, make_trajectory
 
@@ -191,3 +191,15 @@ def test_generate_hands_its_options_to_the_pipeline(tmp_path, capsys):
     assert "reused_steps" in settings
     assert cli.main([*words, "--last-image", str(tmp_path / "gray.png")]) == 2
     assert "frame" in capsys.readouterr().err
+
+
+def test_an_example_image_brings_its_prompt_and_unknown_ones_are_refused(tmp_path):
+    path, prompt = resolve_image(Path("example:room-1"), "")
+    assert path.is_file()
+    assert "room" in prompt
+    assert resolve_image(Path("example:room-1"), "a cellar")[1] == "a cellar"
+    assert resolve_image(tmp_path / "a.png", "") == (tmp_path / "a.png", "")
+    with pytest.raises(ValueError, match="room-0"):
+        resolve_image(Path("example:room-0"), "")
+    assert "rendered rooms" in domain_note("rendered rooms")
+    assert "example:room-1" in domain_note("rendered rooms")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fw_app.options import GenerateOptions
 from fw_geometry.clip_shape import longest_num_frames
+from fw_model.checkpoints.shipped import EXAMPLE, example_image, example_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +54,26 @@ def resolve_trajectory(
     return trajectory
 
 
+def resolve_image(image: Path, prompt: str) -> tuple[Path, str]:
+    """The file of an image and the prompt to use: for `example:NAME`, the included image, described unless `prompt` is.
+
+    ValueError if there is no such example.
+    """
+    if not str(image).startswith(EXAMPLE) or image.exists():
+        return image, prompt
+    example = example_image(str(image))
+    return example.path, prompt or example.prompt
+
+
+def domain_note(trained_on: str) -> str:
+    """One line about a model that knows one kind of image only."""
+    names = [EXAMPLE + example.name for example in example_images()]
+    return (
+        f"note: this model was trained on {trained_on} only, so other images turn into blur; "
+        f"try {names[0]} to {names[-1]} as IMAGE"
+    )
+
+
 def parse_lora(text: str) -> tuple[Path, float]:
     """FILE or FILE:SCALE as file and scale. ValueError if the file does not exist or the scale is not finite."""
     name, colon, last = text.rpartition(":")
@@ -89,9 +110,10 @@ def generate(options: GenerateOptions) -> "World":
     from fw_model.pipeline.pipeline import WorldPipeline
 
     loras = [parse_lora(text) for text in options.lora]
-    image, last_image = (None if path is None else read_image(path) for path in (options.image, options.last_image))
+    first, prompt = resolve_image(options.image, options.prompt)
+    image, last_image = (None if path is None else read_image(path) for path in (first, options.last_image))
     assert image is not None
-    for path, read in ((options.image, image), (options.last_image, last_image)):
+    for path, read in ((first, image), (options.last_image, last_image)):
         for note in () if read is None else read.notes:
             print(f"{path}: {note}")
     pipeline = WorldPipeline.from_pretrained(
@@ -104,6 +126,8 @@ def generate(options: GenerateOptions) -> "World":
     for path, scale in loras:
         for loaded in pipeline.load_lora(path, scale):
             print(f"LoRA {loaded.name}: {loaded.layers} layers, {loaded.layout} layout, scale {loaded.scale:g}")
+    if pipeline.trained_on and first == options.image:
+        print(domain_note(pipeline.trained_on))
     settings = options.settings
     shape = settings.sampling(pipeline.sampling)
     trajectory = resolve_trajectory(
@@ -118,7 +142,7 @@ def generate(options: GenerateOptions) -> "World":
         settings = settings.updated(num_frames=longest_num_frames(min(shape.num_frames, len(trajectory))))
     reports = pipeline.generate(
         image.rgb,
-        options.prompt,
+        prompt,
         trajectory,
         settings,
         last_image=None if last_image is None else last_image.rgb,

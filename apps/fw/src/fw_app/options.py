@@ -53,10 +53,11 @@ class GenerateOptions:
     """Generate a world (video, depth, points, cameras) from an image, a prompt and a camera path."""
 
     image: tyro.conf.Positional[Path]
-    """The first frame. It is resized and center-cropped to the size of the clip."""
+    """The first frame. It is resized and center-cropped to the size of the clip. example:room-1 to example:room-6 are
+    images that the included weights were made for."""
     checkpoint: str = SMALL_WORLD
     """A folder written by fw-train (its export/) or WorldPipeline.save, or the hub id (owner/name) of one. Default: the
-    small weights in the package, which generate toy scenes at 96x64."""
+    small weights in the package, which know rendered rooms only."""
     server: str | None = None
     """Generate on a server (fw-serve up), such as http://127.0.0.1:8000. The environment variable FW_API_KEY holds the
     API key."""

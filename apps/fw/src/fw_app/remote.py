@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from fw_app.generate import resolve_image
 from fw_app.options import GenerateOptions
 from fw_serve.client import Client, ServiceError, Video
 
@@ -37,10 +38,11 @@ def generate_remotely(options: GenerateOptions, client: Client | None = None) ->
     if given:
         named = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{named} cannot be used with --server; remove it, or generate on this machine")
+    image, prompt = resolve_image(options.image, options.prompt)
     with client or Client(options.server, api_key=os.environ.get("FW_API_KEY")) as service:
         video = service.create(
-            options.image,
-            options.prompt or "a scene",
+            image,
+            prompt or "a scene",
             trajectory=_trajectory(options),
             settings=options.settings,
         )

@@ -1,17 +1,20 @@
 """The weights that come with the package: found by name, stored in half precision, computed with in float32."""
 
 import hashlib
+import json
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fw_geometry import make_trajectory
 from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.checkpoints import shipped
 from fw_model.checkpoints.checkpoint import save_world
-from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
+from fw_model.checkpoints.shipped import SMALL_WORLD, example_image, example_images, shipped_weights
 from fw_model.checkpoints.sources import local_folder
 from fw_model.config import tiny
 from fw_model.encoders.hashing import HashTextEncoder
@@ -19,8 +22,10 @@ from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.components import save_components
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.settings import Sampling
+from fw_toy.rooms.clip import HELD_OUT_PATHS, HELD_OUT_WORLDS, render_room
 
-LIMIT_BYTES = 24_000_000
+LIMIT_BYTES = 40_000_000
+EXAMPLES = Path(shipped.__file__).parents[1] / "example_images"
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def test_what_is_stored_in_float16_is_computed_in_float32(installed: Path) -> No
 
 def test_an_installation_without_them_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "__file__", str(tmp_path / "checkpoints" / "shipped.py"))
-    with pytest.raises(ValueError, match="comes without the weights 'small-world'"):
+    with pytest.raises(ValueError, match="small-world"):
         WorldPipeline.from_pretrained(SMALL_WORLD)
 
 
@@ -83,3 +88,18 @@ def test_the_shipped_weights_make_a_world() -> None:
     *_, last = pipeline.generate(image, "a room", path, num_inference_steps=2)
     assert last.world is not None
     assert last.world.video.shape == (5, 64, 96, 3)
+
+
+def test_the_example_images_are_held_out_rooms_with_their_captions() -> None:
+    rows = {row["name"]: row for row in json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))}
+    assert len(example_images()) == len(rows) >= 6
+    for example in example_images():
+        seed = rows[example.name]["seed"]
+        assert HELD_OUT_WORLDS <= seed < HELD_OUT_PATHS
+        clip = render_room(seed, frames=5, height=192, width=288)
+        stored = np.asarray(Image.open(example.path), np.float64)
+        assert np.abs(stored - clip.video[0]).mean() < 2.0, example.name
+        assert clip.plan.caption.startswith(example.prompt)
+    assert example_image("example:room-2") == example_images()[1]
+    with pytest.raises(ValueError, match=r"room-77.*example:room-1"):
+        example_image("example:room-77")

@@ -1,17 +1,33 @@
-"""The weights that come with the package: a small world, trained with the package's own commands.
+"""The weights included in the package: a small world, trained with the package's own commands, and images for it.
 
-They lie in `fw_model/small_world/`, a pipeline folder in float16 with its model card (README.md). Nothing here
-needs torch.
+`fw_model/small_world/` is a pipeline folder in float16 with its model card (README.md). `fw_model/example_images/`
+holds first frames of the kind that the model was trained on, but not from its training set. Nothing here imports torch.
 """
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 SMALL_WORLD = "small-world"
-"""What `WorldPipeline.from_pretrained` and every `--checkpoint` call the weights that come with the package."""
+"""Name of the included weights for `WorldPipeline.from_pretrained` and every `--checkpoint`."""
+EXAMPLE = "example:"
+"""Prefix of the name of an example image, as in `fw generate example:room-1`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleImage:
+    """A first frame that the included weights know how to continue."""
+
+    name: str
+    """Name after `example:`."""
+    path: Path
+    """JPEG file."""
+    prompt: str
+    """Description of the image."""
 
 
 def shipped_weights() -> Path:
-    """The folder of the weights that come with the package.
+    """The folder of the included weights.
 
     Raises:
         ValueError: this installation has none.
@@ -19,7 +35,28 @@ def shipped_weights() -> Path:
     folder = Path(__file__).parents[1] / "small_world"
     if not (folder / "pipeline.json").is_file():
         raise ValueError(
-            f"this installation of fw-model comes without the weights {SMALL_WORLD!r} ({folder} holds none): install "
-            "it again, or name a checkpoint of your own: a folder that fw-train wrote (RUN/export), or a hub id"
+            f"this installation of fw-model lacks the weights {SMALL_WORLD!r} ({folder} has no pipeline.json): "
+            "install it again, or give a checkpoint of your own: a folder written by fw-train (RUN/export), or a hub id"
         )
     return folder
+
+
+def example_images() -> list[ExampleImage]:
+    """The included images."""
+    folder = Path(__file__).parents[1] / "example_images"
+    rows = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+    return [ExampleImage(name=row["name"], path=folder / f"{row['name']}.jpg", prompt=row["prompt"]) for row in rows]
+
+
+def example_image(name: str) -> ExampleImage:
+    """The example called `name`, with or without the prefix `example:`.
+
+    Raises:
+        ValueError: there is none; the message lists those that exist.
+    """
+    known = {example.name: example for example in example_images()}
+    try:
+        return known[name.removeprefix(EXAMPLE)]
+    except KeyError:
+        listed = ", ".join(EXAMPLE + key for key in known)
+        raise ValueError(f"example image not found: {name}; available: {listed}") from None
