@@ -13,6 +13,8 @@ from PIL import Image
 
 from fw_data import ClipDataset
 from fw_data.cli import main
+from fw_data.exporters import FORMATS as EXPORT_FORMATS
+from fw_data.importers import FORMATS as IMPORT_FORMATS
 
 
 def test_annotate_then_validate_inspect_stats(raw_with_truth, tmp_path, capsys):
@@ -21,9 +23,9 @@ def test_annotate_then_validate_inspect_stats(raw_with_truth, tmp_path, capsys):
     out = tmp_path / "out"
     order = ["annotate", str(raw), str(out), "--geometry", "oracle", "--truth", str(truth), "--workers", "0"]
     assert main(order) == 0
-    said = capsys.readouterr().out
-    assert "refused: broken.mp4" in said
-    assert "26 frames; grades: 2 A" in said
+    output = capsys.readouterr().out
+    assert "refused: broken.mp4" in output
+    assert "26 frames; grades: 2 A" in output
     assert main(["validate", str(out)]) == 0
     assert main(["inspect", str(out), "--clips", "1"]) == 0
     page = (out / "inspect" / "index.html").read_text()
@@ -67,10 +69,18 @@ def test_wrong_use_is_exit_2_and_one_line(tmp_path, capsys, arguments, message):
     (tmp_path / "raw").mkdir()
     places = {"RAW": str(tmp_path / "raw"), "RAW/none": str(tmp_path / "none"), "OUT": str(tmp_path / "out")}
     assert main([str(places.get(argument, argument)) for argument in arguments]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("fw-data: error: ")
-    assert message in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert output.startswith("fw-data: error: ")
+    assert message in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("command, names", [("export", EXPORT_FORMATS), ("import", ("auto", *IMPORT_FORMATS))])
+def test_formats_are_those_of_the_registry(command, names, tmp_path, capsys):
+    assert main([command, "--help"]) == 0
+    assert f"{{{','.join(names)}}}" in "".join(capsys.readouterr().out.split())
+    assert main([command, str(tmp_path), str(tmp_path / "out"), "--format", "obj"]) == 2
+    assert "obj" in "".join(capsys.readouterr())
 
 
 def test_encode_points_to_where_it_is(capsys):
@@ -87,10 +97,10 @@ def test_unknown_commands_are_exit_2(arguments, capsys):
 def test_an_operating_system_error_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     assert main(["schema", "--out", str(tmp_path / "file" / "schema.json")]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("fw-data: error: ")
-    assert str(tmp_path / "file") in said
-    assert len(said.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert output.startswith("fw-data: error: ")
+    assert str(tmp_path / "file") in output
+    assert len(output.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [["annotate"], ["annotate", "a", "b", "--no-such"]])
@@ -109,9 +119,9 @@ def test_help_loads_nothing_heavy(arguments):
         "except SystemExit: pass\n"
         "print([m for m in ('torch', 'numpy', 'cv2', 'av', 'pyarrow') if m in sys.modules])"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "annotate" in said
-    assert said.strip().endswith("[]")
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "annotate" in output
+    assert output.strip().endswith("[]")
 
 
 @pytest.mark.slow

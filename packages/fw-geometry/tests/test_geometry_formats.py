@@ -160,8 +160,8 @@ def test_bad_pose_writes(tmp_path, random_poses):
 
 
 def test_errors_survive_a_process_border():
-    error = pickle.loads(pickle.dumps(CameraFileError(Path("f"), "line 1", "bad", "mend")))
-    assert str(error) == "f, line 1: bad; mend"
+    error = pickle.loads(pickle.dumps(CameraFileError(Path("f"), "line 1", "bad", "fix it")))
+    assert str(error) == "f, line 1: bad; fix it"
 
 
 def test_released_json_sample(tmp_path):

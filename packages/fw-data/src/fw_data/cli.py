@@ -47,7 +47,7 @@ PROGRAM = Program(
         "export": Command(
             help="export clips for nerfstudio, COLMAP, TUM or RealEstate10K tools",
             target="fw_data.exporters.command:run",
-            options=f"{_OPTIONS}:ExportOptions",
+            options=f"{_OPTIONS}:DatasetExportOptions",
             usage="DATASET OUT_DIR",
         ),
         "import": Command(

@@ -1,8 +1,8 @@
-"""The one exception class of the package: something on disk is not what a dataset or a video should be."""
+"""The exception class of the package: an invalid dataset or video on disk."""
 
 
 class DataError(ValueError):
-    """A dataset, shard or video file that cannot be used; the message says which, why and what to do.
+    """A dataset, shard or video file that cannot be used; the message gives place, reason and fix.
 
     `code` is short and stable (kebab-case), for refusals and reports.
     """

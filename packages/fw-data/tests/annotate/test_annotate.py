@@ -17,7 +17,7 @@ from fw_data.engine.local import LocalEngine
 
 @dataclass(kw_only=True)
 class FakeBackend:
-    """A flat wall; refuses or fails where it is told to."""
+    """A flat wall; refuses or fails on request."""
 
     behave: Callable[[int], object]
     name: str = "fake"

@@ -1,4 +1,4 @@
-"""`--geometry`: which backend a run takes, what it says about weights and licences, and which orders make no sense."""
+"""`--geometry`: the backend of a run, its messages about weights and licenses, and contradictory options."""
 
 import json
 from collections.abc import Callable
@@ -40,18 +40,18 @@ def test_sfm_is_the_default_and_says_nothing() -> None:
 
 
 def test_auto_says_which_and_why(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, said = select_backend(order(geometry="auto"))
+    spec, messages = select_backend(order(geometry="auto"))
     assert spec == SfmSpec()
-    assert "sfm" in said[0]
-    assert "DUSt3R" in said[0]
-    spec, said = select_backend(order(geometry="auto", dust3r_weights=str(weights)))
+    assert "sfm" in messages[0]
+    assert "DUSt3R" in messages[0]
+    spec, messages = select_backend(order(geometry="auto", dust3r_weights=str(weights)))
     assert isinstance(spec, Dust3rSpec)
     assert spec.weights == weights
-    assert "CC BY-NC-SA" in said[0]
+    assert "CC BY-NC-SA" in messages[0]
     monkeypatch.setattr("fw_data.annotators.checkpoints.cached", lambda _release: weights)
-    spec, said = select_backend(order(geometry="auto"))
+    spec, messages = select_backend(order(geometry="auto"))
     assert isinstance(spec, Dust3rSpec)
-    assert "DUSt3R" in said[0]
+    assert "DUSt3R" in messages[0]
 
 
 def test_dust3r_without_weights_says_where_they_are() -> None:
@@ -116,7 +116,7 @@ def test_the_command_says_what_it_uses_and_why_a_clip_was_refused(
     words = ["annotate", str(tmp_path / "raw"), str(tmp_path / "out"), "--geometry", "auto", "--workers", "0"]
     words += ["--min-motion", "0", "--dust3r-weights", str(weights), "--device", "cpu"]
     assert main(words) == 1  # random weights see no scene, so no clip is left
-    said = capsys.readouterr().out
-    assert "geometry: dust3r (--dust3r-weights are given) with tiny.safetensors" in said
+    messages = capsys.readouterr().out
+    assert "geometry: dust3r (--dust3r-weights are given) with tiny.safetensors" in messages
     refusals = [json.loads(line) for line in (tmp_path / "out" / "refusals.jsonl").read_text().splitlines()]
     assert [(refusal["stage"], refusal["code"]) for refusal in refusals] == [("geometry", "pairs-disagree")]

@@ -1,4 +1,4 @@
-"""Depth Anything: both layouts of its files give the network they were written for; sizes, licences, errors.
+"""Depth Anything: both layouts of its files give the network they were written for; sizes, licenses, errors.
 
 The reference is the original architecture, written here from its description, in plain functions over original names.
 """

@@ -80,7 +80,7 @@ def perturbed(scene: SparseScene, focal: float = 1.08) -> SparseScene:
     return replace(scene, pose_w2c=pose, points=points, focal_px=focal * scene.focal_px)
 
 
-def centre_error(scene: SparseScene, truth: SparseScene) -> float:
+def center_error(scene: SparseScene, truth: SparseScene) -> float:
     return ate(np.linalg.inv(scene.pose_w2c[scene.posed]), np.linalg.inv(truth.pose_w2c[scene.posed])).rmse
 
 
@@ -91,7 +91,7 @@ def test_bundle_adjustment_recovers_a_perturbed_scene() -> None:
     found = adjust(start, max_iterations=100, threads=1)
     assert np.median(residuals_px(found)) < 1e-3
     assert found.focal_px == pytest.approx(FOCAL, rel=1e-3)
-    assert centre_error(found, truth) < 1e-3 < 0.02 < centre_error(start, truth)
+    assert center_error(found, truth) < 1e-3 < 0.02 < center_error(start, truth)
 
 
 def test_a_fixed_focal_length_stays() -> None:
@@ -107,16 +107,16 @@ def test_a_reversed_scene_looks_alike_from_afar_and_twice_is_the_same_scene() ->
     back = reverse(reverse(truth))
     seen, again = (scene.project(scene.obs_frame, scene.points[scene.obs_point])[0] for scene in (truth, back))
     np.testing.assert_allclose(seen, again, atol=1e-8)
-    assert centre_error(reverse(truth), truth) > 0.1 > 1e-9 > centre_error(back, truth)
+    assert center_error(reverse(truth), truth) > 0.1 > 1e-9 > center_error(back, truth)
 
 
 def test_a_reversed_start_is_found_out_and_a_right_one_stays() -> None:
     truth = make_scene(noise_px=0.2)
     right = adjust(perturbed(truth), loss_px=1.0, max_iterations=100, threads=1)
     wrong = adjust(reverse(right), loss_px=1.0, max_iterations=100, threads=1)
-    assert centre_error(wrong, truth) > 0.05  # more steps do not lead out of it
+    assert center_error(wrong, truth) > 0.05  # more steps do not lead out of it
     found = likeliest([wrong, candidates(wrong, threads=1)[1]])
-    assert centre_error(found, truth) < 0.01
+    assert center_error(found, truth) < 0.01
     assert candidates(right, threads=1) == [right]
 
 
@@ -218,7 +218,7 @@ def test_mapping_poses_every_key_frame(step: tuple[float, float, float]) -> None
     assert model is not None
     scene = scene_from_model(model, list(range(FRAMES)), FRAMES)
     assert scene.posed.all()
-    assert centre_error(scene, truth) < 0.01 * FRAMES * float(np.linalg.norm(step))
+    assert center_error(scene, truth) < 0.01 * FRAMES * float(np.linalg.norm(step))
 
 
 def test_mapping_without_matches_finds_nothing() -> None:

@@ -237,10 +237,10 @@ def test_realestate10k_with_images_named_by_time(scene, tmp_path, make_video):
     assert (record.source, record.fps) == ("cameras/one.txt", pytest.approx(1e6 / 33_366))
     assert dataset.cameras(0).time_s[0] == 1.0
     assert np.abs(dataset.load(0).video.astype(int) - content["video"]).mean() < 8
-    told = refusals(tmp_path / "out")
-    assert "frame-count: two.txt: 9 frames and 8 cameras" in told["cameras/two.txt"]
-    assert "no-frames: three.txt: no videos/three.mp4" in told["cameras/three.txt"]
-    assert "3 columns, expected 19" in told["cameras/four.txt"]
+    found = refusals(tmp_path / "out")
+    assert "frame-count: two.txt: 9 frames and 8 cameras" in found["cameras/two.txt"]
+    assert "no-frames: three.txt: no videos/three.mp4" in found["cameras/three.txt"]
+    assert "3 columns, expected 19" in found["cameras/four.txt"]
 
 
 def test_tum_gaps_cut_and_depth_pairs_by_time(scene, tmp_path):
@@ -304,8 +304,8 @@ def test_what_cannot_be_imported_is_listed(scene, tmp_path, shared_dataset, caps
     (src / "text").mkdir()
     (src / "text" / "transforms.json").write_text("no json")
     assert len(bring_in(src, tmp_path / "out", "nerfstudio", code=1)) == 0
-    told = refusals(tmp_path / "out")
-    assert len(told) == 5
+    found = refusals(tmp_path / "out")
+    assert len(found) == 5
     for name, message in {
         "bent": "EQUIRECTANGULAR",
         "sizes": "64x48, the cameras are for 60x48",
@@ -313,7 +313,7 @@ def test_what_cannot_be_imported_is_listed(scene, tmp_path, shared_dataset, caps
         "short": "too-short: 3 frames",
         "text": "not JSON",
     }.items():
-        assert message in told[f"{name}/transforms.json"]
+        assert message in found[f"{name}/transforms.json"]
     assert "EQUIRECTANGULAR" in capsys.readouterr().out
     for arguments, message in [
         ((src, tmp_path / "out"), "is not empty"),
@@ -346,10 +346,10 @@ def test_a_legacy_list_is_read_with_care(shared_dataset, tmp_path, capsys):
     assert (found[rows[0]["video"]].caption, found[rows[0]["video"]].units) == ("two lines", "scene")
     stored = np.load(src / rows[0]["depth"])
     np.testing.assert_allclose(dataset.load(found[rows[0]["video"]].id).depth_m, stored / 100, rtol=2**-11)
-    told = refusals(tmp_path / "out")
-    assert "wrong.npy has shape (13, 4, 4)" in told["videos/wrong.mp4"]
-    assert "gone.mp4 is missing" in told["videos/gone.mp4"]
-    assert "../x.txt leads out of the folder" in told["videos/none.mp4"]
+    found = refusals(tmp_path / "out")
+    assert "wrong.npy has shape (13, 4, 4)" in found["videos/wrong.mp4"]
+    assert "gone.mp4 is missing" in found["videos/gone.mp4"]
+    assert "../x.txt leads out of the folder" in found["videos/none.mp4"]
     for content, message in [
         ("{", "is no list of videos"),
         (json.dumps([{"video": "a.mp4"}]), "camera_params"),

@@ -153,10 +153,10 @@ def test_depth_anything_3_with_depth(tmp_path):
 def test_layouts_are_recognized_or_reported(tmp_path, capsys):
     images(tmp_path / "src/images", 5, 64, 48)
     assert main(["import", str(tmp_path / "src"), str(tmp_path / "out")]) == 2
-    told = capsys.readouterr().err
-    assert "unknown layout" in told
+    output = capsys.readouterr().err
+    assert "unknown layout" in output
     for name in ("transforms.json", "cameras.bin", "ViPE", "SpatialVID", "groundtruth.txt", "19 columns"):
-        assert name in told
+        assert name in output
     frames = [{"file_path": f"images/{i}.png", "transform_matrix": np.eye(4).tolist()} for i in range(5)]
     (tmp_path / "src/transforms.json").write_text(json.dumps({"w": 64, "h": 48, "fl_x": 60, "frames": frames}))
     assert main(["import", str(tmp_path / "src"), str(tmp_path / "out"), "--format", "colmap"]) == 2

@@ -22,9 +22,9 @@ def dataset(shared_dataset, tmp_path) -> Path:
 
 def test_a_page_names_what_is_missing_and_keeps_what_it_was_told(dataset, capsys):
     assert main(["card", str(dataset)]) == 1
-    said = capsys.readouterr().out
-    assert "missing: what the dataset is" in said
-    assert "license of 2 sources, first a.mp4" in said
+    output = capsys.readouterr().out
+    assert "missing: the description" in output
+    assert "license of 2 sources, first a.mp4" in output
     order = ["card", str(dataset), "--title", "Planes", "--description", "Slanted planes.", "--license", "*=CC0-1.0"]
     assert main([*order, "sub/*=CC-BY-4.0 by Ann | Bob"]) == 0
     assert main(["card", str(dataset)]) == 0  # about.json remembers
@@ -43,6 +43,9 @@ def test_a_page_names_what_is_missing_and_keeps_what_it_was_told(dataset, capsys
     assert main(["validate", str(dataset), "--quick"]) == 0
     assert main(["card", str(dataset), "--license", "CC0"]) == 2
     assert "PATTERN=TEXT" in capsys.readouterr().err
+    (dataset / "about.json").write_text('{"description": "d", "licences": {"*": "MIT"}}')  # the former key
+    assert main(["card", str(dataset)]) == 0
+    assert "| MIT | 2 |" in (dataset / "README.md").read_text()
     (dataset / "about.json").write_text('{"titel": "x"}')
     assert main(["card", str(dataset)]) == 2
     assert "titel" in capsys.readouterr().err

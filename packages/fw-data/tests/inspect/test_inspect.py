@@ -1,4 +1,4 @@
-"""The page of `fw-data inspect`: what stands in it is what the dataset says, and nothing comes from elsewhere."""
+"""The page of `fw-data inspect`: its contents are those of the dataset, and it works offline."""
 
 import base64
 import json

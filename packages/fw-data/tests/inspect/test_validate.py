@@ -81,9 +81,9 @@ def test_torn_shard_lists_the_clips_it_lost(dataset, capsys):
     shard.write_bytes(data[: second.members["depth.zst"].offset + 40])
     assert _codes(dataset) == {"shard-torn", "member-missing"}
     assert run(ValidateOptions(dataset=dataset, quick=True)) == 1
-    said = capsys.readouterr().out
-    assert f"member-missing: clip {second.id} (sub/b.mp4 [0:13]): no cameras.npz" in " ".join(said.split())
-    assert ClipDataset(dataset).records[0].id not in said
+    output = capsys.readouterr().out
+    assert f"member-missing: clip {second.id} (sub/b.mp4 [0:13]): no cameras.npz" in " ".join(output.split())
+    assert ClipDataset(dataset).records[0].id not in output
 
 
 def test_a_flipped_byte(dataset):

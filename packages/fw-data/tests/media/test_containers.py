@@ -37,7 +37,7 @@ def test_containers_decode_alike(suffix: str) -> None:
     numbers, images, gaps = _beginning(suffix)
     reference_numbers, reference, _ = _beginning("mp4")
     assert reference_numbers.tolist() == list(range(49))
-    # FFmpeg (6.1 to 8) cannot decode 1,074 of this Theora stream's images: they are missing, and said to be
+    # FFmpeg (6.1 to 8) cannot decode 1,074 of this Theora stream's images: they are missing, and reported
     assert gaps > 4 if suffix == "ogv" else gaps == 0
     assert len(numbers) == len(set(numbers)) >= (15 if suffix == "ogv" else 47)
 

@@ -53,7 +53,7 @@ def test_captions_are_found_where_they_are_burned_in_and_not_where_they_belong_t
     assert overlay_fraction(frames) < 0.002
     assert overlay_fraction(in_scene) < 0.005
     assert overlay_fraction(burned) > 0.04
-    assert overlay_fraction(burned[:1].repeat(11, 0)) == 0.0  # nothing changes, so nothing can be told
+    assert overlay_fraction(burned[:1].repeat(11, 0)) == 0.0  # nothing changes, so nothing can be compared
     found = reject(score(burned), FilterConfig())
     assert found is not None
     assert found.code == "overlay"

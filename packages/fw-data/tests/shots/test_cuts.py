@@ -11,7 +11,7 @@ from fw_data.shots.shots import ShotCutter, Window
 
 
 class FakeNetwork:
-    """Ends shots at the frames it is told to; a frame says its index by its color."""
+    """Ends shots at the given frames; the color of a frame is its index."""
 
     def __init__(self, *ends: int) -> None:
         self.ends, self.calls = set(ends), 0

@@ -1,4 +1,4 @@
-"""Fades, dissolves and black stretches: on made-up frames, and on a hand-labeled film where it is at hand."""
+"""Fades, dissolves and black stretches: on made-up frames, and on a hand-labeled film where it is present."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Closed-form and robust fits in numpy float64: similarity transforms between point sets, scales between depth maps.
 
-Axis legend: none of its own; points are (n, 3) rows in any one frame, disparity is 1 / depth up to scale and shift.
+Axis legend: points are (n, 3) rows in any one frame, disparity is 1 / depth up to scale and shift.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Sim3:
         return compose_poses(self.R @ pose_c2w[..., :3, :3], self.apply(pose_c2w[..., :3, 3]))
 
     def inverse(self) -> "Sim3":
-        """The transform back."""
+        """The inverse transform."""
         return Sim3(scale=1 / self.scale, R=self.R.T, t=-(self.R.T @ self.t) / self.scale)
 
 
@@ -98,7 +98,7 @@ def align_poses(
         with_scale: fit the scale too; False keeps 1.
 
     Raises:
-        ValueError: different lengths, no frames, or a scale that cannot be told (a path that stands still) or is not
+        ValueError: different lengths, no frames, or a scale that is undetermined (a path without motion) or is not
             positive (the paths run in opposite directions).
     """
     if len(pred_c2w) != len(gt_c2w) or len(gt_c2w) == 0:
@@ -111,7 +111,7 @@ def align_poses(
     if with_scale:
         spread = float((a**2).sum())
         if spread <= (1e-9 * max(1.0, float(np.abs(src).max()))) ** 2:
-            raise ValueError("align_poses: the source path stands still, so no scale can be told; use with_scale=False")
+            raise ValueError("align_poses: the source path has no motion, hence no scale; use with_scale=False")
         scale = float((a * b).sum()) / spread
         if not scale > 0:
             raise ValueError(f"align_poses: the best scale is {scale:.3g}: the paths do not run the same way")
@@ -273,7 +273,7 @@ def _weighted_line(
 
 
 def _least_median_line(x: np.ndarray, y: np.ndarray, w: np.ndarray, lines: int = 256, checks: int = 2048) -> tuple:
-    """Of many lines through two points half the ranks apart, the one with the smallest weighted median residual."""
+    """The line with the smallest weighted median residual among many through two points half the ranks apart."""
     order = np.argsort(x, kind="stable")
     half = len(x) // 2
     low = np.unique(np.linspace(0, len(x) - 1 - half, lines).astype(int))

@@ -66,7 +66,7 @@ class Trajectory:
 
     Raises:
         ValueError: wrong shapes, numbers that are not finite, K that is not a pinhole, R that is not a rotation to
-            1e-3, an unknown unit. The message names the frame and the way to mend it.
+            1e-3, an unknown unit. The message names the frame and the fix.
     """
 
     pose_c2w: np.ndarray

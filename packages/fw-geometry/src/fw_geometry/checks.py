@@ -1,4 +1,4 @@
-"""Checks of what callers hand in: sizes, pose stacks and intrinsics, each with a message that says how to mend it.
+"""Checks of arguments: sizes, pose stacks and intrinsics, each with a message that gives the fix.
 
 Axis legend: OpenCV camera axes, camera-to-world or world-to-camera alike; K is [[fx, 0, cx], [0, fy, cy], [0, 0, 1]].
 """
@@ -18,7 +18,7 @@ def check_size(where: str, width: int, height: int) -> None:
 
 
 def checked_poses(where: str, value: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
-    """A float64 copy of rigid 4x4 poses; a string in `shape` stands for any length. ValueError names the bad pose."""
+    """A float64 copy of rigid 4x4 poses; a string in `shape` means any length. ValueError names the bad pose."""
     poses = _checked_array(where, value, shape)
     stack = poses.reshape(-1, 4, 4)
     last_row = np.abs(stack[:, 3] - (0.0, 0.0, 0.0, 1.0)).max(axis=-1)
@@ -61,7 +61,7 @@ def checked_intrinsics(where: str, value: np.ndarray, shape: tuple[int | str, ..
 
 
 def _checked_array(where: str, value: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
-    """A float64 copy of the wanted shape (a string stands for any length), all finite."""
+    """A float64 copy of the wanted shape (a string means any length), all finite."""
     array = np.array(value, dtype=np.float64)
     wanted = "(" + ", ".join(str(size) for size in shape) + ")"
     fits = array.ndim == len(shape) and all(

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
-# Where the parameters of each COLMAP model go: f stands for fx and fy, k for k1.
+# Parameters of each COLMAP model in order: f is both fx and fy, k is k1.
 LENS_PARAMETERS: dict[str, tuple[str, ...]] = {
     "SIMPLE_PINHOLE": ("f", "cx", "cy"),
     "PINHOLE": ("fx", "fy", "cx", "cy"),

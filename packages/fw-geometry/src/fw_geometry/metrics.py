@@ -1,4 +1,4 @@
-"""How good cameras, depth maps and points are: the measures of the evaluation reports, in numpy float64.
+"""Metrics of cameras, depth maps and points for the evaluation reports, in numpy float64.
 
 Axis legend: poses are camera-to-world, OpenCV axes (x right, y down, z forward), K in pixels with centers at +0.5.
 Rotations are made orthonormal first and angles are atan2 of the skew part, so that poses that are rigid only to 1e-4
@@ -16,7 +16,7 @@ from fw_geometry.align import Sim3, umeyama
 from fw_geometry.rigid import compose_poses, invert_poses, nearest_rotations, rotation_angles
 
 Alignment = Literal["sim3", "se3", "none"]
-"""What is fitted before a path is compared: similarity, rigid motion, nothing."""
+"""Transform fitted before a path is compared: similarity, rigid motion, none."""
 
 _ON_PIXEL = 1e-6  # a position this near a pixel center is that pixel, so that rounding does not pull in a neighbor
 
@@ -49,7 +49,7 @@ class RpeResult(NamedTuple):
 
 
 class CameraError(NamedTuple):
-    """How far a path strays from the asked one, without regard to scale."""
+    """Deviation of a path from the requested one, independent of scale."""
 
     rotation_deg: float
     """Mean angle between the rotations in degrees."""
@@ -82,7 +82,7 @@ def ate(
         pred_c2w: estimated poses.
         gt_c2w: true poses, frame by frame.
         align: "sim3" (scale, rotation, translation), "se3" or "none". If one of the two paths does not move, no scale
-            can be told from it and "sim3" acts as "se3" (a free scale would shrink any path to a point and report 0).
+            follows from it and "sim3" acts as "se3" (a free scale would shrink any path to a point and report 0).
 
     Raises:
         ValueError: different lengths or no frames.
@@ -135,8 +135,8 @@ def camera_error(pred_c2w: Float[np.ndarray, "f 4 4"], gt_c2w: Float[np.ndarray,
     """Scale-free camera control error: both paths are taken relative to their first frame, then compared per frame.
 
     Rotation is the angle of R_gt^T R_pred, translation the angle between the two directions from the first camera to
-    the current one; means over frames 1 and on. Frames whose true camera stands at the start (within 1e-6 of the
-    longest way) have no direction and are left out of the second; a prediction that stands still while the truth moves
+    the current one; means over frames 1 and on. Frames whose true camera is at the start (within 1e-6 of the
+    longest way) have no direction and are left out of the second; a prediction that rests while the truth moves
     counts 90 degrees.
 
     Raises:

@@ -104,7 +104,7 @@ def plucker_rays_double_scaled(
 def pack_plucker(plucker: Float[Tensor, "b F h w 6"]) -> Float[Tensor, "b 24 f h w"]:
     """Pluecker maps of a clip folded to the latent frame rate, for the control adapter (golden rule 5.10).
 
-    The first frame is repeated so that it stands 4 times, frames are then grouped by 4:
+    The first frame is repeated until there are 4 of it; then frames are grouped by 4:
     channel = pluecker_channel * 4 + sub_frame. F = 4 (f - 1) + 1 frames become f latent frames.
 
     Raises:

@@ -19,7 +19,7 @@ DEFAULT_FOV_RAD = math.radians(50.0)
 """Full vertical field of view when neither K nor fov_rad is given."""
 
 Easing = Literal["linear", "smooth"]
-"""How the motion is spread over time: constant speed, or starting and stopping softly (3 t^2 - 2 t^3)."""
+"""Distribution of the motion over time: constant speed, or a soft start and stop (3 t^2 - 2 t^3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Preset:
     """A named camera motion and how far it goes by default."""
 
     name: str
-    """What `make_trajectory` calls it."""
+    """Name for `make_trajectory`."""
     description: str
     """One line for a person choosing a motion: what moves, and which way is positive."""
     angle_rad: float | None
@@ -96,7 +96,7 @@ def make_trajectory(
             person behind the camera; spiral: total turn of the circling.
         distance: total distance in the path's unit. dolly: + forward; truck: + right; pedestal: + up; spiral: the
             radius at the end. The default is a share of focus_distance.
-        amount: multiplies the angle (of spiral: only the radius) and the distance; -1 reverses, 0 stands still.
+        amount: multiplies the angle (of spiral: only the radius) and the distance; -1 reverses, 0 rests.
         focus_distance: distance of the focus point straight ahead of the first camera, above zero.
         easing: "linear" (constant speed) or "smooth" (soft start and stop).
         units: unit of the distances.

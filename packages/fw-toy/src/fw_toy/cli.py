@@ -34,7 +34,7 @@ class ToyOptions:
     out: Annotated[Path, tyro.conf.Positional]
     """Folder to write; complete clips already in it are kept."""
     clips: int = 12
-    """How many clips."""
+    """Number of clips."""
     takes: int = 1
     """Clips per world, each along another camera path; building a world takes longer than rendering a clip. Not for
     `--scenes rooms`, where every clip has its own room."""
@@ -56,7 +56,7 @@ class ToyOptions:
 
 
 def run(options: ToyOptions) -> None:
-    """Makes what is missing in `options.out`, shows progress, and ends with a line that says where the result is.
+    """Makes the missing files in `options.out`, shows progress, and ends with a line that names the result.
 
     Raises:
         ValueError: an option is out of range, the folder holds clips of other options, or it cannot be written.
@@ -207,8 +207,8 @@ def _identity(options: ToyOptions) -> dict[str, object]:
 def _write_index(options: ToyOptions, rows: list[dict[str, object]]) -> None:
     content = {
         "format": "fw-toy-1",
-        "conventions": "pose_c2w OpenCV camera-to-world, world z up; depth_m z-depth in metres, 0 = sky; "
-        "pixel centres at +0.5",
+        "conventions": "pose_c2w OpenCV camera-to-world, world z up; depth_m z-depth in meters, 0 = sky; "
+        "pixel centers at +0.5",
         "options": _identity(options),
         "clips": rows,
     }

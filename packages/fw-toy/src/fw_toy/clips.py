@@ -30,7 +30,7 @@ _WHITE_BALANCE = {"indoor": 0.5, "outdoor": 0.15}
 
 @dataclass(frozen=True, kw_only=True)
 class ToyPlan:
-    """What decides a clip's content."""
+    """Settings that determine a clip's content."""
 
     seed: int
     """Seed of the whole data set."""
@@ -73,7 +73,7 @@ class ToyClip:
     """A planned clip, ready to be rendered."""
 
     plan: ToyPlan
-    """What it was made from."""
+    """Settings that it was made from."""
     scene: ToyScene
     """Its world."""
     path: ToyPath
@@ -146,7 +146,7 @@ class Footage:
     """A rendered clip with its truth."""
 
     plan: ToyPlan
-    """What it was made from."""
+    """Settings that it was made from."""
     caption: str
     """One line of text."""
     move: str

@@ -76,7 +76,7 @@ def run(options: AnnotateOptions) -> int:
                 shard_bytes=options.shard_mb << 20,
             )
         except KeyboardInterrupt:
-            console.print("stopped; finished clips are safe, and the same command goes on from here")
+            console.print("stopped; finished clips are safe, and the same command resumes here")
             return 130
     if not summary.videos:
         console.print(f"no videos in {options.raw}; put .mp4, .mov, .mkv, ... files there", highlight=False)

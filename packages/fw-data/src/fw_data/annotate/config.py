@@ -21,7 +21,7 @@ PIPELINE_VERSION = 3
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotateConfig:
-    """What `fw-data annotate` does to a video, apart from the geometry."""
+    """Settings of `fw-data annotate` apart from the geometry."""
 
     size: str = "auto"
     """auto, source or WIDTHxHEIGHT; see fw_data.media.resize.place."""
@@ -36,7 +36,7 @@ class AnnotateConfig:
     trim_s: float = 0.08
     """Taken off each end of a shot where a cut or transition was found, in seconds."""
     cuts: CutMethod = "adaptive"
-    """What finds hard cuts: adaptive (PySceneDetect) or transnetv2 (a network)."""
+    """Detector of hard cuts: adaptive (PySceneDetect) or transnetv2 (a network)."""
     captioner: str = ""
     """MODULE:FUNCTION that captions clips without a text file; see fw_data.annotate.plugins.caption."""
     duplicate_bits: int = 6
@@ -44,7 +44,7 @@ class AnnotateConfig:
     filters: FilterConfig = field(default_factory=FilterConfig)
     """Limits of the cheap filters."""
     limits: MediaLimits = field(default_factory=MediaLimits)
-    """What a source video may ask for."""
+    """Largest source videos."""
 
     def __post_init__(self) -> None:
         recorded_size(self.size)
@@ -63,7 +63,7 @@ class AnnotateConfig:
 
     @property
     def scan(self) -> ScanConfig:
-        """What decides where a video is cut."""
+        """Settings of the cuts."""
         return ScanConfig(
             max_frames=self.max_frames,
             min_frames=self.min_frames,

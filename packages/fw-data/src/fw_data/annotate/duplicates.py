@@ -26,26 +26,26 @@ _STEP = 2
 
 @runtime_checkable
 class Hashed(Protocol):
-    """What is compared: a clip, scan.ClipPlan."""
+    """A clip to compare, such as scan.ClipPlan."""
 
     @property
     def id(self) -> str:
-        """Of the clip."""
+        """Id of the clip."""
         ...
 
     @property
     def source(self) -> str:
-        """Its video."""
+        """Path of its video."""
         ...
 
     @property
     def shot(self) -> int:
-        """Its shot in that video."""
+        """Number of its shot in that video."""
         ...
 
     @property
     def hashes(self) -> list[int]:
-        """Of some frames; empty if it cannot be compared."""
+        """Hashes of some frames; empty if the clip cannot be compared."""
         ...
 
 
@@ -54,9 +54,9 @@ class Duplicate:
     """A clip that looks like an earlier one."""
 
     index: int
-    """Of the clip, in the order that was given."""
+    """Index of the clip in the given order."""
     original: int
-    """Of the clip that it looks like."""
+    """Index of the clip that it looks like."""
     bits: int
     """Most bits of 64 that differ between two of their frames."""
 
@@ -70,7 +70,7 @@ def difference_hash(image_bgr: UInt8[np.ndarray, "h w 3"]) -> int:
 
 
 def clip_hashes(hashes: Sequence[int]) -> list[int]:
-    """Those of a clip that are compared, from the hashes of all its frames; none if one of them says too little."""
+    """The compared hashes of a clip, from those of all its frames; empty if one has too few or too many set bits."""
     picked = [hashes[i] for i in np.linspace(0, len(hashes) - 1, FRAMES).round().astype(int)]
     return picked if all(value.bit_count() in _SAYING for value in picked) else []
 

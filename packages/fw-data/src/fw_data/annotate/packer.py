@@ -19,7 +19,7 @@ class Packer:
     """Takes clips as they end, in any order, and closes shards in the order of `order`."""
 
     work: WorkDir
-    """Of the dataset."""
+    """Working folder of the dataset."""
     order: Sequence[str]
     """Ids of all clips that are to be packed or to end otherwise."""
     shard_bytes: int
@@ -34,7 +34,7 @@ class Packer:
         self._waiting_bytes = 0
 
     def end(self, clip_id: str, *, kept: bool) -> None:
-        """A clip has ended; a kept one lies at its staged place."""
+        """Record the end of a clip; the file of a kept one is at its staged path."""
         self._ended[clip_id] = kept
         while self._next < len(self.order) and self.order[self._next] in self._ended:
             name = self.order[self._next]

@@ -20,7 +20,7 @@ from fw_data.annotate.tasks import AnnotateTask, ClipJob, failure
 from fw_data.annotate.workdir import ClosedShard, Measured, WorkDir
 from fw_data.annotators.spec import BackendSpec
 from fw_data.dataset.schema import SCORES, Refusal
-from fw_data.engine import JobEngine
+from fw_data.engine import ExecutionEngine
 from fw_data.media.probe import find_videos
 
 SHARD_BYTES = 256 << 20
@@ -30,7 +30,7 @@ TRIES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class RunMode:
-    """How far a run goes, and what it tries again. None of this changes what an annotated clip is."""
+    """Stop and retry settings of a run; they do not change annotated clips."""
 
     stop_after: Literal["scan", "filters"] | None = None
     """scan: only find the clips. filters: only measure and filter them."""
@@ -50,21 +50,21 @@ def annotate(
     *,
     config: AnnotateConfig,
     spec: BackendSpec,
-    engine: JobEngine,
+    engine: ExecutionEngine,
     reporter: Reporter,
     mode: RunMode | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> RunSummary:
-    """Annotate every video below `raw` into the dataset `out`; goes on where an earlier run stopped.
+    """Annotate every video below `raw` into the dataset `out`; resumes an earlier run.
 
-    Raises ValueError when `raw` is not a folder, `out` lies inside it, or `out` was begun with other settings.
+    Raises ValueError when `raw` is not a folder, `out` is inside it, or `out` was begun with other settings.
     On KeyboardInterrupt what is finished is kept, the manifest describes the shards closed so far, and it is raised on.
     """
     mode = mode or RunMode()
     if not raw.is_dir():
         raise ValueError(f"{raw} is not a folder; RAW_DIR is the folder that holds the videos")
     if out.resolve() == raw.resolve() or raw.resolve() in out.resolve().parents:
-        raise ValueError(f"{out} lies inside {raw}; put the dataset outside the folder of the videos")
+        raise ValueError(f"{out} is inside {raw}; put the dataset outside the folder of the videos")
     videos = [path.relative_to(raw).as_posix() for path in find_videos(raw)]
     if not videos:
         return RunSummary()
@@ -123,7 +123,7 @@ def _annotate_all(
     plans: list[ClipPlan],
     work: WorkDir,
     packer: Packer,
-    engine: JobEngine,
+    engine: ExecutionEngine,
     reporter: Reporter,
     summary: RunSummary,
     mode: RunMode,
@@ -169,7 +169,7 @@ def _annotate_all(
 
 
 def _again(refusal: Refusal, mode: RunMode, summary: RunSummary) -> bool:
-    """Whether a clip that was left out is tried once more."""
+    """Whether to retry an excluded clip."""
     if refusal.status == "failed" and refusal.attempts >= TRIES and not mode.retry_quarantined:
         summary.quarantined += 1
         return False

@@ -16,7 +16,7 @@ CAPTION_FRAMES = 8
 
 
 def load(path: str, option: str) -> Any:
-    """What MODULE:NAME names; ValueError that names the option when there is no such thing."""
+    """The object at MODULE:NAME. Raises ValueError that names the option if there is none."""
     module, _, name = path.partition(":")
     if not module or not name:
         raise ValueError(f"{option} {path!r}: give MODULE:NAME, such as my_package.my_module:my_name")
@@ -39,9 +39,9 @@ def load_function(path: str, option: str) -> Any:
 
 
 def caption(captioner: str, frames: UInt8[np.ndarray, "f h w 3"]) -> tuple[str, list[str]]:
-    """What the captioner MODULE:FUNCTION says of a clip, as one line, and notes about it.
+    """The caption by MODULE:FUNCTION, in one line, and notes about it.
 
-    A captioner that fails costs the caption, not the clip, whose geometry is paid for by then: the note says why.
+    If the captioner fails, the clip is kept without a caption, and a note gives the reason.
     """
     try:
         text = load_function(captioner, "--captioner")(some_frames(frames, CAPTION_FRAMES))

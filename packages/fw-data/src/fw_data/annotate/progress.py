@@ -1,4 +1,4 @@
-"""What a long run tells the person who waits: bars on a terminal, plain lines elsewhere, a table at the end."""
+"""Progress of a long run: bars on a terminal, plain lines elsewhere, a table at the end."""
 
 import time
 from collections import Counter
@@ -22,28 +22,28 @@ class Phase(Protocol):
     """One pass over many jobs."""
 
     def working(self, job: object, stage: str, fraction: float) -> None:
-        """A job goes on."""
+        """Show the progress of a running job."""
         ...
 
     def step(self, text: str) -> None:
-        """A job has ended."""
+        """Count a finished job."""
         ...
 
 
 @runtime_checkable
 class Reporter(Protocol):
-    """Where a run says what it does."""
+    """Receives the messages of a run."""
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         ...
 
     def refused(self, refusal: Refusal) -> None:
-        """Something is left out."""
+        """Print a refusal."""
         ...
 
     def phase(self, name: str, total: int, *, done: int = 0) -> AbstractContextManager[Phase]:
-        """A new pass, some of which an earlier run has done."""
+        """Start a pass over many jobs, `done` of them finished by an earlier run."""
         ...
 
 
@@ -53,19 +53,19 @@ def reporter_for(console: "Console") -> Reporter:
 
 
 class PlainReporter:
-    """Lines on standard output: every refusal, and every ten seconds how far it is."""
+    """Lines on standard output: every refusal, and the progress every ten seconds."""
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         print(text, flush=True)
 
     def refused(self, refusal: Refusal) -> None:
-        """Something is left out."""
+        """Print a refusal."""
         self.say(f"{refusal.status}: {place(refusal)}: {refusal.reason}")
 
     @contextmanager
     def phase(self, name: str, total: int, *, done: int = 0) -> Iterator["PlainPhase"]:
-        """A new pass."""
+        """Start a pass over many jobs."""
         phase = PlainPhase(name, total, done)
         if done < total:
             self.say(f"{name}: {total} in all, {done} done before")
@@ -75,18 +75,18 @@ class PlainReporter:
 
 
 class PlainPhase:
-    """Says something now and then."""
+    """Prints a line every ten seconds."""
 
     def __init__(self, name: str, total: int, done: int) -> None:
         self.name, self.total, self.done = name, total, done
         self._last = time.monotonic()
 
     def working(self, job: object, stage: str, fraction: float) -> None:
-        """A job goes on."""
+        """Show the progress of a running job."""
         self._now_and_then(f"{job}: {stage} {fraction:.0%}")
 
     def step(self, text: str) -> None:
-        """A job has ended."""
+        """Count a finished job."""
         self.done += 1
         self._now_and_then(text)
 
@@ -103,16 +103,16 @@ class RichReporter:
         self._console = console
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self._console.print(text, markup=False, highlight=False)
 
     def refused(self, refusal: Refusal) -> None:
-        """Something is left out."""
+        """Print a refusal."""
         self.say(f"{refusal.status}: {place(refusal)}: {refusal.reason}")
 
     @contextmanager
     def phase(self, name: str, total: int, *, done: int = 0) -> Iterator[Phase]:
-        """A new pass."""
+        """Start a pass over many jobs."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
@@ -127,17 +127,17 @@ class RichReporter:
 
 
 class RichPhase:
-    """One bar, and what is going on beside it."""
+    """One bar with a note about the current job."""
 
     def __init__(self, bars: "Progress", task: "TaskID") -> None:
         self._bars, self._task = bars, task
 
     def working(self, job: object, stage: str, fraction: float) -> None:
-        """A job goes on."""
+        """Show the progress of a running job."""
         self._bars.update(self._task, note=f"{job}: {stage} {fraction:.0%}")
 
     def step(self, text: str) -> None:
-        """A job has ended."""
+        """Count a finished job."""
         self._bars.update(self._task, advance=1, note=text)
 
 

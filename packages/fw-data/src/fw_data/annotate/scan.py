@@ -46,7 +46,7 @@ class ClipPlan(BaseModel):
     shot: int = 0
     """Number of the shot in its video."""
     hashes: list[int] = []
-    """Difference hash of some frames, to find clips that look the same; empty where the image says too little."""
+    """Difference hash of some frames, to find clips that look the same; empty for plain images."""
 
     @property
     def frame_index(self) -> np.ndarray:
@@ -61,7 +61,7 @@ class ClipPlan(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class ScanConfig:
-    """How videos are cut into clips."""
+    """Settings for cutting videos into clips."""
 
     max_frames: int
     """Longest clip."""
@@ -72,11 +72,11 @@ class ScanConfig:
     trim_s: float = 0.0
     """Taken off each end of a shot where a cut or transition was found."""
     cuts: CutMethod = "adaptive"
-    """What finds hard cuts."""
+    """Detector of hard cuts."""
 
 
 class VideoScan(BaseModel):
-    """What the first pass found in one video."""
+    """Result of the first pass over one video."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

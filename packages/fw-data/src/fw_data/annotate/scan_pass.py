@@ -9,7 +9,7 @@ from fw_data.annotate.scan import OUTSIDE, ClipPlan, VideoScan, read_caption
 from fw_data.annotate.tasks import ScanTask
 from fw_data.annotate.workdir import WorkDir
 from fw_data.dataset.schema import Refusal
-from fw_data.engine import JobEngine
+from fw_data.engine import ExecutionEngine
 
 
 def scan_all(
@@ -18,7 +18,7 @@ def scan_all(
     work: WorkDir,
     config: AnnotateConfig,
     config_hash: str,
-    engine: JobEngine,
+    engine: ExecutionEngine,
     reporter: Reporter,
     retry_failed: bool,
     follow_links: bool,

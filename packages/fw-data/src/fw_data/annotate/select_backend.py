@@ -17,7 +17,7 @@ def select_backend(options: AnnotateOptions) -> Selection:
     """The backend that the options ask for.
 
     Raises:
-        ValueError: options that contradict each other, or missing weights; the message says how to fix it.
+        ValueError: options that contradict each other, or missing weights; the message gives the fix.
     """
     if ":" in options.geometry:
         _check_options(options, "MODULE:CLASS")

@@ -1,4 +1,4 @@
-"""What a run of annotate did, in numbers."""
+"""Figures of a run of annotate."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from fw_data.dataset.schema import Refusal
 
 @dataclass(kw_only=True)
 class RunSummary:
-    """What a run did, and what the dataset now holds."""
+    """Figures of a run and of the dataset after it."""
 
     videos: int = 0
     """Videos found."""

@@ -1,4 +1,4 @@
-"""What worker processes do: scan one video, or annotate one clip. Both are plain callables that pickle small.
+"""Tasks of worker processes: scan one video, or annotate one clip. Both are small picklable callables.
 
 Expected trouble comes back as a Refusal; anything a task raises is an error of ours, which the engine reports.
 """
@@ -42,7 +42,7 @@ class ScanTask:
     config_hash: str
     """Fingerprint of config and backend; part of the clip ids."""
     follow_links: bool = False
-    """Whether a link may lead out of `raw`."""
+    """Whether links may lead out of `raw`."""
 
     def __call__(self, job: str, progress: JobProgress) -> VideoScan:  # noqa: ARG002 - one short step
         """The scan of one video."""
@@ -61,17 +61,17 @@ class ClipJob:
     """One clip to annotate."""
 
     plan: ClipPlan
-    """What to cut out of which video."""
+    """Video and frames of the clip."""
     staged: Path
-    """Where the finished clip goes."""
+    """Path for the finished clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipOutcome:
-    """How a clip ended."""
+    """Outcome of a clip."""
 
     clip_id: str
-    """Of the clip."""
+    """Id of the clip."""
     refusal: Refusal | None = None
     """Why it is left out; None if it is not."""
     measured: Measured | None = None
@@ -79,7 +79,7 @@ class ClipOutcome:
     seconds: dict[str, float] = field(default_factory=dict)
     """Time by stage."""
     notes: list[str] = field(default_factory=list)
-    """What went wrong without costing the clip."""
+    """Problems that did not exclude the clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +89,11 @@ class AnnotateTask:
     raw: Path
     """Folder of the videos."""
     config: AnnotateConfig
-    """What to do."""
+    """Settings of the run."""
     config_hash: str
     """Fingerprint of config and backend."""
     spec: BackendSpec
-    """Where the geometry comes from."""
+    """Geometry backend."""
     stop_after_filters: bool = False
     """Only measure and filter."""
     score_only: bool = False

@@ -45,7 +45,7 @@ class Measured(BaseModel):
 
     scores: dict[str, float]
     code: str = ""
-    """Of the filter that would turn it away; empty = none."""
+    """Code of the filter that would exclude the clip; empty = none."""
 
 
 class WorkDir:
@@ -95,11 +95,11 @@ class WorkDir:
         return VideoScan.model_validate_json(path.read_bytes()) if path.is_file() else None
 
     def store_scan(self, scan: VideoScan) -> None:
-        """Keep a scan."""
+        """Store the scan of a video."""
         write_bytes(self._video(scan.source), scan.model_dump_json().encode(), durable=True)
 
     def staged(self, clip_id: str) -> Path:
-        """Where a finished clip waits for its shard."""
+        """Path of a finished clip before it is in a shard."""
         return self.root / "clips" / clip_id[:2] / f"{clip_id}.tar"
 
     def refusal(self, clip_id: str) -> Refusal | None:
@@ -116,7 +116,7 @@ class WorkDir:
         self._refused(clip_id).unlink(missing_ok=True)
 
     def measured(self, clip_id: str) -> Measured | None:
-        """What a run that stopped after the filters found."""
+        """Scores from a run that stopped after the filters."""
         path = self._scores(clip_id)
         return Measured.model_validate_json(path.read_bytes()) if path.is_file() else None
 

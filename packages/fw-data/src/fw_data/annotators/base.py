@@ -32,7 +32,7 @@ class ClipGeometry:
     units: Literal["scene", "metric"] = "scene"
     """"scene": the clip is right up to one scale factor."""
     scores: dict[str, float] = field(default_factory=dict)
-    """Quality figures of the clip, by name; each backend says in its documentation what they mean."""
+    """Quality figures of the clip by name; the spec of the backend gives their meaning."""
 
     def __post_init__(self) -> None:
         frames, height, width = self.depth_m.shape
@@ -58,7 +58,7 @@ class ClipGeometry:
 class AnnotationRefused(ValueError):  # noqa: N818 - the name of the contract: a refusal is an answer, not a fault
     """A clip that a backend will not annotate, with a reason a person understands.
 
-    `code` is short and stable (kebab-case, e.g. "no-parallax"); the message says what was seen and what to do.
+    `code` is short and stable (kebab-case, e.g. "no-parallax"); the message gives the finding and the fix.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -71,7 +71,7 @@ class AnnotationRefused(ValueError):  # noqa: N818 - the name of the contract: a
 
 @runtime_checkable
 class GeometryBackend(Protocol):
-    """What `fw-data annotate` calls for each clip."""
+    """Interface that `fw-data annotate` calls for each clip."""
 
     name: str
     """Short name of the backend, as on the command line."""

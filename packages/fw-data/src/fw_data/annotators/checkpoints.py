@@ -1,4 +1,4 @@
-"""Where a network's weights are found: a safetensors file, a folder, or a hub id; with the license they come under.
+"""Weights of a network: a safetensors file, a folder or a hub id, with their license.
 
 Nothing here opens a pickle, and nothing is downloaded that was not named.
 """
@@ -23,15 +23,15 @@ class Release:
     name: str
     """Short name, as on the command line."""
     hub_id: str
-    """Where its safetensors lie on the Hugging Face hub."""
+    """Repository on the Hugging Face hub."""
     license: str
-    """Of the weights, in words a person understands."""
+    """License of the weights, in plain words."""
     permissive: bool
     """Whether the license allows any use."""
 
 
-class WeightsMissing(ValueError):  # noqa: N818 - it says what is the matter, like FileNotFoundError
-    """There are no weights where they should be; the message says how to get them and under which license they are."""
+class WeightsMissing(ValueError):  # noqa: N818 - named like FileNotFoundError
+    """Weights were not found; the message names the source and the license."""
 
 
 def locate(source: str | Path, release: Release) -> Path:
@@ -119,7 +119,7 @@ def check_names(
 
 
 def advice(release: Release) -> str:
-    """What to do about missing weights, in two sentences."""
+    """Fix for missing weights, in two sentences."""
     return (
         f"Give a .safetensors file, a folder that holds {WEIGHTS}, or the hub id {release.hub_id}, which is downloaded "
         f"once. Its weights are under {release.license}."

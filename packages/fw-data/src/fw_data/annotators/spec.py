@@ -1,4 +1,4 @@
-"""What a geometry backend tells the pipeline and the command line: the protocol of its spec."""
+"""Protocol of a backend's spec, which the pipeline and the command line read."""
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 

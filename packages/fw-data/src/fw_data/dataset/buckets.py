@@ -49,7 +49,7 @@ class Bucket:
 
 
 class Assignment(NamedTuple):
-    """Where the clips of a dataset went."""
+    """Buckets of the clips of a dataset."""
 
     clips: tuple[tuple[ClipRecord, ...], ...]
     """Clips of each bucket."""

@@ -23,7 +23,7 @@ CAMERA_KEYS = ("K", "pose_c2w", "pose_confidence", "frame_index", "time_s")
 
 @dataclass(frozen=True, kw_only=True)
 class Cameras:
-    """What cameras.npz holds: one entry per stored frame."""
+    """Contents of cameras.npz: one entry per stored frame."""
 
     K: Float64[np.ndarray, "f 3 3"]
     """Intrinsics in pixels of the stored frames."""
@@ -69,16 +69,16 @@ class Clip:
     frame_index: Int64[np.ndarray, " f"] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Index of each frame among the decoded frames of the source."""
     moving: Bool[np.ndarray, "f h w"] | None = None
-    """What moves by itself; None where the dataset has no masks."""
+    """Moving pixels; None if the dataset has no masks."""
     sky: Bool[np.ndarray, "f h w"] | None = None
-    """What looks like open sky; None where the dataset has no masks."""
+    """Open sky; None if the dataset has no masks."""
 
     def __len__(self) -> int:
         return len(self.video)
 
     @property
     def valid(self) -> Bool[np.ndarray, "f h w"]:
-        """Where there is depth."""
+        """True for pixels with depth."""
         return self.depth_m > 0
 
     @property

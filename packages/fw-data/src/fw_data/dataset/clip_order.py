@@ -4,7 +4,7 @@ The clips of all epochs form one endless stream, every epoch a fresh permutation
 [s * batch, (s + 1) * batch) of it, whatever the world size, so a resumed run needs nothing but the step number, and a
 run that changes its world size neither loses nor repeats a clip. `PoolSampler` draws from a window that slides along
 the clips, where preparing a clip costs more than training on it once. `BucketSampler` does the same for clips of
-several sizes: every bucket has a stream of its own, and the batches of an epoch come in a fresh order.
+several sizes: every bucket has its own stream, and each epoch has a new order of batches.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ class Draw(NamedTuple):
     clip: int
     """Index among the training clips."""
     epoch: int
-    """How often every clip had been seen before."""
+    """Number of earlier passes over every clip."""
     slot: int
     """Place in the global batch; with seed and step it keys the noise of this sample."""
 
@@ -61,7 +61,7 @@ class ClipSampler:
 class PoolSampler:
     """Random draws from a window of clips that slides on by one clip for every `reuse` draws.
 
-    Every clip is drawn `reuse` times on average while it lies in the window, so a cache of `pool` clips prepares each
+    Every clip is drawn `reuse` times on average while it is in the window, so a cache of `pool` clips prepares each
     only once. Slot k of the batch draws only the clips k, k + batch, ..., so ranks share no clip.
     """
 
@@ -97,7 +97,7 @@ class PoolSampler:
 
 
 class BucketDraws(NamedTuple):
-    """What one rank loads at one step."""
+    """Clips of one rank at one step."""
 
     bucket: int
     """Index of the bucket that the whole global batch comes from."""
@@ -140,7 +140,7 @@ class BucketSampler:
         return BucketDraws(bucket, stream.step(number, rank, world))
 
     def epoch(self, step: int) -> int:
-        """The epoch that a step lies in."""
+        """The epoch of a step."""
         low, high = 0, 1
         while sum(self._made(high)) <= step:
             low, high = high, 2 * high

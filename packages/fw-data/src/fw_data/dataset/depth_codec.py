@@ -26,7 +26,7 @@ LEVEL = 3
 
 @dataclass(frozen=True, kw_only=True)
 class BlobHeader:
-    """What the first bytes of a blob say."""
+    """Header of a blob."""
 
     kind: int
     """KIND_UINT8 (confidence, labels) or KIND_FLOAT16 (depth)."""
@@ -37,7 +37,7 @@ class BlobHeader:
     width: int
     """Columns of each frame."""
     scale: float
-    """What a stored sample is multiplied by."""
+    """Factor of stored samples."""
 
     @property
     def payload_start(self) -> int:

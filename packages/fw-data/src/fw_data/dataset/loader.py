@@ -54,13 +54,13 @@ class ClipBatch:
     captions: tuple[str, ...]
     """May be empty."""
     moving: Bool[Tensor, "b F H W"] | None = None
-    """What moves by itself; None unless the loader was asked for masks."""
+    """Moving pixels; None unless the loader was asked for masks."""
     sky: Bool[Tensor, "b F H W"] | None = None
-    """What looks like open sky; None unless the loader was asked for masks."""
+    """Open sky; None unless the loader was asked for masks."""
 
 
 class LoaderState(TypedDict):
-    """What `state_dict` holds; JSON."""
+    """Contents of `state_dict`; JSON."""
 
     step: int
     seed: int
@@ -127,7 +127,7 @@ class ClipLoader:
             yield batch
 
     def state_dict(self) -> LoaderState:
-        """Where the next batch comes from, for `load_state_dict`."""
+        """Position of the next batch, for `load_state_dict`."""
         return LoaderState(
             step=self._next,
             seed=self.sampler.seed,

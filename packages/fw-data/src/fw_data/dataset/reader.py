@@ -30,10 +30,10 @@ _WHOLE = 1 << 18
 
 
 class StoredGeometry(NamedTuple):
-    """What is known of some frames besides their images."""
+    """Depth, confidence and cameras of some frames."""
 
     depth_m: Float32[np.ndarray, "f h w"]
-    """z-depth; 0 = invalid, everywhere 0 where the record says that there is no depth."""
+    """z-depth; 0 = invalid, 0 everywhere if `has_depth` of the record is false."""
     confidence: Float32[np.ndarray, "f h w"]
     """Trust in the depth, in [0, 1]."""
     cameras: Cameras
@@ -47,10 +47,10 @@ class StoredGeometry(NamedTuple):
 
 
 class StoredMasks(NamedTuple):
-    """What some frames show that is no scene at rest."""
+    """Moving pixels and sky of some frames."""
 
     moving: Bool[np.ndarray, "f h w"]
-    """Moves by itself."""
+    """True for moving pixels."""
     sky: Bool[np.ndarray, "f h w"]
     """Looks like open sky."""
 
@@ -132,7 +132,7 @@ class ClipDataset:
         return decode_video(self.read(record.id, "mp4"), record.num_frames, _pick(record, frames))
 
     def masks(self, clip: int | str, frames: slice | None = None) -> StoredMasks | None:
-        """What moves and what is sky, as `load` gives it; None where the clip has no masks."""
+        """Moving pixels and sky, as from `load`; None if the clip has no masks."""
         record = self.record(clip)
         return self._masks(record, _pick(record, frames))
 

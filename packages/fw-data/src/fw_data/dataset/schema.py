@@ -1,4 +1,4 @@
-"""What a dataset says on disk: one ClipRecord per clip, one Refusal per thing left out, one DatasetCard for all.
+"""Records of a dataset on disk: a ClipRecord per clip, a Refusal per excluded item, one DatasetCard.
 
 These are the files that other programs read, so they are pydantic models: `ClipRecord.model_json_schema()` is the
 schema of a `{id}.json` member and of a manifest row.
@@ -25,7 +25,7 @@ class _Record(BaseModel):
 
 
 class Member(_Record):
-    """Where one file of a clip lies inside its shard."""
+    """Position of one file of a clip inside its shard."""
 
     offset: int = Field(ge=0, description="first byte of the file inside the tar")
     size: int = Field(ge=0, description="length in bytes")
@@ -60,7 +60,7 @@ class ClipRecord(_Record):
     motion_tags: list[str] = Field(default_factory=list, description="what the camera does, e.g. dolly-in, pan-left")
     notes: list[str] = Field(default_factory=list, description="what a user should know, e.g. a truncated source")
     has_depth: bool = Field(default=True, description="false: cameras only, neither depth.zst nor conf.zst")
-    has_masks: bool = Field(default=False, description="true: mask.zst says which pixels move by themselves or are sky")
+    has_masks: bool = Field(default=False, description="true: mask.zst marks moving pixels and sky")
     shard: str = Field(default="", description="path of the tar, relative to the dataset; empty inside the tar itself")
     members: dict[str, Member] = Field(default_factory=dict, description="by suffix: mp4, depth.zst, ...")
 
@@ -113,7 +113,7 @@ class DatasetCard(_Record):
     )
     units: list[str]
     conventions: dict[str, str]
-    scores: dict[str, str] = Field(description="what each score means; a backend may add scores of its own")
+    scores: dict[str, str] = Field(description="meaning of each score; a backend may add more")
     shards: list[ShardEntry]
 
 
@@ -124,7 +124,7 @@ CONVENTIONS = {
     "K": "3x3 in pixels of the stored frames; pixel (column i, row j) has its center at (i + 0.5, j + 0.5).",
     "depth": "z-depth (not distance along the ray), 0 = invalid; same height, width and frame count as the video.",
     "confidence": "trust in each depth pixel, 0 to 1 (8 bit).",
-    "masks": "mask.zst, where the clip has one: 8 bits per pixel, bit 0 (1) moves by itself, bit 1 (2) sky.",
+    "masks": "mask.zst, where the clip has one: 8 bits per pixel, bit 0 (1) moving, bit 1 (2) sky.",
     "units": "scene: depth and translation share one unknown scale per clip; metric: meters.",
     "points": "not stored: K, pose_c2w and depth give them (fw_data.Clip.points_world).",
     "time": "cameras.npz frame_index and time_s give, for each stored frame, its place in the source.",
@@ -140,7 +140,7 @@ SCORES = {
     "coverage": "fraction of pixels with depth and confidence above 0.3",
     "reprojection_error": "median relative depth difference after reprojection into other frames",
     "reprojection_inliers": "fraction of reprojected pixels that agree within 5 %",
-    "pose_jerk_deg": "how far the worst frame's camera lies off the way between its neighbors, as a visual angle",
+    "pose_jerk_deg": "largest distance of a camera from the path between its neighbors, as a visual angle",
     "fov_deg": "field of view along the longer side, median over frames",
     "dynamic_fraction": "share of pixels whose optical flow is not that of a scene at rest",
 }

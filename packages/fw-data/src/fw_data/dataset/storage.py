@@ -1,4 +1,4 @@
-"""Where the files of a dataset lie: a folder of this machine, or any address that fsspec knows (s3://, gs://, memory://).
+"""Storage of a dataset: a local folder, or any address that fsspec knows (s3://, gs://, memory://).
 
 Both give whole files and byte ranges, keep nothing open between calls and pickle as their address alone, so that every
 worker process makes its own connection. `simplecache::s3://...` keeps local copies; that is fsspec's doing.
@@ -44,7 +44,7 @@ class LocalStorage:
         self.root = root
 
     def read(self, name: str) -> bytes:
-        """A whole file."""
+        """The bytes of a whole file."""
         try:
             return (self.root / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -73,7 +73,7 @@ class RemoteStorage:
         return {"address": self.address, "_system": None}
 
     def read(self, name: str) -> bytes:
-        """A whole file."""
+        """The bytes of a whole file."""
         system, root = self._open()
         try:
             return system.cat_file(f"{root}/{name}")

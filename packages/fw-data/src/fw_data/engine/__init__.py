@@ -1,4 +1,4 @@
-"""Where the work runs. An engine takes one task and many jobs and gives every job back, done or failed.
+"""Execution engines: an engine takes one task and many jobs and yields every job, done or failed.
 
 `local` has processes on this machine, `ray` has actors on a cluster; both give the same results.
 """
@@ -21,7 +21,7 @@ class JobTask(Protocol[J_contra, R_co]):
     """A picklable callable; heavy things are made on the first call in each process."""
 
     def __call__(self, job: J_contra, progress: JobProgress) -> R_co:
-        """Do one job."""
+        """Do one job and return its result."""
         ...
 
 
@@ -32,13 +32,13 @@ class Done(Generic[J, R]):
     job: J
     """As given."""
     value: R | None = None
-    """What the task returned; None when it failed."""
+    """Result of the task; None if it failed."""
     error: str | None = None
-    """What went wrong, in one line, when the task raised or its process died."""
+    """The error in one line, if the task raised or its process died."""
 
 
 @runtime_checkable
-class JobEngine(Protocol):
+class ExecutionEngine(Protocol):
     """Runs a task over jobs."""
 
     def run(

@@ -1,7 +1,7 @@
 """The local engine: spawned worker processes, each holding one job, so that a crash costs that job alone.
 
 A pool of the standard library would fail every waiting job when one worker dies; here the dead worker's job gets one
-more try and is then reported as failed, a new worker starts, and the rest goes on.
+more try and is then reported as failed, a new worker starts, and the other jobs continue.
 """
 
 import multiprocessing
@@ -22,7 +22,7 @@ _GRACE_S = 5.0
 
 
 class LocalEngine:
-    """JobEngine on this machine. Its worker processes live from the first `run` to `close` (or the end of a `with`)."""
+    """Local worker processes, which live from the first `run` to `close` (or the end of a `with`)."""
 
     def __init__(self, workers: int = 1) -> None:
         """`workers` processes; 0 runs the jobs in this process (no protection from crashes, easy to debug)."""

@@ -17,11 +17,11 @@ _POLL_S = 1.0
 _ATTEMPTS = 2
 """A job whose actor died gets one more try: on a cluster the machine may have been taken away."""
 _OBJECT_STORE_BYTES = 128 << 20
-"""Of a cluster started here; jobs are paths and results are small."""
+"""Object store of a cluster started here; jobs are paths and results are small."""
 
 
 class RayEngine:
-    """JobEngine on Ray actors. They live from the first `run` to `close` (or the end of a `with`).
+    """ExecutionEngine on Ray actors. They live from the first `run` to `close` (or the end of a `with`).
 
     Args:
         workers: actors; None takes as many as the cluster has room for.
@@ -139,7 +139,7 @@ class RayEngine:
                 on_progress(jobs[attempt.job], stage, fraction)
 
     def _room(self, cpus: float, gpus: float) -> int:
-        """How many actors the cluster holds; ValueError for none."""
+        """Number of actors that fit on the cluster. Raises ValueError if none fits."""
         total = self._ray.cluster_resources()
         room = int(total.get("CPU", 0) / cpus)
         if gpus:
@@ -188,7 +188,7 @@ class _Actor:
 
 
 def _import_ray() -> Any:
-    # uv would otherwise be started anew for every worker, in a copy of the working directory
+    # otherwise uv starts again for every worker, in a copy of the working directory
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:

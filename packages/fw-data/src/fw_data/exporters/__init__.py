@@ -1,6 +1,6 @@
 """The formats that `fw-data export` writes, one module each; import a module, nothing is imported here.
 
-Every exporter takes one clip after another and says what the format has no place for. All of them are read back by
+Every exporter takes one clip after another and lists the parts that its format cannot hold. All are read back by
 fw_data.importers, except `legacy`.
 """
 

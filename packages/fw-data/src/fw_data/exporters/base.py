@@ -1,4 +1,4 @@
-"""What every exporter gets, a clip that is read only as far as it is asked for, and what it must be.
+"""The protocol of exporters and their input, a clip that is decoded on first use.
 
 Axis legend: f frames, h height, w width, 3 = RGB or xyz.
 """
@@ -24,12 +24,12 @@ class ExportClip:
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """Base name of its files."""
         return self.record.id
 
     @cached_property
     def clip(self) -> Clip:
-        """All of it."""
+        """The whole clip, decoded."""
         return self.dataset.load(self.record.id)
 
     @cached_property
@@ -60,13 +60,13 @@ class ExportClip:
 
 @runtime_checkable
 class Exporter(Protocol):
-    """One format."""
+    """Writer of one format."""
 
     needs_depth: bool
     """Clips without depth can't be written."""
 
     def add(self, clip: ExportClip) -> list[str]:
-        """Write one clip; says what of it the format could not hold."""
+        """Write one clip; returns the parts that the format cannot hold."""
         ...
 
     def close(self) -> None:

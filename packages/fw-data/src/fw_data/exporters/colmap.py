@@ -31,7 +31,7 @@ class ColmapExporter:
         self.out, self.text = out, text
 
     def add(self, clip: ExportClip) -> list[str]:
-        """One clip."""
+        """Write one clip; see `Exporter`."""
         folder = self.out / clip.name
         names = write_frames(folder / "images", clip.clip.video)
         points, colors, frame = sample_points(clip)

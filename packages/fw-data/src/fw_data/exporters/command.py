@@ -8,10 +8,10 @@ from typing import Any
 from fw_data.dataset.reader import ClipDataset
 from fw_data.exporters import FORMATS
 from fw_data.exporters.base import ExportClip, Exporter
-from fw_data.options import ExportOptions
+from fw_data.options import DatasetExportOptions
 
 
-def run(options: ExportOptions) -> int:
+def run(options: DatasetExportOptions) -> int:
     """Write the clips and say what was lost; returns the exit code."""
     from rich.progress import track
 

@@ -31,7 +31,7 @@ class LegacyExporter:
             (out / name).mkdir(parents=True, exist_ok=True)
 
     def add(self, clip: ExportClip) -> list[str]:
-        """One clip."""
+        """Write one clip; see `Exporter`."""
         row = {
             "video": f"videos/{clip.name}.mp4",
             "prompt": clip.record.caption,

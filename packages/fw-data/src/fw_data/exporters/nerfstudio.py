@@ -31,7 +31,7 @@ class NerfstudioExporter:
         self.out = out
 
     def add(self, clip: ExportClip) -> list[str]:
-        """One clip."""
+        """Write one clip; see `Exporter`."""
         folder = self.out / clip.name
         names = write_frames(folder / "images", clip.clip.video)
         path = folder / "transforms.json"

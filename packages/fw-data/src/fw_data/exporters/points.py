@@ -37,7 +37,7 @@ def sample_points(
 def observe(
     clip: ExportClip, points: Float64[np.ndarray, "n 3"], frame: Float64[np.ndarray, " n"]
 ) -> list[Observation]:
-    """Where frames see the points: in the image, and at the depth that the frame has there. At least two per point."""
+    """Observations of points: inside the image, at the frame's depth. At least two per point."""
     path, depth_m = clip.trajectory, clip.clip.depth_m
     count, height, width = depth_m.shape
     chosen = np.unique(np.linspace(0, count - 1, min(TRACK_FRAMES, count)).astype(int))

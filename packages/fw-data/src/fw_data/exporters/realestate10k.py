@@ -25,7 +25,7 @@ class RealEstate10KExporter:
         (out / "cameras").mkdir(parents=True, exist_ok=True)
 
     def add(self, clip: ExportClip) -> list[str]:
-        """One clip."""
+        """Write one clip; see `Exporter`."""
         video, cameras = f"videos/{clip.name}.mp4", f"cameras/{clip.name}.txt"
         clip.write_mp4(self.out / video)
         stamps_us = np.round(clip.cameras.time_s * 1e6).astype(np.int64)

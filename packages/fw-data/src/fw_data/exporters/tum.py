@@ -26,7 +26,7 @@ class TumExporter:
         self.out = out
 
     def add(self, clip: ExportClip) -> list[str]:
-        """One clip."""
+        """Write one clip; see `Exporter`."""
         folder = self.out / clip.name
         names = write_frames(folder / "rgb", clip.clip.video)
         times = clip.cameras.time_s

@@ -28,12 +28,12 @@ DepthReader = Callable[[int], Float32[np.ndarray, "h w"] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSettings:
-    """What a folder does not say itself."""
+    """Settings for data that the folder does not contain."""
 
     fps: float = 24.0
     """Frame rate of frames without time stamps."""
     units: Literal["auto", "scene", "metric"] = "auto"
-    """auto: metric for tum, what the file says for our own nerfstudio export, else scene."""
+    """auto: metric for tum, the stored unit for a nerfstudio export of fw-data, else scene."""
     intrinsics: tuple[float, float, float, float] | None = None
     """fx, fy, cx, cy in pixels, for tum folders without calibration.txt."""
     depth_unit: float | None = None
@@ -74,7 +74,7 @@ class ImportedScene:
     caption: str = ""
     """May be empty."""
     notes: list[str] = field(default_factory=list)
-    """What a user should know."""
+    """Notes for the record."""
     posed: Sequence[tuple[int, int]] | None = None
     """Half-open stretches of frames that have a camera; None = all."""
     frame_index: Int64[np.ndarray, " f"] | None = None
@@ -145,7 +145,7 @@ class VideoFrames:
         return read_clip(self.path, self.info, LIMITS, placement, frame_index=index, start_pts=None)[0]
 
     def sha256(self) -> str:
-        """Of the file."""
+        """Checksum of the file."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -65,7 +65,7 @@ def read_array(path: Path) -> np.ndarray:
         raise DataError("depth", f"{path} is not a COLMAP array file") from error
     start = sum(len(part) + 1 for part in parts[:3])
     if channels != 1 or len(data) - start != 4 * width * height:
-        raise DataError("depth", f"{path} says {width}x{height}x{channels}, and holds {len(data) - start} bytes")
+        raise DataError("depth", f"{path} declares {width}x{height}x{channels}, but holds {len(data) - start} bytes")
     return np.frombuffer(data, "<f4", offset=start).reshape(height, width)
 
 

@@ -1,4 +1,4 @@
-"""Where the images of a scene are, and when each was taken.
+"""Image files of a scene, and their times.
 
 Axis legend: f frames.
 """

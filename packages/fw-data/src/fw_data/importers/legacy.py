@@ -88,7 +88,7 @@ def _rows(path: Path, changed_ns: int) -> dict[str, LegacyRow]:  # noqa: ARG001 
     for row in rows:
         name = _inside(path.parent, row.video)
         if name in found:
-            raise DataError("unreadable", f"{path} lists {name} twice; its clips could not be told apart")
+            raise DataError("unreadable", f"{path} lists {name} twice; list every video once")
         found[name] = row
     return found
 

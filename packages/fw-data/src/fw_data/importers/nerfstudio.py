@@ -20,11 +20,11 @@ from fw_geometry.formats.names import natural_key, portable_path
 
 
 def find(root: Path) -> list[Path]:
-    """The scene files."""
+    """Every transforms*.json below a folder."""
     return sorted(path for path in root.rglob("transforms*.json") if path.is_file())
 
 
-def open_scene(path: Path, root: Path, settings: ImportSettings) -> ImportedScene:  # noqa: ARG001 - the file is the scene
+def open_scene(path: Path, root: Path, settings: ImportSettings) -> ImportedScene:  # noqa: ARG001
     """The scene of one transforms.json."""
     width = height = None
     data = _read(path)

@@ -1,6 +1,6 @@
 """RealEstate10K and CameraCtrl folders: pose texts with their videos or images; no depth.
 
-A pose text NAME.txt (19 columns) lies in cameras/ or anywhere below; its frames are the first of these that exists:
+A pose text NAME.txt (19 columns) is in cameras/ or anywhere below; its frames are the first of these that exists:
 videos/NAME.mp4, NAME.mp4 beside it, frames/NAME/ or NAME/ beside it, with images named by the time stamp or in order.
 clips.json gives captions, as CameraCtrl and `fw-data export` write it.
 """
@@ -28,7 +28,7 @@ _MICROSECONDS = 1000
 
 
 def find(root: Path) -> list[Path]:
-    """The pose texts."""
+    """The pose texts below a folder."""
     folder = root / "cameras" if (root / "cameras").is_dir() else root
     return sorted(path for path in folder.rglob("*.txt") if path.is_file())
 

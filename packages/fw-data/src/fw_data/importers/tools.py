@@ -35,7 +35,7 @@ _IMAGE_FOLDERS = ("images", "rgb", "frames", "color", "extracted")
 
 
 def find(root: Path) -> list[Path]:
-    """The pose files."""
+    """The pose files below a folder."""
     vipe = [path for path in root.rglob("pose/*.npz") if path.is_file()]
     others = [path for name in ("poses.npy", "camera_poses.txt") for path in root.rglob(name)]
     arrays = [path for path in root.rglob("*.npz") if path.parent.name not in ("pose", "intrinsics", "depth", "mask")]

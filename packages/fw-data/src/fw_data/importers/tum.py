@@ -35,11 +35,11 @@ CALIBRATION = "calibration.txt"
 
 
 def find(root: Path) -> list[Path]:
-    """The sequence folders."""
+    """The sequence folders below a folder."""
     return sorted(path.parent for path in root.rglob("groundtruth.txt"))
 
 
-def open_scene(path: Path, root: Path, settings: ImportSettings) -> ImportedScene:  # noqa: ARG001 - a folder stands for itself
+def open_scene(path: Path, root: Path, settings: ImportSettings) -> ImportedScene:  # noqa: ARG001 - a folder is a scene
     """The scene of one sequence."""
     time_s, frames = _images(path)
     truth = read_tum(path / "groundtruth.txt")

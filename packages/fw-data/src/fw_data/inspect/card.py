@@ -1,7 +1,7 @@
-"""The `card` command: README.md of a dataset, for people, from what it says itself and what only a person knows.
+"""The `card` command: README.md of a dataset, from its own figures and from facts that only a person knows.
 
-DATASET/about.json keeps the second kind (title, description, licences), so that the page can be written again when the
-dataset has grown. Everything else comes from dataset.json, the manifest and refusals.jsonl.
+DATASET/about.json keeps the second kind (title, description, licenses), so that the page can be written again after
+the dataset has grown. Everything else comes from dataset.json, the manifest and refusals.jsonl.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from fw_core.files import write_bytes
 from fw_core.tables import markdown
@@ -25,25 +25,26 @@ NO_LICENSE = "not stated"
 
 
 class About(BaseModel):
-    """about.json: what no program can find out."""
+    """about.json: facts that only a person knows. Files with the former key `licences` are read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = Field(default="", description="one line")
-    description: str = Field(default="", description="what the videos show, where they come from, what they are for")
-    licences: dict[str, str] = Field(
+    description: str = Field(default="", description="content, origin and purpose of the videos")
+    licenses: dict[str, str] = Field(
         default_factory=dict,
-        description="pattern of source paths (* for all) -> license; the last one that fits counts",
+        validation_alias=AliasChoices("licenses", "licences"),
+        description="pattern of source paths (* for all) -> license; the last match counts",
     )
 
     def license(self, record: ClipRecord) -> str:
         """The license of a clip's source."""
-        fitting = [text for pattern, text in self.licences.items() if fnmatchcase(record.source, pattern)]
+        fitting = [text for pattern, text in self.licenses.items() if fnmatchcase(record.source, pattern)]
         return fitting[-1] if fitting else NO_LICENSE
 
 
 def run(options: CardOptions) -> int:
-    """Write the page; returns the exit code: 1 if something that only a person knows is missing."""
+    """Write the page; returns the exit code: 1 if the description or a license is missing."""
     from fw_data.console import stdout_console
 
     dataset = ClipDataset(options.dataset)
@@ -71,10 +72,10 @@ def read_about(dataset: Path) -> About:
 
 
 def gaps(dataset: ClipDataset, about: About) -> list[str]:
-    """What is missing from the page, and how to add it."""
+    """Missing parts of the page, and how to add them."""
     found = []
     if not about.description:
-        found.append("what the dataset is: --description TEXT")
+        found.append("the description: --description TEXT")
     unlicensed = sorted({record.source for record in dataset.records if about.license(record) == NO_LICENSE})
     if unlicensed:
         found.append(f"the license of {len(unlicensed)} sources, first {unlicensed[0]}: --license '*=TEXT'")
@@ -87,15 +88,17 @@ def page(dataset: ClipDataset, card: DatasetCard, about: About) -> str:
     spreads = {name: value for name, value in figures.items() if isinstance(value, dict) and "median" in value}
     sections = [
         f"# {about.title or dataset.path.resolve().name}",
-        about.description or "(nobody has written yet what this dataset is)",
+        about.description or "(no description yet)",
         "## Figures",
-        markdown(("what", "value"), [(name, _value(value)) for name, value in figures.items() if name not in spreads]),
+        markdown(
+            ("figure", "value"), [(name, _value(value)) for name, value in figures.items() if name not in spreads]
+        ),
         "## Scale",
         _scale(dataset),
-        "## Licences",
+        "## Licenses",
         markdown(("license", "clips"), Counter(about.license(record) for record in dataset.records).most_common()),
         "## Conventions",
-        markdown(("what", "meaning"), list(card.conventions.items())),
+        markdown(("name", "meaning"), list(card.conventions.items())),
         "## Quality",
         "Grades: " + (", ".join(f"{count} {letter}" for letter, count in card.grades.items()) or "none") + ".",
         markdown(
@@ -117,15 +120,15 @@ def page(dataset: ClipDataset, card: DatasetCard, about: About) -> str:
 
 
 def _updated(about: About, options: CardOptions) -> About:
-    licences = dict(about.licences)
+    licenses = dict(about.licenses)
     for entry in options.license:
         pattern, found, text = entry.partition("=")
         if not found or not pattern or not text.strip():
             raise ValueError(f"--license {entry!r}: give PATTERN=TEXT, such as '*=CC-BY-4.0'")
-        licences.pop(pattern, None)
-        licences[pattern] = text.strip()
+        licenses.pop(pattern, None)
+        licenses[pattern] = text.strip()
     changes = {"title": options.title, "description": options.description}
-    return about.model_copy(update={k: v for k, v in changes.items() if v is not None} | {"licences": licences})
+    return about.model_copy(update={k: v for k, v in changes.items() if v is not None} | {"licenses": licenses})
 
 
 def _scale(dataset: ClipDataset) -> str:

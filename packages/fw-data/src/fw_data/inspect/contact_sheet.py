@@ -112,7 +112,7 @@ def depth_range(depth_m: Float32[np.ndarray, "f h w"]) -> tuple[float, float]:
 
 
 def unit_name(units: str) -> str:
-    """How a length is labeled."""
+    """Label of a length."""
     return "m" if units == "metric" else "scene units"
 
 

@@ -1,4 +1,4 @@
-"""What the 3D view of a clip shows, small enough to stand inside a page: colored points and the cameras.
+"""Data of the 3D view of a clip, small enough for an HTML page: colored points and the cameras.
 
 Axis legend: f frames, h height, w width, n points; OpenCV axes, camera-to-world, in the first camera's frame.
 """
@@ -69,7 +69,7 @@ def some_points(clip: Clip, count: int) -> tuple[Float64[np.ndarray, "n 3"], UIn
 
 
 def _middle(xyz: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """What the view turns about: between the points and the cameras, nearer to the points."""
+    """Center of rotation of the view: between the points and the cameras, nearer to the points."""
     return 0.7 * np.median(xyz, axis=0) + 0.3 * centers.mean(0) if len(xyz) else centers.mean(0)
 
 

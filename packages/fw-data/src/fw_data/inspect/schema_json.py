@@ -1,4 +1,4 @@
-"""The `schema` command: the JSON schema of everything that a dataset says in JSON, made from the models themselves.
+"""The `schema` command: the JSON schema of all JSON in a dataset, generated from the models.
 
 packages/fw-data/dataset.schema.json is its output; a test holds the two together.
 """

@@ -25,7 +25,7 @@ from fw_data.options import ValidateOptions
 MAX_REPROJECTION_ERROR = 0.25
 """Median relative depth error between frames from which K, poses and depth cannot belong together."""
 SCORE_TOLERANCE, SCORE_TOLERANCE_RELATIVE = 0.002, 0.1
-"""How far a re-derived reprojection error may lie from the one in the manifest (storage rounds depth to 11 bits)."""
+"""Largest difference of a re-derived reprojection error from the manifest (storage rounds depth to 11 bits)."""
 _SHOWN = 50
 
 
@@ -38,7 +38,7 @@ class Problem:
     code: str
     """Short and stable."""
     what: str
-    """What was found, and what was expected."""
+    """Found and expected value."""
 
 
 def run(options: ValidateOptions) -> int:
@@ -97,7 +97,7 @@ def check_structure(dataset: ClipDataset) -> Iterator[Problem]:
         yield from _check_members(path, rows[entry.path])
     for path in sorted((dataset.path / "shards").glob("*.tar")):
         if path.relative_to(dataset.path).as_posix() not in rows:
-            yield Problem(where=path.name, code="unlisted-shard", what="no clip of the manifest lies in it")
+            yield Problem(where=path.name, code="unlisted-shard", what="no clip of the manifest is in it")
 
 
 def check_clip(dataset: ClipDataset, record: ClipRecord, *, content: bool) -> list[Problem]:
@@ -125,7 +125,7 @@ def _check_members(path: Path, records: list[ClipRecord]) -> Iterator[Problem]:
                 yield Problem(where=_name(record), code="member-missing", what=f"no {suffix} in {path.name}")
             elif at != (member.offset, member.size):
                 yield Problem(
-                    where=_name(record), code="member-moved", what=f"{suffix} is at {at}, the manifest says {member}"
+                    where=_name(record), code="member-moved", what=f"{suffix} is at {at}, the manifest has {member}"
                 )
     for clip_id, suffix in found:
         yield Problem(where=path.name, code="member-unlisted", what=f"{clip_id}.{suffix} is not in the manifest")
@@ -157,7 +157,7 @@ def _clip_problems(dataset: ClipDataset, record: ClipRecord, content: bool) -> I
     cameras = unpack_cameras(files["cameras.npz"])
     if not record.has_depth:
         if video.shape[:3] != shape:
-            yield Problem(where=where, code="shape", what=f"mp4 is {video.shape[:3]}, the manifest says {shape}")
+            yield Problem(where=where, code="shape", what=f"mp4 is {video.shape[:3]}, not {shape} as in the manifest")
         yield from _camera_problems(record, cameras)
         return
     depth_m = depth_codec.decode(files["depth.zst"])
@@ -167,7 +167,7 @@ def _clip_problems(dataset: ClipDataset, record: ClipRecord, content: bool) -> I
     shapes |= {} if labels is None else {MASK_SUFFIX: labels.shape}
     for name, got in shapes.items():
         if got != shape:
-            yield Problem(where=where, code="shape", what=f"{name} is {got}, the manifest says {shape}")
+            yield Problem(where=where, code="shape", what=f"{name} is {got}, not {shape} as in the manifest")
             return
     if not np.isfinite(depth_m).all() or depth_m.min() < 0 or not (depth_m > 0).any():
         yield Problem(where=where, code="depth", what="depth is negative, not finite, or nowhere valid")
@@ -201,7 +201,7 @@ def _camera_problems(record: ClipRecord, cameras: Cameras) -> Iterator[Problem]:
         yield Problem(where=where, code="cameras", what=what)
     center = cameras.K[:, :2, 2] / (record.width, record.height)
     if center.min() < 0 or center.max() > 1:
-        yield Problem(where=where, code="cameras", what="the principal point lies outside the frame")
+        yield Problem(where=where, code="cameras", what="the principal point is outside the frame")
     if not np.allclose(cameras.pose_c2w[0], np.eye(4), atol=1e-6):
         yield Problem(where=where, code="cameras", what="the first pose is not the identity")
     if (np.diff(cameras.time_s) <= 0).any() or (np.diff(cameras.frame_index) < 1).any():
@@ -217,7 +217,7 @@ def _check_reprojection(
     error = found.median if found.comparisons else 1.0
     claimed = record.scores.get("reprojection_error", error)
     if abs(error - claimed) > SCORE_TOLERANCE + SCORE_TOLERANCE_RELATIVE * claimed:
-        what = f"point maps of different frames disagree by {error:.3f}, the manifest says {claimed:.3f}"
+        what = f"point maps of different frames disagree by {error:.3f}, not {claimed:.3f} as in the manifest"
         yield Problem(where=_name(record), code="reprojection", what=what)
     elif found.comparisons and error > MAX_REPROJECTION_ERROR:
         what = f"point maps of different frames disagree by {error:.3f}: depth, K and poses do not belong together"

@@ -32,7 +32,7 @@ class SourceFrame:
     time_s: float
     """Presentation time; from the nominal frame rate where the file has no time stamps."""
     gap: bool
-    """True when damaged or missing data lies just before it."""
+    """True if data just before it is damaged or missing."""
     image: av.VideoFrame
     """As decoded: neither upright nor of square pixels."""
 

@@ -1,4 +1,4 @@
-"""What a video file is, found out within limits before anything long is done with it.
+"""Properties of a video file, checked against limits before any long work.
 
 Sizes are upright: after the rotation that phones write into the file, and with square pixels.
 """
@@ -19,14 +19,14 @@ VIDEO_SUFFIXES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class MediaLimits:
-    """What a source video may ask of this machine."""
+    """Largest source videos that are processed."""
 
     max_pixels: int = 8192 * 4320
     """Largest frame, in pixels."""
     min_side: int = 16
     """Smallest height or width, in pixels."""
     max_duration_s: float = 6 * 3600.0
-    """Longest video, in seconds, by its own account."""
+    """Longest declared duration, in seconds."""
     max_frames: int = 1_000_000
     """Longest video, in frames; decoding stops there."""
     max_decode_errors: int = 50
@@ -35,7 +35,7 @@ class MediaLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """A readable video."""
+    """Properties of a readable video."""
 
     width: int
     """Upright width with square pixels."""
@@ -50,7 +50,7 @@ class VideoInfo:
     fps: float
     """Nominal frame rate; 25 where the file has none."""
     declared_frames: int
-    """Number of frames by the file's own account; 0 = unknown."""
+    """Declared number of frames; 0 = unknown."""
     codec: str
     """Name of the codec."""
 

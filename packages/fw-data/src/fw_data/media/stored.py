@@ -1,4 +1,4 @@
-"""The video of a stored clip: H.264 in MP4 with short closed groups of pictures, so any window decodes cheaply.
+"""The video of a stored clip: H.264 in MP4 with a key frame every few frames, so any window decodes fast.
 
 Axis legend: f frames, h height, w width, 3 = RGB.
 """

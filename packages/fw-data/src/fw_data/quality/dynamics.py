@@ -86,7 +86,7 @@ def dynamic_mask(
 
 
 def _moves(frames: UInt8[np.ndarray, "f h w 3"], geometry: ClipGeometry, index: int) -> Bool[np.ndarray, "h2 w2"]:
-    """What moves in the thumbnail of a frame, against the frames before and after it."""
+    """Moving pixels in the thumbnail of a frame, against the frames before and after it."""
     gap = _gap(len(frames))
     found = [
         dynamic_mask(frames, geometry, index, other) for other in (index - gap, index + gap) if 0 <= other < len(frames)
@@ -98,7 +98,7 @@ def _moves(frames: UInt8[np.ndarray, "f h w 3"], geometry: ClipGeometry, index: 
 
 
 def _gap(count: int) -> int:
-    """How far apart frames of a clip are compared."""
+    """Distance in frames between compared frames."""
     return max(1, min(2, (count - 1) // 8))
 
 
@@ -107,7 +107,7 @@ def _enlarged(mask: UInt8[np.ndarray, "h2 w2"], height: int, width: int) -> UInt
 
 
 def _rigid_flow(depth: np.ndarray, geometry: ClipGeometry, first: int, second: int, scale: np.ndarray) -> np.ndarray:
-    """Where each pixel of a scene at rest goes, in thumbnail pixels; NaN where it leaves the front of the camera."""
+    """Flow of a static scene in thumbnail pixels; NaN for points behind the camera."""
     height, width = depth.shape
     K = [np.diag([*scale, 1.0]) @ geometry.K[index] for index in (first, second)]
     columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)

@@ -40,7 +40,7 @@ class Rejection:
     code: str
     """Short and stable."""
     reason: str
-    """What was measured, and the limit."""
+    """Measured value and limit."""
 
 
 def score(frames: UInt8[np.ndarray, "f h w 3"]) -> dict[str, float]:
@@ -67,7 +67,7 @@ def reject(scores: dict[str, float], config: FilterConfig) -> Rejection | None:
     if scores["motion_px"] < config.min_motion_px:
         return Rejection(
             code="no-motion",
-            reason=f"motion {scores['motion_px']:.2f} px is below {config.min_motion_px:g} px: the camera stands still",
+            reason=f"motion {scores['motion_px']:.2f} px is below {config.min_motion_px:g} px: the camera is still",
         )
     if scores["sharpness"] < config.min_sharpness:
         return Rejection(

@@ -1,4 +1,4 @@
-"""How good an annotated clip is: figures from the geometry alone, and a letter with the reasons for it.
+"""Grade of an annotated clip: figures from the geometry alone, a letter and its reasons.
 
 Axis legend: f frames, h height, w width; OpenCV axes, camera-to-world.
 """
@@ -72,7 +72,7 @@ def score_geometry(geometry: ClipGeometry, times_s: list[float] | None = None) -
 
 
 def median_depth(geometry: ClipGeometry) -> float:
-    """Median of the known depth of some frames; 1 where nothing is known."""
+    """Median known depth over some frames; 1 if no depth is known."""
     frames = np.unique(np.linspace(0, len(geometry.depth_m) - 1, 5).round().astype(int))
     depth = geometry.depth_m[frames, ::4, ::4]
     known = depth[(depth > 0) & (geometry.confidence[frames, ::4, ::4] >= CONFIDENT)]
@@ -80,7 +80,7 @@ def median_depth(geometry: ClipGeometry) -> float:
 
 
 def pose_jerk_deg(pose_c2w: Float64[np.ndarray, "f 4 4"], times_s: Float64[np.ndarray, " f"], depth: float) -> float:
-    """How far the worst frame's camera lies off the way between its neighbors, as a visual angle in degrees.
+    """Largest distance of a camera from the path between its neighbors, as a visual angle in degrees.
 
     The way is a straight line and an even turn over time; off counts what exceeds half the distance of the neighbors,
     so quick but smooth motion is no jerk and a single wrong pose is. A shift is seen from the depth of the scene.

@@ -10,9 +10,9 @@ from jaxtyping import Float32, UInt8
 
 _SHARP_SIDE, _OVERLAY_SIDE = 256, 320
 SKY_LONG_SIDE = 160
-"""What `sky_mask` is made for."""
+"""Image size for `sky_mask`."""
 _LEAST_SIDE = 160
-"""Long side from which overlays can be told from large soft shapes."""
+"""Shortest long side at which overlays differ from large soft shapes."""
 _FRAMES = 17
 """Frames of a clip that are looked at, spread evenly."""
 _EDGE = 10.0

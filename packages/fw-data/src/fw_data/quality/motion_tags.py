@@ -1,4 +1,4 @@
-"""What the camera of a clip does, in words: "dolly-in", "pan-left", "orbit-right", "still", ...
+"""Camera motion of a clip as tags: "dolly-in", "pan-left", "orbit-right", "still", ...
 
 Motions are added up in the camera's own frame, so driving round a bend is a dolly and a pan. Axis legend: OpenCV axes
 (x right, y down, z forward), camera-to-world; f frames. Lengths are measured against the scene's median depth, so a tag
@@ -32,7 +32,7 @@ class TagLimits:
     still_turn_deg: float = 1.5
     """A camera that never turns farther from its first view ..."""
     still_shift: float = 0.015
-    """... and never moves farther, as a share of the median depth, stands still."""
+    """... and never moves farther, as a share of the median depth, counts as still."""
     circling_deg: float = 250.0
     """The direction of travel must turn by this much, seen along the view direction, for a spiral."""
 

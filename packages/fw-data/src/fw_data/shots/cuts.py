@@ -55,7 +55,7 @@ class AdaptiveCuts:
         self._detector = AdaptiveDetector(min_scene_len=min_frames)
 
     def add(self, thumbnail_bgr: UInt8[np.ndarray, "h w 3"]) -> list[int]:
-        """The next frame."""
+        """Take the next frame; see `CutDetector`."""
         found = self._detector.process_frame(self._timecode(self._frame, self._fps), thumbnail_bgr)
         self._frame += 1
         return [cut.frame_num for cut in found]
@@ -83,7 +83,7 @@ class NetworkCuts:
         self._first, self._last_cut, self._ending = first, first, False
 
     def add(self, thumbnail_bgr: UInt8[np.ndarray, "h w 3"]) -> list[int]:
-        """The next frame."""
+        """Take the next frame; see `CutDetector`."""
         from fw_data.shots.transnetv2 import HEIGHT, WIDTH
 
         small = cv2.resize(thumbnail_bgr, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)[..., ::-1]

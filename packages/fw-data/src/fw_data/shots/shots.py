@@ -1,5 +1,5 @@
-"""Where a video is cut: hard cuts, fades and black stretches, breaks at damaged data; then the frames
-of each shot that are kept, and windows of at most N of them.
+"""Cuts of a video: hard cuts, fades, black stretches and gaps; then the kept frames of each shot, in windows of at
+most N frames.
 
 Frame spans are half open, [start, end).
 """
@@ -14,7 +14,7 @@ from fw_data.shots.cuts import CutDetector, CutMethod, make_detector
 from fw_data.shots.transitions import Transition, TransitionFinder
 
 THUMBNAIL_LONG_SIDE = 256
-"""What the shot detector sees; PySceneDetect's own down-scaling aims at the same."""
+"""Image size for the shot detector, the same as PySceneDetect's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class ShotCutter:
     trim_s: float = 0.0
     """Taken off each end of a shot where a cut, a fade, black or damage was found, not at the ends of the video."""
     cuts: CutMethod = "adaptive"
-    """What finds hard cuts."""
+    """Detector of hard cuts."""
     starts: list[int] = field(default_factory=lambda: [0])
     """First frame of each shot so far."""
     frames: int = 0
@@ -52,7 +52,7 @@ class ShotCutter:
         self._transitions = TransitionFinder(fps=self.fps)
 
     def add(self, thumbnail_bgr: UInt8[np.ndarray, "h w 3"], *, gap: bool = False) -> None:
-        """The next frame; `gap` says that frames are missing before it."""
+        """Take the next frame; `gap` is true if frames are missing before it."""
         if gap and self.frames:
             self._start_at(*self._detector.finish(), self.frames)
             self._detector = self._new_detector()
@@ -71,7 +71,7 @@ class ShotCutter:
         return self._transitions.transitions()
 
     def shots(self) -> list[Window]:
-        """The shots, after the last frame: what lies between transitions and cuts, trimmed."""
+        """The trimmed shots between transitions and cuts; call it after the last frame."""
         self._start_at(*self._detector.finish())
         shots: list[Window] = []
         for start, end in self._between():

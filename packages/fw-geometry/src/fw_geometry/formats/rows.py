@@ -1,6 +1,6 @@
-"""What the readers share: rows of numbers with their line numbers, rigid poses from rows, and the one error class.
+"""Shared parts of the readers: rows of numbers with their line numbers, rigid poses from rows, the error class.
 
-Axis legend: none of its own; the readers say which frame their matrices are in.
+Axis legend: the readers document the frame of their matrices.
 """
 
 import json
@@ -23,9 +23,9 @@ class CameraFileError(ValueError):
         self.place = place
         """Line or entry in the file."""
         self.problem = problem
-        """What was found and what was expected."""
+        """Found and expected value."""
         self.remedy = remedy
-        """What to do."""
+        """Settings of the run."""
 
     def __str__(self) -> str:
         return f"{self.path}, {self.place}: {self.problem}; {self.remedy}"
@@ -60,7 +60,7 @@ def parse_numbers(path: Path, line: int, words: list[str], columns: int, layout:
             values[column] = float(word)
         except ValueError as error:
             raise CameraFileError(
-                path, place, f"column {column + 1} is {word!r}, expected a number ({layout})", "mend or drop the line"
+                path, place, f"column {column + 1} is {word!r}, expected a number ({layout})", "fix or drop the line"
             ) from error
         if not np.isfinite(values[column]):
             raise CameraFileError(
@@ -111,7 +111,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         data = json.loads("\n".join(read_lines(path)))
     except json.JSONDecodeError as error:
-        raise CameraFileError(path, f"line {error.lineno}", f"not JSON ({error.msg})", "mend the syntax") from error
+        raise CameraFileError(path, f"line {error.lineno}", f"not JSON ({error.msg})", "fix the syntax") from error
     if not isinstance(data, dict):
         raise CameraFileError(path, "line 1", f"a JSON {type(data).__name__}, expected an object", "wrap it in braces")
     return data

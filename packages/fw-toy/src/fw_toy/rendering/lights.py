@@ -24,9 +24,9 @@ class Sky:
     cloud: Rgb = (1.25, 1.2, 1.15)
     """Radiance of lit clouds."""
     cover: float = 0.4
-    """How much of the sky is clouded, in [0, 1]."""
+    """Clouded fraction of the sky, in [0, 1]."""
     shift: tuple[float, float] = (0.0, 0.0)
-    """Where in the cloud noise this sky lies."""
+    """Position of this sky in the cloud noise."""
     brightness: float = 1.0
     """Factor on all of it."""
 
@@ -36,7 +36,7 @@ class Light:
     """A sun (a direction) or a lamp (a place)."""
 
     position: Rgb
-    """Where the lamp is, or the direction to the sun times `SUN_DISTANCE`."""
+    """Position of the lamp, or the direction to the sun times `SUN_DISTANCE`."""
     color: Rgb
     """Irradiance of the sun on a surface facing it; radiant intensity of a lamp."""
     radius: float

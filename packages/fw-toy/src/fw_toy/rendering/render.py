@@ -71,7 +71,7 @@ class Renderer:
     def frame(
         self, K: Float[np.ndarray, "3 3"], pose_c2w: Float[np.ndarray, "4 4"], height: int, width: int
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """The sRGB image."""
+        """The rendered sRGB image."""
         mapped = tone_map(self.radiance(K, pose_c2w, height, width) * self._exposure)
         return np.round(linear_to_srgb(mapped) * 255).astype(np.uint8)
 
@@ -86,7 +86,7 @@ class Renderer:
         return self._scene.tracer.first_hit(np.broadcast_to(eye, direction.shape), direction)
 
     def _distance(self, triangle: np.ndarray, direction: np.ndarray, eye: np.ndarray) -> np.ndarray:
-        """Where each ray meets its triangle's plane, in float64, in units of its direction; 0 without a hit."""
+        """Distance of each ray to its triangle's plane, in float64, in units of its direction; 0 without a hit."""
         normal = self._plane[triangle]
         above, slope = dot(self._corner[triangle] - eye, normal), dot(direction, normal)
         return np.where(triangle >= 0, above / np.where(slope == 0, 1.0, slope), 0.0)

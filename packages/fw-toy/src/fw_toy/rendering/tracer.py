@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 @runtime_checkable
 class Tracer(Protocol):
-    """What the renderer asks of a ray caster."""
+    """Interface of a ray caster."""
 
     def first_hit(self, origin: Float[np.ndarray, "r 3"], direction: Float[np.ndarray, "r 3"]) -> Int[np.ndarray, " r"]:
         """Index of the nearest triangle that each ray meets, -1 for none."""
@@ -20,7 +20,7 @@ class Tracer(Protocol):
     def occluded(
         self, origin: Float[np.ndarray, "r 3"], direction: Float[np.ndarray, "r 3"], reach: float
     ) -> Bool[np.ndarray, " r"]:
-        """Whether anything lies between origin and origin + reach * direction."""
+        """Whether a surface is between origin and origin + reach * direction."""
         ...
 
 

@@ -36,7 +36,7 @@ MOVES: dict[str, tuple[float, str]] = {
     "roll": (0.02, "rolls"),
     "still": (0.02, "stands still"),
 }
-"""Kinds of path of training seeds: their share, and what a caption says."""
+"""Kinds of path of training seeds: their share, and the words of the caption."""
 HELD_OUT_MOVES: dict[str, tuple[float, str]] = {
     "orbit+pedestal": (0.4, "circles around the room and rises or sinks"),
     "dolly+pan": (0.3, "moves ahead and turns"),
@@ -67,7 +67,7 @@ class RoomPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class RoomClip:
-    """A rendered clip."""
+    """A rendered clip with exact depth and cameras."""
 
     plan: RoomPlan
     video: UInt8[np.ndarray, "f h w 3"]

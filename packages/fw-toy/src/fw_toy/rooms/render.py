@@ -31,7 +31,7 @@ class Rays(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What rays see."""
+    """Surface properties at the hits of rays."""
 
     depth: Float32[np.ndarray, " n"]
     color: Float32[np.ndarray, "n 3"]
@@ -227,7 +227,7 @@ def _floor(room: Room, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shadows(room: Room, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Soft round shadows of what stands on the floor, a little away from the lamp."""
+    """Soft round shadows of the things on the floor, a little away from the lamp."""
     shade = np.ones(len(x), F32)
     for solid in room.solids:
         if solid.base > 0:

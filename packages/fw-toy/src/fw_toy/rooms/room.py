@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 SolidKind = Literal["box", "ball", "cylinder", "cone"]
 FloorKind = Literal["tiles", "planks", "plain"]
-PanelKind = Literal["door", "window", "picture"]
+PanelKind = Literal["door", "window", "painting"]
 FRONT, LEFT, RIGHT, BACK, FLOOR, CEILING = range(6)
 """Numbers of the six faces of a room, as seen by a camera that looks along +z."""
 
@@ -65,7 +65,7 @@ _PLACEMENTS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Solid:
-    """A thing that stands on the floor, or on another solid."""
+    """A thing on the floor or on another solid."""
 
     kind: SolidKind
     x: float
@@ -73,12 +73,12 @@ class Solid:
     base: float
     """Height of its underside above the floor."""
     radius: float
-    """Of its footprint; of a box, half the diagonal."""
+    """Radius of its footprint; of a box, half the diagonal."""
     height: float
     turn_rad: float = 0.0
-    """Of a box: its rotation about the vertical axis."""
+    """Rotation of a box about the vertical axis."""
     half_x: float = 0.0
-    """Of a box: half its sides before the rotation."""
+    """Half the sides of a box before the rotation."""
     half_z: float = 0.0
     color: Color
     color_name: str
@@ -189,7 +189,7 @@ def _rug(rng: np.random.Generator, depth: float) -> Rug:
 
 
 def _panels(rng: np.random.Generator, width: float, depth: float, height: float) -> tuple[Panel, ...]:
-    """One or two on the front wall, up to two on each side wall, each in a third of the wall of its own."""
+    """One or two on the front wall, up to two on each side wall, each in its own third of the wall."""
     panels: list[Panel] = []
     for wall in (FRONT, LEFT, RIGHT):
         span, start, fewest = (width, -width / 2, 1) if wall == FRONT else (depth, 0.0, 0)
@@ -200,7 +200,7 @@ def _panels(rng: np.random.Generator, width: float, depth: float, height: float)
 
 
 def _panel(rng: np.random.Generator, wall: int, center: float, height: float) -> Panel:
-    kinds: tuple[PanelKind, ...] = ("door", "window", "picture")
+    kinds: tuple[PanelKind, ...] = ("door", "window", "painting")
     kind = kinds[rng.integers(3)]
     if kind == "door":
         low, high, half = 0.0, rng.uniform(1.9, 2.1), rng.uniform(0.4, 0.5)

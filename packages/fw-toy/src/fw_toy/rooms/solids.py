@@ -1,4 +1,4 @@
-"""Where rays meet the solids of a room: closed forms for balls, boxes, cylinders and cones, in float32.
+"""Intersections of rays with the solids of a room: closed forms for balls, boxes, cylinders and cones, in float32.
 
 Axis legend: n rays; axes of a room (y down), so "up" is -y and a solid reaches from y = -base to y = -base - height.
 Directions need not have length 1: the parameter t of a hit counts in lengths of the direction.

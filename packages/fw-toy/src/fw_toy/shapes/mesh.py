@@ -21,7 +21,7 @@ Point = Sequence[Any] | np.ndarray
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """How a surface looks."""
+    """Appearance of a surface."""
 
     texture: str
     """Name of a texture kind, see `textures.KINDS`."""
@@ -89,7 +89,7 @@ class Builder:
     parts: list[tuple[Patch, Material, int]] = field(default_factory=list)
     """Every patch with its material and object index."""
     labels: list[str] = field(default_factory=list)
-    """What each object is called in captions; empty for what captions pass over."""
+    """Name of each object in captions; empty for objects that captions omit."""
 
     def add(self, label: str, parts: Parts) -> int:
         """Adds one object; returns its index."""

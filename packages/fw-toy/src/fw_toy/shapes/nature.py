@@ -140,7 +140,7 @@ def ribbon(height: HeightField, line: Float[np.ndarray, "k 2"], width_m: float, 
 
 
 def backdrop(rng: np.random.Generator, level_m: float) -> Parts:
-    """What is seen through a window: lawn and a few trees."""
+    """View through a window: lawn and a few trees."""
     field = land(rng, 0.5, 14.0, 8.0)
     parts: Parts = [(ground(field, 160.0, 30).moved((0, 0, level_m)), paint(rng, "grass"))]
     leaf = paint(rng, "leaves", translucency=0.4)

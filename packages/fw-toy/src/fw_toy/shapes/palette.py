@@ -38,6 +38,6 @@ def paint(rng: np.random.Generator, *kinds: str, **changes: Any) -> Material:
 
 
 def glow(color: Rgb, strength: float) -> Material:
-    """A surface that shines by itself, like a lamp's shade."""
+    """An emissive surface, like a lamp's shade."""
     r, g, b = color
     return Material(texture="paper", tint=color, tile_m=0.6, emission=(r * strength, g * strength, b * strength))

@@ -1,4 +1,4 @@
-"""Textures of what grows and lies about: grass, soil, gravel, rock, bark, leaves, straw.
+"""Natural textures: grass, soil, gravel, rock, bark, leaves, straw.
 
 Axis legend: n rows and columns of one tile.
 """

@@ -56,7 +56,7 @@ class Cells:
     v: Float[np.ndarray, "n n"]
     """Offset along v from the cell's center, in tile lengths."""
     count: int
-    """How many cells there are."""
+    """Number of cells."""
 
     def per_cell(self, rng: np.random.Generator) -> Grid:
         """One standard normal number per cell, spread over its pixels."""

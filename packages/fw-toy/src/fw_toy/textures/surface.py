@@ -1,4 +1,4 @@
-"""What a texture tile is made of, and the registry that names its kinds.
+"""Texture tiles, and the registry of their kinds.
 
 Axis legend: n rows and columns of one tile. Colors are sRGB values in [0, 1] as painted, made linear by the atlas.
 """

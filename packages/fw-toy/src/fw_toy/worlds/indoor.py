@@ -36,12 +36,12 @@ class _Wall:
     reach_m: float
     """Distance from the room's middle."""
     length_m: float
-    """How long it is."""
+    """Length in meters."""
     holes: tuple[Hole, ...]
     """Its windows, from its left lower corner."""
 
     def windowed(self, middle_m: float, span_m: float) -> bool:
-        """Whether a window lies behind a stretch given by its middle (from the wall's middle) and length."""
+        """Whether a window is behind a stretch given by its middle (from the wall's middle) and length."""
         at = middle_m + self.length_m / 2
         return any(hole[0] - 0.1 < at + span_m / 2 and hole[2] + 0.1 > at - span_m / 2 for hole in self.holes)
 
@@ -122,7 +122,7 @@ def _shell(
 
 
 def _middle(rng: np.random.Generator, builder: Builder, name: str, height: float) -> list[tuple[Rgb, Rgb]]:
-    """The rug and what stands on it; returns lamps (place, color)."""
+    """The rug and the things on it; returns lamps (place, color)."""
     rx, ry = rng.uniform(2.0, 3.2), rng.uniform(1.6, 2.4)
     rug = sheet((-rx / 2, -ry / 2, 0.012), (rx, 0, 0), (0, ry, 0), 0.3, fit_uv=True)
     builder.add("a patterned rug", place([(rug, paint(rng, "rug", gloss=0.1))], yaw_rad=rng.normal(0, 0.1)))

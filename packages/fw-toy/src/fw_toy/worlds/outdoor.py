@@ -1,6 +1,6 @@
 """Places outdoors: a village yard, a park, ruins, a market square; ground, buildings, trees, hills and weather.
 
-Axis legend: x right, y ahead, z up, meters; the place lies about the origin, cameras stand mostly at y < 0.
+Axis legend: x right, y ahead, z up, meters; the place is around the origin, cameras are mostly at y < 0.
 """
 
 from collections.abc import Callable

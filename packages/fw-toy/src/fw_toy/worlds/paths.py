@@ -116,7 +116,7 @@ def _try_path(
 
 
 def _start(scene: ToyScene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Where the camera is at the path's middle, and what it looks at."""
+    """Camera position at the middle of the path, and the point it looks at."""
     plan = scene.blueprint
     if plan.kind == "indoor":
         target = plan.focus + rng.normal(0, 0.5, 3) * [1.4, 1.2, 0.35]

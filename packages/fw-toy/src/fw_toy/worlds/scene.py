@@ -23,7 +23,7 @@ Kind = Literal["indoor", "outdoor"]
 
 @dataclass(frozen=True, kw_only=True)
 class Blueprint:
-    """What the scene builders hand over: things, light, and what the camera and the captions need to know."""
+    """Result of the scene builders: things, light, and data for camera and captions."""
 
     kind: Kind
     """Indoor or outdoor."""
@@ -34,7 +34,7 @@ class Blueprint:
     setting: str
     """The place in words, as a caption begins: 'a sunlit village yard'."""
     focus: Float[np.ndarray, " 3"]
-    """Where the interesting things are; cameras look about here."""
+    """Place of the interesting things; cameras look around here."""
     low: Float[np.ndarray, " 3"]
     """Corner of the box that cameras stay in."""
     high: Float[np.ndarray, " 3"]
@@ -46,7 +46,7 @@ class ToyScene:
     """Everything that a frame is rendered from."""
 
     blueprint: Blueprint
-    """Where it came from."""
+    """Name of its source."""
     mesh: Mesh
     """The triangles."""
     atlas: Atlas
@@ -60,7 +60,7 @@ class ToyScene:
 
     @cached_property
     def attributes(self) -> Float[np.ndarray, "t 42"]:
-        """What shading needs of each triangle, one float32 row for one gather.
+        """Shading data of each triangle, one float32 row for one gather.
 
         Columns: corner 0:3, dual edges 3:9, unit tangents of u and v 9:15, plane normal 15:18, then uv, normal and
         baked light at the corner 18:26 and their change along the two edges 26:34, 34:42.

@@ -14,7 +14,7 @@ from scipy.linalg import solveh_banded
 from fw_geometry.align import fit_scale_shift_disparity
 
 MIN_INLIERS = 0.3
-"""A frame in which fewer of the pixels fit one line says nothing; its neighbors speak for it."""
+"""A frame in which fewer of the pixels fit one line is not used; its neighbors give its fit."""
 MIN_PIXELS = 32
 _STEPS = 10
 _TUKEY = 4.685
@@ -31,11 +31,11 @@ class DisparityAlignment:
     shift: Float64[np.ndarray, " f"]
     """In 1 / depth."""
     inlier_fraction: Float64[np.ndarray, " f"]
-    """Part of the known pixels of each frame that fit; 0 where nothing is known."""
+    """Fraction of the known pixels of each frame that fit; 0 without known pixels."""
     residual: Float64[np.ndarray, " f"]
-    """Median relative depth error of each frame at its known pixels; NaN where nothing is known."""
+    """Median relative depth error of each frame at its known pixels; NaN without known pixels."""
     own: Bool[np.ndarray, " f"]
-    """Whether a frame's own pixels took part; the others lie between their neighbors."""
+    """Whether a frame's own pixels were used; the others are interpolated."""
 
     def depth(self, disparity: Float32[np.ndarray, "f h w"], depth_max: float) -> Float32[np.ndarray, "f h w"]:
         """Depth of every pixel, at most depth_max."""
@@ -113,7 +113,7 @@ class _Frame:
         d, z, w = (part[use].astype(np.float64) for part in (disparity, depth, weight))
         try:
             line = fit_scale_shift_disparity(d, z, w)
-        except ValueError:  # constant or opposite disparity: this frame says nothing, and `own` tells so
+        except ValueError:  # constant or opposite disparity: the frame is not used, and `own` is false
             return None
         if line.inlier_fraction < MIN_INLIERS:
             return None

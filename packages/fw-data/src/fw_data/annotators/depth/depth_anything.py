@@ -93,7 +93,7 @@ def input_size(height: int, width: int, resolution: Resolution, patch: int = 14)
 class DepthAnything:
     """A loaded network.
 
-    `metric` tells whether its disparity is 1 / meters.
+    `metric` is true if its disparity is 1 / meters.
     """
 
     def __init__(

@@ -18,12 +18,12 @@ OUT_INDICES = {12: (3, 6, 9, 12), 24: (5, 12, 18, 24)}
 
 @dataclass(frozen=True, kw_only=True)
 class DepthAnythingSizes:
-    """What a checkpoint's shapes say about the network."""
+    """Network dimensions from the shapes of a checkpoint."""
 
     width: int
-    """Of the encoder: 384 small, 768 base, 1024 large."""
+    """Width of the encoder: 384 small, 768 base, 1024 large."""
     blocks: int
-    """Of the encoder."""
+    """Depth of the encoder."""
     image_size: int
     """Side of the square that the table of positions was made for."""
     patch: int

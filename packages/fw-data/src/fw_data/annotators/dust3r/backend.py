@@ -21,7 +21,7 @@ from fw_data.annotators.dust3r.scene import PairScene, WindowMaps, join
 from fw_data.media.resize import ResizeCrop
 
 STAGES = {"pairs": 0.0, "alignment": 0.75, "depth": 0.9}
-"""Where each stage starts, as a part of the whole work."""
+"""Start of each stage, as a fraction of the whole work."""
 SCORE_MEANINGS = {
     "pairs_accepted": "fraction of the frame pairs whose point maps agree with the rest",
     "across_px": "typical error of the point maps across the line of sight, in pixels of the frames",
@@ -49,7 +49,7 @@ class Dust3rBackendConfig:
     graph: Graph = "logwin"
     """Which pairs of frames are looked at."""
     reach: int = 5
-    """Of the graph; logwin 5 pairs each frame with those 1, 2, 4, 8 and 16 frames away."""
+    """Reach of the graph; logwin 5 pairs each frame with those 1, 2, 4, 8 and 16 frames away."""
     window: int = 120
     """Frames that are aligned together; longer clips are done in windows that share frames."""
     overlap: int = 16
@@ -57,7 +57,7 @@ class Dust3rBackendConfig:
     depth_resolution: Resolution = "native"
     """Image size of the depth network."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
-    """Of the global alignment."""
+    """Settings of the global alignment."""
 
     def __post_init__(self) -> None:
         if self.long_side < 2 * MULTIPLE:
@@ -188,7 +188,7 @@ def _check(scene: PairScene, width: int) -> None:
             "pairs-disagree",
             f"The frame pairs do not agree on one scene ({100 * scene.accepted:.0f} % of them do; typical errors are "
             f"{100 * scene.across_px / width:.1f} % of the image and {100 * scene.along:.0f} % of the depth). Much "
-            "of the image may move by itself, or the clip holds a cut. Use footage of a mostly still scene.",
+            "of the scene may move, or the clip contains a cut. Use footage of a mostly still scene.",
         )
 
 

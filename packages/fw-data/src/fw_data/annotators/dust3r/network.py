@@ -97,7 +97,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> Dust3rConfig:
 
 
 class EncodedFrames(NamedTuple):
-    """What the encoder knows of images of one size; computed once per frame, used in every pair."""
+    """Encoder features of images of one size; computed once per frame, used in every pair."""
 
     tokens: Float[Tensor, "b n d"]
     """Encoded patches, row-major."""

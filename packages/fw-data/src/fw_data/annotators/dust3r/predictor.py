@@ -28,9 +28,9 @@ class PairPointmaps:
     second: int
     """Index of the second frame."""
     first_points: Float32[np.ndarray, "h w 3"]
-    """Of each pixel of the first frame."""
+    """Points of each pixel of the first frame."""
     second_points: Float32[np.ndarray, "h w 3"]
-    """Of each pixel of the second frame."""
+    """Points of each pixel of the second frame."""
     first_confidence: Float32[np.ndarray, "h w"]
     """At least 1; 1 = none. Its logarithm is the weight of a point."""
     second_confidence: Float32[np.ndarray, "h w"]
@@ -39,7 +39,7 @@ class PairPointmaps:
 
 @runtime_checkable
 class PairPredictor(Protocol):
-    """What turns pairs of images into point maps; a permissively licensed successor of DUSt3R fits in here."""
+    """Network from pairs of images to point maps; a permissively licensed successor of DUSt3R fits in here."""
 
     name: str
     """Short name and settings; part of the fingerprint of what is annotated."""
@@ -56,10 +56,10 @@ class PairPredictor(Protocol):
 
 @runtime_checkable
 class DisparityPredictor(Protocol):
-    """What sees disparity in single frames; see depth.depth_anything.DepthAnything."""
+    """Network from single frames to disparity; see depth.depth_anything.DepthAnything."""
 
     metric: bool
-    """Whether its disparity is 1 / meters, so that it also tells the size of the scene."""
+    """Whether its disparity is 1 / meters, which fixes the size of the scene."""
 
     def disparity(
         self, frames: UInt8[np.ndarray, "f h w 3"], *, resolution: Resolution, on_done: Callable[[float], None]

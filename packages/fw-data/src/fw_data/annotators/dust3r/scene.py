@@ -131,6 +131,7 @@ def join(
     trust, log_focal, count = np.zeros(frames), np.zeros(frames), np.zeros(frames)
     thin: np.ndarray | None = None
     for number, (window, part, scene) in enumerate(zip(windows, maps, found, strict=True)):
+        # 1. similarity onto the scene so far, from the shared frames
         scale, turn, shift = 1.0, np.eye(3), np.zeros(3)
         begin = window.start
         if number and thin is not None:
@@ -139,6 +140,7 @@ def join(
             scale, turn, shift = _onto(pose, thin, scene, window.start, shared)
         if thin is None:
             thin = np.zeros((frames, scene.depth.shape[1]))
+        # 2. cameras and depth of the frames that are further from the end in this window
         for frame in range(window.start, window.stop):
             local = frame - window.start
             log_focal[frame] += np.log(scene.focal_px[local])
@@ -151,6 +153,7 @@ def join(
             trust[frame] = scene.frame_confidence[local]
             depth[frame], confidence[frame] = part.depth(local, scene)
             depth[frame] *= scale
+    # 3. one focal length if every window shares one
     log_focal /= count
     if all(np.ptp(scene.focal_px) == 0 for scene in found):
         log_focal[:] = log_focal.mean()

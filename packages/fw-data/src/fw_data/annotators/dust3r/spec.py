@@ -38,7 +38,7 @@ class Dust3rSpec:
         """The given weights, or those in the cache of the hub.
 
         Raises:
-            ValueError: there are no weights; the message says how to get them and their license.
+            ValueError: there are no weights; the message names the source and the license.
         """
         from fw_data.annotators.checkpoints import advice, locate
         from fw_data.annotators.dust3r.weights import DEFAULT_RELEASE, RELEASES

@@ -33,7 +33,7 @@ def load_dust3r(
     is not 64 wide.
 
     Raises:
-        WeightsMissing: no weights there, or weights of something else; the message says what to do.
+        WeightsMissing: no weights there, or those of another network; the message gives the fix.
     """
     if release not in RELEASES:
         raise ValueError(f"DUSt3R release {release!r} is unknown; choose one of {', '.join(RELEASES)}")

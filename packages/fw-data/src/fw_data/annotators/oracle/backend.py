@@ -37,7 +37,7 @@ class OracleBackend:
     depth_noise: float = 0.0
     """Relative standard deviation of the depth error: half of it smooth over the image, half of it per pixel."""
     seed: int = 0
-    """Of the noise; together with the file name and the clip it decides every value."""
+    """Noise seed; together with the file name and the clip it determines every value."""
     name: str = "oracle"
     version: str = VERSION
 

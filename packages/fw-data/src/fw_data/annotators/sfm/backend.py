@@ -20,14 +20,14 @@ from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.workers import map_parallel, single_threaded_operations
 
 STAGES = {"motion": 0.0, "features": 0.02, "matching": 0.06, "mapping": 0.25, "adjusting": 0.32, "depth": 0.55}
-"""Where each stage starts, as a part of the whole work."""
+"""Start of each stage, as a fraction of the whole work."""
 
 
 class SfmBackend:
     """Structure from motion and multi-view stereo on the processor, without any downloaded model.
 
     One focal length for the clip (found from the footage), lens distortion and rolling shutter where they show, poses
-    of all frames, and dense depth. Needs a camera that changes its place in a scene that mostly stands still.
+    of all frames, and dense depth. Needs a moving camera in a mostly static scene.
 
     Scores of the result: `reprojection_px` (median error of the scene points, in pixels of the frames),
     `parallax_deg` (median angle under which points are seen), `points_per_frame`, `match_inlier_fraction` (how rigid

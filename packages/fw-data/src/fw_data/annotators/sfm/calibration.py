@@ -1,4 +1,4 @@
-"""What kind of camera it was: shutter, lens and focal length, each believed only as far as the footage shows it.
+"""Shutter, lens and focal length of the camera, each estimated only as far as the footage determines it.
 
 Costs are mean Cauchy costs of the observations. Observations of one point in neighboring frames err together, so the
 evidence of many of them counts as that of a few (`EVIDENCE`). Axis legend: o observations.
@@ -18,7 +18,7 @@ MAX_ERROR_PX = 20.0
 EVIDENCE = 1 / 15
 """Independent observations per observation."""
 USUAL_FOCAL = 0.9
-"""Of the long side: about 58 degrees, between phones and camcorders."""
+"""In long sides: about 58 degrees, between phones and camcorders."""
 FOCAL_SPREAD = 0.35
 """Standard deviation of the logarithm of the focal lengths that cameras have (two thirds: 43 to 76 degrees)."""
 FOCAL_PROBE = 1.06
@@ -89,5 +89,5 @@ def settle_focal(scene: SparseScene, threads: int) -> SparseScene:
 
 
 def _with_focal(scene: SparseScene, focal_px: float, threads: int) -> SparseScene:
-    """The scene adjusted with a focal length that stands still."""
+    """The scene adjusted with a fixed focal length."""
     return adjust(replace(scene, focal_px=float(focal_px)), loss_px=LOSS_PX, refine_focal=False, threads=threads)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class SfmConfig:
-    """How much work the backend does, and what it refuses."""
+    """Amount of work, and limits of refusals."""
 
     long_side: int = 640
     """Frames larger than this are reduced for the geometry work; the output has the size of the input."""
@@ -30,6 +30,6 @@ class SfmConfig:
     min_triangulation_angle_deg: float = 1.0
     """Clips whose points are seen under a smaller median angle than this have no usable parallax."""
     seed: int = 0
-    """Of the random samples of the robust estimators."""
+    """Seed of the random samples of the robust estimators."""
     threads: int = 2
     """CPU threads of the bundle adjustment."""

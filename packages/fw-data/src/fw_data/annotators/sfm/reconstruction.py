@@ -36,7 +36,7 @@ MIN_STARTS = 2
 TRIAL_POINTS = 300
 """Scene points whose positions are refined to tell a scene from its twin."""
 NEAR_GUESS = 0.2
-"""Of the focal length, as a logarithm: a start that ends further away was in the wrong valley."""
+"""Log ratio of focal lengths: a start that ends further away converged to another minimum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def _refine(
 
 
 def _is_continuous(motion: Motion) -> bool:
-    """Whether neighboring frames are so close that the path between them is known."""
+    """Whether frames are close enough to interpolate the camera path."""
     return len(motion.step_px) >= 8 and float(np.mean(motion.survival > 0.5)) > 0.9
 
 
@@ -154,7 +154,7 @@ def _map(
 ) -> SparseScene:
     """The best model of the key frames over a few starts (first pair, focal length).
 
-    The focal length stands still while the model grows and is set free at the end: a free one runs away in the first,
+    The focal length is fixed while the model grows and free at the end: a free one diverges in the first,
     weakest views. Two first pairs are always tried, as one may have fallen for a moving thing or for the other of the
     two motions that explain a plane; further focal lengths only when no start poses all key frames with a focal length
     that then stays near. The smallest residuals for the part of the frames that is posed win.

@@ -24,7 +24,7 @@ class Rectifier:
         self.is_identity = scene.radial == 0.0 and scene.readout == (0.0, 0.0)
 
     def recorded(self, frame: int, ideal: Float64[np.ndarray, "o 2"]) -> Float64[np.ndarray, "o 2"]:
-        """Where the ideal positions lie in the recorded frame."""
+        """Recorded positions of ideal ones."""
         if self.is_identity:
             return ideal
         scene = self._scene

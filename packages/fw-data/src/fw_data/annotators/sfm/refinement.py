@@ -45,7 +45,7 @@ def refine_observations(
 ) -> SparseScene:
     """New observations of (at most `max_points`) points, in all posed frames where their patch is found.
 
-    `image` is gray, in [0, 1]. A patch is accepted when it correlates better than 0.8 and lies closer than
+    `image` is gray, in [0, 1]. A patch is accepted when it correlates better than 0.8 and is closer than
     `max_shift_px` to where the scene predicts it.
     """
     scene = spread_points(scene, max_points)
@@ -123,7 +123,7 @@ def spread_points(scene: SparseScene, max_points: int, cell_px: float = 24.0) ->
 def plane_warp(
     scene: SparseScene, templates: Templates, frame: int, points: Int64[np.ndarray, " o"]
 ) -> Float64[np.ndarray, "o 2 2"]:
-    """How a small offset in the template's image moves in another frame, for the plane through the point."""
+    """Jacobian from offsets in the template's image to another frame, for the plane through the point."""
     source = templates.frame[points]
     target = np.full(len(points), frame)
     step = 2.0

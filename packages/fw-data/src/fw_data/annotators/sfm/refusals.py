@@ -1,4 +1,4 @@
-"""When the backend says no: every reason in one place, in words that say what was seen and what to do.
+"""Refusals of the backend: every reason in one place, with the finding and the fix.
 
 Axis legend: f frames.
 """
@@ -17,7 +17,7 @@ MIN_CORNERS = 30
 MAX_FLAT = 0.88
 MIN_FOLLOWED = 0.2
 MIN_MOTION = 0.004
-"""Of the image diagonal."""
+"""As a fraction of the image diagonal."""
 SURE = 0.3
 MIN_SURE = 0.2
 """Share of the pixels whose depth is at least SURE. Clips that were turned away by it had 0.05 to 0.15, clips with
@@ -51,7 +51,7 @@ def check_images(motion: Motion, diagonal_px: float) -> None:
     if motion.span_px < MIN_MOTION * diagonal_px and float(np.median(motion.survival)) > 0.5:
         raise AnnotationRefused(
             "no-motion",
-            f"The image moves by {motion.span_px:.1f} pixels over the whole clip: the camera stands still, so depth "
+            f"The image moves by {motion.span_px:.1f} pixels over the whole clip: the camera does not move, so depth "
             "cannot be seen. Use footage of a camera that changes its place.",
         )
 
@@ -86,7 +86,7 @@ def nothing_mapped(pairs: list[PairMatches], motion: Motion) -> AnnotationRefuse
         )
     return AnnotationRefused(
         "not-rigid",
-        "Matches were found, but no camera path explains them together: much of the image may move by itself. "
+        "Matches were found, but no camera path explains them together: large parts of the scene may move. "
         "Use footage of a mostly still scene.",
     )
 

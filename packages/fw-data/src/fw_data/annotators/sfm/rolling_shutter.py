@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from fw_data.annotators.sfm.scene import SparseScene
 
 MAX_READOUT = 1.0
-"""Of the time between two frames: a sensor cannot take longer than that."""
+"""Largest readout, as a fraction of the time between two frames."""
 MIN_OBSERVATIONS = 10
 
 
@@ -44,7 +44,7 @@ def shift_px(
     xy: Float64[np.ndarray, "o 2"],
     readout: tuple[float, float] | None = None,
 ) -> Float64[np.ndarray, "o 2"]:
-    """How far points seen at about `xy` are moved by the rolling shutter, from where a global shutter sees them."""
+    """Displacement of points seen at about `xy` by the rolling shutter, from their global-shutter positions."""
     readout = scene.readout if readout is None else readout
     if readout == (0.0, 0.0):
         return np.zeros((len(frames), 2))

@@ -44,7 +44,7 @@ class SparseScene:
     def project(
         self, frames: Int64[np.ndarray, " o"], points: Float64[np.ndarray, "o 3"]
     ) -> tuple[Float64[np.ndarray, "o 2"], Float64[np.ndarray, " o"]]:
-        """Where points are seen in the given frames (one each) by a global shutter, and their depths.
+        """Global-shutter projections of points into the given frames (one each), and their depths.
 
         Depth <= 0 means behind the camera.
         """

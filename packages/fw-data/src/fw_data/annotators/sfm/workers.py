@@ -1,4 +1,4 @@
-"""How the backend uses the processor: a few Python threads, each with single-threaded torch and OpenCV.
+"""Parallelism of the backend: a few Python threads, each with single-threaded torch and OpenCV.
 
 The arrays of one frame are small, so splitting one operation over cores costs more than it gives, and on a busy
 machine the waiting at every small barrier costs many times more. Frames are independent: one thread per frame it is.

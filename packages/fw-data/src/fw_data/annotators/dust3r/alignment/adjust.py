@@ -72,7 +72,7 @@ class _Equations:
         raise AlignmentFailed("the point maps do not hold the cameras: they may be constant, or contradict each other")
 
     def _add_first_across(self) -> None:
-        """Where a first frame's points fall depends on the focal length alone."""
+        """Projections of a first frame's points depend on the focal length alone."""
         across, index = self.found.across[0], self.focal_index[self.first]
         seen = across + self.clouds.offsets_px
         weight = self.found.across_weight[0] / self.found.across_px[0] ** 2
@@ -80,7 +80,7 @@ class _Equations:
         np.add.at(self.gradient, index, (weight * (seen * across).sum(-1)).sum(1))
 
     def _add_second_across(self, projection: Projection) -> None:
-        """Where a second frame's points fall depends on the pair's motion (6), its scale and the focal length."""
+        """Projections of a second frame's points depend on the pair's motion (6), its scale and the focal length."""
         found, pairs = self.found, len(self.first)
         rows = np.empty((*found.across[1].shape, 9))
         rows[..., :6] = projection.rows
@@ -89,7 +89,8 @@ class _Equations:
         rows[..., 8] = found.across[1]
         rows *= np.sqrt(found.across_weight[1])[..., None, None] / found.across_px[1]
         rows = rows.reshape(pairs, -1, 9)
-        gram = rows.swapaxes(1, 2) @ rows
+        gram = rows.swapaxes(1, 2) @ rows  # normal equations in local parameters
+        # chain rule to the two cameras, scale and focal length
         local = np.zeros((pairs, 8, 14))
         local[:, :6, :12] = self.motion
         local[:, 6, 12] = local[:, 7, 13] = 1
@@ -111,11 +112,14 @@ class _Equations:
         """Log-depths of one frame against their mean, the mean eliminated."""
         found = self.found
         own, other = np.flatnonzero(self.first == frame), np.flatnonzero(self.second == frame)
+        # 1. errors from the weighted mean log-depth of every pixel
         log_depth = np.concatenate([found.log_depth[0][own], found.log_depth[1][other]]) - found.agreed[frame]
         weights = [found.along_weight[side][its] / found.along[side] ** 2 for side, its in ((0, own), (1, other))]
         together = np.concatenate(weights)
         total = np.maximum(together.sum(0), 1e-12)
         residual = log_depth - (together * log_depth).sum(0) / total
+        # 2. local system: a scale per first view, three motion parameters and a scale per second view; the rank-one
+        #    terms of the eliminated mean couple them all (Schur complement of the depths)
         slopes = columns[other].swapaxes(1, 2)  # (pairs, 4, p)
         weighted = slopes * weights[1][:, None]
         stacked = np.concatenate([weights[0], weighted.reshape(-1, len(total))])
@@ -125,6 +129,7 @@ class _Equations:
         blocks = weighted @ slopes.swapaxes(1, 2)
         moves = (weighted * residual[len(own) :, None]).sum(-1)
         right = np.concatenate([(weights[0] * residual[: len(own)]).sum(1), moves.reshape(-1)])
+        # 3. chain rule from the local parameters to the unknowns, and into the global system
         touched = np.unique(np.concatenate([self.scale_at + own, self.places[other].reshape(-1)]))
         to_unknowns = np.zeros((len(right), len(touched)))
         to_unknowns[alone, np.searchsorted(touched, self.scale_at + own)] = 1
@@ -151,7 +156,7 @@ def _pair_motion_derivative(found: Residuals) -> Float64[np.ndarray, "e 6 12"]:
 def _places(
     first: Int64[np.ndarray, " e"], second: Int64[np.ndarray, " e"], scale_at: int
 ) -> Int64[np.ndarray, "e 13"]:
-    """Where the unknowns of each pair stand: first camera, second camera, scale."""
+    """Indices of the unknowns of each pair: first camera, second camera, scale."""
     six = np.arange(6)
     scale = scale_at + np.arange(len(first))[:, None]
     return np.concatenate([6 * first[:, None] + six, 6 * second[:, None] + six, scale], axis=1)

@@ -1,4 +1,4 @@
-"""What goes into the global alignment and what comes out of it.
+"""Input, settings and result of the global alignment.
 
 A pair (i, j) has a point map of frame i and one of frame j, both in the camera of frame i (OpenCV axes), in a unit of
 its own. Axis legend: e pairs, f frames, p pixels (one flat list of pixels, the same of every frame).
@@ -17,7 +17,7 @@ class AlignmentFailed(ValueError):  # noqa: N818 - an answer about the data, not
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentConfig:
-    """How the alignment is done."""
+    """Settings of the alignment."""
 
     focal: Literal["shared", "per-frame"] = "shared"
     """One focal length for all frames, or one each."""
@@ -68,7 +68,7 @@ class PairClouds:
         missing = sorted(set(range(self.frames)) - set(self.pairs[:, 0].tolist()))
         if missing:
             raise ValueError(
-                f"frame {missing[0]} is never the first of a pair, so nothing says what it sees from its own camera; "
+                f"frame {missing[0]} is never the first of a pair, so no pair gives its points in its own camera; "
                 "use pairs in both directions (symmetric graphs)"
             )
 

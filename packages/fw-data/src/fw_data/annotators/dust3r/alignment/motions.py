@@ -22,6 +22,7 @@ def pair_motions(
     Closed-form fit of the second frame's points to their place in its own camera (lines of sight times the depth
     shape), then reweighted Gauss-Newton steps on where the points fall in the second image.
     """
+    # 1. closed form: second frame's points onto its own lines of sight times its depth shape
     second = clouds.pairs[:, 1]
     rays = np.concatenate([clouds.offsets_px, np.ones((len(clouds.offsets_px), 1))], axis=1)
     rays = rays[None] * np.stack([1 / focal, 1 / focal, np.ones_like(focal)], axis=1)[:, None]
@@ -29,6 +30,7 @@ def pair_motions(
     target = rays * np.exp(np.where(known, shape, 0))[..., None]
     weight = clouds.second_weight * known[second]
     rotation, translation = _similarities(clouds.second, target[second], weight)
+    # 2. reweighted Gauss-Newton on the projections into the second image
     fitted = np.zeros(len(second))
     for _ in range(_POSE_STEPS):
         moved = clouds.second @ rotation.swapaxes(1, 2) + translation[:, None]
@@ -52,7 +54,7 @@ def pair_motions(
 
 @dataclass(frozen=True)
 class Projection:
-    """Where points fall and how that changes with a small rigid motion (turn, then shift) of the points."""
+    """Projections of points and their derivative by a small rigid motion (turn, then shift) of the points."""
 
     slope: Float64[np.ndarray, "e p 2"]
     """x / z and y / z."""
@@ -109,7 +111,7 @@ def _similarities(
 
 
 def masked_median(values: np.ndarray, known: np.ndarray, axis: int) -> np.ndarray:
-    """Lower median over the known values along an axis; 0 where nothing is known."""
+    """Lower median over the known values along an axis; 0 without known values."""
     ordered = np.sort(np.where(known, values, np.inf), axis=axis)
     middle = np.maximum(known.sum(axis=axis, keepdims=True) - 1, 0) // 2
     median = np.take_along_axis(ordered, middle, axis=axis).squeeze(axis)

@@ -33,7 +33,7 @@ class Residuals:
     moved: Float64[np.ndarray, "e p 3"]
     """Second frame's points in its own camera."""
     log_depth: tuple[Float64[np.ndarray, "e p"], Float64[np.ndarray, "e p"]]
-    """Of the first and the second frame's points, in their own cameras, in the unit of the scene."""
+    """Log-depths of the first and second frame's points, in their own cameras, in the unit of the scene."""
     across: tuple[Float64[np.ndarray, "e p 2"], Float64[np.ndarray, "e p 2"]]
     """Miss in pixels."""
     across_weight: tuple[Float64[np.ndarray, "e p"], Float64[np.ndarray, "e p"]]
@@ -52,6 +52,7 @@ class Residuals:
 
 def measure(clouds: PairClouds, state: State, before: Residuals | None) -> Residuals:
     """Errors and weights of all points at a state; `before` is the last step's, for the robust mean of the depths."""
+    # 1. all points in the camera of the frame that they belong to
     first, second = clouds.pairs.T
     rotation = state.rotation_w2c[second] @ state.rotation_w2c[first].swapaxes(1, 2)
     translation = state.translation_w2c[second] - (rotation @ state.translation_w2c[first][..., None])[..., 0]
@@ -59,6 +60,7 @@ def measure(clouds: PairClouds, state: State, before: Residuals | None) -> Resid
     moved = (clouds.second * scale) @ rotation.swapaxes(1, 2) + translation[:, None]
     points = (clouds.first * scale, moved)
     focal = np.exp(state.log_focal)
+    # 2. errors across the line of sight, in pixels, and log-depths
     bases, across, log_depth = [], [], []
     for cloud, weight, frame in zip(points, (clouds.first_weight, clouds.second_weight), (first, second), strict=True):
         ahead = cloud[..., 2] > 1e-9
@@ -66,11 +68,13 @@ def measure(clouds: PairClouds, state: State, before: Residuals | None) -> Resid
         bases.append(weight * ahead)
         across.append(cloud[..., :2] / z[..., None] * focal[frame, None, None] - clouds.offsets_px)
         log_depth.append(np.log(z))
+    # 3. robust weights across, with one spread per side
     radius = [np.sqrt((miss**2).sum(-1)) for miss in across]
     across_px = [
         max(_SIGMA_OF_RADIUS * _typical(miss, base), MIN_ACROSS_PX) for miss, base in zip(radius, bases, strict=True)
     ]
     across_weight = [_kernel(radius[side] / across_px[side]) * bases[side] for side in (0, 1)]
+    # 4. the log-depth that the pairs of a frame agree on, pixel by pixel, and the errors along
     agreed = np.zeros((clouds.frames, clouds.first.shape[1]))
     spread = np.zeros_like(agreed)
     miss_along = [np.zeros_like(log_depth[0]), np.zeros_like(log_depth[1])]
@@ -83,6 +87,7 @@ def measure(clouds: PairClouds, state: State, before: Residuals | None) -> Resid
         agreed[frame], spread[frame] = center, width
         for part, mask, out in zip(log_depth, its, miss_along, strict=True):
             out[mask] = part[mask] - center
+    # 5. robust weights along, and the fraction of each pair that remains
     along = [
         max(_SIGMA_OF_MAD * _typical(np.abs(miss), base), MIN_ALONG)
         for miss, base in zip(miss_along, bases, strict=True)

@@ -16,9 +16,12 @@ def align(clouds: PairClouds, config: AlignmentConfig | None = None) -> SceneAli
         ValueError: the pairs do not connect all frames.
     """
     config = config or AlignmentConfig()
+    # 1. fewer pixels: cameras need some hundred points per map, not all
     clouds = _thinned(clouds, config.max_points)
     shared = config.focal == "shared"
+    # 2. initial focal lengths, pair motions and a spanning tree of cameras
     state = start(clouds, shared_focal=shared)
+    # 3. joint robust Gauss-Newton over cameras, pair scales and focal lengths
     found, steps = adjust(clouds, state, shared_focal=shared, iterations=config.iterations, tolerance=config.tolerance)
     return _result(clouds, state, found, steps, config)
 
@@ -40,14 +43,17 @@ def _thinned(clouds: PairClouds, most: int) -> PairClouds:
 
 
 def _result(clouds: PairClouds, state: State, found: Residuals, steps: int, config: AlignmentConfig) -> SceneAlignment:
+    # world = first camera
     pose = invert_poses(compose_poses(nearest_rotations(state.rotation_w2c), state.translation_w2c))
     pose = invert_poses(pose[0]) @ pose
     pose[0] = np.eye(4)
+    # trust of a frame: fraction of the weight of its pairs that agrees with the rest
     accepted = found.kept >= config.min_weight
     weight = clouds.first_weight.sum(1) + clouds.second_weight.sum(1)
     ends = clouds.pairs.T.reshape(-1)
     total = np.bincount(ends, np.tile(weight, 2), clouds.frames)
     good = np.bincount(ends, np.tile(weight * accepted, 2), clouds.frames)
+    # pixels whose depth an accepted pair knows
     known = np.zeros(found.agreed.shape)
     for side, (frame, base) in enumerate(zip(clouds.pairs.T, (clouds.first_weight, clouds.second_weight), strict=True)):
         np.add.at(known, frame, base * accepted[:, None] * (found.across_weight[side] > 0))

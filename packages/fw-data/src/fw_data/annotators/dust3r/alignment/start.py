@@ -31,12 +31,14 @@ class State:
 
 def start(clouds: PairClouds, *, shared_focal: bool) -> State:
     """Cameras, scales and focal lengths, good enough to be refined."""
+    # 1. from each pair alone: focal lengths, depth up to one factor per frame, motion, trust
     focal = focal_lengths(clouds, shared=shared_focal)
     shape = depth_shapes(clouds)
     rotation, translation, fitted = pair_motions(clouds, focal, shape)
     trust = cycle_trust(clouds, rotation) * np.clip(fitted, 0.05, 1) * _confidence(clouds)
     first, second = clouds.pairs.T
     seen_second = (clouds.second @ rotation.swapaxes(1, 2) + translation[:, None])[..., 2]
+    # 2. log-factor from the unit of each pair to the depth shape of its first and its second frame
     to_first = _offset(shape[first], clouds.first[..., 2], clouds.first_weight)
     to_second = _offset(shape[second], seen_second, clouds.second_weight)
     state = State(
@@ -45,13 +47,14 @@ def start(clouds: PairClouds, *, shared_focal: bool) -> State:
         log_scale=np.zeros(len(first)),
         log_focal=np.log(focal),
     )
+    # 3. place the cameras along the tree, from the most central frame outwards
     unit = np.zeros(clouds.frames)  # log-factor from each depth shape to the scene
     for before, frame in spanning_tree(clouds, trust):
         forward, backward = (
             np.flatnonzero((first == a) & (second == b)) for a, b in ((before, frame), (frame, before))
         )
         both = np.concatenate([forward, backward])
-        pair = both[np.argmax(trust[both])]
+        pair = both[np.argmax(trust[both])]  # the better of the two directions
         if first[pair] == before:
             unit[frame] = unit[before] + to_first[pair] - to_second[pair]
             turn, shift = rotation[pair], translation[pair] * np.exp(unit[before] + to_first[pair])
@@ -61,6 +64,7 @@ def start(clouds: PairClouds, *, shared_focal: bool) -> State:
             shift = -turn @ translation[pair] * np.exp(unit[before] + to_second[pair])
         state.rotation_w2c[frame] = turn @ state.rotation_w2c[before]
         state.translation_w2c[frame] = turn @ state.translation_w2c[before] + shift
+    # 4. scale of a pair: mean of the estimates through its two frames
     state.log_scale[:] = (unit[first] + to_first + unit[second] + to_second) / 2
     return state
 
@@ -110,7 +114,7 @@ def focal_lengths(clouds: PairClouds, *, shared: bool) -> Float64[np.ndarray, " 
 
 
 def depth_shapes(clouds: PairClouds) -> Float64[np.ndarray, "f p"]:
-    """Log-depth of each frame up to one constant: the median of what its pairs say; NaN where none says anything."""
+    """Log-depth of each frame up to one constant: the median over its pairs; NaN without a known depth."""
     known = (clouds.first[..., 2] > 0) & (clouds.first_weight > 0)
     log_depth = np.log(np.where(known, clouds.first[..., 2], 1))
     log_depth = log_depth - masked_median(log_depth, known, axis=1)[:, None]

@@ -26,7 +26,7 @@ FINE_STEPS = 4
 BEYOND = 2.0
 """Depths end at this multiple of the furthest one searched; without an end, one pixel of sky could be a million."""
 CARRIED_TRUST = 0.12
-"""Of a depth that only neighbors have: less than a well founded filling gets."""
+"""Trust of a depth that only neighbors have: less than that of a well-founded filling."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def spread(
 
 
 def _bonds(guide: Float[Tensor, "n w"], edge: float) -> Float[Tensor, "n w"]:
-    """How strongly each pixel holds on to the next one of its line; the last one holds on to nothing."""
+    """Weight of the link from each pixel to the next one of its line; 0 for the last one."""
     bonds = torch.zeros_like(guide)
     bonds[:, :-1] = torch.exp(-(guide[:, 1:] - guide[:, :-1]).abs() / edge)
     return bonds

@@ -1,4 +1,4 @@
-"""How well each depth of each pixel agrees with other views: plane sweep with normalized cross-correlation.
+"""Agreement of each depth hypothesis with other views: plane sweep with normalized cross-correlation.
 
 Collins, "A space-sweep approach to true multi-image matching", CVPR 1996. Inverse depth is used throughout: its planes
 are evenly spread in the image. Axis legend: d depth hypotheses, h height, w width, s source views.
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 MIN_DEVIATION = 0.008
-"""Of gray values in [0, 1]: windows with less contrast than this count as plain, and plain windows do not match."""
+"""Gray values in [0, 1]: windows with less contrast than this are plain, and plain windows do not match."""
 
 
 NOT_SEEN = -2.0
@@ -110,12 +110,12 @@ def refine_between_planes(cost: Float[Tensor, "d h w"], index: Tensor) -> Float[
 
 @dataclass(frozen=True, kw_only=True)
 class _Window:
-    """What correlation needs to know about the reference's windows."""
+    """Window statistics of the reference for the correlation."""
 
     centered: Float[Tensor, "1 h w"]
     """The reference less its window mean."""
     leak: Float[Tensor, "1 h w"]
-    """What is left of the mean of `centered` in each window."""
+    """Mean of `centered` in each window."""
     variance: Float[Tensor, "1 h w"]
 
 

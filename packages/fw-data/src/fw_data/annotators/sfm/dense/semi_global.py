@@ -47,7 +47,7 @@ def _both_ways(
 
 
 def _carry(previous: Float[Tensor, "2 n d"], small_step: float, jump: Float[Tensor, "2 n 1"]) -> Float[Tensor, "2 n d"]:
-    """What the cheapest path so far adds at the next pixel, less its own minimum (so that it stays bounded)."""
+    """Cost that the cheapest path adds at the next pixel, less its minimum (so that it stays bounded)."""
     level = previous - previous.amin(dim=2, keepdim=True)
     best = torch.minimum(level, jump)
     level += small_step

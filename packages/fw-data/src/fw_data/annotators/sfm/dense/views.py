@@ -49,7 +49,7 @@ def depth_limits(scene: SparseScene, near_margin: float = 0.75, far_margin: floa
 
 
 def _point_values(scene: SparseScene, seen: np.ndarray, centers: np.ndarray, frame: int) -> Float64[np.ndarray, "f p"]:
-    """What each other frame says about each point that this frame may see, in [0, 1]."""
+    """Value of each other frame for each point that this frame may see, in [0, 1]."""
     xy, depth = scene.project(np.full(len(scene.points), frame), scene.points)
     inside = (depth > 0) & (xy > 0).all(axis=1) & (xy < [scene.width, scene.height]).all(axis=1)
     own = np.flatnonzero(seen[frame] | (inside & seen.any(axis=0)))

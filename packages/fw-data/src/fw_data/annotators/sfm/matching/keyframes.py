@@ -1,4 +1,4 @@
-"""How the image moves from frame to frame, by sparse optical flow, and which frames to match with each other.
+"""Image motion from frame to frame by sparse optical flow, and the choice of key frames.
 
 Axis legend: f frames, h height, w width, n points. Image positions are (x, y) with pixel centers at + 0.5.
 """
@@ -16,7 +16,7 @@ MAX_ROUND_TRIP_PX = 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class Motion:
-    """What the flow says about a clip."""
+    """Flow statistics of a clip."""
 
     step_px: Float64[np.ndarray, " g"]
     """Median displacement from each frame to the next (g = f - 1); the long side where the flow was lost."""

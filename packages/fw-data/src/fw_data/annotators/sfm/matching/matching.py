@@ -19,7 +19,7 @@ from fw_data.annotators.sfm.workers import map_parallel
 MIN_COSINE = 0.82
 MIN_INLIERS = 20
 EPIPOLAR_ERROR = 1.5 / 640
-"""Of the long side of the frames."""
+"""As a fraction of the long side of the frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def similarity_matrix(features: list[Features], points: int = 384) -> Float64[np
 
 
 def match_pair(first: Features, second: Features) -> Int64[np.ndarray, "m 2"]:
-    """Matches by LighterGlue."""
+    """Indices of matched points, by LighterGlue."""
     if min(len(first.positions), len(second.positions)) < 8:
         return np.zeros((0, 2), np.int64)
     with torch.inference_mode():

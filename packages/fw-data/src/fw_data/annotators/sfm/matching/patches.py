@@ -51,7 +51,7 @@ def align_to_frame(
     start: Float[Tensor, "o 2"],
     warp: Float[Tensor, "o 2 2"],
 ) -> tuple[Float[Tensor, "o 2"], Float[Tensor, " o"]]:
-    """Where the templates of `points` lie in one frame, from `start`, and their correlation there.
+    """Positions of the templates of `points` in one frame, from `start`, and their correlation.
 
     `warp` maps offsets in the template's frame to offsets in this frame.
     """
