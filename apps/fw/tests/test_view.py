@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import viser
-from PIL import Image
 
 from fw_app.viewer import ViewerScene, load, serve
 from fw_geometry import make_trajectory
+from fw_model.export import export_world
+from fw_model.pipeline.result import World
 
 
 @pytest.fixture
@@ -20,21 +21,18 @@ def world(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     depth = np.full((frames, height, width), 2.0, np.float32)
     folder = tmp_path / "world"
-    (folder / "images").mkdir(parents=True)
-    np.savez(
-        folder / "geometry.npz",
-        depth=depth,
-        points=rng.normal(size=(frames, height, width, 3)).astype(np.float32),
-        points_confidence=np.arange(depth.size, dtype=np.float32).reshape(depth.shape),
-        K=cameras.K,
-        pose_c2w=cameras.pose_c2w,
-        requested_K=cameras.K,
-        requested_pose_c2w=cameras.pose_c2w,
+    export_world(
+        World(
+            video=np.stack([np.full((height, width, 3), 40 * index, np.uint8) for index in range(frames)]),
+            depth=depth,
+            depth_confidence=np.full(depth.shape, 2, np.float32),
+            points=rng.normal(size=(frames, height, width, 3)).astype(np.float32),
+            points_confidence=np.arange(depth.size, dtype=np.float32).reshape(depth.shape),
+            trajectory=cameras,
+            requested=cameras,
+        ),
+        folder,
     )
-    for index in range(frames):
-        Image.fromarray(np.full((height, width, 3), 40 * index, np.uint8)).save(
-            folder / "images" / f"frame_{index:05d}.png"
-        )
     return folder
 
 

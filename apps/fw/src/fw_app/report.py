@@ -57,19 +57,14 @@ def _weights(checkpoint: Path | None) -> str:
 
 def _world(folder: Path) -> str:
     """The generated world: frames, depth, point cloud with both camera paths, and the figures of world.json."""
-    from fw_geometry import Trajectory
-    from fw_model.export import colorize
+    from fw_model.export import colorize, read_world
 
-    world = folder / "world"
-    summary = json.loads((world / "world.json").read_text())
-    with np.load(world / "geometry.npz", allow_pickle=False) as arrays:
-        geometry = {name: arrays[name] for name in arrays.files}
-    video = np.stack([np.asarray(Image.open(path)) for path in sorted((world / "images").glob("*.png"))])
-    frames, height, width = geometry["depth"].shape
-    asked = Trajectory(pose_c2w=geometry["requested_pose_c2w"], K=geometry["requested_K"], width=width, height=height)
-    sure = geometry["depth_confidence"] >= np.percentile(geometry["depth_confidence"], 25)
-    found = Trajectory(pose_c2w=geometry["pose_c2w"], K=geometry["K"], width=width, height=height)
-    cloud = render_cloud(geometry["points"][sure].astype(np.float64), video[sure], asked, recovered=found)
+    world = read_world(folder / "world")
+    summary = json.loads((folder / "world" / "world.json").read_text())
+    video, frames = world.video, len(world.video)
+    sure = world.depth_confidence >= np.percentile(world.depth_confidence, 25)
+    points = world.points[sure].astype(np.float64)
+    cloud = render_cloud(points, video[sure], world.requested, recovered=world.trajectory)
     error, length = summary["camera_error"], summary["path_length"]
     direction = error["translation_deg"]
     rows = [
@@ -86,7 +81,7 @@ def _world(folder: Path) -> str:
             strip(video, 6, 2),
             f"Generated frames, {frames} in all; the model was given the image below and an orbit to follow",
         )
-        + figure(strip(colorize(geometry["depth"]), 6, 2), "Depth of the same frames, from the same denoising pass")
+        + figure(strip(colorize(world.depth), 6, 2), "Depth of the same frames, from the same denoising pass")
         + '<div class="row">'
         + figure(given, "The image it started from: a frame of a held-out clip")
         + figure(

@@ -134,22 +134,16 @@ def _clip(folder: Path, which: str) -> ViewerScene:
 
 
 def _world(folder: Path) -> ViewerScene:
-    from PIL import Image
+    from fw_model.export import read_world
 
-    with np.load(folder / "geometry.npz", allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    frames, height, width = arrays["depth"].shape
-    files = sorted((folder / "images").glob("frame_*.png"))
-    if len(files) != frames:
-        raise ValueError(f"{folder}/images holds {len(files)} of {frames} frames; generate the world again")
-    size = {"height": height, "width": width}
+    world = read_world(folder)
     return ViewerScene(
         name=folder.name,
-        video=np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]),
-        points=arrays["points"],
-        rank=_rank(arrays["points_confidence"].astype(np.float32)),
-        cameras=Trajectory(pose_c2w=arrays["pose_c2w"], K=arrays["K"], **size),
-        requested=Trajectory(pose_c2w=arrays["requested_pose_c2w"], K=arrays["requested_K"], **size),
+        video=world.video,
+        points=world.points,
+        rank=_rank(world.points_confidence),
+        cameras=world.trajectory,
+        requested=world.requested,
     )
 
 

@@ -154,7 +154,7 @@ def test_lpips_of_images_below_its_network_is_refused(checkpoint, dataset, tmp_p
         ({"worlds": Path("nowhere")}, "nowhere"),
         ({"checkpoint": Path("c"), "min_confidence": 2.0}, r"--min-confidence.*2\.0"),
         ({"checkpoint": Path("c"), "show": -1}, "--show"),
-        ({"checkpoint": Path("CHECKPOINT"), "size": "64"}, "HEIGHTxWIDTH|WIDTHxHEIGHT"),
+        ({"checkpoint": Path("CHECKPOINT"), "size": "64"}, "WIDTHxHEIGHT"),
         ({"checkpoint": Path("CHECKPOINT"), "frames": 6}, "5"),
         ({"checkpoint": Path("CHECKPOINT"), "clips": 0}, "clips"),
         ({"checkpoint": Path("CHECKPOINT"), "frames": 9}, "9"),

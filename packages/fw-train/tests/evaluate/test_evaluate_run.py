@@ -22,8 +22,6 @@ from fw_train.evaluate.evaluation import read_evaluation
 from fw_train.evaluate.options import EvaluateOptions
 from fw_train.evaluate.page import svg_paths
 from fw_train.evaluate.run import evaluate
-from fw_train.evaluate.worlds import read_world
-from fw_train.metrics.truth import load_truth
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -155,16 +153,6 @@ def test_the_unit_a_world_was_generated_in_does_not_count(dataset: Path, tmp_pat
     worlds = perfect_worlds(dataset, tmp_path / "worlds", 1, in_metres)
     quiet(EvaluateOptions(worlds=worlds, data=dataset, out=tmp_path / "out"))
     assert read_evaluation(tmp_path / "out").summary["points/chamfer"].mean < 1e-5
-
-
-def test_a_world_comes_back_from_its_folder(dataset: Path, tmp_path: Path, perfect_worlds):
-    perfect_worlds(dataset, tmp_path, 1)
-    folder = next(tmp_path.iterdir())
-    world = read_world(folder)
-    truth = load_truth(ClipDataset(dataset), folder.name, frames=5, height=32, width=48, min_confidence=0.3)
-    np.testing.assert_array_equal(world.video, truth.video)
-    np.testing.assert_array_equal(world.depth, truth.depth)
-    np.testing.assert_array_equal(world.requested.pose_c2w, truth.trajectory.pose_c2w)
 
 
 def test_held_out_clips_are_those_of_the_training_run(checkpoint: Path, dataset: Path, tmp_path: Path):

@@ -7,6 +7,7 @@ from fw_model.export.bundle import export_world
 from fw_model.export.cameras import write_cameras
 from fw_model.export.clouds import PointCloud, cloud_of_world, write_glb, write_ply
 from fw_model.export.depth import colorize, write_depth_png, write_depth_video
+from fw_model.export.reader import read_shape, read_world
 from fw_model.export.video import write_video
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "cloud_of_world",
     "colorize",
     "export_world",
+    "read_shape",
+    "read_world",
     "write_cameras",
     "write_depth_png",
     "write_depth_video",

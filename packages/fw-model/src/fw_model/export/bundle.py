@@ -12,6 +12,7 @@ from fw_geometry.camera import Trajectory
 from fw_model.export.cameras import write_cameras
 from fw_model.export.clouds import cloud_of_world, write_glb, write_ply
 from fw_model.export.depth import write_depth_png, write_depth_video
+from fw_model.export.reader import ARRAYS, SUMMARY
 from fw_model.export.video import write_video
 from fw_model.pipeline.result import World
 
@@ -47,7 +48,7 @@ def export_world(
         write_video(folder / "video.mp4", world.video, world.fps),
         write_depth_video(folder / "depth.mp4", world.depth, world.fps),
         *write_depth_png(folder / "depth", world.depth),
-        _write_arrays(folder / "geometry.npz", world),
+        _write_arrays(folder / ARRAYS, world),
         write_ply(folder / "points.ply", cloud),
     ]
     if len(cloud.points):
@@ -63,7 +64,7 @@ def export_world(
         written += frames
         model = [path for path in written if path.parent == folder / "colmap" / "sparse" / "0"]
         written += _write_gaussian_start(folder / "gaussians", frames, model)
-    written.append(folder / "world.json")
+    written.append(folder / SUMMARY)
     written[-1].write_text(json.dumps(_summary(world, len(cloud.points)), indent=1) + "\n", encoding="utf-8")
     return written
 

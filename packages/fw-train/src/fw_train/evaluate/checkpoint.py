@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fw_core.devices import choose_device
+from fw_geometry.clip_shape import parse_size
 from fw_model.checkpoints.checkpoint import read_config
 from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
 from fw_model.pipeline.components import HIGH_NOISE, SPEC_FILE
@@ -126,31 +128,25 @@ def _sampling(folder: Path, text_dim: int) -> Sampling:
 def _fingerprint(folder: Path) -> str:
     """Checksum of all weight files; reads every byte, since checkpoints of one run share most of them."""
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *(folder / HIGH_NOISE).glob("*.safetensors")]):
+    for path in sorted([*folder.glob("[!.]*.safetensors"), *(folder / HIGH_NOISE).glob("[!.]*.safetensors")]):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
-def choose_device(name: str) -> str:
-    """Resolve a device name: `auto` is the first GPU, or the CPU without one."""
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def parse_size(text: str | None, default: tuple[int, int]) -> tuple[int, int]:
-    """Height and width from a text like `64x96`; `default` for None.
+def chosen_size(text: str | None, sampling: Sampling) -> tuple[int, int]:
+    """Height and width of `--size`, or those of the checkpoint without it.
 
     Raises:
-        ConfigError: the text has another form.
+        ConfigError: not WIDTHxHEIGHT in multiples of 16.
     """
     if text is None:
-        return default
-    height, cross, width = text.lower().partition("x")
-    if not cross or not height.isdigit() or not width.isdigit():
-        raise ConfigError(f"--size {text!r} is not HEIGHTxWIDTH: write for example --size 64x96")
-    return int(height), int(width)
+        return sampling.height, sampling.width
+    try:
+        width, height = parse_size(text, name="--size")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return height, width
 
 
 Say = Callable[[str], None]

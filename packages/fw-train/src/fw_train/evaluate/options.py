@@ -33,7 +33,7 @@ class EvaluateOptions:
     frames: int | None = None
     """Frames per clip, 4n + 1 (default: from the checkpoint)."""
     size: str | None = None
-    """HEIGHTxWIDTH in pixels, for example 64x96 (default: from the checkpoint)."""
+    """WIDTHxHEIGHT in pixels, for example 96x64 (default: from the checkpoint)."""
     steps: int | None = None
     """Denoising steps (default: from the checkpoint)."""
     guidance: float | None = None
@@ -125,7 +125,7 @@ class WorldScoreOptions:
     frames: int | None = None
     """Frames per camera movement, 4n + 1 (default: from the checkpoint)."""
     size: str | None = None
-    """HEIGHTxWIDTH in pixels, for example 480x832 (default: from the checkpoint)."""
+    """WIDTHxHEIGHT in pixels, for example 832x480 (default: from the checkpoint)."""
     steps: int | None = None
     """Denoising steps (default: from the checkpoint)."""
     guidance: float | None = None

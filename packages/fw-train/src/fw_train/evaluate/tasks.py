@@ -7,13 +7,14 @@ from pathlib import Path
 
 from fw_data.dataset.reader import ClipDataset
 from fw_geometry.clip_shape import check_clip_shape
+from fw_model.export.reader import read_world
 from fw_model.pipeline.result import World
 from fw_train.config.schema import ClipConfig, ConfigError
-from fw_train.evaluate.checkpoint import Checkpoint, Say, open_checkpoint, parse_size
+from fw_train.evaluate.checkpoint import Checkpoint, Say, chosen_size, open_checkpoint
 from fw_train.evaluate.evaluation import Plain
 from fw_train.evaluate.generation import is_made
 from fw_train.evaluate.options import EvaluateOptions
-from fw_train.evaluate.worlds import check_same_path, common_shape, find_worlds, in_scene_units, read_world
+from fw_train.evaluate.worlds import check_same_path, common_shape, find_worlds, in_scene_units
 from fw_train.metrics.truth import TruthClip, choose_clips, load_truth
 
 WORLDS = "worlds"
@@ -51,7 +52,7 @@ class EvaluationTask:
 
     def pair(self, clip_id: str) -> tuple[World, TruthClip]:
         """Load a world and its clip, both in scene units."""
-        return in_scene_units(read_world(self.worlds / clip_id)), self.truth(clip_id)
+        return in_scene_units(_read(self.worlds / clip_id)), self.truth(clip_id)
 
     def content(self, clip_id: str) -> str:
         """Checksum of the ground truth of a clip."""
@@ -102,7 +103,7 @@ def existing_worlds(options: EvaluateOptions, dataset: ClipDataset) -> Evaluatio
         checkpoint=None,
     )
     for name in names:
-        check_same_path(options.worlds / name, read_world(options.worlds / name), task.truth(name))
+        check_same_path(options.worlds / name, _read(options.worlds / name), task.truth(name))
     return task
 
 
@@ -115,7 +116,7 @@ def worlds_to_generate(options: EvaluateOptions, dataset: ClipDataset, say: Say)
     assert options.checkpoint is not None
     checkpoint = open_checkpoint(options.checkpoint)
     sampling = checkpoint.sampling
-    height, width = parse_size(options.size, (sampling.height, sampling.width))
+    height, width = chosen_size(options.size, sampling)
     frames = sampling.num_frames if options.frames is None else options.frames
     try:
         check_clip_shape(frames, height, width)
@@ -161,3 +162,10 @@ def worlds_to_generate(options: EvaluateOptions, dataset: ClipDataset, say: Say)
     )
     task.missing()
     return task
+
+
+def _read(folder: Path) -> World:
+    try:
+        return read_world(folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None

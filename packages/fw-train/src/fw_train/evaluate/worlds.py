@@ -1,24 +1,17 @@
-"""Read the world folders that `fw generate` and `fw-train evaluate` write.
+"""Find world folders and check that they fit their clips."""
 
-Axis legend: F frames, H W pixels.
-"""
-
-import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from fw_geometry import Trajectory, camera_error
+from fw_geometry import camera_error
+from fw_model.export.reader import ARRAYS, read_shape
 from fw_model.pipeline.result import World
 from fw_train.config.schema import ConfigError
 from fw_train.metrics.truth import TruthClip
 
-ARRAYS = "geometry.npz"
-SUMMARY = "world.json"
 _OTHER_PATH_DEG = (1.0, 5.0)
 """Largest rotation and direction error between a world's requested path and the path of its clip."""
 
@@ -38,70 +31,21 @@ def find_worlds(folder: Path) -> list[str]:
     return names
 
 
-def read_world(folder: Path) -> World:
-    """Read a world from its folder.
-
-    Raises:
-        ConfigError: files are missing, unreadable, or differ in length or size.
-    """
-    try:
-        with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
-            geometry = {name: arrays[name] for name in arrays.files}
-        about = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        frames = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((folder / "images").glob("*.png"))]
-        depth = geometry["depth"]
-        height, width = depth.shape[1:]
-        paths = {
-            kind: Trajectory(
-                pose_c2w=geometry[f"{kind}pose_c2w"],
-                K=geometry[f"{kind}K"],
-                width=width,
-                height=height,
-                units=about["units"],
-            )
-            for kind in ("", "requested_")
-        }
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{folder} is not a complete world ({error}); generate it again") from None
-    shapes = {frame.shape for frame in frames}
-    if len(frames) != len(depth) or shapes != {(height, width, 3)}:
-        raise ConfigError(
-            f"{folder}: {len(frames)} images in images/ of sizes {sorted(shapes)}, but depth of {depth.shape}; "
-            "generate it again"
-        )
-    if {len(path) for path in paths.values()} != {len(depth)} or geometry["points"].shape != (*depth.shape, 3):
-        raise ConfigError(f"{folder}: depth, points and cameras differ in frames or size; generate it again")
-    return World(
-        video=np.stack(frames),
-        depth=depth,
-        depth_confidence=geometry["depth_confidence"].astype(np.float32),
-        points=geometry["points"],
-        points_confidence=geometry["points_confidence"].astype(np.float32),
-        trajectory=paths[""],
-        requested=paths["requested_"],
-        fps=about["fps"],
-        settings=about["settings"],
-    )
-
-
 def common_shape(folder: Path, names: Sequence[str]) -> tuple[int, int, int]:
-    """Frames, height and width of worlds, read from world.json; ConfigError if they differ."""
-    shapes: dict[tuple[int, ...], str] = {}
+    """Frames, height and width of worlds; ConfigError if they differ."""
+    shapes: dict[tuple[int, int, int], str] = {}
     for name in names:
         try:
-            about = json.loads((folder / name / SUMMARY).read_text(encoding="utf-8"))
-            shape = (int(about["frames"]), int(about["height"]), int(about["width"]))
-        except (OSError, KeyError, ValueError) as error:
-            raise ConfigError(f"{folder / name / SUMMARY} is unreadable ({error}); generate the world again") from None
-        shapes.setdefault(shape, name)
+            shapes.setdefault(read_shape(folder / name), name)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     if len(shapes) > 1:
         (first, one), (second, other) = list(shapes.items())[:2]
         raise ConfigError(
             f"{folder} has worlds of different frames or size: {one} is {_text(first)}, {other} is {_text(second)}; "
             "measure them in separate folders"
         )
-    frames, height, width = next(iter(shapes))
-    return frames, height, width
+    return next(iter(shapes))
 
 
 def in_scene_units(world: World) -> World:
@@ -130,6 +74,6 @@ def check_same_path(folder: Path, world: World, truth: TruthClip) -> None:
         )
 
 
-def _text(shape: tuple[int, ...]) -> str:
+def _text(shape: tuple[int, int, int]) -> str:
     frames, height, width = shape
     return f"{frames} frames of {height}x{width}"

@@ -34,7 +34,7 @@ class VideoFeatures:
         ConfigError: the file is missing or not TorchScript.
     """
 
-    def __init__(self, network: Path, device: str = "cpu") -> None:
+    def __init__(self, network: Path, device: str | torch.device = "cpu") -> None:
         if not network.is_file():
             raise ConfigError(f"--fvd-network {network} does not exist")
         self.network, self.device = network, device

@@ -13,7 +13,7 @@ from fw_model.export import write_video
 from fw_model.pipeline.inputs import prepare_image
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.config.schema import ConfigError
-from fw_train.evaluate.checkpoint import Checkpoint, Say, open_checkpoint, parse_size
+from fw_train.evaluate.checkpoint import Checkpoint, Say, chosen_size, open_checkpoint
 from fw_train.evaluate.evaluation import Plain
 from fw_train.evaluate.generation import finish, is_made, noise_seed, with_files
 from fw_train.evaluate.options import WorldScoreOptions
@@ -81,7 +81,7 @@ def check(out: Path, entries: list[BenchmarkImage], say: Say = print) -> int:
 
 def _settings(options: WorldScoreOptions, checkpoint: Checkpoint) -> dict[str, Plain]:
     sampling = checkpoint.sampling
-    height, width = parse_size(options.size, (sampling.height, sampling.width))
+    height, width = chosen_size(options.size, sampling)
     frames = sampling.num_frames if options.frames is None else options.frames
     try:
         check_clip_shape(frames, height, width)
