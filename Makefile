@@ -74,7 +74,7 @@ bench-data: env ## time reading, annotation by stage, the depth codec
 bench-model: env ## time the model beside diffusers (idle machine, 15 GB of memory; BENCH="--blocks 4 --pairs 2" for less)
 	@OMP_NUM_THREADS=$(shell nproc) OMP_WAIT_POLICY=PASSIVE $(RUN) python -m benchmarks.model --out bench $(BENCH)
 
-bench-train: env ## compare stage 1 with a plain version, and plans with measured steps (idle machine)
+bench-train: env ## compare the small-world step and stage 1 with plain versions, and plans with measured steps (idle machine)
 	@$(RUN) python -m benchmarks.train --out bench
 
 bench-serve: env ## time requests and startup of the service, measure memory (idle machine)

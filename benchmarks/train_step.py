@@ -21,6 +21,7 @@ from fw_model.losses.targets import GeometryTargets
 from fw_model.model.model import FantasyWorld
 from fw_train.config.load import from_json
 from fw_train.config.schema import TrainConfig
+from fw_train.engine.distributed import half_precision
 from fw_train.engine.optim import AdamW
 from fw_train.lora import add_adapters
 from fw_train.model_bundle import world_config
@@ -75,11 +76,20 @@ def random_batch(world: FantasyWorld, config: TrainConfig, size: int) -> Batch:
     """Samples of the right shapes; depth 1 to 2, everything valid."""
     g = torch.Generator().manual_seed(1)
     shapes = meta_batch(world.config, config, size)
-
-    assert shapes.targets is not None, "base is not measured here"
+    frames, dense = config.clip.frames, config.loss.dense_frames
 
     def like(x: Tensor) -> Tensor:
         return torch.randn(x.shape, generator=g)
+
+    targets = None
+    if shapes.targets is not None:
+        targets = GeometryTargets(
+            depth=1 + torch.rand(shapes.targets.depth.shape, generator=g),
+            points=like(shapes.targets.points),
+            pose_encoding=like(shapes.targets.pose_encoding),
+            mask=torch.ones(shapes.targets.mask.shape, dtype=torch.bool),
+            weight=torch.ones(shapes.targets.depth.shape),
+        )
 
     return Batch(
         clean=like(shapes.clean),
@@ -91,13 +101,8 @@ def random_batch(world: FantasyWorld, config: TrainConfig, size: int) -> Batch:
         clip_feature=None if shapes.clip_feature is None else like(shapes.clip_feature),
         plucker=None if shapes.plucker is None else like(shapes.plucker),
         control=None if shapes.control is None else like(shapes.control),
-        targets=GeometryTargets(
-            depth=1 + torch.rand(shapes.targets.depth.shape, generator=g),
-            points=like(shapes.targets.points),
-            pose_encoding=like(shapes.targets.pose_encoding),
-            mask=torch.ones(shapes.targets.mask.shape, dtype=torch.bool),
-            weight=torch.ones(shapes.targets.depth.shape),
-        ),
+        targets=targets,
+        dense_frames=tuple(range(0, frames, -(-frames // dense)))[:dense] if dense else None,
     )
 
 
@@ -110,10 +115,11 @@ def stepper(world: FantasyWorld, config: TrainConfig, way: Way, *, update: bool 
 
     def step() -> None:
         choose(world, config, way)
+        half = half_precision(config.compute.precision, torch.device("cpu"))
         for parameter in world.parameters():
             parameter.grad = None
         for _ in range(config.accumulate):
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.compute.precision == "bf16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 if way == "plain":
                     loss = plain_loss(world, batch, config.loss)
                 else:
