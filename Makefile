@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # targets without a description belong to other targets
 .PHONY: evidence-data
-.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-serve house small-world evidence studio format clean
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-overfit bench-serve house small-world evidence studio format clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
@@ -76,6 +76,9 @@ bench-model: env ## time the model beside diffusers (idle machine, 15 GB of memo
 
 bench-train: env ## compare the small-world step and stage 1 with plain versions, and plans with measured steps (idle machine)
 	@$(RUN) python -m benchmarks.train --out bench
+
+bench-overfit: env ## train on one room until the generated world repeats it (an hour on 2 cores; resumes)
+	@$(RUN) python -m benchmarks.overfit --out bench/overfit
 
 bench-serve: env ## time requests and startup of the service, measure memory (idle machine)
 	@$(RUN) python -m benchmarks.serve --out bench
