@@ -16,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from fw_data.dataset.clip_order import Draw
-from fw_train.config.schema import TrainConfig
+from fw_model.config import preset
+from fw_model.model.model import FantasyWorld
+from fw_train.config.load import load
+from fw_train.config.schema import OptimConfig, TrainConfig
 from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, read
 from fw_train.engine.distributed import Context
 from fw_train.engine.loop import Result, Task, Trainer, TrainingDivergedError, run
-from fw_train.engine.optim import AdamW, Average, learning_rate
+from fw_train.engine.optim import AdamW, Average, learning_rate, rate_shares
 from fw_train.engine.run_log import read_log
 
 TaskMaker = Callable[..., Any]
@@ -238,6 +241,40 @@ def test_the_running_average_matches_its_closed_form() -> None:
     expected = kept[0] * 1e6 + sum((1 - decays[k]) * kept[k + 1] * value for k, value in enumerate(values))
     torch.testing.assert_close(average.weights["p"], torch.as_tensor(expected), rtol=1e-12, atol=0)
     assert kept[0] * 1e6 < 1e-5, "what the run began with is forgotten"
+
+
+def test_shares_are_learning_rates_of_their_own(config: TrainConfig) -> None:
+    network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).double()
+    twin = copy.deepcopy(network)
+    ours = AdamW(dict(network.named_parameters()), config.optim, {"1.weight": 0.25, "1.bias": 0.25})
+    groups = [{"params": [p], "name": n} for n, p in twin.named_parameters()]
+    theirs = torch.optim.AdamW(groups, betas=config.optim.betas)
+    for step in range(5):
+        x = torch.randn(5, 4, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        for module, optimizer in ((network, ours), (twin, theirs)):
+            optimizer.zero_grad()
+            module(x).square().sum().backward()
+        for group in theirs.param_groups:
+            group["lr"] = 0.1 * (0.25 if group["name"].startswith("1.") else 1.0)
+            group["weight_decay"] = config.optim.weight_decay if group["name"].endswith("weight") else 0.0
+        ours.step(0.1)
+        theirs.step()
+    for a, b in zip(network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_the_share_of_the_camera_adapters_is_theirs_alone() -> None:
+    with torch.device("meta"):
+        world = FantasyWorld(preset("tiny"))
+    shares = rate_shares(world, dataclasses.replace(OptimConfig(), camera_adapter_lr=0.3))
+    assert set(shares.values()) == {0.3}
+    assert all("camera_adapter" in name for name in shares)
+    assert shares.keys() == {name for name, _ in world.named_parameters() if ".camera_adapter." in name}
+    assert rate_shares(world, OptimConfig()) == {}
+    assert load("paper", "stage2").optim.camera_adapter_lr < 1
+    plain = load("tiny", "stage2")
+    other = dataclasses.replace(plain, optim=dataclasses.replace(plain.optim, camera_adapter_lr=0.5))
+    assert plain.digest() != other.digest()
 
 
 def test_adamw_equals_torch_and_decays_weight_matrices_only(config: TrainConfig) -> None:

@@ -48,7 +48,7 @@ def _ranges(values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     ranges: dict[str, tuple[float, float]] = {
         **dict.fromkeys(("steps", "workers", "clip.start_step", "clip.validate_on", "clip.reuse"), (1.0, math.inf)),
         **dict.fromkeys(("sampling.steps", "sampling.clips"), (1.0, math.inf)),
-        **dict.fromkeys(("optim.lr", "lora.alpha", "noise.shift"), (positive, math.inf)),
+        **dict.fromkeys(("optim.lr", "optim.camera_adapter_lr", "lora.alpha", "noise.shift"), (positive, math.inf)),
         **dict.fromkeys(
             ("restarts", "optim.clip_norm", "optim.warmup", "lora.rank", "clip.pool", "loss.dense_frames"),
             (0.0, math.inf),

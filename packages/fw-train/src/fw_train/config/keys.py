@@ -8,6 +8,7 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
     "clip.min_confidence": ("base", "stage1", "stage2"),
     "clip.mask_moving": ("base", "stage1", "stage2"),
     "clip.scale_by_first_frame": ("base", "stage1", "stage2"),
+    "optim.camera_adapter_lr": ("stage2",),
     "lora": ("stage2",),
     "loss": ("stage1", "stage2"),
     "loss.geometry": ("stage2",),
@@ -26,7 +27,7 @@ WITHOUT_FLAG = (
     *("stage", "recipe", "lora.targets", "loss.depth", "loss.points", "loss.camera", "sampling"),
     *("clip.random_start", "clip.start_step", "clip.validate_on", "clip.min_confidence", "clip.mask_moving"),
     *("clip.scale_by_first_frame", "clip.cache_gb", "clip.pool", "clip.reuse"),
-    *("optim.betas", "optim.weight_decay", "optim.clip_norm"),
+    *("optim.betas", "optim.weight_decay", "optim.clip_norm", "optim.camera_adapter_lr"),
     *("noise.scheme", "noise.weighting", "noise.validation"),
     *("dropout.image", "dropout.camera", "dropout.bicross"),
 )

@@ -74,6 +74,8 @@ class OptimConfig:
     """Steps over which the learning rate rises linearly from 0."""
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up: constant, or a cosine to a tenth of the peak at the last step."""
+    camera_adapter_lr: float = 1.0
+    """Learning rate of the camera adapters as a share of `lr`. Large steps switch their ReLUs off for good."""
     ema: float = 0.0
     """Decay of the running average of the trained weights, which is then what gets exported; 0 keeps none. It rises to
     this value over the first steps, so that the weights of the start are forgotten."""
@@ -245,6 +247,8 @@ class TrainConfig:
             del tree["steps"]
         if self.lora.rank == 0:
             del tree["lora"]
+        if self.optim.camera_adapter_lr == 1.0:
+            del tree["optim"]["camera_adapter_lr"]
         if self.compute.frozen_dtype == "fp32":
             del tree["compute"]["frozen_dtype"]
         if not self.clip.mask_moving:

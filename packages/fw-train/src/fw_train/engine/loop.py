@@ -20,7 +20,7 @@ from fw_train.config.schema import TrainConfig
 from fw_train.engine import health
 from fw_train.engine.checkpoint import CheckpointError, Saver, Snapshot, read, step_of
 from fw_train.engine.distributed import Context, fill, whole
-from fw_train.engine.optim import AdamW, Average, learning_rate
+from fw_train.engine.optim import AdamW, Average, learning_rate, rate_shares
 from fw_train.engine.run_log import Journal
 from fw_train.engine.signals import Stop
 from fw_train.engine.throughput import Meter, Step
@@ -132,7 +132,7 @@ class Trainer:
         self.trained = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
         if not self.trained:
             raise ValueError("nothing to train: no parameter of the network requires a gradient")
-        self.optimizer = AdamW(self.trained, config.optim)
+        self.optimizer = AdamW(self.trained, config.optim, rate_shares(task.module, config.optim))
         self.average = Average(self.trained, config.optim.ema) if config.optim.ema else None
         self.sampler = make_sampler(config, task.clips)
         self.sampler.step(0, ctx.rank, ctx.world * config.accumulate)  # refuses a batch that cannot be cut

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from fw_model.wan.camera_adapter import CameraAdapter
 from fw_train.config.schema import OptimConfig
 from fw_train.engine.distributed import fill, piece
 
@@ -21,10 +22,15 @@ class AdamW:
     """Loshchilov and Hutter 2019, algorithm 2; only `*.weight` of two or more axes (matrices, kernels) decays.
 
     A parameter without a gradient is left alone, its moments and its count of steps too.
+
+    Args:
+        parameters: trained parameters by name.
+        config: moment decays and weight decay.
+        shares: parameter name -> its learning rate as a share of the common one; 1 for all others.
     """
 
-    def __init__(self, parameters: Parameters, config: OptimConfig) -> None:
-        self.parameters, self.config = parameters, config
+    def __init__(self, parameters: Parameters, config: OptimConfig, shares: Mapping[str, float] | None = None) -> None:
+        self.parameters, self.config, self.shares = parameters, config, shares or {}
         self.first = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.second = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.steps = dict.fromkeys(parameters, 0)
@@ -41,17 +47,19 @@ class AdamW:
         names = [name for name, p in self.parameters.items() if p.grad is not None]
         for name in names:
             self.steps[name] += 1
+        rates = [rate * self.shares.get(name, 1.0) for name in names]
         weights = [piece(self.parameters[name]) for name in names]
         gradients = [piece(g) for name in names if (g := self.parameters[name].grad) is not None]
         first, second = [piece(self.first[name]) for name in names], [piece(self.second[name]) for name in names]
-        torch._foreach_mul_(weights, [1 - rate * self.decay(name) for name in names])
+        torch._foreach_mul_(weights, [1 - r * self.decay(name) for r, name in zip(rates, names, strict=True)])
         torch._foreach_lerp_(first, gradients, 1 - beta1)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
         spread = torch._foreach_sqrt(second)
         torch._foreach_div_(spread, [math.sqrt(1 - beta2 ** self.steps[name]) for name in names])
         torch._foreach_add_(spread, EPSILON)
-        torch._foreach_addcdiv_(weights, first, spread, [-rate / (1 - beta1 ** self.steps[name]) for name in names])
+        updates = [-r / (1 - beta1 ** self.steps[name]) for r, name in zip(rates, names, strict=True)]
+        torch._foreach_addcdiv_(weights, first, spread, updates)
 
     def decay(self, name: str) -> float:
         """Weight decay of a parameter."""
@@ -70,6 +78,15 @@ class AdamW:
             fill(self.first[name], saved[f"{name}/first"])
             fill(self.second[name], saved[f"{name}/second"])
             self.steps[name] = int(saved[f"{name}/steps"])
+
+
+def rate_shares(module: nn.Module, config: OptimConfig) -> dict[str, float]:
+    """Parameters of the camera adapters -> `optim.camera_adapter_lr`; empty if it is 1."""
+    if config.camera_adapter_lr == 1.0:
+        return {}
+    adapters = [name for name, part in module.named_modules() if isinstance(part, CameraAdapter)]
+    inside = tuple(f"{name}." for name in adapters)
+    return {name: config.camera_adapter_lr for name, _ in module.named_parameters() if name.startswith(inside)}
 
 
 def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
