@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from fw_app import cli, demo, doctor, report
-from fw_app.generate import domain_note, resolve_image, resolve_trajectory
+from fw_app.example_images import domain_note, resolve_image
+from fw_app.generate import resolve_trajectory
 from fw_app.options import DemoOptions
 from fw_geometry import formats, make_trajectory
 

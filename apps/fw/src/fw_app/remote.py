@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from fw_app.generate import resolve_image
+from fw_app.example_images import resolve_image
 from fw_app.options import GenerateOptions
 from fw_serve.client import Client, ServiceError, Video
 
