@@ -89,12 +89,15 @@ house: env ## print size, layout and wording of the tree (TREES="before=../old n
 SMALL := small_world
 TRAIN = $(RUN) fw-train
 GO := --launcher torchrun --workers 2 --go-on
+DIVIDE := 1
+STEPS = $(if $(filter-out 1,$(DIVIDE)),--steps $(shell expr $(1) / $(DIVIDE)))
 
-small-world: env ## train a small world on rendered rooms in small_world/ (most of a day on 2 cores; resumes)
-	@$(TRAIN) autoencoder small-world --out $(SMALL)/autoencoder $(GO)
-	@$(TRAIN) base small-world --init $(SMALL)/autoencoder --out $(SMALL)/base $(GO)
-	@$(TRAIN) stage1 small-world --init $(SMALL)/base --out $(SMALL)/stage1 $(GO)
-	@$(TRAIN) stage2 small-world --init $(SMALL)/stage1 --out $(SMALL)/stage2 $(GO)
+small-world: env ## train a small world on rendered rooms in small_world/ (most of a day on 2 cores; resumes; DIVIDE=100 for a hundredth)
+	@$(TRAIN) autoencoder small-world --out $(SMALL)/autoencoder $(GO) $(call STEPS,2500)
+	@$(TRAIN) base small-world --init $(SMALL)/autoencoder --out $(SMALL)/base $(GO) $(call STEPS,35000)
+	@$(TRAIN) stage1 small-world --init $(SMALL)/base --out $(SMALL)/stage1 $(GO) $(call STEPS,5000)
+	@$(TRAIN) stage2 small-world --init $(SMALL)/stage1 --out $(SMALL)/stage2 $(GO) $(call STEPS,5625)
+	@$(TRAIN) release $(SMALL)/stage2 $(SMALL)/release
 
 evidence-data: env
 	@$(RUN) fw-data toy $(SMALL)/new --clips 208 --takes 2 --frames 17 --size 96x64 --seed 1007
