@@ -24,7 +24,7 @@ from fw_model.pipeline.result import World
 
 
 def drawn_image() -> Image.Image:
-    """A sky over a chequered floor, 4:3."""
+    """A sky over a checkered floor, 4:3."""
     row, column = np.mgrid[0:192, 0:256]
     depth = 40 / np.maximum(row - 96, 1)
     tile = (np.floor(depth) + np.floor((column - 128) * depth / 40)) % 2
@@ -34,7 +34,7 @@ def drawn_image() -> Image.Image:
 
 
 def random_pipeline() -> WorldPipeline:
-    """The tiny model with the companions it is trained with: a fixed transform and a hashing text encoder."""
+    """The tiny model with its autoencoder and text encoder: a fixed transform and hashed words."""
     world = FantasyWorld(tiny(), seed=0)
     return WorldPipeline(world, BlockDCT(), HashTextEncoder(text_len=16, text_dim=64))
 

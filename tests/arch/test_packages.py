@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
@@ -54,6 +55,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(install, cwd=target, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return target
+
+
+def test_every_package_knows_its_version() -> None:
+    for package in PACKAGES:
+        (module,) = [path.parent.name for path in package.glob("src/*/__init__.py")]
+        assert import_module(module).__version__ == project(package)["version"], module
 
 
 @pytest.mark.slow

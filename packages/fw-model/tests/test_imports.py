@@ -1,4 +1,4 @@
-"""What importing the library brings in, seen from a fresh process."""
+"""Modules that importing the library loads, measured in a fresh process."""
 
 import subprocess
 import sys

@@ -40,25 +40,25 @@ def test_the_two_experts_share_the_way():
 
 def test_unknown_and_missing_fields_are_named():
     values = preset("tiny").to_dict()
-    with pytest.raises(ValueError, match=r"unknown fields \['color'\]"):
+    with pytest.raises(ValueError, match="color"):
         WorldConfig.from_dict({**values, "color": 1})
     del values["video"]["heads"]
-    with pytest.raises(ValueError, match=r"video: .*missing fields \['heads'\]"):
+    with pytest.raises(ValueError, match=r"video.*heads"):
         WorldConfig.from_dict(values)
-    with pytest.raises(ValueError, match="there are tiny, small_world, wan21_fun_1_3b"):
+    with pytest.raises(ValueError, match=r"huge.*tiny, small_world, wan21_fun_1_3b"):
         preset("huge")
 
 
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("video", {"dim": 64, "heads": 4}, "three even rotary parts"),  # head width 16: other libraries differ
-        ("video", {"dim": 128, "heads": 2}, "three even rotary parts"),  # 64 as well
-        ("video", {"in_dim": 20}, "must be 16, 32 or 36"),
-        ("geometry", {"dpt_taps": (8, 5, 3, 2)}, "must lie in 0..7"),
-        ("geometry", {"heads": 32}, "multiple of 4"),
-        ("geometry", {"dpt_features": 12}, "multiple of 8"),
-        ("camera", {"adapter_blocks": 13}, "exceeds"),
+        ("video", {"dim": 64, "heads": 4}, "video.*64/4"),  # head width 16: other libraries differ
+        ("video", {"dim": 128, "heads": 2}, "video.*128/2"),  # 64 as well
+        ("video", {"in_dim": 20}, "in_dim 20"),
+        ("geometry", {"dpt_taps": (8, 5, 3, 2)}, r"dpt_taps.*8.*0\.\.7"),
+        ("geometry", {"heads": 32}, r"width.*heads"),
+        ("geometry", {"dpt_features": 12}, "dpt_features"),
+        ("camera", {"adapter_blocks": 13}, "adapter_blocks"),
     ],
 )
 def test_configs_that_cannot_be_built(part, change, message):

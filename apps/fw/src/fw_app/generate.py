@@ -128,6 +128,8 @@ def generate(options: GenerateOptions) -> "World":
         last_image=None if last_image is None else last_image.rgb,
     )
     world = _show(reports)
+    for note in world.notes:
+        print(f"note: {note}")
     written = export_world(world, options.out)
     for name in sorted({path.relative_to(options.out).parts[0] for path in written}):
         print(f"  {options.out / name}")

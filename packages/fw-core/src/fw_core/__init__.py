@@ -1,6 +1,6 @@
-"""What every command and package shares: command dispatch, reading images, atomic files, devices, tables.
+"""Shared by all commands and packages: command dispatch, image reading, atomic files, devices, tables.
 
-Import from the modules themselves; importing this package imports nothing else.
+Import from the modules; importing the package loads nothing else.
 """
 
 __version__ = "0.1.0"

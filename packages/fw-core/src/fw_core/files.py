@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all.
 
-What is written goes to a hidden sibling first and takes its final name when it is complete, so a reader or a killed
-process never leaves half of it behind.
+Content is written to a hidden sibling, which takes the final name when it is complete. A reader never sees a partial
+file, and a killed process leaves none.
 """
 
 import os

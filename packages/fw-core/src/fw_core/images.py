@@ -1,20 +1,23 @@
-"""The one way an image that a user brings becomes pixels: command line, service and importers read it here.
+"""The image reader of the command line, the service and the importers.
 
-What a viewer shows is what is read: EXIF orientation is applied, transparency is laid over white, 16-bit gray is
-scaled, embedded color profiles are converted to sRGB, and of a phone's multi-image JPEG (MPO) the first image is
-taken. Every such change is noted.
+It reads pixels as a viewer shows them: EXIF orientation is applied, transparency is composited over white, 16-bit
+gray is scaled, embedded color profiles are converted to sRGB, and the first image of a phone's multi-image JPEG (MPO)
+is taken. Every such change is noted.
 """
 
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 BACKGROUND = (255, 255, 255)
-"""What shows through transparent pixels."""
+"""Color behind transparent pixels."""
 MAX_PIXELS = 200_000_000
 _OPTIONAL = {"heic": "pillow-heif", "heif": "pillow-heif", "avif": "pillow 11.3 or newer"}
 
@@ -24,12 +27,12 @@ class ImageError(ValueError):
 
 
 class DecodedImage(NamedTuple):
-    """Pixels and what was done to get them."""
+    """Decoded pixels and the changes made to them."""
 
     rgb: UInt8[np.ndarray, "h w 3"]
     """sRGB, upright."""
     notes: tuple[str, ...]
-    """Changes worth telling, such as `transparent pixels were laid over white`."""
+    """Changes to report, such as `transparent pixels were composited over white`."""
 
 
 def read_image(
@@ -44,10 +47,10 @@ def read_image(
 
     Args:
         source: a path, or the file's content.
-        name: what to call the image in errors; the path if None.
+        name: name of the image in errors; the path if None.
         formats: Pillow formats to accept, where JPEG includes MPO; None accepts all that are installed.
         max_pixels: larger images are refused before they are decoded.
-        upright: apply the EXIF orientation; False keeps the pixels as stored, which cameras of a dataset are for.
+        upright: apply the EXIF orientation; False keeps the stored pixels, which the cameras of a dataset refer to.
 
     Raises:
         ImageError: not an image, damaged, animated, too large, or in a format that no installed decoder reads.
@@ -68,8 +71,22 @@ def read_image(
     return _decode(content, called, formats, max_pixels, upright)
 
 
+def decode_image(image: "Image", *, name: str = "image") -> DecodedImage:
+    """Pixels of an opened Pillow image, with the same changes as `read_image`.
+
+    Raises:
+        ImageError: damaged, or values that have no 8-bit form.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _convert(image, name, upright=True)
+    except (OSError, SyntaxError, EOFError) as error:
+        raise ImageError(f"{name} is damaged or cut off: {error}") from None
+
+
 def sniff(content: bytes) -> str:
-    """The format that the first bytes announce, in lower case; empty if it is not known."""
+    """Image format by the first bytes, in lower case; empty if unknown."""
     if content[4:8] == b"ftyp":
         brand = content[8:12].decode("latin-1").strip("\0 ")
         return {"avif": "avif", "avis": "avif"}.get(brand, "heic" if brand in _HEIC_BRANDS else "mp4")
@@ -89,7 +106,7 @@ def _decode(
         _register(kind)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images and odd EXIF; both are handled here
+            warnings.simplefilter("ignore")  # Pillow warns about large images and odd EXIF, which are handled here
             image = Image.open(BytesIO(content), formats=formats)
             if image.width * image.height > max_pixels:
                 raise ImageError(
@@ -121,7 +138,7 @@ def _convert(image: Any, called: str, upright: bool) -> DecodedImage:
 
         layer = image.convert("RGBA")
         if layer.getextrema()[3][0] < 255:
-            notes.append("transparent pixels were laid over white")
+            notes.append("transparent pixels were composited over white")
         canvas = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
         image = Image.alpha_composite(canvas, layer)
     return DecodedImage(np.array(image.convert("RGB")), tuple(notes))

@@ -7,6 +7,8 @@ clip = ClipDataset("out/dataset").load(0)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fw_core import __version__ as __version__
+
 if TYPE_CHECKING:
     from fw_data.dataset.clip import Clip
     from fw_data.dataset.reader import ClipDataset

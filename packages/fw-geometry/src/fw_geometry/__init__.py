@@ -7,6 +7,8 @@ use, so importing the numpy parts costs no torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fw_core import __version__ as __version__
+
 if TYPE_CHECKING:
     from fw_geometry.align import (
         ScaleShift,

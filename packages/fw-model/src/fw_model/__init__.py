@@ -6,6 +6,8 @@ Names are imported on first use, so that `import fw_model` costs nothing and nee
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fw_core import __version__ as __version__
+
 if TYPE_CHECKING:
     from fw_model.config import WorldConfig, preset, tiny, wan21_fun_1_3b, wan21_i2v_14b, wan22_fun_a14b
     from fw_model.geometry.branch import GeometryOutput

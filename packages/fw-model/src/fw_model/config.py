@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 PATCH = (1, 2, 2)
-"""Latent frames, rows and columns of one video token. Every preset has it; a token covers 16 x 16 output pixels."""
+"""Latent frames, rows and columns of one video token. A token covers 16 x 16 output pixels in every preset."""
 TOKEN_PIXELS = 16
 """Output pixels along the edge of one token (2 latent cells of 8 pixels each)."""
 MAX_GRID = 1024
-"""Most latent frames, token rows or token columns that the rotary tables hold."""
+"""Maximum number of latent frames, token rows and token columns in the rotary tables."""
 POSE_DIM = 9
 """Translation (3), quaternion x y z w (4), vertical and horizontal field of view in radians (2)."""
 
@@ -66,7 +66,7 @@ class CameraConfig:
     """Camera control: a pose encoder over Pluecker maps, and shift-only adapters in the first blocks (App. A.1)."""
 
     adapter_blocks: int
-    """The first so many video blocks have an adapter."""
+    """Number of video blocks with an adapter, counted from the first."""
     feature_dim: int
     """Width of the camera features, one per video token."""
     in_channels: int = 6
@@ -122,7 +122,7 @@ class GeometryConfig:
     gate_start: float = 0.0
     """Added to the MLP gates of new geometry blocks."""
     time_index: Literal["none", "additive", "rotary"] = "none"
-    """How the branch knows which latent frame a token belongs to: not at all (released), by a sinusoid added to the
+    """How tokens encode their latent frame: not at all (released), by a sinusoid added to the
     tokens after the bridge, or by a rotation of queries and keys in the global attention."""
 
     @property
@@ -178,11 +178,11 @@ class Compat:
     geometry_attention_gate: bool = False
     """Whether the timestep's attention gate (row 2) is applied in geometry blocks (released: no)."""
     cross_branch_placement: Literal["before_mlp", "after_block"] = "before_mlp"
-    """Whether the branches meet between attention and MLP (released) or after the whole block."""
+    """Place of the cross-branch attention: between attention and MLP (released) or after the whole block."""
     dpt_rectified_skip: bool = True
     """Whether the skip of a DPT residual unit is rectified too (released: an in-place ReLU does it)."""
     idle_trunk_modulation: bool = False
-    """Whether camera-head blocks carry a modulation table that nothing reads, as the released files do."""
+    """Whether camera-head blocks have an unused modulation table, as the released files do."""
 
     @classmethod
     def released(cls) -> "Compat":
@@ -199,10 +199,10 @@ class Compat:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """Everything that fixes the network: two configs with equal JSON give interchangeable weights."""
+    """Definition of the network: weights of two configs with equal JSON are interchangeable."""
 
     name: str
-    """The preset's name; a checkpoint of another preset is refused by it."""
+    """Name of the preset, compared when a checkpoint is loaded."""
     video: VideoConfig
     geometry: GeometryConfig
     cross_branch: CrossBranchConfig
@@ -322,12 +322,12 @@ def _validate(config: WorldConfig) -> None:
     need(2 * geometry.width % geometry.camera_heads == 0, "2 * geometry.width must be a multiple of camera_heads")
     need(geometry.dpt_features % 8 == 0, "geometry.dpt_features must be a multiple of 8")
     need(all(c % 4 == 0 for c in geometry.dpt_channels), "geometry.dpt_channels must be multiples of 4")
-    need(0 <= config.pcb_blocks < video.blocks, f"pcb_blocks must lie in 0..{video.blocks - 1}")
+    need(0 <= config.pcb_blocks < video.blocks, f"pcb_blocks must be in 0..{video.blocks - 1}")
     directions = get_args(CrossBranchConfig.__annotations__["direction"])
     need(cross_branch.direction in directions, f"cross_branch.direction must be one of {', '.join(directions)}")
     need(
         all(0 <= tap < config.irg_blocks for tap in geometry.dpt_taps),
-        f"geometry.dpt_taps {geometry.dpt_taps} must lie in 0..{config.irg_blocks - 1}",
+        f"geometry.dpt_taps {geometry.dpt_taps} must be in 0..{config.irg_blocks - 1}",
     )
     need(video.y_dim in (0, 16, 20), f"video.in_dim {video.in_dim} must be 16, 32 or 36")
     if config.camera is not None:
@@ -476,5 +476,5 @@ PRESETS: dict[str, Callable[[], WorldConfig]] = {
 def preset(name: str) -> WorldConfig:
     """The config of a preset. Raises ValueError that lists the presets."""
     if name not in PRESETS:
-        raise ValueError(f"No preset {name!r}; there are {', '.join(PRESETS)}.")
+        raise ValueError(f"Unknown preset {name!r}; presets are {', '.join(PRESETS)}.")
     return PRESETS[name]()

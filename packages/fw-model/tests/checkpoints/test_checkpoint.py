@@ -74,7 +74,7 @@ def test_shards(world, tmp_path):
     assert max((tmp_path / f).stat().st_size for f in files) < 300_000
     assert same(FantasyWorld.from_pretrained(tmp_path), world)
     (tmp_path / files[1]).unlink()
-    with pytest.raises(ValueError, match=f"not there: {files[1]}"):
+    with pytest.raises(ValueError, match=files[1]):
         FantasyWorld.from_pretrained(tmp_path)
     save_world(world, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
@@ -83,13 +83,13 @@ def test_shards(world, tmp_path):
 
 def test_another_preset_is_refused_by_name(world, micro, tmp_path):
     world.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="preset 'micro', but 'wan21_fun_1_3b' was asked for"):
+    with pytest.raises(ValueError, match=r"micro.*wan21_fun_1_3b"):
         FantasyWorld.from_pretrained(tmp_path, preset="wan21_fun_1_3b")
     wider = dataclasses.replace(micro, name="wider", video=dataclasses.replace(micro.video, ffn_dim=96))
-    with pytest.raises(ValueError, match=r"'micro', the model is 'wider': video\.ffn_dim is 64 there and 96 here"):
+    with pytest.raises(ValueError, match=r"micro.*wider.*video\.ffn_dim.*64.*96"):
         load_weights(FantasyWorld(wider), tmp_path)
     quirky = dataclasses.replace(micro, compat=dataclasses.replace(micro.compat, plucker="double_scaled"))
-    with pytest.raises(ValueError, match=r"compat\.plucker is correct there and double_scaled here"):
+    with pytest.raises(ValueError, match=r"compat\.plucker.*correct.*double_scaled"):
         load_weights(FantasyWorld(quirky), tmp_path)
 
 
@@ -134,24 +134,24 @@ def test_wrong_files_say_what_they_are(world, micro, tmp_path):
     state = video_state(world, to_wan)
     short = {n: t for n, t in state.items() if "k_img" not in n}
     save_file(short, tmp_path / "t2v.safetensors")
-    with pytest.raises(ValueError, match=r"original layout.*18 missing") as caught:
+    with pytest.raises(ValueError, match=r"18 missing") as caught:
         FantasyWorld(micro).load_video_backbone(tmp_path)
     assert "blocks.0.cross_attn.k_img.bias" in str(caught.value)
-    with pytest.raises(ValueError, match=r"no config\.json: it looks like a Wan video transformer in the original"):
+    with pytest.raises(ValueError, match=r"config\.json.*Wan video transformer"):
         FantasyWorld.from_pretrained(tmp_path)
     (tmp_path / "t2v.safetensors").unlink()
-    with pytest.raises(ValueError, match="holds no safetensors file"):
+    with pytest.raises(ValueError, match="safetensors"):
         FantasyWorld(micro).load_video_backbone(tmp_path)
     (tmp_path / "model.pth").write_bytes(b"")
     with pytest.raises(ValueError, match="fw convert"):
         FantasyWorld(micro).load_video_backbone(tmp_path)
     save_file({"encoder.block.0.layer.0.SelfAttention.q.weight": torch.zeros(2, 2)}, tmp_path / "te.safetensors")
-    with pytest.raises(ValueError, match="looks like a T5 or UMT5 text encoder"):
+    with pytest.raises(ValueError, match="UMT5"):
         FantasyWorld(micro).load_video_backbone(tmp_path)
     (tmp_path / "config.json").write_text('{"_class_name": "WanTransformer3DModel"}')
-    with pytest.raises(ValueError, match="config of WanTransformer3DModel"):
+    with pytest.raises(ValueError, match="WanTransformer3DModel"):
         FantasyWorld.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="absent does not exist"):
+    with pytest.raises(ValueError, match="absent"):
         FantasyWorld.from_pretrained(tmp_path / "absent")
 
 
@@ -159,10 +159,10 @@ def test_wrong_shapes_and_doubled_names(world, micro, tmp_path):
     state = video_state(world, to_wan)
     state["patch_embedding.weight"] = torch.zeros(48, 16, 1, 2, 2)
     save_file(state, tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match=r"patch_embedding\.weight \(48, 16, 1, 2, 2\) instead of \(48, 36, 1, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"patch_embedding\.weight.*48, 16, 1.*48, 36, 1"):
         FantasyWorld(micro).load_video_backbone(tmp_path)
     save_file(state, tmp_path / "b.safetensors")
-    with pytest.raises(ValueError, match=r"both in a\.safetensors and in b\.safetensors"):
+    with pytest.raises(ValueError, match=r"a\.safetensors.*b\.safetensors"):
         FantasyWorld(micro).load_video_backbone(tmp_path)
 
 

@@ -66,10 +66,10 @@ def test_other_files_and_widths_are_refused(micro, vggt_file, tmp_path):
     _, state = vggt_file
     world = FantasyWorld(micro)
     save_file({"blocks.0.self_attn.q.weight": torch.zeros(2, 2)}, tmp_path / "wan.safetensors")
-    with pytest.raises(ValueError, match="looks like a Wan video transformer"):
+    with pytest.raises(ValueError, match="Wan video transformer"):
         start_from_vggt(world, tmp_path / "wan.safetensors")
     wrong = {**state, "camera_head.token_norm.weight": torch.ones(64)}
     del wrong["depth_head.norm.bias"]
     save_file(wrong, tmp_path / "vggt.safetensors")
-    with pytest.raises(ValueError, match=r"looks like a VGGT checkpoint.*1 missing \(first: depth_head\.norm\.bias\)"):
+    with pytest.raises(ValueError, match=r"1 missing.*depth_head\.norm\.bias"):
         start_from_vggt(world, tmp_path / "vggt.safetensors")

@@ -51,9 +51,9 @@ def test_a_checkpoint_of_another_size_is_refused(released, tmp_path):
     world, state, file = released
     state.pop("vggt.aggregator.camera_token")
     torch.save(state, file)
-    with pytest.raises(ValueError, match=r"1 missing \(first: vggt\.aggregator\.camera_token"):
+    with pytest.raises(ValueError, match=r"1 .*vggt\.aggregator\.camera_token"):
         convert(file, tmp_path / "out", world.config)
-    with pytest.raises(ValueError, match="of another shape"):
+    with pytest.raises(ValueError, match="wan21_i2v_14b"):
         convert(file, tmp_path / "out", None)  # compared with the released size
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
@@ -64,7 +64,7 @@ def test_released_models_are_told_apart(tmp_path):
     for expert, limits in (("high_noise", (900.0, 1000.0)), ("low_noise", (0.0, 900.0))):
         config = released_config({"IRGBlock.0.x": tensor}, tmp_path / f"{expert}_model.pth")
         assert config.timestep_range == limits
-    with pytest.raises(ValueError, match="which"):
+    with pytest.raises(ValueError, match="low_noise_model"):
         released_config({"IRGBlock.0.x": tensor}, tmp_path / "model.pth")
 
 
@@ -115,25 +115,25 @@ class _Trap:
 
 def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path):
     torch.save({"weight": torch.zeros(1), "x": _Trap(tmp_path / "ran")}, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match="more than tensors and was refused"):
+    with pytest.raises(ValueError, match="refused"):
         convert_checkpoint(tmp_path / "model.pth", tmp_path / "out")
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(_Trap(tmp_path / "ran"), protocol=2))
-    with pytest.raises(ValueError, match="more than tensors and was refused"):
+    with pytest.raises(ValueError, match="refused"):
         convert(tmp_path / "bare.pth", tmp_path / "out", None)
     assert not (tmp_path / "ran").exists()
 
 
 def test_other_files_are_refused_in_words(tmp_path):
-    with pytest.raises(ValueError, match="There is no file"):
+    with pytest.raises(ValueError, match=r"none\.pth"):
         convert_checkpoint(tmp_path / "none.pth", tmp_path / "out")
     torch.save({"blocks.0.self_attn.q.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "lora.pth")
     with pytest.raises(ValueError, match="LoRA"):
         convert(tmp_path / "lora.pth", tmp_path / "out", None)
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="holds a list"):
+    with pytest.raises(ValueError, match="list"):
         convert(tmp_path / "list.pth", tmp_path / "out", None)
     torch.save({"a": torch.zeros(1), "b": 3}, tmp_path / "mixed.pth")
-    with pytest.raises(ValueError, match="first 'b'"):
+    with pytest.raises(ValueError, match="'b'"):
         convert(tmp_path / "mixed.pth", tmp_path / "out", None)
     (tmp_path / "torn.pth").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(ValueError, match=r"torn\.pth"):

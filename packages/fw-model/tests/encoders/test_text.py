@@ -41,6 +41,15 @@ def test_hash_encoder_words_and_padding():
     torch.testing.assert_close(encoder.encode(["a red kitchen and much more besides"])[0, :3], a[0, :3])
 
 
+def test_words_beyond_the_length_are_reported():
+    encoder = HashTextEncoder(text_len=3, text_dim=8)
+    assert encoder.truncation("a red  kitchen") is None
+    note = encoder.truncation("a red kitchen,  and much more")
+    assert note is not None
+    for part in ("6 words", "reads 3", "'and much more'"):
+        assert part in note
+
+
 def test_hash_vectors_are_standard_normal_and_apart():
     encoder = HashTextEncoder(text_len=1, text_dim=256)
     vectors = torch.stack([encoder._vector(f"word{i}") for i in range(200)]).double()
@@ -71,7 +80,7 @@ def test_specs_bring_encoders_back(tmp_path):
     assert moved.text_dim == 8
     with pytest.raises(ValueError, match="hash, umt5"):
         text_encoder_from_spec({"kind": "bert"}, tmp_path)
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="umt5"):
         text_encoder_from_spec({"kind": "umt5", "source": "./umt5", "text_len": 512}, tmp_path)
 
 
@@ -124,7 +133,7 @@ def _reference_umt5(state, ids, heads=3):
 
 
 def _folder(tmp_path, state):
-    """What a user has: weights, sizes and a tokenizer (words of a tiny vocabulary, </s> at the end)."""
+    """A user's folder: weights, sizes and a tokenizer (words of a tiny vocabulary, </s> at the end)."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     save_file(state, tmp_path / "model.safetensors")
@@ -157,6 +166,24 @@ def test_umt5_from_the_original_layout(tmp_path, original_umt5):
     torch.testing.assert_close(encoder.encode(["walk"])[0], out[1])
 
 
+def test_umt5_reports_tokens_beyond_the_length(tmp_path, original_umt5):
+    encoder = UMT5TextEncoder(_folder(tmp_path, original_umt5), text_len=4, dtype=torch.float32)
+    assert encoder.truncation("a red kitchen") is None  # three words and the end token
+    note = encoder.truncation("a red kitchen walk through")
+    assert note is not None
+    for part in ("6 tokens", "reads 4", "'walk through'"):
+        assert part in note
+    cut, whole = encoder.encode(["a red kitchen walk through"]), encoder.encode(["a red kitchen"])
+    torch.testing.assert_close(cut, whole)  # the part in the note has no effect
+
+
+def test_umt5_stored_in_fp8_loads(tmp_path, original_umt5, caplog):
+    state = {name: value.to(torch.float8_e4m3fn) for name, value in original_umt5.items()}
+    encoder = UMT5TextEncoder(_folder(tmp_path, state), text_len=12, dtype=torch.float32)
+    assert torch.isfinite(encoder.encode(["a red kitchen"])).all()
+    assert f"{len(state)} tensors stored in fp8" in caplog.text
+
+
 def test_umt5_long_distances_share_buckets(tmp_path, original_umt5):
     encoder = UMT5TextEncoder(_folder(tmp_path, original_umt5), text_len=160, dtype=torch.float32)
     out = encoder.encode([" ".join(["red"] * 150)])[0, :151]
@@ -172,7 +199,7 @@ def test_umt5_layout_is_strict(tmp_path, original_umt5):
     broken = dict(original_umt5)
     del broken["blocks.1.attn.q.weight"]
     encoder = UMT5TextEncoder(_folder(tmp_path, broken), dtype=torch.float32)
-    with pytest.raises(ValueError, match=r"1 of .*SelfAttention\.q\.weight.*found None"):
+    with pytest.raises(ValueError, match=r"1 of .*SelfAttention\.q\.weight"):
         encoder.encode(["a"])
 
 

@@ -24,7 +24,7 @@ def upsampler():
 
 
 def module_input(module, call):
-    """What `module` is given while `call` runs."""
+    """Inputs of `module` while `call` runs."""
     seen: list[torch.Tensor] = []
 
     def hook(_module, args):

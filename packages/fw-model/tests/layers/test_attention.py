@@ -25,14 +25,14 @@ def test_formula(backend: Backend):
 
 def test_unknown_and_absent_backends_are_named(world):
     q, k, v = tensors()
-    with pytest.raises(ValueError, match="Unknown attention backend 'fast'"):
+    with pytest.raises(ValueError, match=r"fast.*sdpa"):
         check_backend("fast")
     assert available_backends()[0] == "sdpa"
     others: list[Backend] = ["flash2", "flash3", "xformers"]
     for name in set(others) - set(available_backends()):
-        with pytest.raises(ValueError, match=f"'{name}' needs the package .* Available here: sdpa"):
+        with pytest.raises(ValueError, match=rf"{name}.*sdpa"):
             attention(q, k, v, name)
-        with pytest.raises(ValueError, match="not installed"):
+        with pytest.raises(ValueError, match=name):
             world.set_attention_backend(name)
 
 
@@ -64,7 +64,7 @@ def test_named_kernels_refuse_what_they_cannot_run(fake_flash):
     q, k, v = tensors()
     names: list[Backend] = ["flash2", "flash3", "xformers"]
     for name in names:
-        with pytest.raises(ValueError, match="runs on a GPU"):
+        with pytest.raises(ValueError, match="GPU"):
             attention(q, k, v, name)
     attention(q, k, v)
     assert fake_flash == []  # auto stays with SDPA on a CPU

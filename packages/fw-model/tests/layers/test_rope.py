@@ -51,7 +51,7 @@ def test_far_positions_stay_exact():
     rope = VideoRope(128)
     x = torch.randn(1, 1024, 1, 128, generator=torch.Generator().manual_seed(0))
     assert (rotate_pairs(x, rope(1, 1, 1024)) - wan_complex(x, (1, 1, 1024), 128)).abs().max() < 2e-6
-    with pytest.raises(ValueError, match="1025 along one axis exceeds"):
+    with pytest.raises(ValueError, match=r"1025.*1024"):
         rope(1, 1, 1025)
 
 

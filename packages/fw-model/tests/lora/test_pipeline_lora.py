@@ -57,7 +57,7 @@ def test_a_lora_changes_the_world_until_it_is_unloaded(config, make_world, style
     assert np.array_equal(streamed(image, "a room", path).video, styled.video)
     assert pipe.unload_lora() == ["style"]
     assert np.array_equal(pipe(image, "a room", path).video, plain.video)
-    with pytest.raises(ValueError, match="expert is 'low_noise', but the model has no experts"):
+    with pytest.raises(ValueError, match="low_noise"):
         pipe.load_lora(style, expert="low_noise")
 
 

@@ -332,7 +332,7 @@ def test_frames_with_few_valid_pixels_do_not_teach_the_camera(clip):
 def test_a_single_frame_has_no_temporal_term(clip):
     value = losses.temporal_gradient(clip.depth[:, :1], clip.target[:, :1], clip.mask[:, :1])
     assert float(value) == 0
-    with pytest.raises(ValueError, match="at least one refinement"):
+    with pytest.raises(ValueError, match="refinement"):
         losses.camera_loss([], torch.zeros(1, 1, 9), torch.ones(1, 1, dtype=torch.bool))
 
 

@@ -187,7 +187,7 @@ def test_head_chunks_change_nothing(micro, make_world, make_inputs):
         part = model.geometry.point_head(taps, 2, 3)
         assert close(part.value, whole.value)
         assert close(part.confidence, whole.confidence)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="0 latent frames"):
         model.set_head_chunk(0)
 
 
@@ -249,13 +249,13 @@ def test_presets_have_the_published_sizes():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y": None}, "y has 0 channels"),
-        ({"clip_feature": None}, "clip_feature must be"),
-        ({"context": torch.zeros(1, 7, 13)}, "another text encoder"),
-        ({"context": torch.zeros(1, 6, 12)}, "context has 6 tokens"),
-        ({"context": None}, "Give context"),
-        ({"plucker": torch.zeros(1, 6, 8, 12, 6)}, r"must be 4 \(f - 1\) \+ 1"),
-        ({"plucker": torch.zeros(1, 9, 8, 12, 6)}, "the latents ask for"),
+        ({"y": None}, r"y .*0 .*20"),
+        ({"clip_feature": None}, "clip_feature"),
+        ({"context": torch.zeros(1, 7, 13)}, r"context.*13.*12"),
+        ({"context": torch.zeros(1, 6, 12)}, r"context.*6.*7"),
+        ({"context": None}, "context"),
+        ({"plucker": torch.zeros(1, 6, 8, 12, 6)}, r"6 frames"),
+        ({"plucker": torch.zeros(1, 9, 8, 12, 6)}, r"9, 8, 12.*5, 8, 12"),
     ],
 )
 def test_wrong_inputs_are_named(micro, world, make_inputs, change, message):
@@ -267,17 +267,17 @@ def test_wrong_inputs_are_named(micro, world, make_inputs, change, message):
 def test_conditions_of_another_size_are_named(micro, world, make_inputs):
     latents, timestep, inputs = make_inputs(micro)
     condition = world.encode_condition(**inputs)
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ValueError, match=r"condition.*context"):
         world(latents, timestep, condition=condition, context=inputs["context"])
-    with pytest.raises(ValueError, match="conditioning of 1 samples for 2 latents"):
+    with pytest.raises(ValueError, match=r"1 .*2 "):
         world(latents.repeat(2, 1, 1, 1, 1), timestep.repeat(2), condition=condition)
     with pytest.raises(ValueError, match=r"y covers \(2, 4, 6\)"):
         world(torch.cat([latents, latents], dim=2), timestep, condition=condition)
-    with pytest.raises(ValueError, match="camera features for 12 tokens, the latents have 24"):
+    with pytest.raises(ValueError, match=r"12 .*24"):
         world(torch.cat([latents, latents], dim=2), timestep, condition=dataclasses.replace(condition, y=None))
-    with pytest.raises(ValueError, match="multiples of 16"):
+    with pytest.raises(ValueError, match=" 16"):
         world(latents[..., :5], timestep, condition=condition)
-    with pytest.raises(ValueError, match="2 timesteps for 1 samples"):
+    with pytest.raises(ValueError, match=r"2 timesteps.*1 "):
         check_grid(micro, latents, timestep.repeat(2), condition)
 
 

@@ -1,4 +1,4 @@
-"""Generation from end to end with a micro model: what comes out, what must not matter, and what is refused."""
+"""Generation from end to end with a micro model: results, invariances and refusals."""
 
 import dataclasses
 import itertools
@@ -236,20 +236,20 @@ def test_a_trained_vae_travels_along(config, make_world, image, path, tmp_path):
 
 def test_incomplete_folders_say_what_is_missing(pipe, tmp_path):
     pipe.world.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"no pipeline\.json"):
+    with pytest.raises(ValueError, match=r"pipeline\.json"):
         WorldPipeline.from_pretrained(tmp_path)
     spec = {"autoencoder": {"kind": "block_dct"}, "text_encoder": {"kind": "umt5", "source": "./umt5", "text_len": 512}}
     (tmp_path / "pipeline.json").write_text(json.dumps(spec))
-    with pytest.raises(ValueError, match="umt5 does not exist"):
+    with pytest.raises(ValueError, match="umt5"):
         WorldPipeline.from_pretrained(tmp_path)
     (tmp_path / "pipeline.json").write_text(json.dumps({"autoencoder": {"kind": "block_dct"}}))
-    with pytest.raises(ValueError, match="does not name text_encoder"):
+    with pytest.raises(ValueError, match="text_encoder"):
         WorldPipeline.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="nowhere"):
         WorldPipeline.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="preset 'micro', but 'tiny' was asked for"):
+    with pytest.raises(ValueError, match=r"micro.*tiny"):
         WorldPipeline.from_pretrained(pipe.save(tmp_path / "whole"), preset="tiny")
-    with pytest.raises(ValueError, match="7 of width 12"):
+    with pytest.raises(ValueError, match=r"7 .*12"):
         WorldPipeline(pipe.world, BlockDCT(), HashTextEncoder())
 
 
@@ -271,7 +271,7 @@ def test_two_experts_share_the_noise_levels(config, make_world, image, path, tmp
         _run(again, image, "x", path, num_inference_steps=5, guidance_scale=1.0).video, a.video
     )
     alone = WorldPipeline(low, BlockDCT(), text, sampling=SAMPLING)
-    with pytest.raises(ValueError, match="both experts"):
+    with pytest.raises(ValueError, match="experts"):
         alone.generate(image, "x", path)
 
 
@@ -304,7 +304,7 @@ def test_first_frame_conditions():
     assert float(masked[:, :4, 0].min()) == 1
     assert float(masked[:, :4, 1:].abs().max()) == 0
     torch.testing.assert_close(masked[:, 4:, :1], dct.encode(image + 0.1))
-    with pytest.raises(ValueError, match="0, 16 or 20"):
+    with pytest.raises(ValueError, match="20"):
         first_frame_condition(dct, image, 9, 7)
 
 
@@ -321,7 +321,7 @@ def test_a_last_frame_beside_the_first():
     clip = torch.cat([first, torch.zeros(1, 3, 7, 16, 24), last], dim=2)
     torch.testing.assert_close(y[:, 4:], dct.encode(clip))
     for channels, frames in ((16, 9), (0, 9), (20, 1)):
-        with pytest.raises(ValueError, match="mask channels"):
+        with pytest.raises(ValueError, match="last frame"):
             first_frame_condition(dct, first, frames, channels, last=last)
 
 

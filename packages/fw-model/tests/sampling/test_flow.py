@@ -116,7 +116,7 @@ def test_unipc_converges_faster_than_euler():
 
 def test_unipc_refuses_steps_out_of_order():
     sampler = samplers.UniPCSampler(flow.FlowSchedule(steps=3))
-    with pytest.raises(ValueError, match="expected step 0"):
+    with pytest.raises(ValueError, match=r"step 0.*1"):
         sampler.step(torch.zeros(2), torch.zeros(2), 1)
 
 

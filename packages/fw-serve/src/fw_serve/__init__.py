@@ -6,6 +6,8 @@ Names are imported on first use, so that `import fw_serve` costs nothing.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fw_core import __version__ as __version__
+
 if TYPE_CHECKING:
     from fw_serve.client import Client, ServiceError, Video
 

@@ -9,3 +9,5 @@ other fw packages. Import from the modules themselves: this file imports nothing
     worlds      what a clip shows and how the camera moves
     clips, files, workers, cli    from a plan to files on disk
 """
+
+from fw_core import __version__ as __version__

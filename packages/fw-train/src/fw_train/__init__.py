@@ -9,6 +9,8 @@ Names are imported on first use, so that `import fw_train` costs nothing and nee
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fw_core import __version__ as __version__
+
 if TYPE_CHECKING:
     from fw_train.config.flags import override
     from fw_train.config.load import load

@@ -1,4 +1,4 @@
-"""LoRA: an adapter starts as nothing, trains alone beside the coupling, and disappears into the exported weights."""
+"""LoRA: a new adapter has no effect, trains beside the cross-branch attention, and is merged into exported weights."""
 
 from pathlib import Path
 
@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fw_model.lora.linear import LoraLinear
 from fw_model.model.model import FantasyWorld
 from fw_train.config.load import from_mapping
 from fw_train.config.schema import LoraConfig, TrainConfig
 from fw_train.engine.checkpoint import CheckpointStore, read
-from fw_train.lora import LowRankLinear, add_adapters, merge_adapters
+from fw_train.lora import add_adapters, merge_adapters
 from fw_train.tasks.stages import choose_parameters, parameter_group
 from fw_train.tasks.train import export_run, resume, train
 
@@ -67,10 +68,12 @@ def inputs(seed: int = 0) -> dict[str, Tensor]:
 
 def test_an_adapter_starts_as_nothing_and_merges_into_the_same_layer() -> None:
     layer = nn.Linear(6, 4)
-    adapted = LowRankLinear(layer, rank=2, scale=8.0, seed=1)
+    adapted = LoraLinear(layer)
+    adapted.add_trained(rank=2, scale=8.0, seed=1)
     x = torch.randn(5, 6, generator=torch.Generator().manual_seed(2))
     assert torch.equal(adapted(x), layer(x))
-    disturb(adapted)
+    assert adapted.lora_down is not None
+    assert adapted.lora_up is not None
     with torch.no_grad():
         adapted.lora_up.fill_(0.3)
     expected = layer(x) + 8.0 * x @ adapted.lora_down.T @ adapted.lora_up.T
@@ -96,14 +99,14 @@ def test_adapters_are_a_function_of_the_seed_and_of_the_layer(mini: Path) -> Non
 @pytest.mark.parametrize(("targets", "layers"), [(("self_attn",), 4), (("ffn",), 2), (("self_attn", "cross_attn"), 8)])
 def test_targets_name_the_parts_of_every_video_block(mini: Path, targets: tuple, layers: int) -> None:
     world = world_with(LoraConfig(rank=2, targets=targets), mini)
-    adapted = [name for name, module in world.named_modules() if isinstance(module, LowRankLinear)]
+    adapted = [name for name, module in world.named_modules() if isinstance(module, LoraLinear)]
     assert len(adapted) == layers * len(world.video_blocks())
     assert not [name for name in adapted if "camera_adapter" in name or not set(targets) & set(name.split("."))]
 
 
 def test_rank_zero_changes_nothing(mini: Path) -> None:
     world = world_with(LoraConfig(rank=0), mini)
-    assert not [module for module in world.modules() if isinstance(module, LowRankLinear)]
+    assert not [module for module in world.modules() if isinstance(module, LoraLinear)]
 
 
 def test_a_new_world_with_adapters_is_the_world_without_them(mini: Path) -> None:

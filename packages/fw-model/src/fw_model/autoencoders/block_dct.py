@@ -43,17 +43,17 @@ class BlockDCT(nn.Module):
         """Video in [-1, 1] to latents, float32. ValueError for frames not 4 n + 1 or sides not multiples of 8."""
         check_video_shape(*video.shape[2:])
         video = video.float()
-        parts = [_analyse(video[:, :, :1], self.first, self.first_scale)]
+        parts = [_analyze(video[:, :, :1], self.first, self.first_scale)]
         if video.shape[2] > 1:
-            parts.append(_analyse(video[:, :, 1:], self.rest, self.rest_scale))
+            parts.append(_analyze(video[:, :, 1:], self.rest, self.rest_scale))
         return torch.cat(parts, dim=2)
 
     def decode(self, latents: Float[Tensor, "b 16 f h w"]) -> Float[Tensor, "b 3 F H W"]:
         """Latents to video, float32, not clamped."""
         latents = latents.float()
-        parts = [_synthesise(latents[:, :, :1], self.first, self.first_scale)]
+        parts = [_synthesize(latents[:, :, :1], self.first, self.first_scale)]
         if latents.shape[2] > 1:
-            parts.append(_synthesise(latents[:, :, 1:], self.rest, self.rest_scale))
+            parts.append(_synthesize(latents[:, :, 1:], self.rest, self.rest_scale))
         return torch.cat(parts, dim=2)
 
     def save(self, folder: Path) -> dict[str, Any]:  # noqa: ARG002  (the protocol's argument)
@@ -115,7 +115,7 @@ def _cosine(k: int, n: int) -> Float[Tensor, "n"]:
     return wave * math.sqrt((1 if k == 0 else 2) / n)
 
 
-def _analyse(video: Tensor, basis: Tensor, scale: Tensor) -> Tensor:
+def _analyze(video: Tensor, basis: Tensor, scale: Tensor) -> Tensor:
     frames = basis.shape[1] // (3 * SPATIAL_FACTOR**2)
     blocks = rearrange(
         video, "b c (f t) (h p) (w q) -> b f h w (c t p q)", t=frames, p=SPATIAL_FACTOR, q=SPATIAL_FACTOR
@@ -123,7 +123,7 @@ def _analyse(video: Tensor, basis: Tensor, scale: Tensor) -> Tensor:
     return rearrange(blocks @ basis.T / scale, "b f h w k -> b k f h w")
 
 
-def _synthesise(latents: Tensor, basis: Tensor, scale: Tensor) -> Tensor:
+def _synthesize(latents: Tensor, basis: Tensor, scale: Tensor) -> Tensor:
     frames = basis.shape[1] // (3 * SPATIAL_FACTOR**2)
     blocks = rearrange(latents, "b k f h w -> b f h w k") * scale @ basis
     return rearrange(

@@ -76,7 +76,7 @@ class BlockVAE(nn.Module):
     def decode(self, latents: Float[Tensor, "b 16 f h w"]) -> Float[Tensor, "b 3 F H W"]:
         """Normalized latents to video, clamped to [-1, 1], float32, without gradients."""
         raw = rearrange(latents.float(), "b c f h w -> b f h w c") * self.std + self.mean
-        return self.synthesise(raw).clamp_(-1, 1)
+        return self.synthesize(raw).clamp_(-1, 1)
 
     def analyze(self, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b f h w 16"]:
         """Video to raw latents, with gradients."""
@@ -85,7 +85,7 @@ class BlockVAE(nn.Module):
         features = torch.cat([self.encoder_in_first(first), self.encoder_in_later(later)], dim=1)
         return linear + self.encoder_out(self.encoder(features))
 
-    def synthesise(self, raw: Float[Tensor, "b f h w 16"]) -> Float[Tensor, "b 3 F H W"]:
+    def synthesize(self, raw: Float[Tensor, "b f h w 16"]) -> Float[Tensor, "b 3 F H W"]:
         """Raw latents to video, with gradients, not clamped."""
         features = self.decoder(self.decoder_in(raw))
         first = raw[:, :1] @ self.decode_first + self.decoder_out_first(features[:, :1])
@@ -128,7 +128,7 @@ class CausalBlock(nn.Module):
         self.temporal = nn.Linear(3 * width, width)
 
     def forward(self, x: Float[Tensor, "b f h w c"]) -> Float[Tensor, "b f h w c"]:
-        """The same shape."""
+        """Mix positions, then latent frames."""
         frames = rearrange(self.norm(x), "b f h w c -> (b f) c h w")
         hidden = F.silu(self.spatial(frames))
         hidden = rearrange(hidden, "(b f) c h w -> b f h w c", f=x.shape[1])

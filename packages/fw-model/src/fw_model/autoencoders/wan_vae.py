@@ -7,7 +7,8 @@ Axes: b batch, F frames, H W pixels, c latent channels, f latent frames, h = H /
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,11 +63,13 @@ class WanVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b c f h w"]:
-        """Video in [-1, 1] to normalized latents, float32, without gradients. ValueError for frames not 4 n + 1 or bad
-        sides."""
+        """Video in [-1, 1] to normalized latents, float32, without gradients.
+
+        Raises:
+            ValueError: frames not 4 n + 1, or sides not multiples of 8.
+        """
         check_video_shape(*video.shape[2:])
-        self._cast([self.vae.encoder, self.vae.quant_conv], torch.float32)
-        with torch.autocast(video.device.type, enabled=False):
+        with self._precision([self.vae.encoder, self.vae.quant_conv], torch.float32), _no_autocast(video):
             mode = self._tiled(video.float(), self._encode_clip, numerator=1, denominator=SPATIAL_FACTOR)
         return (mode - self._channels(self.mean)) / self._channels(self.std)
 
@@ -74,9 +77,8 @@ class WanVAE(nn.Module):
     def decode(self, latents: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 F H W"]:
         """Normalized latents to video, clamped to [-1, 1], float32, without gradients."""
         dtype = self.decode_dtype or (torch.bfloat16 if latents.device.type == "cuda" else torch.float32)
-        self._cast([self.vae.decoder, self.vae.post_quant_conv], dtype)
         raw = latents.float() * self._channels(self.std) + self._channels(self.mean)
-        with torch.autocast(latents.device.type, enabled=False):
+        with self._precision([self.vae.decoder, self.vae.post_quant_conv], dtype), _no_autocast(latents):
             video = self._tiled(raw.to(dtype), self._decode_clip, numerator=SPATIAL_FACTOR, denominator=1)
         return video.clamp_(-1, 1)
 
@@ -164,13 +166,25 @@ class WanVAE(nn.Module):
     def _laid_out(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last_3d)
 
-    def _cast(self, modules: list[nn.Module], dtype: torch.dtype) -> None:
-        for module in modules:
-            if next(module.parameters()).dtype != dtype:
-                module.to(dtype)
+    @contextmanager
+    def _precision(self, modules: list[nn.Module], dtype: torch.dtype) -> Iterator[None]:
+        """Run modules in another precision; their weights are kept and restored, so that `save` writes them exactly."""
+        parameters = [p for module in modules for p in module.parameters() if p.dtype != dtype]
+        kept = [parameter.data for parameter in parameters]
+        try:
+            for parameter in parameters:
+                parameter.data = parameter.data.to(dtype)
+            yield
+        finally:
+            for parameter, data in zip(parameters, kept, strict=True):
+                parameter.data = data
 
     def _channels(self, values: Tensor) -> Tensor:
         return rearrange(values, "c -> c 1 1 1")
+
+
+def _no_autocast(x: Tensor) -> torch.autocast:
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def build_vae(**config: Any) -> "AutoencoderKLWan":

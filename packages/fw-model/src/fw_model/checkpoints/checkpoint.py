@@ -12,12 +12,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fw_core.devices import choose_dtype
 from fw_core.files import write_text
 from fw_model.checkpoints.keys import released_names, to_diffusers, to_wan
 from fw_model.checkpoints.opening import is_fp8, read_json
 from fw_model.checkpoints.sources import local_folder
 from fw_model.checkpoints.weights import SHARD_BYTES, WeightFolder, compare_names, looks_like, save_weights
 from fw_model.config import WorldConfig
+from fw_model.layers.float32 import Float32Module
 from fw_model.lora.apply import loaded_loras
 from fw_model.model.model import FantasyWorld
 
@@ -47,21 +49,23 @@ def load_world(
     source: str | Path,
     *,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     preset: str | None = None,
+    revision: str | None = None,
 ) -> FantasyWorld:
     """Build and load a model from a folder, or from a Hugging Face id.
 
     Args:
         source: folder with config.json and weights, "owner/name" to download, or "small-world" (see `shipped`).
         device: where the parameters go.
-        dtype: their type; None keeps the file's.
+        dtype: their type, also by name ("bfloat16"); None keeps the file's. The heads are float32 in any case.
         preset: refuse a checkpoint of any other preset.
+        revision: branch, tag or commit of a hub id.
 
     Raises:
         ValueError: not a FantasyWorld checkpoint, another preset, or weights that do not fit the config.
     """
-    folder = local_folder(source)
+    dtype, folder = choose_dtype(dtype), local_folder(source, revision=revision)
     config = read_config(folder)
     if preset is not None and config.name != preset:
         raise ValueError(
@@ -159,12 +163,13 @@ def _fill(
     compare_names(weights.shapes, wanted, source=str(weights.path), purpose=purpose)
     for note in weights.notes:
         _LOG.warning("%s: %s", weights.path, note)
+    exact = tuple(f"{name}." for name, module in world.named_modules() if isinstance(module, Float32Module))
     compact = 0
     for theirs, tensor in weights.tensors():
         if is_fp8(tensor.dtype):
             compact += 1
             tensor = tensor.to(torch.bfloat16)  # fp8 stores weights, it does not compute
-        _put(world, names[theirs], tensor, device, dtype)
+        _put(world, names[theirs], tensor, device, torch.float32 if names[theirs].startswith(exact) else dtype)
     if compact:
         _LOG.warning("%s: %d tensors stored in fp8 were loaded as bfloat16", weights.path, compact)
 

@@ -37,6 +37,11 @@ def open_safetensors(path: Path) -> Iterator[Any]:
         yield opened
 
 
+def safetensors_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, sorted by name, without the hidden ones that an interrupted save leaves."""
+    return sorted(folder.glob("[!.]*.safetensors"))
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file. ValueError if it is a git-lfs pointer, a web page, or not JSON."""
     content = path.read_bytes()

@@ -1,12 +1,12 @@
-"""Parameter names without what other programs put around them: wrappers of torch, prefixes of pipelines, EMA copies."""
+"""Parameter names without the additions of other programs: wrappers of torch, pipeline prefixes, EMA copies."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 WRAPPED = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""In any place of a name: torch.compile, FSDP, activation checkpointing."""
+"""Anywhere in a name: torch.compile, FSDP, activation checkpointing."""
 PREFIXES = ("module.", "model.diffusion_model.", "diffusion_model.", "pipe.dit.")
-"""At the front: DataParallel, ComfyUI (twice), DiffSynth."""
+"""At the start: DataParallel, ComfyUI (twice), DiffSynth."""
 EMA_PREFIXES = ("model_ema.", "ema_model.", "ema.")
 EMA_KEYS = ("ema", "model_ema", "ema_model", "ema_state_dict", "params_ema")
 """Entries of a training program's file with a moving average of the weights."""
@@ -21,7 +21,7 @@ class PlainNames(NamedTuple):
     names: dict[str, str]
     """Name in the file -> plain name; only the parameters that are used."""
     notes: tuple[str, ...]
-    """Prefixes that were removed, copies that were taken or left out."""
+    """Removed prefixes; copies that were taken or left out."""
 
 
 def plain_names(stored: Iterable[str]) -> PlainNames:
@@ -49,7 +49,7 @@ def plain_names(stored: Iterable[str]) -> PlainNames:
 
 
 def unwrap(content: Any) -> tuple[Any, list[str]]:
-    """The tensors by name inside what a training program saved, and notes about the copy that was taken.
+    """The tensors by name inside a training program's file, and notes about the copy that was taken.
 
     Of weights and an EMA, the EMA is taken.
     """

@@ -1,21 +1,27 @@
-"""Where weights lie: a file, a folder or a hub id turned into one local safetensors source, and the reading of it."""
+"""Find and read weights: a file, a folder or a hub id becomes one local safetensors source."""
 
+import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import torch
 from torch import Tensor
 
-from fw_model.checkpoints.opening import open_safetensors, read_json
+from fw_model.checkpoints.opening import is_fp8, open_safetensors, read_json, safetensors_files
 from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_URL = re.compile(rf"hf://(?P<id>{_HUB_ID.pattern})(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+))?")
+_LOG = logging.getLogger(__name__)
 _DOWNLOADED = ["*.json", "*.safetensors", "*.model", "*.txt"]
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 _FILE_SUFFIXES = (*PICKLES, ".safetensors", ".json", ".gguf")
 
 
 def locate(source: str | Path, *, weights: str) -> Path:
-    """The safetensors file (or sharding index) that ``source`` means.
+    """The safetensors file (or sharding index) of ``source``.
 
     Args:
         source: a .safetensors file, a folder that holds ``weights`` (or its .index.json, or one single .safetensors
@@ -37,7 +43,7 @@ def locate(source: str | Path, *, weights: str) -> Path:
     for name in (weights, weights + ".index.json"):
         if (path / name).is_file():
             return path / name
-    single = sorted(path.glob("[!.]*.safetensors"))
+    single = safetensors_files(path)
     if len(single) == 1:
         return single[0]
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
@@ -51,8 +57,9 @@ def local_folder(source: str | Path, *, revision: str | None = None) -> Path:
     The text "small-world" means the weights in the package; a folder of that name is "./small-world".
 
     Args:
-        source: a path or a hub id. A path that does not exist is refused, never looked up on the hub: so is every
-            `Path`, every text with a file's extension, and every text whose first part is a local folder.
+        source: a path, a hub id, or "hf://owner/name[@revision][/path]". A path that does not exist is refused, never
+            looked up on the hub: so is every `Path`, every text with a file's extension, and every text whose first
+            part is a local folder.
         revision: branch, tag or commit of the hub repository.
 
     Raises:
@@ -61,7 +68,11 @@ def local_folder(source: str | Path, *, revision: str | None = None) -> Path:
     if not isinstance(source, str | Path):
         raise TypeError(f"source is a {type(source).__name__}; give a path or a hub id (owner/name)")
     if source == SMALL_WORLD:
+        if revision is not None:
+            raise ValueError(f"revision {revision!r} needs a hub id (owner/name), but {source} is part of the package")
         return shipped_weights()
+    if isinstance(source, str) and source.startswith("hf://"):
+        return _hub_folder(source, revision)
     path = Path(source)
     if path.exists():
         if revision is not None:
@@ -69,14 +80,54 @@ def local_folder(source: str | Path, *, revision: str | None = None) -> Path:
         return path
     if isinstance(source, Path) or not _HUB_ID.fullmatch(source) or path.suffix in _FILE_SUFFIXES or _is_local(path):
         raise ValueError(f"{source} does not exist; give an existing folder or file, or a hub id (owner/name).")
+    return _snapshot(source, revision)
+
+
+def _hub_folder(url: str, revision: str | None) -> Path:
+    """The folder or file that an hf:// address names."""
+    match = _HUB_URL.fullmatch(url)
+    if match is None:
+        raise ValueError(f"{url} is not an address of the hub; write hf://owner/name, @revision and /path are optional")
+    if revision is not None and match["revision"] is not None:
+        raise ValueError(f"{url} names a revision, and revision is {revision!r}; give one of them")
+    folder = _snapshot(match["id"], revision or match["revision"])
+    inside = folder / (match["path"] or "")
+    if not inside.exists():
+        raise ValueError(f"{url}: the repository has no {match['path']}")
+    return inside
+
+
+def _snapshot(repo: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=_DOWNLOADED))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=_DOWNLOADED))
     except (OSError, ValueError) as error:  # missing repository or revision, no network, offline mode
         raise ValueError(
-            f"{source} does not exist here, and could not be downloaded from the hub: {str(error).splitlines()[0]}"
+            f"{repo} does not exist here, and could not be downloaded from the hub: {str(error).splitlines()[0]}"
         ) from None
+
+
+def upload_folder(
+    write: Callable[[Path], object], repo: str, *, private: bool, revision: str | None, message: str
+) -> str:
+    """Fill a temporary folder and upload it to a repository of the hub, which is created if absent.
+
+    Returns:
+        Address of the commit.
+    """
+    from huggingface_hub import HfApi
+
+    if not _HUB_ID.fullmatch(repo):
+        raise ValueError(f"{repo!r} is not a hub id; give owner/name")
+    api = HfApi()
+    with TemporaryDirectory() as folder:
+        write(Path(folder))
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        done = api.upload_folder(repo_id=repo, folder_path=folder, revision=revision, commit_message=message)
+    return str(done.commit_url)
 
 
 def stable_name(source: str | Path) -> str:
@@ -91,7 +142,10 @@ def _is_local(path: Path) -> bool:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file, or of the shards that a .safetensors.index.json lists."""
+    """All tensors of a .safetensors file, or of the shards that a .safetensors.index.json lists.
+
+    Tensors stored in fp8 are loaded as bfloat16, with a warning in the log.
+    """
     files = [path]
     if path.suffix == ".json":
         files = [path.parent / shard for shard in sorted(set(read_json(path)["weight_map"].values()))]
@@ -99,4 +153,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     for file in files:
         with open_safetensors(file) as handle:
             tensors |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    return tensors
+    compact = {name: value.to(torch.bfloat16) for name, value in tensors.items() if is_fp8(value.dtype)}
+    if compact:
+        _LOG.warning("%s: %d tensors stored in fp8 were loaded as bfloat16", path, len(compact))
+    return tensors | compact

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fw_core.files import replacing, write_text
-from fw_model.checkpoints.opening import check_quantization, read_header, read_json
+from fw_model.checkpoints.opening import check_quantization, read_header, read_json, safetensors_files
 from fw_model.checkpoints.prefixes import plain_names
 
 MODEL_FILE = "model.safetensors"
@@ -151,8 +151,7 @@ def _weight_files(path: Path) -> list[Path]:
         mapped = set(read_json(indexes[0])["weight_map"].values())
         files = [path / name for name in sorted(mapped)]
     else:
-        # a killed save leaves hidden files
-        files = sorted(path.glob("[!.]*.safetensors"))
+        files = safetensors_files(path)
     absent = [file.name for file in files if not file.exists()]
     if absent:
         raise ValueError(f"{indexes[0]} names files that are not there: {', '.join(absent[:3])}. Download them again.")

@@ -1,7 +1,7 @@
-"""Names of the same tensors in different projects: pure renaming of state dicts, nothing is opened here.
+"""Names of the same tensors in different projects: renaming of state dicts without file access.
 
 Each function takes a state dict in any known layout of its kind and returns the layout of diffusers or transformers;
-one that already is in that layout comes back as it is. A name that fits no rule is an error, never dropped.
+a dict in that layout is returned unchanged. A name that fits no rule is an error, never dropped.
 """
 
 import re
@@ -107,13 +107,15 @@ _CLIP_RULES: Rules = (
 )
 
 
-def _rename(key: str, rules: Rules, what: str) -> str:
+def _rename(key: str, rules: Rules, kind: str) -> str:
     """Apply every rule that fits from the start of the name; at least one must, unless the name needs none."""
     new = key
     for pattern, replacement in rules:
         new = re.sub(f"^{pattern}", replacement, new)
     if new == key and not re.match(r"decoder\.up_blocks\.", key):
-        raise ValueError(f"{key!r} is not the name of a {what} tensor; the file is something else, or newer than this.")
+        raise ValueError(
+            f"{key!r} is not the name of a {kind} tensor; the file holds another model, or has a newer layout."
+        )
     return new
 
 

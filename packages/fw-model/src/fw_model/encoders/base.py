@@ -28,17 +28,26 @@ class TextEncoder(Protocol):
         """[b, text_len, text_dim] float32; rows after a prompt's last token are zero."""
         ...
 
+    def truncation(self, prompt: str) -> str | None:
+        """A note about the part of a prompt beyond `text_len`, which has no effect; None if all of it is read."""
+        ...
+
     def spec(self) -> dict[str, Any]:
         """Return the entry for pipeline.json that ``text_encoder_from_spec`` reads."""
         ...
 
     def to(self, device: torch.device | str) -> "TextEncoder":
-        """Where to compute; the embeddings come back there."""
+        """Move to a device; the embeddings are on it."""
         ...
 
     def free(self) -> None:
         """Drop weights from memory; the next ``encode`` loads them again."""
         ...
+
+
+def cut_note(unit: str, count: int, limit: int, rest: str) -> str:
+    """A note about a prompt of `count` words or tokens, of which the encoder reads `limit`; `rest` has no effect."""
+    return f"the prompt has {count} {unit}, and the text encoder reads {limit}; ignored: {rest!r}"
 
 
 def clean_prompt(text: str) -> str:
@@ -50,7 +59,7 @@ def clean_prompt(text: str) -> str:
 
 
 def load_strict(
-    model: torch.nn.Module, state: Mapping[str, Tensor], path: Path, *, dtype: torch.dtype, what: str
+    model: torch.nn.Module, state: Mapping[str, Tensor], path: Path, *, dtype: torch.dtype, kind: str
 ) -> None:
     """Fill a meta-device model; ValueError names the first tensor that is missing, foreign or of another shape."""
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -58,7 +67,7 @@ def load_strict(
     wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if wrong:
         raise ValueError(
-            f"{path} does not hold this {what}: {len(wrong)} of {len(wanted)} tensors differ, first {wrong[0]!r}: "
+            f"{path} does not hold this {kind}: {len(wrong)} of {len(wanted)} tensors differ, first {wrong[0]!r}: "
             f"expected {wanted.get(wrong[0])}, found {found.get(wrong[0])}. Is its config.json beside it?"
         )
     cast = {id(value): value.to(dtype) for value in state.values()}  # a tensor under two names stays one

@@ -1,7 +1,7 @@
 """The CLIP image encoder of Wan's image-to-video models: 257 tokens of width 1280 from the first frame.
 
 It is open-clip's XLM-RoBERTa-large ViT-H/14, image side only, read one layer before the last. The image is
-squashed to 224 x 224 by a bicubic without anti-aliasing, as in the release (other tools crop, and get other tokens).
+stretched to 224 x 224 by bicubic interpolation without anti-aliasing, as in the release; other tools crop it.
 
 Axes: b batch, l = 257 tokens (class, then 16 x 16 patches), d = 1280.
 """
@@ -79,7 +79,7 @@ class ClipImageEncoder:
         return cls(inside if inside.exists() else str(spec["source"]))
 
     def to(self, device: torch.device | str) -> "ClipImageEncoder":
-        """Where to compute."""
+        """Move to a device."""
         self._device = device
         if self._model is not None:
             torch.nn.Module.to(self._model, device)
@@ -96,7 +96,7 @@ class ClipImageEncoder:
             state = clip_to_transformers(load_tensors(path))
             if not any(key.startswith("vision_model.") for key in self._model.state_dict()):
                 state = {key.removeprefix("vision_model."): value for key, value in state.items()}
-            load_strict(self._model, state, path, dtype=self.dtype, what="CLIP image encoder")
+            load_strict(self._model, state, path, dtype=self.dtype, kind="CLIP image encoder")
             _fill_position_ids(self._model)
             torch.nn.Module.to(self._model, self._device)
         return self._model
@@ -120,7 +120,7 @@ def build_clip(config: dict[str, Any]) -> "CLIPVisionModel":
 
 
 def _fill_position_ids(model: torch.nn.Module) -> None:
-    """The one buffer that no file holds."""
+    """Fill the only buffer that the files do not contain."""
     for module in model.modules():
         if "position_ids" in dict(module.named_buffers(recurse=False)):
             count = module.get_buffer("position_ids").shape[-1]

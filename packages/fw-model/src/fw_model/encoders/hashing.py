@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fw_model.encoders.base import clean_prompt
+from fw_model.encoders.base import clean_prompt, cut_note
 
 
 class HashTextEncoder:
@@ -38,17 +38,24 @@ class HashTextEncoder:
                 row[i] = self._vector(word) + 0.25 * self._vector(f"\0position {i}")
         return out.to(self._device)
 
+    def truncation(self, prompt: str) -> str | None:
+        """A note about the words after the first `text_len`, which have no effect."""
+        found = [match.start() for match in re.finditer(r"\w+", clean_prompt(prompt))]
+        if len(found) <= self.text_len:
+            return None
+        return cut_note("words", len(found), self.text_len, clean_prompt(prompt)[found[self.text_len] :])
+
     def spec(self) -> dict[str, Any]:
-        """Sizes are all there is."""
+        """Return the entry for pipeline.json: the sizes."""
         return {"kind": "hash", "text_len": self.text_len, "text_dim": self.text_dim}
 
     def to(self, device: torch.device | str) -> "HashTextEncoder":
-        """Where the embeddings are put."""
+        """Set the device of the embeddings."""
         self._device = device
         return self
 
     def free(self) -> None:
-        """Nothing is held."""
+        """There are no weights to drop."""
 
     def _vector(self, word: str) -> Tensor:
         """Standard normals from the bits of SHA-256 (Box-Muller), the same on every machine."""

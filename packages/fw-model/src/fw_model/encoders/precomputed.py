@@ -33,7 +33,7 @@ class PrecomputedText:
         self._device: torch.device | str = "cpu"
 
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "b l d"]:
-        """Look the prompts up. ValueError names the first one that is not in the file."""
+        """Look up the prompts. ValueError names the first one that is not in the file."""
         from safetensors import safe_open
 
         for prompt in prompts:
@@ -46,17 +46,21 @@ class PrecomputedText:
             rows = [file.get_tensor(prompt_key(prompt)).float() for prompt in prompts]
         return torch.stack(rows).to(self._device)
 
+    def truncation(self, prompt: str) -> str | None:  # noqa: ARG002  (the protocol's argument)
+        """None: the file does not record the length of its prompts."""
+        return None
+
     def spec(self) -> dict[str, Any]:
-        """Path of the file."""
+        """Return the entry for pipeline.json: the path of the file."""
         return {"kind": "precomputed", "source": str(self.source)}
 
     def to(self, device: torch.device | str) -> "PrecomputedText":
-        """Where the embeddings are put."""
+        """Set the device of the embeddings."""
         self._device = device
         return self
 
     def free(self) -> None:
-        """Nothing is held."""
+        """There are no weights to drop."""
 
     @staticmethod
     def write(path: Path, encoder: TextEncoder, prompts: Sequence[str], *, dtype: torch.dtype = torch.bfloat16) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fw_model.checkpoints.sources import load_tensors, local_folder, locate, stable_name
 from fw_model.convert.layouts import umt5_to_transformers
-from fw_model.encoders.base import clean_prompt, load_strict
+from fw_model.encoders.base import clean_prompt, cut_note, load_strict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
@@ -51,7 +51,7 @@ class UMT5TextEncoder:
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "b l d"]:
         """Embeddings of the cleaned prompts, float32 on the encoder's device."""
-        model, tokenizer = self._loaded()
+        model, tokenizer = self._loaded(), self._tokens()
         tokens = tokenizer(
             [clean_prompt(prompt) for prompt in prompts],
             padding="max_length",
@@ -63,12 +63,21 @@ class UMT5TextEncoder:
         hidden = model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state.float()
         return torch.where(mask[..., None].bool(), hidden, 0.0)
 
+    def truncation(self, prompt: str) -> str | None:
+        """A note about the tokens after the first `text_len` (the end token counts), which have no effect."""
+        tokenizer = self._tokens()
+        tokens = tokenizer(clean_prompt(prompt))["input_ids"]
+        if len(tokens) <= self.text_len:
+            return None
+        rest = tokenizer.decode(tokens[self.text_len - 1 :], skip_special_tokens=True)
+        return cut_note("tokens", len(tokens), self.text_len, str(rest))
+
     def spec(self) -> dict[str, Any]:
         """The source as it was given."""
         return {"kind": "umt5", "source": self._named, "text_len": self.text_len}
 
     def to(self, device: torch.device | str) -> "UMT5TextEncoder":
-        """Where to compute."""
+        """Move to a device."""
         self._device = device
         if self._model is not None:
             torch.nn.Module.to(self._model, device)
@@ -78,20 +87,23 @@ class UMT5TextEncoder:
         """Drop the weights (11 GB at full size)."""
         self._model = None
 
-    def _loaded(self) -> "tuple[UMT5EncoderModel, PreTrainedTokenizerBase]":
-        tokenizer = self._tokenizer
-        if tokenizer is None:
+    def _tokens(self) -> "PreTrainedTokenizerBase":
+        if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            tokenizer = self._tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_folder())
+            self._tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_folder())
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    def _loaded(self) -> "UMT5EncoderModel":
         if self._model is None:
             path = locate(self.source, weights="model.safetensors")
             self._model = build_umt5(self.config)
             state = umt5_to_transformers(load_tensors(path))
-            load_strict(self._model, state, path, dtype=self.dtype, what="UMT5 encoder")
+            load_strict(self._model, state, path, dtype=self.dtype, kind="UMT5 encoder")
             self._model.encoder.embed_tokens.weight = self._model.shared.weight
             torch.nn.Module.to(self._model, self._device)
-        return self._model, tokenizer
+        return self._model
 
     def _config(self) -> dict[str, Any]:
         folder = self.source if self.source.is_dir() else self.source.parent
@@ -100,10 +112,10 @@ class UMT5TextEncoder:
         return {**UMT5_XXL, **json.loads((folder / "config.json").read_text())}
 
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer's files lie: beside the weights, or where Wan's and diffusers' folders have them.
+        """Folder of the tokenizer: beside the weights, or as in the folders of Wan and diffusers.
 
         Raises:
-            ValueError: nowhere.
+            ValueError: there is no tokenizer.
         """
         folder = self.source if self.source.is_dir() else self.source.parent
         for candidate in (folder, folder / "tokenizer", folder / "google" / "umt5-xxl", folder.parent / "tokenizer"):
@@ -129,7 +141,7 @@ UMT5_XXL: dict[str, Any] = {
     "feed_forward_proj": "gated-gelu",
     "layer_norm_epsilon": 1e-6,
 }
-"""Sizes of Wan's text encoder, for a folder without config.json."""
+"""Sizes of Wan's text encoder, used for a folder without config.json."""
 
 
 def build_umt5(config: Mapping[str, Any]) -> "UMT5EncoderModel":

@@ -17,27 +17,27 @@ from fw_model.export.video import write_video
 from fw_model.pipeline.result import World
 
 COLMAP_POINTS = 50_000
-"""Most points that go into the COLMAP model: enough to start 3D Gaussians from, small enough to open."""
+"""Maximum number of points in the COLMAP model, a usual start for 3D Gaussians."""
 
 
 def export_world(
     world: World, folder: str | Path, *, drop_percent: float | int = 25.0, stride: int = 2, images: bool = True
 ) -> list[Path]:
-    """Write a world in every format and return what was written, in the order of the list.
+    """Write a world in every format and return the files, in the order of the list.
 
-    - ``video.mp4``, ``depth.mp4``: to look at.
+    - ``video.mp4``, ``depth.mp4``: H.264.
     - ``depth/frame_00000.png`` ..., ``depth/scale.txt``: 16-bit depth.
     - ``geometry.npz``: depth, points and confidences (float16 confidences), K and poses, recovered and requested.
     - ``points.ply``, ``points.glb``: colored clouds; PLY keeps OpenCV axes, GLB has y up.
     - ``cameras.json``, ``transforms.json``, ``colmap/sparse/0``: the recovered cameras; ``requested_cameras.json``.
     - ``images/frame_00000.png`` ...: the frames that nerfstudio and COLMAP files refer to.
-    - ``gaussians/images``, ``gaussians/sparse/0``: frames, cameras and points as trainers of 3D Gaussians take them.
+    - ``gaussians/images``, ``gaussians/sparse/0``: frames, cameras and points in the layout of 3D Gaussian trainers.
     - ``world.json``: settings and figures.
 
     Args:
-        world: what to write.
+        world: the world.
         folder: made if missing; files of the same names are replaced.
-        drop_percent: share of the least sure pixels left out of the clouds.
+        drop_percent: percentage of pixels, the least confident first, left out of the clouds.
         stride: every ``stride``-th row and column goes into the clouds.
         images: write the frames as PNG too, and the folder for 3D Gaussians.
     """
@@ -116,6 +116,7 @@ def _summary(world: World, points: int) -> dict[str, Any]:
     frames, height, width, _ = world.video.shape
     summary: dict[str, Any] = {
         "settings": world.settings,
+        "notes": list(world.notes),
         "frames": frames,
         "height": height,
         "width": width,

@@ -10,7 +10,7 @@ from fw_model.export.clouds import PointCloud
 
 
 def write_cameras(folder: str | Path, trajectory: Trajectory, *, cloud: PointCloud | None = None) -> list[Path]:
-    """Write a path in every format; returns what was written.
+    """Write a path in every format; return the files.
 
     - ``cameras.json``: the released layout. It holds one focal length for square pixels and a centered principal
       point, so K is replaced by its mean there; the others keep every K.

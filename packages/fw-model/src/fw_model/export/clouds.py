@@ -87,7 +87,8 @@ def write_ply(path: str | Path, cloud: PointCloud) -> Path:
 def write_glb(path: str | Path, cloud: PointCloud) -> Path:
     """Write a glTF 2.0 binary with one point primitive; turned so that y is up, as glTF viewers hold it.
 
-    Colors are linear light, as glTF wants them, in 16 bits so that dark ones keep their steps.
+    Colors are linear light, as glTF defines them, in float32: 8 bits would merge dark colors, and some readers
+    (trimesh) overflow on 16-bit integers.
 
     Raises:
         ValueError: no points; glTF has no empty arrays.
@@ -97,8 +98,7 @@ def write_glb(path: str | Path, cloud: PointCloud) -> Path:
     if count == 0:
         raise ValueError(f"{path}: the cloud has no points; keep more of them (drop_percent).")
     positions = np.ascontiguousarray(cloud.points * GLTF_FROM_OPENCV, dtype="<f4")
-    colors = np.full((count, 4), 65535, dtype="<u2")
-    colors[:, :3] = _LINEAR[cloud.colors]
+    colors = np.ascontiguousarray(_LINEAR[cloud.colors], dtype="<f4")
     document = {
         "asset": {"version": "2.0", "generator": "fantasy-world"},
         "scene": 0,
@@ -114,7 +114,7 @@ def write_glb(path: str | Path, cloud: PointCloud) -> Path:
                 "min": positions.min(axis=0).tolist(),
                 "max": positions.max(axis=0).tolist(),
             },
-            {"bufferView": 1, "componentType": 5123, "normalized": True, "count": count, "type": "VEC4"},
+            {"bufferView": 1, "componentType": 5126, "count": count, "type": "VEC3"},
         ],
         "bufferViews": [
             {"buffer": 0, "byteOffset": 0, "byteLength": positions.nbytes, "target": 34962},
@@ -136,10 +136,9 @@ def write_glb(path: str | Path, cloud: PointCloud) -> Path:
 
 
 def _linear_light() -> np.ndarray:
-    """16-bit linear light of every 8-bit sRGB value (IEC 61966-2-1)."""
+    """Linear light, 0 to 1, of every 8-bit sRGB value (IEC 61966-2-1)."""
     value = np.arange(256) / 255
-    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    return np.round(linear * 65535).astype("<u2")
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 _LINEAR = _linear_light()

@@ -14,6 +14,8 @@ def write_video(
 ) -> Path:
     """Write RGB frames as H.264 in mp4, playable in browsers (yuv420p; an odd row or column at the edge is cut).
 
+    The same frames give the same bytes.
+
     Args:
         path: the .mp4 file; folders are made.
         video: RGB.
@@ -34,6 +36,7 @@ def write_video(
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "medium"})
+        stream.codec_context.thread_count = 1  # with several threads x264 writes different bytes each time
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for packet in _packets(stream, video[:, :height, :width]):
             container.mux(packet)

@@ -19,6 +19,7 @@ from fw_model.geometry.camera_head import CameraHead
 from fw_model.geometry.dpt import DPTHead
 from fw_model.geometry.tokens import build_bridge
 from fw_model.layers.declarations import TORCH_DEFAULT, XAVIER, Declares, Fill, Layer, normal
+from fw_model.layers.float32 import float32_region, trains_under_autocast
 from fw_model.layers.modulation import TimeEmbedding, sinusoid
 from fw_model.layers.rope import PlaneRope, Rotation, turn_by_frame
 
@@ -114,7 +115,7 @@ class GeometryBranch(nn.Module, Declares):
         columns: int,
         dense_frames: Sequence[int] | None = None,
     ) -> GeometryOutput:
-        """Run the heads on the features of the tapped layers and of the last layer.
+        """Run the heads, in float32, on the features of the tapped layers and of the last layer.
 
         Args:
             features: by layer.
@@ -122,15 +123,21 @@ class GeometryBranch(nn.Module, Declares):
             columns: token columns.
             dense_frames: ascending output frames to predict depth and points of; None: all. Poses are always of all.
         """
+        camera = features[max(features)][:, :, 0]
+        if not trains_under_autocast(camera):
+            dtype = self.camera_head.embed_pose.weight.dtype
+            features, camera = {layer: x.to(dtype) for layer, x in features.items()}, camera.to(dtype)
         taps = tuple(features[layer][:, :, self.num_special_tokens :] for layer in self.taps)
-        depth = self.depth_head(taps, rows, columns, dense_frames)
-        points = self.point_head(taps, rows, columns, dense_frames)
+        with float32_region(camera):
+            depth = self.depth_head(taps, rows, columns, dense_frames)
+            points = self.point_head(taps, rows, columns, dense_frames)
+            poses = self.camera_head(camera)
         return GeometryOutput(
             depth=depth.value.squeeze(-1),
             depth_confidence=depth.confidence,
             points=points.value,
             points_confidence=points.confidence,
-            pose_encodings=self.camera_head(features[max(features)][:, :, 0]),
+            pose_encodings=poses,
         )
 
 

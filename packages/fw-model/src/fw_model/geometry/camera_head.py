@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fw_model.config import POSE_DIM, Compat, GeometryConfig
 from fw_model.geometry.block import GeometryBlock, Mlp
 from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, normal, zeros
+from fw_model.layers.float32 import Float32Module
 from fw_model.layers.modulation import layer_norm
 
 _EPS = 1e-5
@@ -22,8 +23,8 @@ _EXPANSION = 4
 _POSE_STD = 0.002
 
 
-class CameraHead(nn.Module, Declares):
-    """Iterative refinement in the manner of VGGT, with one camera token expanded to four frames."""
+class CameraHead(Float32Module, Declares):
+    """Iterative refinement in the manner of VGGT, with one camera token expanded to four frames; weights in float32."""
 
     group = "geometry"
     part = "camera head"

@@ -15,9 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fw_core.devices import float64_device
 from fw_model.config import TOKEN_PIXELS, GeometryConfig
 from fw_model.geometry.temporal import TemporalUpsampler, UpsamplerState
 from fw_model.layers.declarations import EMBEDDING, KEEP_POWER, KEEP_POWER_ENLARGING, Declares, Fill, Layer
+from fw_model.layers.float32 import Float32Module
 
 _EPS = 1e-5
 _POSITION_WEIGHT = 0.1
@@ -36,8 +38,8 @@ class DensePrediction(NamedTuple):
     confidence: Float[Tensor, "b t H W"]
 
 
-class DPTHead(nn.Module, Declares):
-    """Depth (`exp`) or point (`inverse_log`) maps and confidences for every output frame."""
+class DPTHead(Float32Module, Declares):
+    """Depth (`exp`) or point (`inverse_log`) maps and confidences for every output frame; weights in float32."""
 
     group = "geometry"
     part = "dense heads"
@@ -222,15 +224,16 @@ def position_grid(columns: int, rows: int, aspect: float, device: torch.device) 
 
 def position_embedding(grid: Float[Tensor, "y x 2"], channels: int) -> Float[Tensor, "y x c"]:
     """Sines and cosines of u, then of v, each `channels / 4` long, base 100; float32."""
-    quarter = channels // 4
-    rate = _POSITION_BASE ** -(torch.arange(quarter, dtype=torch.float64, device=grid.device) / quarter)
-    angles = grid[..., None].to(torch.float64) * rate
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2).float()
+    quarter, device = channels // 4, float64_device(grid.device)
+    rate = _POSITION_BASE ** -(torch.arange(quarter, dtype=torch.float64, device=device) / quarter)
+    angles = grid.to(device)[..., None].to(torch.float64) * rate
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2).float().to(grid.device)
 
 
 def _span(half: float, count: int, device: torch.device) -> Tensor:
     edge = half * (count - 1) / count
-    return torch.linspace(-edge, edge, count, dtype=torch.float64, device=device).float()
+    wide = torch.linspace(-edge, edge, count, dtype=torch.float64, device=float64_device(device))
+    return wide.float().to(device)
 
 
 def _positions_like(x: Tensor, aspect: float) -> Tensor:

@@ -48,7 +48,7 @@ def attention(
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, width: int) -> str:
-    """What `auto` means for tensors like these; `width` is that of a head."""
+    """The backend that `auto` selects for tensors of this kind; `width` is the head width."""
     if device.type != "cuda" or not _fits_flash(dtype, width):
         return "sdpa"
     installed = available_backends()

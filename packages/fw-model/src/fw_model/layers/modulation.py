@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fw_core.devices import float64_device
+from fw_model.layers.float32 import without_autocast
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last axis."""
@@ -50,8 +53,7 @@ class TimeEmbedding(nn.Module):
         wave = sinusoid(timestep, self.freq_dim)
         if self.round_sinusoid:
             wave = wave.to(torch.bfloat16).float()
-        device = "cpu" if wave.is_meta else wave.device.type  # on meta, where FLOPs are counted, is no autocast
-        with torch.autocast(device, enabled=False):
+        with without_autocast(wave):
             embedding = _float32(self.embed, wave)
             modulation = _float32(self.project, embedding)
         return embedding, modulation.unflatten(-1, (self.rows, -1))
@@ -59,10 +61,10 @@ class TimeEmbedding(nn.Module):
 
 def sinusoid(timestep: Float[Tensor, " b"], width: int) -> Float[Tensor, "b width"]:
     """Cosines, then sines, of t * 10000^(-k / (width/2)); computed in float64, returned in float32."""
-    half = width // 2
-    rate = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=timestep.device) / half)
-    angles = timestep.to(torch.float64)[:, None] * rate
-    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
+    half, device = width // 2, float64_device(timestep.device)
+    rate = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
+    angles = timestep.to(device).to(torch.float64)[:, None] * rate
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float().to(timestep.device)
 
 
 def layer_norm(x: Float[Tensor, "*batch d"], eps: float) -> Float[Tensor, "*batch d"]:

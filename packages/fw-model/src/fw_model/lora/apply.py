@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from fw_model.checkpoints.keys import to_diffusers, to_released, to_wan
 from fw_model.lora.layouts import Layout, LoraFile, LowRank, is_underscored, listed, lora_path, read_lora
+from fw_model.lora.linear import LoraBranch, LoraLinear, replace_layer
 
 if TYPE_CHECKING:
     from fw_model.model.model import FantasyWorld
@@ -39,42 +38,8 @@ class LoadedLora:
     """Layers with an update of low rank."""
 
 
-class LoraLinear(nn.Linear):
-    """W x + b + sum of scale * up (down x) over the loaded LoRAs; takes over the parameters of a linear layer."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-        self.weight, self.bias = layer.weight, layer.bias
-        self.branches = nn.ModuleList()
-        self.train(layer.training)
-
-    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The layer and its branches."""
-        y = super().forward(x)
-        for branch in self.branches:
-            y = y + branch(x)
-        return y
-
-
-class _Branch(nn.Module):
-    """One LoRA in one layer. Its tensors are buffers outside the state dict, so checkpoints do not change."""
-
-    def __init__(self, lora: str, update: LowRank, scale: float, like: Tensor) -> None:
-        super().__init__()
-        self.lora, self.scale = lora, scale * update.scale
-        for name, value in (("down", update.down), ("up", update.up), ("up_bias", update.up_bias)):
-            moved = None if value is None else value.to(like.device, like.dtype)
-            self.register_buffer(name, moved, persistent=False)
-        self.down: Tensor
-        self.up: Tensor
-        self.up_bias: Tensor | None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.linear(x, self.down), self.up, self.up_bias) * self.scale
-
-
 class _State:
-    """LoRAs of one model, in loading order, and what it takes to remove the ones that are not merged."""
+    """LoRAs of one model, in loading order, and the values that unloading restores."""
 
     def __init__(self) -> None:
         self.loaded: dict[str, LoadedLora] = {}
@@ -94,7 +59,7 @@ def load_lora(
         source: a safetensors file in the layout of diffusers, PEFT, kohya, ComfyUI, DiffSynth or VideoX-Fun, or the
             folder of one.
         scale: strength of the update.
-        name: what `unload_lora` calls it; by default the file's name without its extension.
+        name: name for `unload_lora`; by default the file's name without its extension.
         merge: add the update into the weights (as fast as without) instead of computing it beside them (removable).
 
     Raises:
@@ -123,7 +88,7 @@ def load_lora(
 
 
 def unload_lora(world: "FantasyWorld", name: str | None = None) -> list[str]:
-    """Remove one LoRA, or all (name None), and return the names; the weights are then bit for bit what they were.
+    """Remove one LoRA, or all (name None), and return the names; this restores the weights bit for bit.
 
     Raises:
         ValueError: no LoRA of this name, or one that was merged, which only loading the model again removes.
@@ -141,7 +106,7 @@ def unload_lora(world: "FantasyWorld", name: str | None = None) -> list[str]:
                 kept = [branch for branch in layer.branches if branch.lora != one]
                 layer.branches = nn.ModuleList(kept)
                 if not kept:
-                    _replace(world, path, _plain_linear(layer))
+                    replace_layer(world, path, layer.plain())
         changed = state.dense.pop(one, {})
         del state.loaded[one]
         _write_dense(world, state, list(changed))
@@ -211,7 +176,7 @@ def _check_shapes(
         if want != got:
             wrong.append(f"{layer} is {want[0]} x {want[1]} in the model and {got[0]} x {got[1]} in the file")
         module = world.get_submodule(layer)
-        if isinstance(module, nn.Linear) and type(module) not in (nn.Linear, LoraLinear):
+        if isinstance(module, LoraLinear) and module.factors() is not None:
             raise ValueError(f"load_lora: {layer} has an adapter in training; merge it first")
         if update.up_bias is not None and getattr(module, "bias", None) is None:
             wrong.append(f"{layer} has no bias in the model and one in the file")
@@ -239,7 +204,7 @@ def _merge(
             updates.append((f"{layer}.bias", update.up_bias.float() * factor))
     for name, value in updates:
         _add(world.get_parameter(name), value)
-        if name in state.original:  # what removing the other LoRAs goes back to
+        if name in state.original:  # removing the other LoRAs restores this
             _add(state.original[name], value)
 
 
@@ -250,7 +215,7 @@ def _branch(
     for layer, update in layers.items():
         linear = world.get_submodule(layer)
         if isinstance(linear, nn.Linear):
-            _adapted(world, layer).branches.append(_Branch(name, update, scale, linear.weight))
+            _adapted(world, layer).branches.append(LoraBranch(name, update, scale, linear.weight))
         else:
             product = (update.up.float() @ update.down.float() * update.scale).reshape(
                 world.get_parameter(f"{layer}.weight").shape
@@ -285,20 +250,5 @@ def _adapted(world: nn.Module, name: str) -> LoraLinear:
     if not isinstance(layer, LoraLinear):
         assert isinstance(layer, nn.Linear)
         layer = LoraLinear(layer)
-        _replace(world, name, layer)
+        replace_layer(world, name, layer)
     return layer
-
-
-def _plain_linear(layer: nn.Linear) -> nn.Linear:
-    plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-    plain.weight, plain.bias = layer.weight, layer.bias
-    return plain.train(layer.training)
-
-
-def _replace(world: nn.Module, name: str, layer: nn.Module) -> None:
-    owner, _, leaf = name.rpartition(".")
-    parent = world.get_submodule(owner)
-    if isinstance(parent, nn.Sequential):
-        parent[int(leaf)] = layer
-    else:
-        setattr(parent, leaf, layer)

@@ -1,4 +1,4 @@
-"""LoRA on a model of two experts: on both, on the one that is named, or on the one that the file's name has in it."""
+"""LoRA on a model of two experts: on both, on the named one, or on the one in the file's name."""
 
 import re
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def load_on_experts(
     """Load a LoRA file on one or all of the experts.
 
     Args:
-        experts: by name; one without a name is a model of its own.
+        experts: by name; a model without experts has the name ''.
         source, scale, name, merge: see `load_lora`.
         expert: the one to change; None: see `expert_in_name`.
 
@@ -50,7 +50,7 @@ def unload_from_experts(experts: Mapping[str, FantasyWorld], name: str | None) -
 
 
 def expert_in_name(path: Path) -> Expert | None:
-    """The expert that a file's name (or its folder's) has in it, such as `Wan22_high_noise.safetensors`."""
+    """The expert named in a file's name (or its folder's), such as `Wan22_high_noise.safetensors`."""
     for text in (path.stem, path.parent.name):
         found = [one for one in get_args(Expert) if re.search(one.replace("_", "[-_ ]?"), text, re.IGNORECASE)]
         if len(found) == 1:

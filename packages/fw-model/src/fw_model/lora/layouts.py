@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fw_model.checkpoints.opening import open_safetensors
+from fw_model.checkpoints.opening import open_safetensors, safetensors_files
 
 Layout = Literal["diffusers", "PEFT", "kohya", "ComfyUI", "DiffSynth", "VideoX-Fun"]
 
@@ -72,7 +72,7 @@ def lora_path(source: str | Path) -> Path:
     """The LoRA file of `source`: a file, or the folder that diffusers or PEFT wrote. ValueError if there is none."""
     path = Path(source)
     if path.is_dir():
-        inside = [path / name for name in _FILES if (path / name).is_file()] or sorted(path.glob("*.safetensors"))
+        inside = [path / name for name in _FILES if (path / name).is_file()] or safetensors_files(path)
         if len(inside) != 1:
             raise ValueError(f"{path} has {len(inside)} safetensors files; give the LoRA file itself")
         return inside[0]

@@ -15,12 +15,12 @@ from fw_model.wan.blocks import Context, ContextKV
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
-    """Made by `FantasyWorld.encode_condition`; given to `forward` in place of the raw inputs."""
+    """Output of `FantasyWorld.encode_condition`; `forward` takes it in place of the raw inputs."""
 
     context: Context | tuple[ContextKV, ...]
     """Embedded prompt and image, or their keys and values in every video block (cached)."""
     y: Float[Tensor, "b c f y x"] | None
-    """Channels that stand beside the noisy latents: image latent, with the mask where the backbone has one."""
+    """Channels beside the noisy latents: the image latent, and the mask if the backbone has one."""
     camera: Float[Tensor, "b l p"] | None
     """Pose encoder's output; None: no camera, the adapters are bypassed."""
     control: Float[Tensor, "b d f h w"] | None
@@ -45,22 +45,22 @@ def check_inputs(
     video, camera = config.video, config.camera
     _need(
         context.shape[-1] == video.text_dim,
-        f"context has width {context.shape[-1]}, model {config.name!r} wants {video.text_dim}: "
-        "it was made by another text encoder",
+        f"context has width {context.shape[-1]}, model {config.name!r} needs {video.text_dim}: "
+        "use the text encoder of the model",
     )
     _need(
         context.shape[1] == video.text_len,
-        f"context has {context.shape[1]} tokens, model {config.name!r} wants {video.text_len}: "
-        "pad it with zeros (the padding is attended to, so its length matters)",
+        f"context has {context.shape[1]} tokens, model {config.name!r} needs {video.text_len}: "
+        "pad it with zeros (the model attends to the padding, so its length matters)",
     )
     have = 0 if y is None else y.shape[1]
     _need(
         have == video.y_dim,
-        f"y has {have} channels, model {config.name!r} wants {video.y_dim} "
-        "(16: the first frame's latent and zeros; 20: 4 mask channels before it; 0: leave y out)",
+        f"y has {have} channels, model {config.name!r} needs {video.y_dim} "
+        "(16: the first frame's latent and zeros; 20: 4 mask channels before it; 0: omit y)",
     )
     if video.clip_dim is None:
-        _need(clip_feature is None, f"model {config.name!r} has no image branch; leave clip_feature out")
+        _need(clip_feature is None, f"model {config.name!r} has no image branch; omit clip_feature")
     else:
         wanted = (video.clip_len, video.clip_dim)
         _need(
@@ -71,7 +71,7 @@ def check_inputs(
     if plucker is not None:
         _need(
             camera is not None or video.control_dim is not None,
-            f"model {config.name!r} has neither pose encoder nor control adapter; leave plucker out",
+            f"model {config.name!r} has neither pose encoder nor control adapter; omit plucker",
         )
         _need(plucker.shape[1] % 4 == 1, f"plucker has {plucker.shape[1]} frames; it must be 4 (f - 1) + 1")
         if y is not None:
@@ -89,7 +89,7 @@ def check_grid(config: WorldConfig, latents: Tensor, timestep: Tensor, condition
     _need(channels == config.video.out_dim, f"latents have {channels} channels, the model {config.video.out_dim}")
     _need(
         rows % PATCH[1] == 0 and columns % PATCH[2] == 0,
-        f"latents of {rows} x {columns} cannot be cut into tokens: "
+        f"latents of {rows} x {columns} do not divide into tokens: "
         "the video's height and width must be multiples of 16",
     )
     _need(timestep.shape[0] == batch, f"{timestep.shape[0]} timesteps for {batch} samples; give one for each")

@@ -221,19 +221,28 @@ class FantasyWorld(nn.Module):
         source: str | Path,
         *,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
         preset: str | None = None,
+        revision: str | None = None,
     ) -> "FantasyWorld":
         """Load a checkpoint folder or Hugging Face id; see `fw_model.checkpoints.checkpoint.load_world`."""
         from fw_model.checkpoints.checkpoint import load_world  # it builds models, so it imports this module
 
-        return load_world(source, device=device, dtype=dtype, preset=preset)
+        return load_world(source, device=device, dtype=dtype, preset=preset, revision=revision)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write config.json and model.safetensors; see `fw_model.checkpoints.checkpoint.save_world`."""
         from fw_model.checkpoints.checkpoint import save_world
 
         save_world(self, folder, dtype=dtype)
+
+    def push_to_hub(
+        self, repo: str, *, private: bool = False, revision: str | None = None, message: str = "Upload model"
+    ) -> str:
+        """Upload the folder of `save_pretrained` to the hub; arguments as in `WorldPipeline.push_to_hub`."""
+        from fw_model.checkpoints.sources import upload_folder
+
+        return upload_folder(self.save_pretrained, repo, private=private, revision=revision, message=message)
 
     def load_video_backbone(self, source: str | Path) -> str:
         """Load a Wan transformer into the video branch; see `fw_model.checkpoints.checkpoint.load_video_backbone`."""

@@ -1,4 +1,4 @@
-"""Check the image and the camera path of a request, and fit both to the model's size.
+"""Check the image, the prompt and the camera path of a request, and fit them to the model.
 
 The image keeps its aspect ratio: it is resized to cover the frame and cropped around its center. A camera path made for
 the image's original size is resized and cropped in the same way.
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fw_core.images import read_image
+from fw_core.images import decode_image, read_image
 from fw_geometry.camera import Trajectory
 from fw_geometry.clip_shape import cover
 from fw_model.pipeline.settings import Fit
@@ -24,7 +24,20 @@ ImageInput = Image.Image | np.ndarray | Path | str
 """A PIL image, a uint8 array [h, w, 3], or a file."""
 
 
-def prepare_image(image: ImageInput, height: int, width: int, fit: Fit) -> Float[Tensor, "3 H W"]:
+def check_types(prompt: object, trajectory: object) -> None:
+    """Raise TypeError, with the argument and the type it needs, unless prompt and camera path have theirs."""
+    if not isinstance(prompt, str):
+        raise TypeError(f"prompt is a {type(prompt).__name__}; give a text")
+    if not isinstance(trajectory, Trajectory):
+        raise TypeError(
+            f"trajectory is a {type(trajectory).__name__}; give a fw_geometry.Trajectory "
+            "(make_trajectory makes one from a preset, fw_geometry.formats.read_trajectory from a file)"
+        )
+
+
+def prepare_image(
+    image: ImageInput, height: int, width: int, fit: Fit, notes: list[str] | None = None
+) -> Float[Tensor, "3 H W"]:
     """Convert an image to values in [-1, 1] at the clip's size.
 
     Args:
@@ -32,12 +45,14 @@ def prepare_image(image: ImageInput, height: int, width: int, fit: Fit) -> Float
         height: rows of the clip.
         width: columns of the clip.
         fit: "crop" keeps the aspect ratio and crops the center; "stretch" is the released behavior.
+        notes: receives a note about every change that reading the image made.
 
     Raises:
-        ValueError: not an image that can be read.
+        ValueError: an array of another shape, or a file that is not a readable image.
+        TypeError: neither an image, nor an array, nor a file.
         FileNotFoundError: the file does not exist.
     """
-    rgb = _pil_image(image).convert("RGB")
+    rgb = _pil_image(image, notes).convert("RGB")
     if fit == "crop":
         wide, tall, left, top = cover(rgb.width, rgb.height, width, height)
         rgb = rgb.resize((wide, tall), Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
@@ -48,9 +63,18 @@ def prepare_image(image: ImageInput, height: int, width: int, fit: Fit) -> Float
 
 
 def prepare_trajectory(
-    trajectory: Trajectory, *, num_frames: int, height: int, width: int, fit: Fit, scene_scale: float
+    trajectory: Trajectory,
+    *,
+    num_frames: int,
+    height: int,
+    width: int,
+    fit: Fit,
+    scene_scale: float,
+    notes: list[str] | None = None,
 ) -> Trajectory:
     """Take the first ``num_frames`` cameras relative to the first one, for frames of H x W, in scene units.
+
+    `notes` receives a note about cameras after the clip's end.
 
     Raises:
         ValueError: fewer cameras than frames.
@@ -59,6 +83,12 @@ def prepare_trajectory(
         raise ValueError(
             f"The camera path has {len(trajectory)} poses, the clip {num_frames} frames; "
             f"use trajectory.resampled({num_frames}), or a shorter clip."
+        )
+    if len(trajectory) > num_frames and notes is not None:
+        unused = len(trajectory) - num_frames
+        notes.append(
+            f"the camera path has {len(trajectory)} poses; the clip has {num_frames} frames, so the last {unused} "
+            "have no effect"
         )
     path = trajectory.slice(0, num_frames).relative_to_first().scaled(1 / scene_scale)
     if (path.width, path.height) == (width, height):
@@ -69,11 +99,17 @@ def prepare_trajectory(
     return path.resized(wide, tall).cropped(left, top, width, height)
 
 
-def _pil_image(image: ImageInput) -> Image.Image:
+def _pil_image(image: ImageInput, notes: list[str] | None) -> Image.Image:
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
             raise ValueError(f"image: an array must be uint8 [h, w, 3], got {image.dtype} {list(image.shape)}")
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
-        return image
-    return Image.fromarray(read_image(image).rgb)
+        image, changes = decode_image(image)
+    elif isinstance(image, str | Path):
+        image, changes = read_image(image)
+    else:
+        raise TypeError(f"image is a {type(image).__name__}; give a PIL image, a uint8 array [h, w, 3] or a file")
+    if notes is not None:
+        notes += [f"image: {change}" for change in changes]
+    return Image.fromarray(image)

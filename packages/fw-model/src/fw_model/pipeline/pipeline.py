@@ -22,10 +22,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from fw_core.devices import choose_dtype
 from fw_geometry.camera import Trajectory
 from fw_geometry.clip_shape import check_clip_shape
 from fw_model.autoencoders.base import VideoAutoencoder, first_frame_condition, latent_shape
-from fw_model.checkpoints.sources import local_folder
+from fw_model.checkpoints.sources import local_folder, upload_folder
 from fw_model.encoders.base import TextEncoder
 from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.geometry.branch import GeometryOutput
@@ -37,7 +38,7 @@ from fw_model.losses.targets import path_rays, recovered_path
 from fw_model.model.conditioning import Conditioning
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.components import HIGH_NOISE, load_components, save_components
-from fw_model.pipeline.inputs import ImageInput, prepare_image, prepare_trajectory
+from fw_model.pipeline.inputs import ImageInput, check_types, prepare_image, prepare_trajectory
 from fw_model.pipeline.placement import Placement
 from fw_model.pipeline.result import Progress, World
 from fw_model.pipeline.settings import GenerationSettings, Sampling
@@ -60,6 +61,7 @@ class WorldPipeline:
         offload: parts to keep on the device only while they are used: "none", "model" (each large part) or "block" (the
             transformer's blocks one at a time too). Results do not depend on it.
         device: where to compute; by default where the model is.
+        text_device: where the text encoder stays and computes, such as "cpu"; by default as all parts.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class WorldPipeline:
         free_encoders: bool = False,
         offload: Offload = "none",
         device: str | torch.device | None = None,
+        text_device: str | torch.device | None = None,
     ) -> None:
         video = world.config.video
         if video.clip_dim is not None and image_encoder is None:
@@ -91,6 +94,7 @@ class WorldPipeline:
         self.sampling = sampling or Sampling.for_text_dim(video.text_dim)
         self.trained_on = trained_on
         self.free_encoders = free_encoders
+        self.text_device = None if text_device is None else torch.device(text_device)
         self.placement = Placement(offload, device or next(world.parameters()).device)
         self.to(self.placement.device)
 
@@ -103,10 +107,29 @@ class WorldPipeline:
         """Compute on another device; with offloading the weights stay in host memory until they are used."""
         old = self.placement
         self.placement = Placement(old.offload, device, ahead=old.ahead)
-        for part in (self.world, self.high_noise, self.autoencoder, self.text_encoder, self.image_encoder):
+        for part in (self.world, self.high_noise, self.autoencoder, self.image_encoder):
             if part is not None:
                 part.to(self.placement.home)
+        self.text_encoder.to(self.text_device or self.placement.home)
         return self
+
+    def __repr__(self) -> str:
+        """Model with size, type and device; parts, offloading, LoRAs and default sampling."""
+        config, weight = self.world.config, next(self.world.parameters())
+        count = sum(p.numel() for expert in self._experts() for p in expert.parameters())
+        parts: dict[str, Any] = {
+            "model": f"{config.name!r}, {count / 1e6:,.1f}M parameters, {str(weight.dtype).removeprefix('torch.')}",
+            "experts": None if self.high_noise is None else "high_noise, low_noise",
+            "device": f"{self.device}, offload={self.placement.offload!r}",
+            "autoencoder": type(self.autoencoder).__name__,
+            "text_encoder": f"{type(self.text_encoder).__name__}, {self.text_encoder.text_len} tokens"
+            + ("" if self.text_device is None else f", on {self.text_device}"),
+            "image_encoder": None if self.image_encoder is None else type(self.image_encoder).__name__,
+            "loras": ", ".join(f"{one['name']} x {one['scale']:g}" for one in self._lora_settings().get("loras", [])),
+            "sampling": f"{self.sampling.num_frames} frames of {self.sampling.width}x{self.sampling.height}, "
+            f"{self.sampling.num_inference_steps} steps, guidance_scale {self.sampling.guidance_scale:g}",
+        }
+        return "WorldPipeline(\n" + "".join(f"  {name}: {text}\n" for name, text in parts.items() if text) + ")"
 
     @classmethod
     def from_pretrained(
@@ -114,23 +137,28 @@ class WorldPipeline:
         source: str | Path,
         *,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
         preset: str | None = None,
+        revision: str | None = None,
         free_encoders: bool = False,
         offload: Offload = "none",
+        text_device: str | torch.device | None = None,
         attention: Backend = "auto",
         compile_blocks: bool = False,
     ) -> "WorldPipeline":
         """Load a pipeline folder or hub id.
 
         Args:
-            source: the folder, "owner/name" to download, or "small-world" for the weights that come with the package.
+            source: the folder, "owner/name" (also "hf://owner/name") to download, or "small-world" for the weights
+                included in the package.
             device: where to compute.
-            dtype: precision of the transformer; None keeps the file's, except that float16 becomes float32, because
-                float16 is used for storage only.
+            dtype: precision of the transformer, also by name ("bfloat16"); None keeps the file's, except that float16
+                becomes float32, because float16 is used for storage only. The geometry heads are always float32.
             preset: refuse a checkpoint of any other preset.
+            revision: branch, tag or commit of a hub id.
             free_encoders: see the class.
             offload: see the class.
+            text_device: see the class.
             attention: kernel of every attention; "auto" chooses by device and dtype.
             compile_blocks: ``torch.compile`` every block; the first step is slow. Needs a C++ compiler on the CPU.
 
@@ -140,7 +168,7 @@ class WorldPipeline:
         """
         check_offload(offload)
         check_backend(attention)
-        folder = local_folder(source)
+        dtype, folder = choose_dtype(dtype), local_folder(source, revision=revision)
         parts = load_components(folder)
         home = device if offload == "none" else "cpu"
         world = _load_expert(folder, home, dtype, preset)
@@ -161,6 +189,7 @@ class WorldPipeline:
             free_encoders=free_encoders,
             offload=offload,
             device=device,
+            text_device=text_device,
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -178,6 +207,22 @@ class WorldPipeline:
             trained_on=self.trained_on,
         )
         return folder
+
+    def push_to_hub(
+        self, repo: str, *, private: bool = False, revision: str | None = None, message: str = "Upload world pipeline"
+    ) -> str:
+        """Save the pipeline and upload the folder to the Hugging Face hub, with the login of `hf auth login`.
+
+        Args:
+            repo: "owner/name"; created if it does not exist.
+            private: visibility of a new repository.
+            revision: branch to upload to; None: the main branch.
+            message: first line of the commit.
+
+        Returns:
+            Address of the commit.
+        """
+        return upload_folder(self.save, repo, private=private, revision=revision, message=message)
 
     def load_lora(
         self,
@@ -236,8 +281,10 @@ class WorldPipeline:
 
         Raises:
             ValueError: sizes, path, image or settings that are invalid, and how to fix them.
-            TypeError: ``changes`` has a name that is not a field of ``GenerationSettings``.
+            TypeError: an argument of another type, or a name in ``changes`` that is not a field of
+                ``GenerationSettings``.
         """
+        check_types(prompt, trajectory)
         settings = (settings or GenerationSettings()).updated(**changes)
         settings.validate()
         shape = {"num_frames": len(trajectory), "height": trajectory.height, "width": trajectory.width}
@@ -246,9 +293,11 @@ class WorldPipeline:
         check_clip_shape(num_frames, height, width)
         schedule = FlowSchedule(steps=chosen.num_inference_steps, shift=chosen.shift)
         self._check_model(schedule, last_image is not None)
+        notes: list[str] = []
         job = _Job(
-            image=prepare_image(image, height, width, fit),
-            last_image=None if last_image is None else prepare_image(last_image, height, width, fit),
+            notes=notes,
+            image=prepare_image(image, height, width, fit, notes),
+            last_image=None if last_image is None else prepare_image(last_image, height, width, fit, notes),
             prompt=prompt,
             path=prepare_trajectory(
                 trajectory,
@@ -257,6 +306,7 @@ class WorldPipeline:
                 width=width,
                 fit=fit,
                 scene_scale=settings.scene_scale,
+                notes=notes,
             ),
             schedule=schedule,
             sampling=chosen,
@@ -334,8 +384,12 @@ class WorldPipeline:
         config = self.world.config
         image = job.image.to(self.device)[None]
         prompts = [job.prompt, *([job.sampling.negative_prompt] if job.sampling.guidance_scale != 1 else [])]
-        with self.placement.encoder(self.text_encoder):
+        with self.placement.encoder(self.text_encoder, self.text_device):
             text = self.text_encoder.encode(prompts).to(self.device)
+            cut = [self.text_encoder.truncation(prompt) for prompt in prompts]
+        for name, note in zip(("", "negative_prompt: "), cut, strict=False):
+            if note is not None:
+                job.notes.append(f"{name}{note}")
         clip = None
         if config.video.clip_dim is not None and self.image_encoder is not None:
             with self.placement.encoder(self.image_encoder):
@@ -392,6 +446,7 @@ class WorldPipeline:
                 "reused_steps": state.reused_steps,
                 **self._lora_settings(),
             },
+            notes=tuple(job.notes),
         )
 
 
@@ -406,6 +461,8 @@ class _Job:
     schedule: FlowSchedule
     sampling: Sampling
     settings: GenerationSettings
+    notes: list[str]
+    """Changes to the inputs; encoding adds to it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -48,8 +48,11 @@ class Placement:
         return self.device if self.offload == "none" else HOME
 
     @contextmanager
-    def encoder(self, encoder: Encoder) -> Iterator[None]:
-        """Keep a text or image encoder on the device inside the block."""
+    def encoder(self, encoder: Encoder, fixed: torch.device | None = None) -> Iterator[None]:
+        """Keep a text or image encoder on the device inside the block; one on a fixed device is not moved."""
+        if fixed is not None:
+            yield
+            return
         encoder.to(self.device)
         try:
             yield

@@ -37,6 +37,8 @@ class World:
     """Frames per second to play the video at."""
     settings: dict[str, Any] = field(default_factory=dict)
     """How it was made: prompt, seed, steps, guidance, ... (plain JSON values)."""
+    notes: tuple[str, ...] = ()
+    """Inputs that were changed or had no effect, such as the end of a prompt that the text encoder cannot read."""
 
     def camera_error(self) -> "CameraError":
         """How far the recovered path strays from the requested one (rotation and direction, degrees)."""

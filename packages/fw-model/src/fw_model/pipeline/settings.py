@@ -14,6 +14,13 @@ from fw_model.sampling.choices import SamplerName, check_sampler, check_threshol
 
 Fit = Literal["crop", "stretch"]
 
+WAN_NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
+    "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，"
+    "背景人很多，倒着走"
+)
+"""Default negative prompt of the Wan2.1 release (`sample_neg_prompt`); DiffSynth and diffusers default to none."""
+
 _FORMER_NAMES = {
     "frames": "num_frames",
     "steps": "num_inference_steps",
@@ -21,7 +28,7 @@ _FORMER_NAMES = {
     "couple": "cross_branch",
     "end_image": "last_image",
 }
-"""Names in files of earlier versions -> names of today."""
+"""Former name in stored files -> current name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +90,7 @@ class GenerationSettings:
     scene_scale: float = 1.0
     """Mean distance of the visible scene, in the unit of the camera path. Results are in the path's unit too."""
     fit: Fit = "crop"
-    """How an image of another aspect ratio fills the frame: crop keeps its aspect ratio, stretch does not."""
+    """How an image of another aspect ratio fills the frame: crop keeps the ratio, stretch does not."""
     easycache: float | None = None
     """Reuse steps that would change little, up to this accumulated relative change (0.02 to 0.2): faster, and slightly
     different. None computes every step."""
@@ -91,7 +98,17 @@ class GenerationSettings:
     """Let the video branch and the geometry branch attend to each other; False is for ablations."""
 
     def validate(self) -> None:
-        """Raise ValueError, naming the field, its value and what is valid, unless every given value is usable."""
+        """Check every given value.
+
+        Raises:
+            TypeError: a value of another type; the message names the field.
+            ValueError: a value outside the valid range; the message names the field, the value and the range.
+        """
+        for name, kinds in _TYPES.items():
+            value = getattr(self, name)
+            wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+            if wrong and not (value is None and name in _OPTIONAL):
+                raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; it must be {kinds[0].__name__}")
         if self.num_frames is not None:
             check_num_frames(self.num_frames)
         for name, side in (("height", self.height), ("width", self.width)):
@@ -140,8 +157,27 @@ class GenerationSettings:
         return settings
 
 
+_TYPES: dict[str, tuple[type, ...]] = {
+    "num_frames": (int,),
+    "height": (int,),
+    "width": (int,),
+    "num_inference_steps": (int,),
+    "guidance_scale": (float, int),
+    "negative_prompt": (str,),
+    "sampler": (str,),
+    "shift": (float, int),
+    "seed": (int,),
+    "scene_scale": (float, int),
+    "fit": (str,),
+    "easycache": (float, int),
+    "cross_branch": (bool,),
+}
+"""Field of `GenerationSettings` -> its types, the one to name in errors first."""
+_OPTIONAL = {field.name for field in fields(GenerationSettings) if field.default is None}
+
+
 def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored settings under the names of today; files of earlier versions have other ones."""
+    """Stored settings under the current names."""
     return {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
 
 

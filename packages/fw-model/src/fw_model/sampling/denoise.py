@@ -48,7 +48,7 @@ def denoise(
     easycache: float | None = None,
     on_device: Callable[[FantasyWorld], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[DenoiseStep]:
-    """Walk the schedule; one report after each step, so that the caller may stop between steps.
+    """Run the schedule and report after each step, so that the caller may stop between steps.
 
     Args:
         experts: one model, or several that share the noise levels between them by ``config.timestep_range``.
@@ -59,11 +59,11 @@ def denoise(
         guidance_scale: ``v = v_neg + guidance_scale (v_pos - v_neg)``; at 1 the unconditional pass is skipped.
         cross_branch: let the branches attend to each other.
         easycache: threshold of step reuse, see ``EasyCache``; None computes every step.
-        on_device: holds an expert on the device while its steps last; entered once per expert.
+        on_device: keeps an expert on the device during its steps; entered once per expert.
 
     Raises:
         ValueError: an unknown sampler, or a timestep that no expert is for.
-        FloatingPointError: the network gave numbers that are not finite.
+        FloatingPointError: latents that are not finite, with the step at which they appeared.
     """
     stepper = make_sampler(sampler, schedule)
     cache = None if easycache is None else EasyCache(easycache, schedule.steps)
@@ -73,6 +73,7 @@ def denoise(
     negative: Conditioning | None = None
     with ExitStack() as held:
         for index, timestep in enumerate(schedule.timesteps):
+            # enter the expert of this noise level, and embed its conditions once
             expert = choose_expert(experts, float(timestep))
             if expert is not current or condition is None:
                 condition = negative = None
@@ -83,6 +84,7 @@ def denoise(
                     cache.forget()
             geometry: GeometryOutput | None = None
             with torch.no_grad():
+                # predict the velocity, or reuse the one of an earlier step
                 velocities = None if cache is None else cache.recall(latents, index)
                 if velocities is None:
                     t = timestep.expand(latents.shape[0]).to(latents.device)
@@ -96,16 +98,22 @@ def denoise(
                     velocities, geometry = Velocities(out.velocity, other), out.geometry
                     if cache is not None:
                         cache.store(latents, velocities)
+                # guide, and step to the next noise level
                 positive, away = velocities
                 velocity = positive if away is None else guide(positive, away, guidance_scale)
                 latents = stepper.step(latents, velocity, index)
-            if index == schedule.steps - 1 and not bool(latents.isfinite().all()):
+            if not bool(latents.isfinite().all()):
                 raise FloatingPointError(
-                    f"Sampling ended in numbers that are not finite ({latents.dtype}, "
-                    f"guidance_scale {guidance_scale}). Load the model in float32 or bfloat16, or lower guidance_scale."
+                    f"step {index + 1} of {schedule.steps} (timestep {float(timestep):.0f}) gave latents that are not "
+                    f"finite, with guidance_scale {guidance_scale} and {_precision(expert)} weights. Load the model in "
+                    "float32 or bfloat16, or lower guidance_scale."
                 )
             reused = 0 if cache is None else cache.reused
             yield DenoiseStep(index=index + 1, latents=latents, geometry=geometry, reused_steps=reused)
+
+
+def _precision(expert: FantasyWorld) -> str:
+    return str(expert.video.patch_embedding.weight.dtype).removeprefix("torch.")
 
 
 def choose_expert(experts: Sequence[FantasyWorld], timestep: float) -> FantasyWorld:

@@ -44,7 +44,7 @@ class FlowSchedule:
         if not self.shift > 0:
             raise ValueError(f"FlowSchedule.shift must be positive (Wan uses 3 or 5), got {self.shift}.")
         if not 0 < self.strength <= 1:
-            raise ValueError(f"FlowSchedule.strength must lie in (0, 1], got {self.strength}.")
+            raise ValueError(f"FlowSchedule.strength must be in (0, 1], got {self.strength}.")
 
     @property
     def sigmas(self) -> Float[Tensor, "n1"]:

@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fw_model.checkpoints.opening import safetensors_files
+
 MANIFEST = "manifest.json"
 STATE = "state.json"
 _PREFIX = "step-"
@@ -201,7 +203,7 @@ def read(path: Path) -> Snapshot:
     reason = defect(path)
     if reason is not None:
         raise CheckpointError(f"{path} is not a whole checkpoint: {reason}")
-    stems = sorted(path.glob("*.safetensors"))
+    stems = safetensors_files(path)
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     return Snapshot(tensors={p.stem: load_file(p) for p in stems}, state=state)
 

@@ -15,6 +15,7 @@ import torch
 from fw_core.devices import choose_device
 from fw_geometry.clip_shape import parse_size
 from fw_model.checkpoints.checkpoint import read_config
+from fw_model.checkpoints.opening import safetensors_files
 from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
 from fw_model.pipeline.components import HIGH_NOISE, SPEC_FILE
 from fw_model.pipeline.settings import Sampling
@@ -128,7 +129,7 @@ def _sampling(folder: Path, text_dim: int) -> Sampling:
 def _fingerprint(folder: Path) -> str:
     """Checksum of all weight files; reads every byte, since checkpoints of one run share most of them."""
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("[!.]*.safetensors"), *(folder / HIGH_NOISE).glob("[!.]*.safetensors")]):
+    for path in sorted([*safetensors_files(folder), *safetensors_files(folder / HIGH_NOISE)]):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
+from fw_model.checkpoints.opening import safetensors_files
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
 from fw_train.config.schema import ClipConfig, ConfigError
@@ -312,7 +313,8 @@ def _settings(
 ) -> dict[str, Plain]:
     folder = subject.checkpoint.folder
     digest = hashlib.sha256()
-    for path in [folder / "pipeline.json", *sorted(folder.glob("*/*.safetensors"))]:
+    folders = sorted(part for part in folder.iterdir() if part.is_dir())
+    for path in [folder / "pipeline.json", *(file for part in folders for file in safetensors_files(part))]:
         digest.update(path.read_bytes())
     settings: dict[str, Plain] = {
         "frames": shape[0],

@@ -102,6 +102,9 @@ class _KnownTexts:
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "b l d"]:
         return torch.stack([self.task.text(prompt) for prompt in prompts])
 
+    def truncation(self, prompt: str) -> str | None:
+        return self.task.parts.text_encoder.truncation(prompt)
+
     def spec(self) -> dict[str, Any]:
         return self.task.parts.text_encoder.spec()
 
