@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from fw_geometry import Trajectory
 
 REQUESTED, RECOVERED = (215, 38, 61), (30, 100, 220)
-"""Red and blue, of the two camera paths."""
+"""Colors of the two camera paths: red and blue."""
 
 
 def render_cloud(

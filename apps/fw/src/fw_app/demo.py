@@ -1,10 +1,10 @@
-"""`fw demo`: the main job once, small: toy raw videos -> annotate -> train -> generate -> one HTML report.
+"""`fw demo`: every step once at a small size: worlds, toy videos, annotation, training, one HTML report.
 
-A few steps of training show the way and teach nothing, so the world is generated with the weights that come with the
-package; an installation without them generates with what the demo trained.
+The demo trains for a few steps only, so its worlds are generated with the included weights. An installation without
+them uses the weights trained in the demo.
 
-Every step is a command that a user could type; it is shown before it runs, and runs in its own process. A step whose
-command has finished before in the same folder is not run again.
+Every step is a command as a user would type it. It is printed, then run in its own process. Finished steps are skipped
+when the demo runs again in the same folder.
 """
 
 import json
@@ -20,7 +20,7 @@ from pathlib import Path
 from fw_app.demo_data import held_out_clip
 from fw_app.options import DemoOptions
 from fw_core.files import write_text
-from fw_model.checkpoints.shipped import shipped_weights
+from fw_model.checkpoints.shipped import EXAMPLE, shipped_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +28,44 @@ class DemoStep:
     """One command of the demo."""
 
     name: str
-    """What the step does, in words."""
+    """Description of the step."""
     command: tuple[str, ...]
-    """The command line as a user would type it."""
+    """Command line."""
     seconds: float = 0.0
-    """Wall time it took."""
+    """Wall time in seconds."""
     peak_memory_mb: float = 0.0
     """Peak resident memory of the largest process of the demo up to the end of this step."""
 
 
+EXAMPLE_PATHS = {"room-1": "orbit", "room-3": "truck", "room-2": "dolly"}
+"""Example images that the demo continues with the included weights, and the camera path of each."""
+
+
 def plan(options: DemoOptions) -> list[DemoStep]:
-    """The commands of the demo in order."""
+    """The commands of the demo in order: worlds first if the weights are included, else with those it has trained."""
     out = options.out
     runs = out / "runs"
     seed = ("--seed", str(options.seed))
+    worlds = [
+        DemoStep(
+            name=f"Generate a world from an image: {path}",
+            command=(
+                *("fw", "generate", EXAMPLE + name, "--trajectory", path),
+                *("--out", str(out / "worlds" / name), *seed),
+            ),
+        )
+        for name, path in EXAMPLE_PATHS.items()
+    ]
+    own = DemoStep(
+        name="Generate a world",
+        command=(
+            *("fw", "generate", str(out / "first_frame.png"), "--trajectory", "orbit"),
+            *("--checkpoint", str(runs / "stage2" / "export"), "--out", str(out / "worlds" / "own"), *seed),
+        ),
+    )
+    included = has_shipped_weights()
     return [
+        *(worlds if included else ()),
         DemoStep(
             name="Render toy videos with exact ground truth",
             command=(
@@ -54,7 +77,7 @@ def plan(options: DemoOptions) -> list[DemoStep]:
             name="Annotate the raw videos: cameras, depth, confidence",
             command=("fw-data", "annotate", str(out / "toy" / "raw"), str(out / "dataset")),
         ),
-        DemoStep(name="Check the data set", command=("fw-data", "validate", str(out / "dataset"))),
+        DemoStep(name="Check the dataset", command=("fw-data", "validate", str(out / "dataset"))),
         DemoStep(
             name="Draw contact sheets",
             command=("fw-data", "inspect", str(out / "dataset"), "--out", str(out / "inspect")),
@@ -74,25 +97,18 @@ def plan(options: DemoOptions) -> list[DemoStep]:
             ),
         ),
         DemoStep(
-            name="Stage 2: coupling and camera control",
+            name="Stage 2: cross-branch attention and camera control",
             command=(
                 *("fw-train", "stage2", "tiny", "--data", str(out / "dataset"), "--out", str(runs / "stage2")),
                 *("--init", str(runs / "stage1" / "export"), "--steps", str(options.stage2_steps), *seed),
             ),
         ),
-        DemoStep(
-            name="Generate a world",
-            command=(
-                *("fw", "generate", str(out / "first_frame.png"), "--trajectory", "orbit"),
-                *(() if has_shipped_weights() else ("--checkpoint", str(runs / "stage2" / "export"))),
-                *("--out", str(out / "world"), *seed),
-            ),
-        ),
+        *(() if included else (own,)),
     ]
 
 
 def has_shipped_weights() -> bool:
-    """Whether this installation came with weights."""
+    """Whether the weights are installed."""
     try:
         shipped_weights()
     except ValueError:
@@ -101,7 +117,7 @@ def has_shipped_weights() -> bool:
 
 
 def run(options: DemoOptions) -> int:
-    """Run what is missing of `plan(options)`, write OUT/demo.json and OUT/report.html, and say where they are."""
+    """Run the unfinished steps, then write OUT/demo.json and OUT/report.html. Returns the exit code."""
     options.out.mkdir(parents=True, exist_ok=True)
     record = options.out / "demo.json"
     steps = plan(options)
@@ -109,13 +125,13 @@ def run(options: DemoOptions) -> int:
     for number, step in enumerate(steps, start=1):
         print(f"\n[{number}/{len(steps)}] {step.name}\n$ {shlex.join(step.command)}", flush=True)
         if number <= len(done):
-            print("    done before", flush=True)
+            print("    already done", flush=True)
             continue
         _prepare(step, options)
         begun = time.monotonic()
         code = subprocess.run(_as_process(step.command), check=False).returncode
         if code != 0:
-            print(f"the demo stopped: step {number} ended with exit code {code}", file=sys.stderr)
+            print(f"the demo stopped: step {number} failed with exit code {code}", file=sys.stderr)
             return 1
         seconds = time.monotonic() - begun
         memory_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
@@ -132,7 +148,7 @@ def run(options: DemoOptions) -> int:
 
 
 def already_done(record: Path, steps: list[DemoStep]) -> list[DemoStep]:
-    """The finished steps of an earlier demo in this folder, up to the first whose command differs from today's."""
+    """The finished steps of an earlier demo, up to the first whose command differs from that of `steps`."""
     if not record.is_file():
         return []
     finished = [
@@ -145,23 +161,23 @@ def already_done(record: Path, steps: list[DemoStep]) -> list[DemoStep]:
 
 
 def _prepare(step: DemoStep, options: DemoOptions) -> None:
-    """What a step needs before it starts: a training run begins in an empty folder, generation needs an image."""
+    """Prepare a step: training needs an empty folder, generation an image."""
     if step.command[0] == "fw-train":
         folder = Path(step.command[step.command.index("--out") + 1])
         if folder.exists():
             shutil.rmtree(folder)
-    if step.command[:2] == ("fw", "generate"):
+    if str(options.out / "first_frame.png") in step.command:
         _save_first_frame(options)
 
 
 def _as_process(command: tuple[str, ...]) -> list[str]:
-    """The same command through this interpreter, so that it also works when the scripts are not on the PATH."""
+    """The command as a module of this interpreter, so that it works without the scripts on the PATH."""
     module = {"fw": "fw_app.cli", "fw-data": "fw_data.cli", "fw-train": "fw_train.cli"}[command[0]]
     return [sys.executable, "-m", module, *command[1:]]
 
 
 def _save_first_frame(options: DemoOptions) -> None:
-    """The image to start from: the first frame of a clip that no training step has seen."""
+    """Save the input image: the first frame of a held-out clip."""
     from PIL import Image
 
     Image.fromarray(held_out_clip(options.out).video[0]).save(options.out / "first_frame.png")
