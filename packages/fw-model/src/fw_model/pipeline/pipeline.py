@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fw_core.devices import choose_dtype
@@ -329,6 +330,14 @@ class WorldPipeline:
         assert last.world is not None, "the last report holds the world"
         return last.world
 
+    @torch.no_grad()
+    def decode_frames(self, latents: Float[Tensor, "1 c f y x"]) -> UInt8[np.ndarray, "F H W 3"]:
+        """RGB frames of latents, such as the preview in ``Progress.clean_latents``."""
+        with self.placement.part("autoencoder", self.autoencoder):
+            video = self.autoencoder.decode(latents)[0].float().clamp(-1, 1)
+        frames = rearrange(((video + 1) * 127.5).round().to(torch.uint8), "c f h w -> f h w c")
+        return frames.cpu().numpy()
+
     def _check_model(self, schedule: FlowSchedule, last_image: bool) -> None:
         """Raise ValueError if the loaded model cannot run this schedule or take a last frame."""
         for timestep in schedule.timesteps:
@@ -368,11 +377,15 @@ class WorldPipeline:
             on_device=self.placement.expert,
         )
         state: DenoiseStep | None = None
-        total = job.schedule.steps
+        total, latents = job.schedule.steps, noise
         for state in loop:
             now = time.monotonic()
             left = (now - began) / state.index * (total - state.index)
-            yield Progress(stage="denoise", step=state.index, steps=total, seconds=now - start, eta_seconds=left)
+            yield Progress(
+                stage="denoise", step=state.index, steps=total, seconds=now - start, eta_seconds=left,
+                clean_latents=_clean(latents, state, job.schedule),
+            )  # fmt: skip
+            latents = state.latents
         assert state is not None, "a schedule has at least one step"
         assert state.geometry is not None, "the last step reads the geometry"
         yield Progress(stage="decode", step=0, steps=1, seconds=time.monotonic() - start)
@@ -424,12 +437,10 @@ class WorldPipeline:
 
     @torch.no_grad()
     def _finish(self, job: "_Job", state: DenoiseStep, geometry: GeometryOutput) -> World:
-        with self.placement.part("autoencoder", self.autoencoder):
-            video = self.autoencoder.decode(state.latents)[0].float().clamp(-1, 1)
-        frames = rearrange(((video + 1) * 127.5).round().to(torch.uint8), "c f h w -> f h w c")
+        frames = self.decode_frames(state.latents)
         scale = job.settings.scene_scale
         return World(
-            video=frames.cpu().numpy(),
+            video=frames,
             depth=_host(geometry.depth * scale),
             depth_confidence=_host(geometry.depth_confidence),
             points=_host(geometry.points * scale),
@@ -448,6 +459,14 @@ class WorldPipeline:
             },
             notes=tuple(job.notes),
         )
+
+
+def _clean(
+    before: Float[Tensor, "1 c f y x"], state: DenoiseStep, schedule: FlowSchedule
+) -> Float[Tensor, "1 c f y x"]:
+    """Clean latents that one step points at: exact for Euler, where the velocity is the slope of the step."""
+    old, new = (float(sigma) for sigma in schedule.sigmas[state.index - 1 : state.index + 1])
+    return state.latents - new * (state.latents - before) / (new - old)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fw_geometry.metrics import CameraError
 
 from fw_geometry.camera import Trajectory
@@ -70,5 +72,7 @@ class Progress:
     """Time since the start."""
     eta_seconds: float | None = None
     """Estimate of the time left; None while unknown."""
+    clean_latents: "Tensor | None" = None
+    """Estimate of the clean latents [1, c, f, y, x] after a denoising step, for `WorldPipeline.decode_frames`."""
     world: World | None = None
     """The result; only in the last report."""
