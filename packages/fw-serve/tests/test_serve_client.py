@@ -17,7 +17,7 @@ def client(server):
         yield client
 
 
-def test_a_world_from_picture_to_files(client, image, tmp_path):
+def test_a_world_from_image_to_files(client, image, tmp_path):
     (tmp_path / "room.png").write_bytes(image)
     video = client.create(tmp_path / "room.png", "a room steps=3 pause=0.3", trajectory="truck", size="64x48", seed=3)
     states = []
@@ -133,7 +133,9 @@ def test_wrong_use_is_explained(tmp_path, capsys):
 
 def test_the_two_halves_of_a_service(monkeypatch, tmp_path, capsys):
     watched, answering = [], []
-    monkeypatch.setattr("fw_serve.supervisor.Supervisor.start", lambda self: watched.append(self.posts[0].device))
+    monkeypatch.setattr(
+        "fw_serve.supervisor.Supervisor.start", lambda self: watched.append(self.slots[0].settings.options["device"])
+    )
     monkeypatch.setattr("fw_serve.supervisor.Supervisor.stop", lambda _: watched.append("stopped"))
     monkeypatch.setattr("fw_serve.up.until_stopped", lambda: watched.append("waited"))
     monkeypatch.setattr("uvicorn.run", lambda app, **_: answering.append(app))

@@ -11,7 +11,7 @@ from fw_serve.prepare import prepare
 
 
 def loaded(folder: Path, checkpoint: str = SMALL_WORLD) -> object:
-    _, worker = prepare(UpOptions(data=folder / "data", checkpoint=checkpoint))
+    _, (worker, *_) = prepare(UpOptions(data=folder / "data", checkpoint=checkpoint))
     return worker.options["checkpoint"]
 
 

@@ -1,4 +1,4 @@
-"""A typed client of the service.
+"""Typed client of the service.
 
 with Client("http://127.0.0.1:8000") as client:
     video = client.create("room.png", "a sunny room", trajectory={"preset": "orbit", "angle_deg": 20})
@@ -17,7 +17,7 @@ import httpx
 
 from fw_core.files import replacing
 from fw_model.pipeline.settings import GenerationSettings
-from fw_serve.api.schemas import PresetInfo, Video
+from fw_serve.api.schemas import Estimate, PresetInfo, Video
 
 __all__ = ["Client", "ServiceError", "Video"]
 
@@ -25,26 +25,26 @@ LONGEST_WAIT_S = 60.0
 
 
 class ServiceError(RuntimeError):
-    """The service refused, failed, or could not be reached; the message is its own."""
+    """The service refused a request, failed, or cannot be reached; the message says why."""
 
     def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.status = status
-        """HTTP status; None if there was no answer."""
+        """HTTP status; None without a response."""
         self.code = code
-        """What went wrong, for programs."""
+        """Machine-readable reason."""
 
 
 class Client:
-    """Speaks to one service.
+    """Client of one service.
 
     Args:
-        base_url: where it is, for example http://127.0.0.1:8000.
-        api_key: fw-..., where it asks for one.
-        timeout_s: longest time for one answer.
-        retries: how often a request is repeated after 429, 503 or a lost connection; creations are repeated safely.
-        sleep: how to wait.
-        transport: how to connect, for tests.
+        base_url: address of the service, such as http://127.0.0.1:8000.
+        api_key: API key, if the service requires one.
+        timeout_s: maximum seconds for one response.
+        retries: maximum number of retries after 429, 503 or a lost connection; retried creations are idempotent.
+        sleep: waits for a number of seconds.
+        transport: transport of httpx, for tests.
     """
 
     def __init__(
@@ -81,6 +81,9 @@ class Client:
         size: str | None = None,
         seconds: str | None = None,
         model: str | None = None,
+        lora: str | None = None,
+        priority: int = 0,
+        webhook: str | None = None,
         **changes: Any,
     ) -> Video:
         """Queue a world.
@@ -92,7 +95,10 @@ class Client:
             settings: see `GenerationSettings`.
             size: WIDTHxHEIGHT, instead of width and height in the settings.
             seconds: length of the clip, instead of num_frames in the settings.
-            model: name of the model. Default: the one served.
+            model: name of the model. Default: the first one served.
+            lora: name of a LoRA that the model lists.
+            priority: jobs of higher priority run first, up to the limit of the API key.
+            webhook: https URL to notify at the end.
             changes: fields of `GenerationSettings` to set, such as `num_frames=17, seed=1`.
 
         Raises:
@@ -109,7 +115,8 @@ class Client:
         if (width is None) != (height is None):
             raise ValueError("width and height: give both or none")
         size = size or (f"{width}x{height}" if width else None)
-        values |= {"prompt": prompt, "size": size, "seconds": seconds, "model": model}
+        values |= {"prompt": prompt, "size": size, "seconds": seconds, "model": model, "lora": lora, "webhook": webhook}
+        values["priority"] = priority or None
         if isinstance(trajectory, Mapping):
             values["camera_trajectory"] = json.dumps(trajectory)
         elif trajectory is not None and Path(trajectory).is_file():
@@ -125,7 +132,7 @@ class Client:
         return Video.model_validate(self._json("GET", f"/v1/videos/{video_id}"))
 
     def list(self, *, newest_first: bool = True) -> Iterator[Video]:
-        """All your videos, fetched part by part. Raises ServiceError."""
+        """All your videos, fetched page by page. Raises ServiceError."""
         parameters = {"limit": "100", "order": "desc" if newest_first else "asc"}
         while True:
             page = self._json("GET", "/v1/videos", params=parameters)
@@ -138,7 +145,7 @@ class Client:
         """Follow a video until it is completed.
 
         Args:
-            video_id: which.
+            video_id: id of the video.
             on_change: called with every new state.
 
         Raises:
@@ -155,10 +162,10 @@ class Client:
         return video
 
     def follow(self, video_id: str) -> Iterator[Video]:
-        """Every change of a video until it is finished, by events, or by asking again where those break off.
+        """Every change of a video until it is finished, from events, or from polls if the stream breaks off.
 
         Raises:
-            ServiceError: it was deleted, or the service cannot be reached any more.
+            ServiceError: it was deleted, or the service can no longer be reached.
         """
         finished = False
         while not finished:
@@ -167,28 +174,31 @@ class Client:
                     finished = video.status in ("completed", "failed")
                     yield video
             except httpx.HTTPError:
-                video = self.get(video_id)  # repeated until the service is back, or not
+                video = self.get(video_id)  # with retries
                 finished = video.status in ("completed", "failed")
                 yield video
             if not finished:
                 self._sleep(1.0)
 
     def download(self, video_id: str, variant: str, path: str | Path, *, format: str | None = None) -> Path:  # noqa: A002
-        """Write one file of a completed video; a broken download leaves no file.
+        """Download one file of a completed video; an interrupted download leaves no file.
 
         Args:
-            video_id: which.
-            variant: video, thumbnail, spritesheet, depth, confidence, geometry, pointcloud, cameras, colmap or world.
+            video_id: id of the video.
+            variant: video, thumbnail, spritesheet, depth, confidence, geometry, pointcloud, cameras, colmap, world, or
+                all (one zip).
             path: the file to write.
-            format: of variants that have several, for example ply for pointcloud.
+            format: file format, for variants with several, such as ply for pointcloud.
 
         Raises:
-            ServiceError: there is no such file, or the service cannot be reached.
+            ServiceError: the file does not exist, or the service cannot be reached.
         """
         path = Path(path)
         parameters = {"variant": variant, **({} if format is None else {"format": format})}
         try:
-            with self._http.stream("GET", f"/v1/videos/{video_id}/content", params=parameters) as response:
+            with self._http.stream(
+                "GET", f"/v1/videos/{video_id}/content", params=parameters, follow_redirects=True
+            ) as response:
                 if response.status_code != 200:
                     response.read()
                     raise _refused(response)
@@ -204,22 +214,47 @@ class Client:
         return Video.model_validate(self._json("POST", f"/v1/videos/{video_id}/cancel"))
 
     def delete(self, video_id: str) -> None:
-        """Remove a video and its files. Raises ServiceError."""
+        """Delete a video and its files. Raises ServiceError."""
         self._json("DELETE", f"/v1/videos/{video_id}")
 
     def remix(self, video_id: str, prompt: str) -> Video:
-        """The same image, path and settings with another prompt. Raises ServiceError."""
+        """Queue a world with the same image, path and settings and another prompt. Raises ServiceError."""
         return Video.model_validate(self._json("POST", f"/v1/videos/{video_id}/remix", json={"prompt": prompt}))
 
+    def extend(
+        self,
+        video_id: str,
+        *,
+        prompt: str | None = None,
+        trajectory: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> Video:
+        """Queue a world that continues a completed one from its last frame and camera. Raises ServiceError."""
+        body = {"prompt": prompt, "camera_trajectory": trajectory, "seed": seed}
+        given = {name: value for name, value in body.items() if value is not None}
+        return Video.model_validate(self._json("POST", f"/v1/videos/{video_id}/extend", json=given))
+
+    def estimate(self, prompt: str = "a scene", **fields: Any) -> Estimate:
+        """Expected time, memory and queue of a creation with these fields of the API. Raises ServiceError."""
+        return Estimate.model_validate(self._json("POST", "/v1/videos/estimate", json={"prompt": prompt, **fields}))
+
+    def share(self, video_id: str) -> str:
+        """URL of a new read-only link, which needs no API key; an earlier one ends. Raises ServiceError."""
+        return self.base_url + str(self._json("POST", f"/v1/videos/{video_id}/share")["path"])
+
+    def unshare(self, video_id: str) -> None:
+        """Revoke the read-only link of a video. Raises ServiceError."""
+        self._json("DELETE", f"/v1/videos/{video_id}/share")
+
     def presets(self) -> "tuple[PresetInfo, ...]":
-        """Motions by name. Raises ServiceError."""
+        """The camera presets. Raises ServiceError."""
         return tuple(PresetInfo.model_validate(item) for item in self._json("GET", "/v1/trajectories")["data"])
 
     def _events(self, video_id: str) -> Iterator[Video]:
         with self._http.stream("GET", f"/v1/videos/{video_id}/events") as response:
             if response.status_code != 200:
                 response.read()
-                if response.status_code in (429, 503):  # too many streams; ask once and come back
+                if response.status_code in (429, 503):  # too many streams: poll once
                     yield self.get(video_id)
                     return
                 raise _refused(response)
@@ -252,7 +287,10 @@ class Client:
 def _refused(response: httpx.Response) -> ServiceError:
     try:
         error = response.json()["error"]
-        return ServiceError(str(error["message"]), status=response.status_code, code=error.get("code"))
+        message = " ".join(str(error["message"]).split())
+        return ServiceError(message, status=response.status_code, code=error.get("code"))
     except (ValueError, KeyError, TypeError):
         text = response.text[:200]
-        return ServiceError(f"the service answered {response.status_code}: {text}", status=response.status_code)
+        return ServiceError(
+            f"the service answered with status {response.status_code}: {text}", status=response.status_code
+        )

@@ -12,7 +12,13 @@ from fw_serve.prepare import database_url
 def add(options: KeyAddOptions) -> None:
     """Create a key and print it. Raises ValueError for an empty name or limits below one."""
     with _ring(options) as ring:
-        key = ring.add(options.name, per_minute=options.per_minute, max_queued=options.max_queued)
+        key = ring.add(
+            options.name,
+            per_minute=options.per_minute,
+            max_queued=options.max_queued,
+            max_priority=options.max_priority,
+            disk_bytes=None if options.max_disk_mb is None else options.max_disk_mb * 1_000_000,
+        )
     print(f"{key}\nSave this key: it cannot be shown again. Send it as `Authorization: Bearer ...`.")
 
 
@@ -29,7 +35,7 @@ def revoke(options: KeyRevokeOptions) -> None:
     """Revoke a key. Raises ValueError if there is no valid key with this id."""
     with _ring(options) as ring:
         if not ring.revoke(options.id):
-            raise ValueError(f"there is no valid key with id {options.id!r}; `fw-serve key list` shows the ids")
+            raise ValueError(f"no valid key has id {options.id!r}; `fw-serve key list` shows the ids")
 
 
 @contextmanager

@@ -29,6 +29,11 @@ class UpOptions:
     """Whether requests need an API key. auto: if a key exists, or the address is not loopback."""
     name: str | None = None
     """Name of the model in the API. Default: from the preset of the checkpoint."""
+    model: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Another model to serve, as NAME=CHECKPOINT; a request chooses it with `model`. Each model has one worker per
+    device. Repeat the option for several."""
+    lora: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A LoRA that requests may choose with `lora`, as NAME=FILE or NAME=FILE:SCALE. Repeat the option for several."""
     device: tuple[str, ...] = ("auto",)
     """Devices, one worker each: auto, cpu, cuda:0, cuda:1, mps."""
     dtype: Literal["float32", "bfloat16"] | None = None
@@ -39,16 +44,25 @@ class UpOptions:
     """Compile the transformer blocks: faster after a slow first job."""
     queue: int = 64
     """Maximum number of queued jobs; further ones are refused with status 429."""
-    max_frames: int = 161
-    """Maximum number of frames."""
-    max_pixels: int = 1280 * 720
-    """Maximum pixels per frame."""
+    max_frames: int | None = None
+    """Maximum number of frames. Default: the length that the model was trained for."""
+    max_pixels: int | None = None
+    """Maximum pixels per frame. Default: the size that the model was trained for."""
     max_steps: int = 100
     """Maximum number of denoising steps."""
     max_upload_mb: int = 25
     """Maximum size of a request."""
-    job_timeout_s: float | None = None
-    """A job that takes longer fails, and its worker is restarted. Default: no limit."""
+    max_connections: int = 512
+    """Maximum number of open connections per client address; 0 is no limit. Behind a proxy, all clients share its
+    address."""
+    min_free_mb: int = 500
+    """Creations are refused with status 507 if the data folder has less free space."""
+    job_timeout_s: float = 3600.0
+    """A job that takes longer fails, and its worker is restarted; 0 is no limit."""
+    max_attempts: int = 3
+    """A job fails after its worker died this often. Stops by the operator do not count."""
+    stop_s: float = 15.0
+    """Seconds that a worker may take to finish its step when the service stops; its job is requeued either way."""
     lease_s: float = 20.0
     """A job goes to another worker if its worker sends no heartbeat for this long."""
     keep_hours: float = 168.0
@@ -57,6 +71,20 @@ class UpOptions:
     """Hosts that input_reference.image_url may name, such as images.example.org or *.example.org. Default: none."""
     allowed_host: tuple[str, ...] = ()
     """Additional Host headers to accept without API keys, such as a name in /etc/hosts."""
+    allow_origin: tuple[str, ...] = ()
+    """Origins whose pages may call the API from a browser (CORS), such as https://app.example.org. Default: none."""
+    root_path: str = ""
+    """Path prefix under which a proxy serves the service, such as /worlds, if the proxy does not strip it."""
+    webhook_host: tuple[str, ...] = ()
+    """Hosts that a request's `webhook` may name, such as hooks.example.org. Default: none. The environment variable
+    FW_SERVE_WEBHOOK_SECRET holds the key of the signatures."""
+    artifacts: str | None = None
+    """URL of object storage for results, such as s3://bucket/worlds, read and written with fsspec. Default: the data
+    folder."""
+    access_log: Literal["off", "json", "text"] = "off"
+    """Log every request to standard error, as JSON lines or as text."""
+    traces: bool = False
+    """Send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT; needs fw-serve[otel]."""
     only: Literal["api", "workers"] | None = None
     """Run one half of the service: answer requests without a model, or run models without an API. Start the other half
     elsewhere with the same database and data folder."""
@@ -92,6 +120,10 @@ class KeyAddOptions(KeyOptions):
     """Maximum number of worlds that the owner may request per minute."""
     max_queued: int = 8
     """Maximum number of queued jobs of the owner."""
+    max_priority: int = 0
+    """Highest `priority` that the owner may request; jobs of higher priority run first."""
+    max_disk_mb: int | None = None
+    """Maximum size of all files of the owner's worlds. Default: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,27 +1,31 @@
 """Turns the options of `fw-serve up` into settings: checks, data folder, database and API keys."""
 
 import os
+import re
 import signal
 import threading
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
+from fw_serve.api.connections import ConnectionLimits
 from fw_serve.jobs.keys import KeyRing
 from fw_serve.jobs.store import JobStore
 from fw_serve.options import UpOptions
 from fw_serve.settings import Limits, Scale, Settings, WorkerSettings
 
 
-def prepare(options: UpOptions) -> tuple[Settings, WorkerSettings]:
-    """Settings of the service and of its workers. Creates the data folder and the tables.
+def prepare(options: UpOptions) -> tuple[Settings, list[WorkerSettings]]:
+    """Settings of the service, and of one worker per model. Creates the data folder and the tables.
 
     Raises:
-        ValueError: a public address without API keys, or invalid options.
+        ValueError: a public address without API keys, invalid options, or a database that is not available.
     """
     _check(options)
-    checkpoint = _source(options.checkpoint)
+    checkpoints = _checkpoints(options)
+    loras = _loras(options.lora)
     options.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = database_url(options.database, options.data)
     store = JobStore(database)
@@ -30,39 +34,99 @@ def prepare(options: UpOptions) -> tuple[Settings, WorkerSettings]:
     finally:
         store.close()
     keep_s = options.keep_hours * 3600 if options.keep_hours > 0 else None
-    limits = Limits(
-        queue=options.queue,
-        upload_bytes=options.max_upload_mb * 1_000_000,
-        frames=options.max_frames,
-        pixels=options.max_pixels,
-        steps=options.max_steps,
-    )
     settings = Settings(
         data=options.data.resolve(),
         database=database,
         keys=keys,
         allowed_hosts=(*Settings.allowed_hosts, *options.allowed_host),
+        allowed_origins=options.allow_origin,
+        root_path=options.root_path.rstrip("/"),
         fetch_hosts=options.fetch_host,
-        limits=limits,
+        webhook_hosts=options.webhook_host,
+        webhook_secret=os.environ.get("FW_SERVE_WEBHOOK_SECRET", ""),
+        artifacts=options.artifacts,
+        access_log=options.access_log,
+        limits=_limits(options),
         keep_s=keep_s,
+        max_attempts=options.max_attempts,
     )
-    worker = WorkerSettings(
-        database=database,
-        data=str(settings.data),
-        name="",
-        options={
-            "checkpoint": checkpoint,
-            "name": options.name,
-            "device": "auto",
-            "dtype": options.dtype,
-            "offload": options.offload,
-            "compile_blocks": options.compile_blocks,
-        },
-        lease_s=options.lease_s,
-        job_timeout_s=options.job_timeout_s,
-        keep_s=keep_s,
+    workers = [
+        WorkerSettings(
+            database=database,
+            data=str(settings.data),
+            name="",
+            artifacts=options.artifacts,
+            options={
+                "checkpoint": checkpoint,
+                "name": name,
+                "device": "auto",
+                "dtype": options.dtype,
+                "offload": options.offload,
+                "compile_blocks": options.compile_blocks,
+                "loras": loras,
+            },
+            lease_s=options.lease_s,
+            job_timeout_s=options.job_timeout_s or None,
+            keep_s=keep_s,
+            max_attempts=options.max_attempts,
+            stop_s=options.stop_s,
+        )
+        for name, checkpoint in checkpoints
+    ]
+    return settings, workers
+
+
+def on_devices(workers: list[WorkerSettings], devices: tuple[str, ...]) -> list[WorkerSettings]:
+    """One worker per model and device."""
+    return [replace(worker, options={**worker.options, "device": device}) for worker in workers for device in devices]
+
+
+def connection_limits(options: UpOptions) -> ConnectionLimits:
+    """Limits of connections."""
+    return ConnectionLimits(per_address=options.max_connections)
+
+
+def _limits(options: UpOptions) -> Limits:
+    return Limits(
+        queue=options.queue,
+        upload_bytes=options.max_upload_mb * 1_000_000,
+        frames=options.max_frames,
+        pixels=options.max_pixels,
+        steps=options.max_steps,
+        free_bytes=options.min_free_mb * 1_000_000,
     )
-    return settings, worker
+
+
+def _checkpoints(options: UpOptions) -> list[tuple[str | None, str]]:
+    """Name and checkpoint of every model; the first name may be None."""
+    found: list[tuple[str | None, str]] = [(options.name, _source(options.checkpoint))]
+    for text in options.model:
+        name, equals, checkpoint = text.partition("=")
+        if not equals or not _MODEL_NAME.fullmatch(name):
+            raise ValueError(f"--model {text}: give NAME=CHECKPOINT; NAME has letters, digits, dots, dashes")
+        found.append((name, _source(checkpoint)))
+    names = [name for name, _ in found]
+    if len(names) != len(set(names)):
+        raise ValueError(f"--model: the names {', '.join(map(str, names))} are not distinct")
+    return found
+
+
+def _loras(texts: tuple[str, ...]) -> dict[str, list[Any]]:
+    """File and scale of every LoRA by name."""
+    loras: dict[str, list[Any]] = {}
+    for text in texts:
+        name, equals, rest = text.partition("=")
+        file, colon, scale = rest.rpartition(":")
+        path, strength = Path(rest), 1.0
+        if colon and not path.exists():
+            try:
+                path, strength = Path(file), float(scale)
+            except ValueError:
+                path = Path(rest)  # the colon is part of the name
+        if not equals or not _MODEL_NAME.fullmatch(name) or not path.is_file():
+            raise ValueError(f"--lora {text}: give NAME=FILE or NAME=FILE:SCALE, with an existing safetensors file")
+        loras[name] = [str(path.resolve()), strength]
+    return loras
 
 
 def scale_of(options: UpOptions) -> Scale:
@@ -112,21 +176,37 @@ def needs_keys(host: str, wish: Literal["auto", "on", "off"], *, has_keys: bool)
     return wish == "on" or (wish == "auto" and (has_keys or not is_loopback(host)))
 
 
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
 _LEAST = {"workers": 1, "replicas": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0}
 """Options of the Ray engine and their minimum values."""
 
 
 def _check(options: UpOptions) -> None:
-    for name in ("queue", "max_frames", "max_pixels", "max_steps", "max_upload_mb"):
-        if getattr(options, name) < 1:
+    for name in ("queue", "max_frames", "max_pixels", "max_steps", "max_upload_mb", "max_attempts"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
     if options.lease_s < 1:
         raise ValueError(f"--lease-s is {options.lease_s}; it must be at least 1 second")
+    for name in ("job_timeout_s", "max_connections", "min_free_mb", "stop_s"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 0")
+    _check_origins(options)
     _check_engine(options)
     if not options.device:
         raise ValueError("--device needs at least one device, such as --device cuda:0 cuda:1")
     if not 0 <= options.port <= 65535:
         raise ValueError(f"--port is {options.port}; it must be 0 to 65535")
+
+
+def _check_origins(options: UpOptions) -> None:
+    for origin in options.allow_origin:
+        if not re.fullmatch(r"https?://[^/\s*]+", origin):
+            raise ValueError(f"--allow-origin {origin}: give scheme and host, such as https://app.example.org")
+    if options.root_path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", options.root_path):
+        raise ValueError(f"--root-path {options.root_path}: give a path, such as /worlds")
+    if options.webhook_host and not os.environ.get("FW_SERVE_WEBHOOK_SECRET"):
+        raise ValueError("--webhook-host requires FW_SERVE_WEBHOOK_SECRET, the key that signs webhooks")
 
 
 def _source(checkpoint: str) -> str:
@@ -152,6 +232,8 @@ def _check_engine(options: UpOptions) -> None:
         )
     if options.engine == "ray" and options.only is not None:
         raise ValueError("--only requires --engine local; Ray runs both halves, see --workers and --replicas")
+    if options.engine == "ray" and options.model:
+        raise ValueError("--model requires --engine local; with Ray, run one service per model")
     if options.engine == "ray" and options.device != ("auto",):
         raise ValueError("--device requires --engine local; with Ray, use --gpus-per-worker")
     for name in given:

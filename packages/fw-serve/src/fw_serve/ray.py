@@ -1,8 +1,8 @@
-"""`fw-serve up --engine ray`: the same application and the same store, as replicas on a Ray cluster.
+"""`fw-serve up --engine ray`: the same application and job store, as replicas on a Ray cluster.
 
-Two deployments make one Ray Serve application: `Api` answers requests, `Workers` hold models and take jobs from the
-store, by lease, as every worker does. Ray starts them, places them on GPUs, watches them and replaces them; no job
-travels through it, so a replica that dies costs no job more than an attempt.
+Two deployments form one Ray Serve application: `Api` answers requests, `Workers` hold models and claim jobs from the
+store. Ray starts replicas, places them on GPUs and replaces them. Jobs do not pass through Ray, so a replica that dies
+costs its job one attempt at most.
 """
 
 import logging
@@ -20,18 +20,18 @@ from fw_serve.jobs.store import JobStore
 from fw_serve.options import UpOptions
 from fw_serve.prepare import prepare, scale_of, until_stopped
 from fw_serve.settings import Scale, Settings, WorkerSettings
-from fw_serve.supervisor import PATIENCE_S, Supervisor
+from fw_serve.supervisor import Supervisor
 
 NAME = "fantasy-world"
 """The application's name on the cluster."""
 
 API_CPUS = 0.5
-"""Processors that a replica which answers requests reserves."""
+"""CPUs of each `Api` replica."""
 
 _OBJECT_STORE_BYTES = 128 << 20
-"""Of a cluster started here; requests and answers are all that passes through it."""
+"""Object store of a cluster started here; it holds only requests and responses."""
 _ONGOING = 512
-"""Requests that one replica answers at a time. They wait in its threads, and event streams last long."""
+"""Concurrent requests per replica; event streams are long."""
 _QUIET = {"enable_access_log": False}
 
 
@@ -39,8 +39,8 @@ def run(settings: Settings, worker: WorkerSettings, scale: Scale, *, host: str, 
     """Serve on the cluster in RAY_ADDRESS, or on one started here, until SIGINT or SIGTERM.
 
     Raises:
-        ValueError: the cluster cannot be reached, has no room, serves something already, or its nodes do not share
-            the database.
+        ValueError: the cluster cannot be reached, has too few CPUs or GPUs, serves another application, or its nodes
+            do not share the database.
     """
     started = _connect()
     try:
@@ -54,7 +54,7 @@ def run(settings: Settings, worker: WorkerSettings, scale: Scale, *, host: str, 
         print(f"serving at http://{host}:{port} (keys {'on' if settings.keys else 'off'})", flush=True)
         until_stopped()
     finally:
-        serve.shutdown()  # replicas finish their requests and give their jobs back
+        serve.shutdown()  # replicas finish their requests and requeue their jobs
         if started:
             ray.shutdown()
 
@@ -67,13 +67,13 @@ def build(arguments: dict[str, Any]) -> Application:
             that config. The default, 0.0.0.0, requires an API key in the store.
 
     Raises:
-        ValueError: no such option, or as `fw_serve.prepare.prepare`.
+        ValueError: an unknown option, or see `fw_serve.prepare.prepare`.
     """
     unknown = arguments.keys() - {field.name for field in fields(UpOptions)}
     if unknown:
-        raise ValueError(f"args: fw-serve up has no option {', '.join(sorted(unknown))}")
+        raise ValueError(f"args: unknown options of fw-serve up: {', '.join(sorted(unknown))}")
     options = TypeAdapter(UpOptions).validate_python({"host": "0.0.0.0", **arguments, "engine": "ray"})
-    settings, worker = prepare(options)
+    settings, (worker, *_) = prepare(options)
     _check_shared(settings)
     return application(settings, worker, scale_of(options))
 
@@ -82,9 +82,10 @@ def application(settings: Settings, worker: WorkerSettings, scale: Scale) -> App
     """Both deployments, bound to their settings."""
 
     def answering() -> Any:
-        return create_app(settings, JobStore(settings.database))
+        store = JobStore(settings.database, max_attempts=settings.max_attempts, keep_s=settings.keep_s)
+        return create_app(settings, store)
 
-    deployment: Any = serve.deployment  # its types do not know what it returns for options
+    deployment: Any = serve.deployment  # its types do not cover options
     api = deployment(
         serve.ingress(answering)(),
         name="Api",
@@ -96,32 +97,33 @@ def application(settings: Settings, worker: WorkerSettings, scale: Scale) -> App
         WorkerReplica,
         name="Workers",
         num_replicas=scale.workers,
-        graceful_shutdown_timeout_s=PATIENCE_S + 5,
+        graceful_shutdown_timeout_s=worker.stop_s + 5,
         ray_actor_options={"num_cpus": scale.cpus_per_worker, "num_gpus": _gpus(scale)},
     )
-    return api.bind(workers.bind(settings.database, worker))  # bound, so that Serve starts both; never called
+    return api.bind(workers.bind(settings.database, worker))  # bound so that Serve starts both; never called
 
 
 class WorkerReplica:
-    """A replica that holds a model: a supervisor and its one worker process, which sees the GPUs that Ray gave."""
+    """A replica with a supervisor and one worker process, which sees the GPUs assigned by Ray."""
 
     def __init__(self, database: str, worker: WorkerSettings) -> None:
-        self.supervisor = Supervisor(worker, JobStore(database, max_attempts=worker.max_attempts), [None])
+        store = JobStore(database, max_attempts=worker.max_attempts, keep_s=worker.keep_s)
+        self.supervisor = Supervisor([worker], store)
         self.supervisor.start()
 
     def check_health(self) -> None:
-        """Ray replaces a replica for which this raises. A worker that died is the supervisor's to replace."""
+        """Raise if the supervisor has ended, so that Ray replaces the replica. It replaces dead workers itself."""
         if not self.supervisor.is_alive():
             raise RuntimeError("the supervisor of the worker has ended")
 
     def __del__(self) -> None:
-        """Ray ends the replica: the worker finishes its step and gives its job back to the queue."""
+        """Ray stops the replica: the worker finishes its step, and its job is requeued."""
         self.supervisor.stop()
 
 
 def _connect() -> bool:
-    """Join the cluster in RAY_ADDRESS, or start one here; returns whether it was started."""
-    # otherwise uv starts again for every replica, in a copy of the working directory
+    """Join the cluster in RAY_ADDRESS, or start one here. Returns whether it was started."""
+    # otherwise uv runs again for every replica, in a copy of the working directory
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
@@ -162,7 +164,7 @@ def _check_room(scale: Scale) -> None:
 
 
 def _gpus(scale: Scale) -> float:
-    """GPUs of each worker: as asked for, or one where the cluster has any."""
+    """GPUs of each worker: as requested, or one if the cluster has any."""
     if scale.gpus_per_worker is not None:
         return scale.gpus_per_worker
     return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0

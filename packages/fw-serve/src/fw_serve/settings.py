@@ -2,85 +2,114 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much may be asked for."""
+    """Limits of requests."""
 
     queue: int = 64
-    """Jobs that may wait; further ones are refused with 429."""
+    """Maximum number of queued jobs; further ones are refused with status 429."""
     upload_bytes: int = 25_000_000
-    """Largest request body."""
-    frames: int = 161
-    """Longest clip."""
-    pixels: int = 1280 * 720
-    """Largest frame."""
+    """Maximum size of a request body."""
+    json_bytes: int = 1_000_000
+    """Maximum size of a JSON body, not counting the data: URL of an image."""
+    buffered_bytes: int = 100_000_000
+    """Maximum size of the request bodies of one key that are held at once."""
+    creating: int = 16
+    """Maximum number of creations of one key that are processed at once."""
+    frames: int | None = None
+    """Maximum number of frames; None is the length that the model was trained for."""
+    pixels: int | None = None
+    """Maximum pixels per frame; None is the size that the model was trained for."""
     steps: int = 100
-    """Most denoising steps."""
-    event_streams: int = 64
-    """Clients that may follow progress at once."""
+    """Maximum number of denoising steps."""
+    event_streams: int = 256
+    """Maximum number of open event streams."""
+    own_streams: int = 16
+    """Maximum number of open event streams of one key."""
+    free_bytes: int = 500_000_000
+    """Creations are refused with status 507 if the data folder has less free space."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One service: its store, its files, and who may use it."""
+    """Settings of the service."""
 
     data: Path
     """Folder of inputs and results."""
     database: str
     """sqlite:///FILE or postgresql+psycopg://..."""
     keys: bool = False
-    """Whether every request needs an API key."""
+    """Whether requests need an API key."""
     allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
-    """Host headers that are answered where no keys are used, against pages that rebind their name to this machine."""
+    """Host headers to accept without API keys, as protection against DNS rebinding."""
     fetch_hosts: tuple[str, ...] = ()
-    """Hosts that images are fetched from; none by default."""
+    """Hosts that images may be fetched from."""
     limits: Limits = field(default_factory=Limits)
-    """How much may be asked for."""
+    """Limits of requests."""
     keep_s: float | None = 7 * 86400.0
-    """Seconds that a finished job is kept; None for ever."""
+    """Seconds to keep finished jobs; None keeps them forever."""
     purge_s: float = 86400.0
-    """Seconds that a deleted job's idempotency key is remembered."""
+    """Seconds to remember the idempotency key of a deleted job."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the API (CORS)."""
+    root_path: str = ""
+    """Path prefix that a proxy does not strip."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts that webhooks may name."""
+    webhook_secret: str = field(default="", repr=False)
+    """Key of the signatures of webhooks."""
+    artifacts: str | None = None
+    """URL of object storage for results; None keeps them in the data folder."""
+    access_log: Literal["off", "json", "text"] = "off"
+    """Format of the access log."""
+    max_attempts: int = 3
+    """A job fails after its worker died this often."""
     decoders: int = 2
-    """Images that are decoded at once."""
+    """Number of processes that decode images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """Settings of a worker; sent to it as JSON, so plain values only."""
+    """Settings of a worker; sent as JSON, so plain values only."""
 
     database: str
-    """Where the jobs are."""
+    """URL of the job store."""
     data: str
     """Folder of inputs and results."""
     name: str
-    """What it calls itself in the store."""
+    """Name of the worker in the store."""
     engine: str = "fw_serve.worker.world_engine:load"
-    """MODULE:FUNCTION that loads what makes worlds: called with `options`, gives an `JobEngine`."""
-    options: dict[str, str | bool | None] = field(default_factory=dict)
-    """For the engine: checkpoint, device, dtype, offload."""
+    """MODULE:FUNCTION that returns a `JobEngine`; called with `options`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the engine: checkpoint, device, dtype, offload, loras."""
+    artifacts: str | None = None
+    """URL of object storage for results; None keeps them in the data folder."""
     lease_s: float = 20.0
-    """A job whose worker is silent for so long is given to another."""
-    job_timeout_s: float | None = None
-    """A job that takes longer fails, and its worker is replaced."""
+    """A job goes to another worker if its worker sends no heartbeat for this long."""
+    job_timeout_s: float | None = 3600.0
+    """A job that takes longer fails, and its worker is replaced; None is no limit."""
     keep_s: float | None = 7 * 86400.0
-    """Seconds that a finished job is kept."""
+    """Seconds to keep finished jobs."""
     poll_s: float = 0.2
-    """An idle worker looks for jobs so often."""
-    max_attempts: int = 2
-    """A job whose worker dies is begun again until it was begun this often."""
+    """Seconds between queries of an idle worker."""
+    max_attempts: int = 3
+    """A job fails after its worker died this often."""
+    stop_s: float = 15.0
+    """Seconds to finish the current step when the service stops; then the worker is killed, and its job is requeued."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How many replicas on a Ray cluster, and what each reserves."""
+    """Number and size of replicas on a Ray cluster."""
 
     workers: int = 1
     """Replicas that hold a model."""
     replicas: int = 1
     """Replicas that answer requests."""
     cpus_per_worker: float = 1.0
-    """Processors of each worker."""
+    """CPUs of each worker."""
     gpus_per_worker: float | None = None
-    """GPUs of each worker, a fraction where several share one; None for one if the cluster has any."""
+    """GPUs of each worker; a fraction lets several share one. None is one if the cluster has any."""

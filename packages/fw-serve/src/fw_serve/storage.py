@@ -1,11 +1,12 @@
-"""Where inputs and results lie: one folder that nothing leaves, written so that a reader sees a whole file or none.
+"""Storage of inputs and results: one folder, in which readers see complete files only.
 
-    DATA/inputs/JOB/image.png, camera.json   what a job was given
-    DATA/results/JOB/ATTEMPT/video.mp4 ...   what a completed job gave; the job's row names the attempt
-    DATA/work/ATTEMPT/                       what a running attempt writes; moved to results when it is whole
+    DATA/inputs/JOB/image.png, camera.json   inputs of a job
+    DATA/results/JOB/ATTEMPT/video.mp4 ...   results of a completed job, whose row names the attempt
+    DATA/work/ATTEMPT/                       files of a running attempt, moved to results when complete
+    DATA/work/ATTEMPT/.preview.jpg           the frames as denoised so far; removed before that
 
-Every name comes from this program; names that come from a request are looked up in tables, never joined to a path. The
-check of every part below is the second line.
+File names come from this program. Names in a request are looked up in tables, never joined to a path; the check of
+each path component here is a second line of defense.
 """
 
 import os
@@ -16,34 +17,38 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from fw_core.files import sync
+from fw_serve.artifact_store import ArtifactStore
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.[a-z0-9]{1,8})?")
 _ABANDONED_S = 3600.0
+_PREVIEW = ".preview.jpg"
 
 
 class StorageError(ValueError):
-    """A name that cannot be a file here, or a file that is not what it was written as."""
+    """An invalid name, or a missing file."""
 
 
 class JobStorage:
     """The data folder.
 
     Args:
-        root: made if missing. Several replicas share one folder.
+        root: created if missing. Several replicas share one folder.
+        artifacts: URL of object storage for results; None keeps them in the folder.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, artifacts: str | None = None) -> None:
         self.root = Path(root).resolve()
+        self.artifacts = None if artifacts is None else ArtifactStore(artifacts)
         for name in ("inputs", "results", "work"):
             (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def put_inputs(self, job_id: str, files: Mapping[str, bytes]) -> None:
-        """Write the inputs of a new job; when this returns they outlast a power cut. A failed write leaves nothing."""
+        """Write the inputs of a new job durably. A failed write leaves nothing."""
         folder = self._place("inputs", job_id)
         folder.mkdir(mode=0o700)
         try:
             for name, content in files.items():
-                with self._place("inputs", job_id, name).open("xb") as file:  # nobody reads it before the row is there
+                with self._place("inputs", job_id, name).open("xb") as file:  # not read before the row exists
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
@@ -54,19 +59,43 @@ class JobStorage:
             raise
 
     def input(self, job_id: str, name: str) -> Path:
-        """An input file. Raises StorageError if it is not there."""
+        """Path of an input file. Raises StorageError if it does not exist."""
         return self._existing("inputs", job_id, name)
 
     def begin(self, attempt: str) -> Path:
-        """An empty folder for an attempt to write to."""
+        """An empty folder for the files of an attempt."""
         folder = self._place("work", attempt)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
         return folder
 
-    def publish(self, job_id: str, attempt: str) -> None:
-        """Move an attempt's folder to the results; when this returns it outlasts a power cut."""
+    def put_preview(self, attempt: str, content: bytes) -> None:
+        """Replace the preview of a running attempt."""
+        replaced = self._place("work", attempt) / _PREVIEW
+        partial = replaced.with_suffix(".partial")
+        partial.write_bytes(content)
+        partial.replace(replaced)
+
+    def preview(self, attempt: str) -> bytes | None:
+        """The preview of a running attempt; None if there is none yet."""
+        try:
+            return (self._place("work", attempt) / _PREVIEW).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def free_bytes(self) -> int:
+        """Free space of the disk."""
+        return shutil.disk_usage(self.root).free
+
+    def publish(self, job_id: str, attempt: str) -> int:
+        """Move an attempt's folder to the results durably. Returns its size in bytes."""
         source, target = self._place("work", attempt), self._place("results", job_id, attempt)
+        (source / _PREVIEW).unlink(missing_ok=True)
+        size = sum(file.stat().st_size for file in source.rglob("*") if file.is_file())
+        if self.artifacts is not None:
+            self.artifacts.put(source, job_id, attempt)
+            shutil.rmtree(source)
+            return size
         for folder, _, names in os.walk(source):
             for name in names:
                 sync(Path(folder) / name)
@@ -75,9 +104,14 @@ class JobStorage:
         source.rename(target)
         sync(target.parent)
         sync(target.parent.parent)
+        return size
+
+    def result_folder(self, job_id: str, attempt: str) -> Path:
+        """Folder of a result in the data folder. Raises StorageError for an invalid name."""
+        return self._place("results", job_id, attempt)
 
     def result(self, job_id: str, attempt: str, name: str) -> Path:
-        """A result file. Raises StorageError if it is not there."""
+        """Path of a result file. Raises StorageError if it does not exist."""
         return self._existing("results", job_id, attempt, name)
 
     def withdraw(self, job_id: str, attempt: str) -> None:
@@ -86,19 +120,21 @@ class JobStorage:
         shutil.rmtree(self._place("results", job_id, attempt), ignore_errors=True)
 
     def remove(self, job_id: str) -> None:
-        """Remove everything of a job."""
+        """Remove all files of a job."""
         for room in ("inputs", "results"):
             shutil.rmtree(self._place(room, job_id), ignore_errors=True)
+        if self.artifacts is not None:
+            self.artifacts.remove(job_id)
 
     def sweep(self, known: Mapping[str, str | None], running: Collection[str]) -> int:
-        """Remove what no job names: left by a process that was killed between a file and its row.
+        """Remove folders without a job: left by a process that was killed between writing a file and its row.
 
         Args:
             known: result folder by job id.
-            running: attempts that may be writing.
+            running: attempts that may still write.
 
         Returns:
-            Number of folders removed. Folders younger than an hour stay: their row may be on its way.
+            Number of removed folders. Folders younger than an hour stay, because their row may follow.
         """
         stale = [path for path in (self.root / "work").iterdir() if path.name not in running]
         for room in ("inputs", "results"):
@@ -115,13 +151,13 @@ class JobStorage:
     def _place(self, *parts: str) -> Path:
         for part in parts:
             if not _PART.fullmatch(part):
-                raise StorageError(f"{part!r} is not a name of a file here")
+                raise StorageError(f"{part!r} is not a valid file name")
         return self.root.joinpath(*parts)
 
     def _existing(self, *parts: str) -> Path:
         path = self._place(*parts)
-        if not path.is_file() or path.resolve() != path:  # a link on the way would lead elsewhere
-            raise StorageError(f"there is no file {'/'.join(parts)}")
+        if not path.is_file() or path.resolve() != path:  # a link could lead elsewhere
+            raise StorageError(f"file not found: {'/'.join(parts)}")
         return path
 
 

@@ -1,6 +1,6 @@
-"""Keeps workers running: starts them, notices when one dies, frees its job at once, and starts another.
+"""Supervision of worker processes: a dead worker's job is freed immediately, and a new worker starts.
 
-A thread of the service's process. It imports nothing of the worker: processes are the border.
+A thread in the service's process. It imports nothing of the worker.
 """
 
 import json
@@ -12,93 +12,111 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from fw_serve.jobs.fleet import Fleet
-from fw_serve.jobs.store import JobStore
+from fw_serve.jobs.store import JobStore, Loss
 from fw_serve.settings import WorkerSettings
 
 log = logging.getLogger("fw_serve.supervisor")
 
 LONGEST_PAUSE_S = 30.0
-"""A worker that keeps dying while it loads is started again after twice the time each, up to this."""
+"""Maximum pause before a worker that keeps dying young is restarted; each pause is twice the previous one."""
 
-PATIENCE_S = 15.0
-"""Time for a worker to finish its step and give its job back when the service ends."""
+
+def memory_kills() -> int:
+    """Number of processes that the system has killed for memory, in this control group or on this machine."""
+    total = 0
+    for file in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
+        path = Path(file)
+        lines = path.read_text().splitlines() if path.is_file() else []
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return total
 
 
 class Supervisor(threading.Thread):
-    """Watches over some workers until `stop`.
+    """Keeps one worker per entry of `workers` running until `stop`.
 
     Args:
-        settings: of every worker; `name` is a prefix.
-        store: the jobs.
-        devices: one worker each; its `device` option is replaced.
-        check_s: how often the processes are looked at.
+        workers: settings of each worker; `name` is a prefix.
+        store: the job store.
+        check_s: seconds between checks of the processes.
+        memory_kills: counts the processes that the system has killed for memory.
     """
 
     def __init__(
-        self, settings: WorkerSettings, store: JobStore, devices: list[str | None], *, check_s: float = 0.1
+        self,
+        workers: list[WorkerSettings],
+        store: JobStore,
+        *,
+        check_s: float = 0.1,
+        memory_kills: Callable[[], int] = memory_kills,
     ) -> None:
         super().__init__(name="supervisor", daemon=True)
-        self.store, self.fleet, self.check_s = store, Fleet(store), check_s
+        self.store, self.fleet, self.check_s, self.memory_kills = store, Fleet(store), check_s, memory_kills
         self._stop_asked = threading.Event()
-        self.posts = [_Post(settings, device) for device in devices]
+        self.slots = [_WorkerSlot(settings) for settings in workers]
 
     def run(self) -> None:
-        """Until `stop`; the database may be away for a while."""
+        """Supervise until `stop`, also while the database does not respond."""
         while not self._stop_asked.is_set():
-            for post in self.posts:
+            for slot in self.slots:
                 try:
-                    self._look_at(post)
+                    self._check(slot)
                 except Exception:
-                    log.exception("a worker could not be looked after; trying again")
+                    log.exception("cannot supervise worker %s; trying again", slot.name)
             self._stop_asked.wait(self.check_s)
-        for post in self.posts:
-            post.ask_to_end()
-        until = time.monotonic() + PATIENCE_S
-        for post in self.posts:
-            post.end(until - time.monotonic())
-            self._free(post)
+        for slot in self.slots:
+            slot.terminate()
+        until = time.monotonic() + max((slot.settings.stop_s for slot in self.slots), default=0.0)
+        for slot in self.slots:
+            slot.wait(until - time.monotonic())
+            try:
+                self._free(slot, "stopped")
+            except Exception:
+                log.exception("cannot free the job of worker %s; it is queued again after its lease", slot.name)
 
     def stop(self) -> None:
-        """End all workers; their jobs go back to the queue."""
+        """Stop all workers; their jobs go back to the queue and count no attempt."""
         self._stop_asked.set()
         self.join()
 
-    def _look_at(self, post: "_Post") -> None:
-        if post.process is None:
-            if time.monotonic() >= post.not_before:
-                post.start()
+    def _check(self, slot: "_WorkerSlot") -> None:
+        if slot.process is None:
+            if time.monotonic() >= slot.not_before:
+                slot.start(self.memory_kills())
             return
-        code = post.process.poll()
+        code = slot.process.poll()
         if code is None:
             return
-        log.error("worker %s ended with code %s after %.1f s", post.name, code, post.age_s())
-        self._free(post)
-        post.gone()
+        log.error("worker %s ended with code %s after %.1f s", slot.name, code, slot.age_s())
+        out_of_memory = code == -signal.SIGKILL and self.memory_kills() > slot.memory_kills
+        self._free(slot, "out_of_memory" if out_of_memory else "crashed")
+        slot.close()
 
-    def _free(self, post: "_Post") -> None:
-        released = self.store.release(post.name)
-        self.fleet.forget(post.name)
+    def _free(self, slot: "_WorkerSlot", loss: Loss) -> None:
+        released = self.store.release(slot.name, loss)
+        self.fleet.forget(slot.name)
         if released:
-            log.warning("the job of worker %s is free again", post.name)
+            log.warning("freed the job of worker %s (%s)", slot.name, loss)
 
 
-class _Post:
-    """The place of one worker, filled by one process after another."""
+class _WorkerSlot:
+    """One worker: a process at a time."""
 
-    def __init__(self, settings: WorkerSettings, device: str | None) -> None:
-        self.settings, self.device = settings, device
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
         self.process: subprocess.Popen[bytes] | None = None
-        self.name, self.count = "", 0
+        self.name, self.count, self.memory_kills = "", 0, 0
         self.started = self.not_before = self.pause_s = 0.0
 
-    def start(self) -> None:
+    def start(self, memory_kills: int) -> None:
         self.count += 1
+        self.memory_kills = memory_kills
         self.name = f"{self.settings.name}{socket.gethostname()[:40]}-{os.getpid()}-{id(self) % 10**6}-{self.count}"
-        options = self.settings.options if self.device is None else {**self.settings.options, "device": self.device}
-        settings = replace(self.settings, name=self.name, options=options)
+        settings = replace(self.settings, name=self.name)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "fw_serve.worker.process"], stdin=subprocess.PIPE, start_new_session=True
         )
@@ -110,8 +128,8 @@ class _Post:
     def age_s(self) -> float:
         return time.monotonic() - self.started
 
-    def gone(self) -> None:
-        """Close the books on a dead process; one that died young is replaced more slowly each time."""
+    def close(self) -> None:
+        """Clean up after a dead process; one that died young is replaced after a longer pause each time."""
         assert self.process is not None
         if self.process.stdin is not None:
             self.process.stdin.close()
@@ -120,11 +138,11 @@ class _Post:
         self.pause_s = 0.0 if lived > LONGEST_PAUSE_S else min(LONGEST_PAUSE_S, max(0.2, 2 * self.pause_s))
         self.not_before = time.monotonic() + self.pause_s
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
-    def end(self, patience_s: float) -> None:
+    def wait(self, patience_s: float) -> None:
         if self.process is None:
             return
         try:

@@ -142,7 +142,7 @@ def test_what_cannot_be_made_is_400_and_names_the_field(server, image, fields, p
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
 
 
-def test_a_picture_is_needed(server):
+def test_a_image_is_needed(server):
     answer = server.http.post("/v1/videos", data={"prompt": "x"}, files={"other": b"x"})
     assert answer.status_code == 400
     answer = server.http.post("/v1/videos", json={"prompt": "x"})

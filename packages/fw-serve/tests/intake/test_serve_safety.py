@@ -339,7 +339,7 @@ def test_bombs_are_refused_in_little_memory(decoder, name):
     assert decoder.decode(saved("PNG")).startswith(b"\x89PNG"), "the next image is taken"
 
 
-def test_good_pictures_come_back_clean_and_upright(decoder):
+def test_good_images_come_back_clean_and_upright(decoder):
     exif = Image.Exif()
     exif[274] = 6
     exif[270] = "where I live"

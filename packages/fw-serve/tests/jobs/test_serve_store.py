@@ -14,6 +14,7 @@ from sqlalchemy import text, update
 
 from fw_model.pipeline.settings import GenerationSettings, Sampling
 from fw_serve.jobs.errors import (
+    DiskShareError,
     IdempotencyMismatchError,
     LeaseLostError,
     QueueFullError,
@@ -23,7 +24,7 @@ from fw_serve.jobs.errors import (
 from fw_serve.jobs.fleet import Fleet
 from fw_serve.jobs.keys import KeyRing
 from fw_serve.jobs.model import TRANSITIONS, ModelCard, NewJob, WorldRequest
-from fw_serve.jobs.store import Admission, JobStore
+from fw_serve.jobs.store import MAX_INTERRUPTIONS, Admission, JobStore
 from fw_serve.jobs.tables import cards, jobs
 
 REQUEST = WorldRequest(
@@ -35,6 +36,7 @@ REQUEST = WorldRequest(
 )
 OPEN = Admission()
 LEASE_S = 10.0
+KEEP_S = 100.0
 
 
 class FrozenClock:
@@ -61,9 +63,9 @@ def clock():
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request, tmp_path, clock):
     if request.param == "sqlite":
-        store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}", clock=clock)
+        store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}", clock=clock, max_attempts=2, keep_s=KEEP_S)
     else:
-        store = JobStore(request.getfixturevalue("postgres"), clock=clock)
+        store = JobStore(request.getfixturevalue("postgres"), clock=clock, max_attempts=2, keep_s=KEEP_S)
     yield store
     store.close()
 
@@ -81,12 +83,12 @@ def test_a_job_from_queue_to_result(store, clock):
     report(store, running.lease, 40)
     assert store.get(job.id).progress == 50, "progress never falls"
     clock.now += 3
-    done = store.complete(running.lease, "result", keep_s=100)
+    done = store.complete(running.lease, "result", size=50, work=8.0)
     assert (done.status, done.progress, done.result, done.lease) == ("completed", 100, "result", None)
-    assert done.expires_at == clock.now + 100
-    assert store.totals() == {"completed": 1, "seconds": 3.0}
+    assert (done.expires_at, done.bytes) == (clock.now + KEEP_S, 50)
+    assert store.totals() == {"completed": 1, "seconds": 3.0, "seconds.m": 3.0, "work.m": 8.0}
     assert store.counts() == {"queued": 0, "in_progress": 0, "completed": 1, "failed": 0}
-    for late in (lambda: report(store, running.lease), lambda: store.complete(running.lease, "again", keep_s=None)):
+    for late in (lambda: report(store, running.lease), lambda: store.complete(running.lease, "again")):
         with pytest.raises(LeaseLostError):
             late()
 
@@ -102,9 +104,9 @@ def test_jobs_are_taken_in_order_and_a_lost_one_comes_first_again(store, clock):
     assert second.seq == first.seq + 1, "a heartbeat keeps the lease"
     clock.now += 2
     again = store.claim("w3", LEASE_S)
-    assert (again.id, again.attempts, again.worker, again.progress) == (first.id, 2, "w3", 0)
+    assert (again.id, again.attempts, again.worker, again.progress) == (first.id, 1, "w3", 0)
     with pytest.raises(LeaseLostError):
-        store.complete(first.lease, "late", keep_s=None)
+        store.complete(first.lease, "late")
     assert store.totals() == {"requeued": 1}
 
 
@@ -127,6 +129,94 @@ def test_giving_back_is_no_failed_attempt(store):
     assert store.get(new(1).id).status == "queued"
 
 
+def test_only_crashes_count_as_attempts(store, clock):
+    store.create(new(1), OPEN)
+    for stop in (
+        lambda job: store.give_back(job.lease),  # a graceful stop
+        lambda job: store.release(job.worker, "stopped"),  # the service was killed, or its patience ended
+        lambda _: setattr(clock, "now", clock.now + LEASE_S + 1),  # the whole machine went down
+    ):
+        for _ in range(3):
+            job = store.claim("w1", LEASE_S)
+            assert job.attempts == 1
+            stop(job)
+    assert store.claim("w1", LEASE_S).attempts == 1
+    store.release("w1")
+    assert store.claim("w1", LEASE_S).attempts == 2
+    store.release("w1")
+    assert store.get(new(1).id).error_code == "worker_lost"
+
+
+def test_a_job_that_takes_the_machine_down_every_time_fails_at_last(store, clock):
+    store.create(new(1), OPEN)
+    for _ in range(MAX_INTERRUPTIONS):
+        assert store.claim("w1", LEASE_S).attempts == 1
+        clock.now += LEASE_S + 1
+    assert store.claim("w1", LEASE_S) is None
+    assert store.get(new(1).id).error_code == "worker_lost"
+
+
+def test_an_attempt_that_was_cut_off_takes_its_job_back_unless_another_has_it(store, clock):
+    for number in (1, 2, 3):
+        store.create(new(number), OPEN)
+    first, second, third = (store.claim(f"w{number}", LEASE_S) for number in (1, 2, 3))
+    clock.now += LEASE_S + 1
+    store.reap()
+    report(store, first.lease, 60)
+    kept = store.get(first.id)
+    assert (kept.status, kept.attempts, kept.progress) == ("in_progress", 1, 60)
+    done = store.complete(second.lease, "r")
+    assert (done.status, done.attempts) == ("completed", 1), "an attempt may end before it reports again"
+    assert store.claim("w4", LEASE_S).id == third.id
+    with pytest.raises(LeaseLostError):
+        report(store, third.lease)
+
+
+def test_a_job_that_ran_out_of_memory_is_not_repeated(store):
+    store.create(new(1), OPEN)
+    store.claim("w1", LEASE_S)
+    assert store.release("w1", "out_of_memory") == 1
+    failed = store.get(new(1).id)
+    assert (failed.status, failed.error_code, failed.attempts) == ("failed", "out_of_memory", 1)
+
+
+def test_every_final_state_expires(store, clock):
+    for number in range(5):
+        store.create(new(number), OPEN)
+    store.complete(store.claim("a", LEASE_S).lease, "r")
+    store.fail(store.claim("a", LEASE_S).lease, "code", "words")
+    store.claim("b", LEASE_S)
+    store.release("b", "out_of_memory")
+    store.cancel(new(3).id, "")
+    for _ in range(2):
+        store.claim("c", LEASE_S)
+        store.release("c")
+    assert {job.expires_at for job in store.page("").jobs} == {clock.now + KEEP_S}
+    clock.now += KEEP_S + 1
+    assert len(store.expired()) == 5
+
+
+def test_priorities_go_first_and_models_are_apart(store):
+    for number, priority in ((1, 0), (2, 5), (3, 5), (4, 0)):
+        store.create(new(number, priority=priority), OPEN)
+    assert [store.get(new(number).id).position for number in (2, 3, 1, 4)] == [1, 2, 3, 4]
+    assert store.claim("w", LEASE_S, "another") is None
+    assert [store.claim("w", LEASE_S, "m").id for _ in range(4)] == [new(number).id for number in (2, 3, 1, 4)]
+
+
+def test_the_disk_of_an_owner_is_limited(store):
+    allowed = Admission(disk_bytes=100)
+    store.create(new(1, owner="anna", bytes=40), allowed)
+    store.complete(store.claim("w", LEASE_S).lease, "r", size=50)
+    assert store.disk_usage("anna") == 90
+    with pytest.raises(DiskShareError) as full:
+        store.create(new(2, owner="anna", bytes=20), allowed)
+    assert (full.value.used, full.value.limit) == (90, 100)
+    store.create(new(3, owner="ben", bytes=20), allowed)
+    store.delete(new(1).id)
+    store.create(new(4, owner="anna", bytes=20), allowed)
+
+
 def test_cancelling_and_deleting_take_the_job_away(store):
     for number, stop in enumerate((store.cancel, store.delete)):
         waiting, _ = store.create(new(2 * number), OPEN)
@@ -145,7 +235,7 @@ def test_cancelling_and_deleting_take_the_job_away(store):
         stored = connection.execute(jobs.select().where(jobs.c.id == new(3).id)).one()
     assert "secret" not in stored.request, "a deleted job keeps no words of its owner"
     completed, _ = store.create(new(9), OPEN)
-    store.complete(store.claim("w1", LEASE_S).lease, "r", keep_s=None)
+    store.complete(store.claim("w1", LEASE_S).lease, "r")
     assert store.cancel(completed.id, "").status == "completed"
 
 
@@ -235,9 +325,9 @@ def test_an_idempotency_key_makes_one_job(store, clock):
 
 def test_expired_jobs_are_named(store, clock):
     store.create(new(1), OPEN)
-    store.complete(store.claim("w", LEASE_S).lease, "r", keep_s=50)
+    store.complete(store.claim("w", LEASE_S).lease, "r")
     assert store.expired() == []
-    clock.now += 51
+    clock.now += KEEP_S + 1
     assert store.expired() == [new(1).id]
     store.delete(new(1).id)
     assert store.expired() == []
@@ -296,8 +386,8 @@ def test_databases_that_cannot_be_used_say_so(tmp_path):
             JobStore(url)
     store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
     with store.engine.begin() as connection:
-        connection.execute(text("UPDATE fw_meta SET value = 99"))
-    with pytest.raises(ValueError, match="99"):
+        connection.execute(text("UPDATE fw_revision SET version_num = '0099'"))
+    with pytest.raises(ValueError, match="0099"):
         JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
     store.close()
 
@@ -361,16 +451,17 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(held=leases, end=st.sampled_from(["report", "heartbeat", "complete", "fail", "give_back"]))
     def use(self, held, end):
+        self.observe()
         job_id, lease = held
         if lease is None:
             return
         before = self.store.get(job_id)
-        mine = before is not None and before.lease == lease
+        mine = before is not None and before.lease == lease and before.status in ("in_progress", "queued")
         actions = {
             "report": lambda: report(self.store, lease),
             "heartbeat": lambda: self.store.heartbeat(lease, LEASE_S),
-            "complete": lambda: self.store.complete(lease, "r", keep_s=None),
-            "fail": lambda: self.store.fail(lease, "code", "words", keep_s=None),
+            "complete": lambda: self.store.complete(lease, "r"),
+            "fail": lambda: self.store.fail(lease, "code", "words"),
             "give_back": lambda: self.store.give_back(lease),
         }
         if not mine:
@@ -410,7 +501,8 @@ class Lifecycle(RuleBasedStateMachine):
             if old == "in_progress":  # reaping and claiming again happen within one call
                 reached |= {"in_progress"}
             assert row.status in reached or (old == "queued" and row.status == "in_progress"), (old, row.status)
-            assert (row.lease is not None) == (row.status == "in_progress")
+            assert row.lease is None or row.status in ("in_progress", "queued")
+            assert row.lease is not None or row.status != "in_progress"
             assert row.attempts <= self.store.max_attempts
             self.states[row.id] = row.status
         held = [row.lease for row in rows if row.lease]

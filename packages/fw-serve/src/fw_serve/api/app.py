@@ -2,17 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
 
-from fw_serve.api import content, errors, events, system, trajectories, videos
+from fw_serve.api import content, errors, events, shared, system, trajectories, videos
+from fw_serve.api.conditional import Conditional
 from fw_serve.api.guard import Guard
-from fw_serve.api.schemas import CreateVideo, ImageReference
+from fw_serve.api.schemas import CreateVideo, Extend, ImageReference, Remix, TrajectoryRequest
 from fw_serve.api.service import Service
 from fw_serve.jobs.store import JobStore
 from fw_serve.settings import Settings
@@ -22,17 +25,18 @@ from fw_serve.supervisor import Supervisor
 log = logging.getLogger("fw_serve.api")
 
 HOUSEKEEPING_S = 30.0
+WEBHOOKS_S = 1.0
 
 _ABOUT = "Generates worlds from an image, a prompt and a camera path. Compatible with the OpenAI Videos API."
 
 
 def create_app(settings: Settings, store: JobStore, supervisor: Supervisor | None = None) -> FastAPI:
-    """An application over a store.
+    """Create the application.
 
     Args:
-        settings: of the service.
-        store: the jobs.
-        supervisor: started and stopped with the application; None where other machines with the same store do the work.
+        settings: settings of the service.
+        store: the job store.
+        supervisor: started and stopped with the application; None if the workers run elsewhere.
     """
     service = Service(settings, store)
 
@@ -41,33 +45,43 @@ def create_app(settings: Settings, store: JobStore, supervisor: Supervisor | Non
         await run_in_threadpool(service.decoder.start)
         if supervisor is not None:
             supervisor.start()
-        keeper = asyncio.create_task(_keep_house(service))
+        keeper = asyncio.create_task(_repeat(tidy, service, HOUSEKEEPING_S))
+        sender = asyncio.create_task(_repeat(lambda service: service.webhooks.send_due(), service, WEBHOOKS_S))
         yield
-        if supervisor is not None:  # here, because after this the server lets the signal end the process
+        if supervisor is not None:  # before the server lets the signal end the process
             await run_in_threadpool(supervisor.stop)
-        keeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeper
-        service.decoder.close()
+        for task in (keeper, sender):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        service.close()
 
     app = FastAPI(
-        title="fantasy-world", version="1", description=_ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
-    )
+        title="fantasy-world", version="1", description=_ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None,
+        root_path=settings.root_path,
+    )  # fmt: skip
     app.state.service = service
     errors.install(app)
-    parts = (videos, content, events, trajectories, system)
+    parts = (videos, content, events, shared, trajectories, system)
     app.state.routes = [*STUDIO, *(route for part in parts for route in part.router.routes)]
     for part in parts:
         app.include_router(part.router)
     app.router.routes.extend(STUDIO)
     app.openapi = lambda: _openapi(app, keys=settings.keys)  # type: ignore[method-assign]
-    hosts = None if settings.keys else settings.allowed_hosts
-    app.add_middleware(Guard, max_body=settings.limits.upload_bytes, hosts=hosts, metrics=service.metrics)
+    app.add_middleware(Conditional)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.allowed_origins), allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Range", "X-Request-ID"],
+            expose_headers=["ETag", "Retry-After", "X-Request-ID", "X-Queue-Position", "openai-poll-after-ms"],
+            max_age=3600,
+        )  # fmt: skip
+    app.add_middleware(Guard, settings=settings, metrics=service.metrics)
     return app
 
 
 def tidy(service: Service) -> None:
-    """Once: free lost jobs, remove what has expired or belongs to nobody."""
+    """Requeue lost jobs, and remove expired jobs and orphaned files."""
     store = service.store
     store.reap()
     for job_id in store.expired():
@@ -79,27 +93,29 @@ def tidy(service: Service) -> None:
     service.fleet.prune()
 
 
-async def _keep_house(service: Service) -> None:
+async def _repeat(work: Callable[[Service], object], service: Service, pause_s: float) -> None:
     while True:
         try:
-            await run_in_threadpool(tidy, service)
+            await run_in_threadpool(work, service)
+        except SQLAlchemyError as error:
+            log.error("the database does not respond, trying again: %s", error)
         except Exception:
             log.exception("housekeeping failed; trying again")
-        await asyncio.sleep(HOUSEKEEPING_S)
+        await asyncio.sleep(pause_s)
 
 
 def _openapi(app: FastAPI, *, keys: bool) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         parts = schema.setdefault("components", {})
-        for model in (CreateVideo, ImageReference):
+        for model in (CreateVideo, ImageReference, Remix, Extend, TrajectoryRequest):
             described = model.model_json_schema(ref_template="#/components/schemas/{model}")
             described.pop("$defs", None)
             parts["schemas"][model.__name__] = described
         if keys:
             parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"key": []}]
-            for path in ("/livez", "/readyz"):
+            for path in ("/livez", "/readyz", "/v1/shared/{token}", "/v1/shared/{token}/content"):
                 schema["paths"][path]["get"]["security"] = []
         _without_422(schema)
         app.openapi_schema = schema
@@ -107,7 +123,7 @@ def _openapi(app: FastAPI, *, keys: bool) -> dict[str, Any]:
 
 
 def _without_422(schema: dict[str, Any]) -> None:
-    """FastAPI announces its own 422 for every route with parameters; here such errors are 400."""
+    """Replace FastAPI's 422 of routes with parameters; here such errors are 400."""
     for path in schema["paths"].values():
         for operation in path.values():
             responses = operation.get("responses", {})

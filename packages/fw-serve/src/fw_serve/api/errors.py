@@ -1,5 +1,6 @@
 """All errors as responses in the format of OpenAI."""
 
+import errno
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +11,11 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from fw_serve.api.schemas import ErrorResponse
+from fw_serve.intake.wording import words_of
 
 log = logging.getLogger("fw_serve.api")
 
@@ -43,7 +46,7 @@ def not_found(video_id: str) -> ApiError:
 
 def invalid(error: ValidationError) -> ApiError:
     """400 for the first error that pydantic reports."""
-    return _of_details(error.errors(include_url=False, include_input=False))
+    return _of_details(error.errors(include_url=False))
 
 
 def error_response(
@@ -87,10 +90,23 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OperationalError)
     async def _database(_request: Request, error: OperationalError) -> JSONResponse:
+        if _full(error):
+            return error_response(507, "The disk of the server is full.", code="storage_full")
         log.error("the database is not responding: %s", error.orig)
         return error_response(
             503, "The job store is not responding; try again.", code="store_unavailable", headers={"Retry-After": "2"}
         )
+
+    @app.exception_handler(OSError)
+    async def _system(request: Request, error: OSError) -> JSONResponse:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            log.error("%s %s: the disk is full", request.method, request.url.path)
+            return error_response(507, "The disk of the server is full.", code="storage_full")
+        return await _other(request, error)
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
+        return error_response(400, "The request was not completed.")  # nobody reads it
 
     @app.exception_handler(Exception)
     async def _other(request: Request, error: Exception) -> JSONResponse:
@@ -109,19 +125,22 @@ _DESCRIPTIONS = {
     422: "The Idempotency-Key belongs to another request.",
     429: "Too many requests or jobs; see Retry-After.",
     503: "Temporarily unavailable; see Retry-After.",
+    507: "The disk of the server is full.",
 }
 
 
+def _full(error: OperationalError) -> bool:
+    """Whether SQLite could not write because the disk is full."""
+    return "disk is full" in str(error.orig)
+
+
 def _of_details(details: Any) -> ApiError:
-    first = details[0]
-    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
-    param = ".".join(place) or None
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return ApiError(400, f"{param}: {message}" if param else message, code="invalid_value", param=param)
+    param, problem = words_of(details[0])
+    return ApiError(400, f"{param}: {problem}" if param else problem, code="invalid_value", param=param or None)
 
 
 def _methods(request: Request) -> set[str]:
-    """All methods of a path; FastAPI itself names those of its first route only."""
+    """All methods of a path; FastAPI lists those of its first route only."""
     methods: set[str] = set()
     for route in request.app.state.routes:
         match, _ = route.matches(request.scope)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from fw_serve.api.errors import ApiError, answers
 from fw_serve.api.schemas import Video
@@ -34,36 +35,50 @@ SILENCE_S = 15.0
 async def follow_video(video_id: str, service: Services, caller: Callers) -> StreamingResponse:
     """Stream the progress of a video. Every event holds the complete state, so a client can reconnect at any time."""
     await run_in_threadpool(job_of, service, caller, video_id)
-    if service.streams >= service.settings.limits.event_streams:
+    limits, own = service.settings.limits, service.streams[caller.owner]
+    if service.streams.total() >= limits.event_streams or (service.settings.keys and own >= limits.own_streams):
         raise ApiError(429, "Too many event streams; poll instead.", code="too_many_streams",
                        headers={"Retry-After": "5"})  # fmt: skip
+    service.streams[caller.owner] += 1  # before the response begins, so that concurrent requests are counted
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_events(service, caller, video_id), media_type="text/event-stream", headers=headers)
+    return _EventStream(service, caller, video_id, headers)
+
+
+class _EventStream(StreamingResponse):
+    """The stream; gives its place back however it ends, also before its first event."""
+
+    def __init__(self, service: Service, caller: Caller, video_id: str, headers: dict[str, str]) -> None:
+        super().__init__(_events(service, caller, video_id), media_type="text/event-stream", headers=headers)
+        self.service, self.owner = service, caller.owner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.service.streams[self.owner] -= 1
+            if not self.service.streams[self.owner]:
+                del self.service.streams[self.owner]
 
 
 async def _events(service: Service, caller: Caller, video_id: str) -> AsyncIterator[str]:
-    service.streams += 1
-    try:
-        last, silence = "", 0.0
-        while True:
-            try:
-                video = await run_in_threadpool(_video, service, caller, video_id)
-            except ApiError:
-                yield "event: done\ndata: null\n\n"  # it was deleted meanwhile
-                return
-            text, done = video.model_dump_json(), video.status in ("completed", "failed")
-            if text != last:
-                yield f"event: {'done' if done else 'progress'}\ndata: {text}\n\n"
-                last, silence = text, 0.0
-            elif silence >= SILENCE_S:
-                yield ": still here\n\n"
-                silence = 0.0
-            if done:
-                return
-            await asyncio.sleep(LOOK_S)
-            silence += LOOK_S
-    finally:
-        service.streams -= 1
+    last, silence = "", 0.0
+    while True:
+        try:
+            video = await run_in_threadpool(_video, service, caller, video_id)
+        except ApiError:
+            yield "event: done\ndata: null\n\n"  # it was deleted meanwhile
+            return
+        text, done = video.model_dump_json(), video.status in ("completed", "failed")
+        if text != last:
+            yield f"event: {'done' if done else 'progress'}\ndata: {text}\n\n"
+            last, silence = text, 0.0
+        elif silence >= SILENCE_S:
+            yield ": still here\n\n"
+            silence = 0.0
+        if done:
+            return
+        await asyncio.sleep(LOOK_S)
+        silence += LOOK_S
 
 
 def _video(service: Service, caller: Caller, video_id: str) -> Video:

@@ -1,4 +1,4 @@
-"""Prometheus metrics: requests of this process, and jobs as the store counts them (for all processes, since ever)."""
+"""Prometheus metrics: requests of this process, and jobs of all processes from the store."""
 
 from collections.abc import Iterator
 
@@ -8,23 +8,24 @@ from prometheus_client.registry import Collector
 
 from fw_serve.jobs.fleet import Fleet
 from fw_serve.jobs.store import JobStore
+from fw_serve.storage import JobStorage
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
 class Metrics:
-    """The numbers of one service."""
+    """Metrics of one service."""
 
-    def __init__(self, store: JobStore, fleet: Fleet) -> None:
+    def __init__(self, store: JobStore, fleet: Fleet, storage: JobStorage) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "fw_http_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
+            "fw_http_requests", "Answered requests.", ["method", "route", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            "fw_http_request_seconds", "Time to the end of the answer.", ["route"], buckets=BUCKETS_S,
+            "fw_http_request_seconds", "Seconds to the end of the response.", ["route"], buckets=BUCKETS_S,
             registry=self.registry,
         )  # fmt: skip
-        self.registry.register(_JobNumbers(store, fleet))
+        self.registry.register(_JobNumbers(store, fleet, storage))
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request."""
@@ -33,40 +34,39 @@ class Metrics:
         self.seconds.labels(route).observe(seconds)
 
     def text(self) -> bytes:
-        """All of them as Prometheus reads them."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
 
 class _JobNumbers(Collector):
-    """Asks the store when it is asked."""
+    """Queries the store at every scrape."""
 
-    def __init__(self, store: JobStore, fleet: Fleet) -> None:
-        self.store, self.fleet = store, fleet
+    def __init__(self, store: JobStore, fleet: Fleet, storage: JobStorage) -> None:
+        self.store, self.fleet, self.storage = store, fleet, storage
 
     def describe(self) -> list[Metric]:
-        """Nothing beforehand: registering must not ask the store."""
+        """Nothing, so that registration does not query the store."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Jobs by state, finished jobs by outcome, workers by state."""
-        jobs = GaugeMetricFamily("fw_jobs", "Jobs that are kept, by state.", labels=["status"])
+        """Jobs by state, finished jobs by outcome, workers by state, free disk space."""
+        jobs = GaugeMetricFamily("fw_jobs", "Jobs by state.", labels=["status"])
         for status, number in self.store.counts().items():
             jobs.add_metric([status], number)
         yield jobs
-        finished = CounterMetricFamily("fw_jobs_finished", "Jobs that ended, by outcome.", labels=["outcome"])
+        finished = CounterMetricFamily("fw_jobs_finished", "Finished jobs by outcome.", labels=["outcome"])
         totals = self.store.totals()
         for name, value in sorted(totals.items()):
             if name == "completed" or name.startswith("failed."):
                 finished.add_metric([name.removeprefix("failed.")], value)
         yield finished
-        yield CounterMetricFamily(
-            "fw_jobs_requeued", "Attempts whose worker was lost.", value=totals.get("requeued", 0)
-        )
+        yield CounterMetricFamily("fw_jobs_requeued", "Interrupted attempts.", value=totals.get("requeued", 0))
         yield CounterMetricFamily(
             "fw_job_seconds", "Running time of completed jobs.", value=totals.get("seconds", 0.0)
         )  # fmt: skip
-        workers = GaugeMetricFamily("fw_workers", "Workers heard of lately, by state.", labels=["state"])
+        workers = GaugeMetricFamily("fw_workers", "Workers with a recent heartbeat, by state.", labels=["state"])
         alive = [worker.state for worker in self.fleet.alive()]
         for state in ("loading", "ready", "busy"):
             workers.add_metric([state], alive.count(state))
         yield workers
+        yield GaugeMetricFamily("fw_disk_free_bytes", "Free space of the data folder.", value=self.storage.free_bytes())

@@ -3,14 +3,30 @@
 import ast
 import dataclasses
 import inspect
+import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, create_model, field_validator
 
 from fw_model.pipeline.settings import GenerationSettings
 from fw_serve.jobs.model import Job
 
+
+def _shaped(pattern: str, example: str) -> Any:
+    """Text of a pattern; the error shows an example."""
+
+    def check(text: str) -> str:
+        if len(text) > 12 or not re.fullmatch(pattern, text):
+            raise ValueError(f"write it like {example}; got {text[:20]!r}")
+        return text
+
+    schema = WithJsonSchema({"type": "string", "maxLength": 12, "pattern": f"^{pattern}$"})
+    return Annotated[str, AfterValidator(check), schema]
+
+
+Size = _shaped(r"[1-9][0-9]{1,4}x[1-9][0-9]{1,4}", "96x64 (WIDTHxHEIGHT)")
+Seconds = _shaped(r"[0-9]{1,3}(\.[0-9]{1,3})?", "4 or 1.5")
 VideoId = Annotated[str, Field(examples=["video_3f6c0e9d2b7a4c518e90ab12"])]
 
 
@@ -38,6 +54,7 @@ class Video(BaseModel):
     seconds: str = Field(description="Requested length.")
     size: str = Field(description="WIDTHxHEIGHT.", examples=["592x336"])
     remixed_from_video_id: str | None = None
+    extended_from_video_id: str | None = None
     error: VideoError | None = None
     num_frames: int
     seed: int
@@ -47,7 +64,10 @@ class Video(BaseModel):
     steps: int = 0
     eta_seconds: float | None = None
     queue_position: int | None = Field(default=None, description="1 is next; null in lists and when not queued.")
-    attempts: int = Field(default=0, description="Number of attempts so far.")
+    attempts: int = Field(default=0, description="Number of attempts so far, without those an operator interrupted.")
+    priority: int = Field(default=0, description="Jobs of higher priority run first.")
+    lora: str | None = None
+    shared: bool = Field(default=False, description="Whether a read-only link exists.")
 
     @classmethod
     def of(cls, job: Job) -> "Video":
@@ -67,6 +87,7 @@ class Video(BaseModel):
             seconds=request.seconds,
             size=f"{width}x{height}",
             remixed_from_video_id=job.remixed_from,
+            extended_from_video_id=job.extended_from,
             error=VideoError(code=job.error_code or "unknown", message=job.error_message or "") if failed else None,
             num_frames=num_frames,
             seed=request.settings.seed,
@@ -77,6 +98,9 @@ class Video(BaseModel):
             eta_seconds=job.eta_seconds,
             queue_position=job.position,
             attempts=job.attempts,
+            priority=job.priority,
+            lora=request.lora,
+            shared=job.share is not None,
         )
 
 
@@ -166,13 +190,17 @@ class CreateVideo(_SETTINGS):
         default=None, description="The first frame. In a form, this is the file part."
     )
     model: str | None = Field(default=None, max_length=120, description="Name of the model. Default: the one served.")
-    seconds: str | None = Field(
-        default=None, max_length=12, pattern=r"^[0-9]{1,3}(\.[0-9]{1,3})?$",
-        description="Length of the clip, instead of num_frames.", examples=["4"],
-    )  # fmt: skip
-    size: str | None = Field(
-        default=None, max_length=12, pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$",
-        description="WIDTHxHEIGHT, both multiples of 16.", examples=["592x336"],
+    seconds: Seconds | None = Field(
+        default=None, description="Length of the clip, instead of num_frames.", examples=["4"]
+    )
+    size: Size | None = Field(default=None, description="WIDTHxHEIGHT, both multiples of 16.", examples=["592x336"])
+    lora: str | None = Field(default=None, max_length=80, description="Name of a LoRA that the model's card lists.")
+    priority: int = Field(
+        default=0, ge=0, le=100, description="Jobs of higher priority run first, up to the limit of the API key."
+    )
+    webhook: str | None = Field(
+        default=None, max_length=2048,
+        description="https URL to notify at the end, if the operator allows its host.",
     )  # fmt: skip
     camera_trajectory: str | dict[str, Any] | None = Field(
         default=None,
@@ -205,6 +233,45 @@ class Remix(BaseModel):
     _text = field_validator("prompt")(lambda value: CreateVideo._text(value))
 
 
+class Extend(BaseModel):
+    """How a completed world continues."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str | None = Field(default=None, min_length=1, max_length=32_000, description="Default: the same prompt.")
+    camera_trajectory: str | dict[str, Any] | None = Field(
+        default=None, description="Camera path from the last camera on. Default: the same motion again.",
+        examples=[{"preset": "dolly"}],
+    )  # fmt: skip
+    seed: int | None = Field(default=None, ge=0, le=2**53 - 1, description="Default: the same seed.")
+
+    _text = field_validator("prompt", "camera_trajectory")(lambda value: CreateVideo._text(value))
+
+
+class Share(BaseModel):
+    """A read-only link, which needs no API key."""
+
+    id: VideoId
+    object: Literal["video.share"] = "video.share"
+    token: str = Field(description="Shown once; stored as a digest.")
+    path: str = Field(description="Path of the shared video in the API.")
+
+
+class Estimate(BaseModel):
+    """Expected cost of a creation."""
+
+    object: Literal["video.estimate"] = "video.estimate"
+    model: str
+    num_frames: int
+    size: str
+    num_inference_steps: int
+    seconds: float | None = Field(description="Running time, from earlier jobs; null before the first one.")
+    queue_position: int = Field(description="Position that the job would have now.")
+    queue_seconds: float | None = Field(description="Time in the queue; null before the first job.")
+    memory_bytes: int | None = Field(description="Peak memory, from earlier jobs; null before the first one.")
+    memory_available_bytes: int | None = Field(description="Memory of the device; null if unknown.")
+
+
 class TrajectoryRequest(BaseModel):
     """A camera path to validate or preview."""
 
@@ -212,9 +279,7 @@ class TrajectoryRequest(BaseModel):
 
     camera_trajectory: str | dict[str, Any] = Field(examples=[{"preset": "orbit", "angle_deg": 30}])
     num_frames: int | None = Field(default=None, strict=True, ge=1, le=1024, examples=[17])
-    size: str | None = Field(
-        default=None, max_length=12, pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$", examples=["592x336"]
-    )
+    size: Size | None = Field(default=None, examples=["592x336"])
 
 
 class TrajectoryReport(BaseModel):
@@ -266,6 +331,8 @@ class Model(BaseModel):
     fps: float
     num_inference_steps: int
     guidance_scale: float
+    about: str = Field(default="", description="Training data, and the results to expect.")
+    loras: list[str] = Field(default_factory=list, description="LoRAs that a request may choose.")
 
 
 class ModelList(BaseModel):
@@ -281,3 +348,4 @@ class Health(BaseModel):
     status: Literal["ok", "unavailable"]
     workers: dict[str, int] = Field(default_factory=dict, description="Number of workers by state.")
     message: str | None = None
+    disk_free_bytes: int | None = Field(default=None, description="Free space of the data folder.")

@@ -1,5 +1,8 @@
 """Shared state of the routes, and authentication of callers."""
 
+import hashlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -8,11 +11,13 @@ from starlette.concurrency import run_in_threadpool
 
 from fw_serve.api.errors import ApiError
 from fw_serve.api.metrics import Metrics
+from fw_serve.api.webhooks import Webhooks
 from fw_serve.intake.fetch import Fetcher
 from fw_serve.intake.images import ImageDecoder
+from fw_serve.intake.turns import Turns
 from fw_serve.jobs.fleet import Fleet
 from fw_serve.jobs.keys import KeyRing
-from fw_serve.jobs.model import Job, ModelCard
+from fw_serve.jobs.model import Job, ModelCard, WorldRequest
 from fw_serve.jobs.store import Admission, JobStore
 from fw_serve.settings import Settings
 from fw_serve.storage import JobStorage
@@ -24,12 +29,35 @@ class Service:
     def __init__(self, settings: Settings, store: JobStore) -> None:
         self.settings, self.store = settings, store
         self.fleet, self.keys = Fleet(store), KeyRing(store)
-        self.storage = JobStorage(settings.data)
+        self.storage = JobStorage(settings.data, settings.artifacts)
         self.decoder = ImageDecoder(processes=settings.decoders)
         self.fetcher = Fetcher(settings.fetch_hosts, max_bytes=settings.limits.upload_bytes)
-        self.metrics = Metrics(store, self.fleet)
-        self.streams = 0
-        """Event streams that are open."""
+        self.metrics = Metrics(store, self.fleet, self.storage)
+        self.webhooks = Webhooks(store, settings.webhook_hosts, settings.webhook_secret)
+        self.decoding = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        """Threads that wait for the decoding processes, so that other requests keep theirs."""
+        self.turns = Turns(settings.decoders, settings.limits.creating)
+        """Turns at decoding, by owner."""
+        self.creating: Counter[str] = Counter()
+        """Creations in progress by owner."""
+        self.buffered: Counter[str] = Counter()
+        """Bytes of request bodies in progress by owner."""
+        self.streams: Counter[str] = Counter()
+        """Open event streams by owner."""
+
+    def close(self) -> None:
+        """End processes and threads."""
+        self.decoding.shutdown(wait=False, cancel_futures=True)
+        self.decoder.close()
+
+    def free_bytes(self) -> int:
+        """Free space of the data folder beyond the reserve; negative if the disk is full."""
+        return self.storage.free_bytes() - self.settings.limits.free_bytes
+
+    def check_disk(self) -> None:
+        """Raise ApiError 507 if the disk is full."""
+        if self.free_bytes() < 0:
+            raise storage_full()
 
     def model(self, name: str | None) -> ModelCard:
         """The model of this name, or the default model.
@@ -51,10 +79,24 @@ class Service:
 
     def retry_after_s(self) -> int:
         """Estimated seconds until the queue has room: mean job time divided by the number of workers; 1 to 60."""
+        mean = self.mean_seconds()
+        return int(min(60, max(1, round((5.0 if mean is None else mean) / max(1, len(self.fleet.alive()))))))
+
+    def mean_seconds(self) -> float | None:
+        """Mean running time of completed jobs; None before the first one."""
         totals = self.store.totals()
         done = totals.get("completed", 0)
-        mean = totals.get("seconds", 0.0) / done if done else 5.0
-        return int(min(60, max(1, round(mean / max(1, len(self.fleet.alive()))))))
+        return totals.get("seconds", 0.0) / done if done else None
+
+    def seconds_of(self, request: WorldRequest, card: ModelCard) -> float | None:
+        """Estimated running time of a job, from completed jobs of its model; None before the first one."""
+        totals = self.store.totals()
+        done = totals.get(f"work.{card.name}", 0.0)
+        if not done:
+            return None
+        num_frames, height, width = request.shape
+        steps = request.settings.num_inference_steps or card.settings.num_inference_steps
+        return totals.get(f"seconds.{card.name}", 0.0) / done * steps * num_frames * height * width
 
     def poll_after_ms(self, job: Job) -> int | None:
         """Suggested polling interval in milliseconds; None for a finished job."""
@@ -75,10 +117,16 @@ class Caller:
     """Maximum number of creations per 60 seconds."""
     max_queued: int | None
     """Maximum number of queued jobs."""
+    max_priority: int = 100
+    """Highest priority of a job."""
+    disk_bytes: int | None = None
+    """Maximum size of all files."""
 
     def admission(self, queue: int) -> Admission:
         """Limits for the store to check."""
-        return Admission(queue=queue, own_queue=self.max_queued, per_minute=self.per_minute)
+        return Admission(
+            queue=queue, own_queue=self.max_queued, per_minute=self.per_minute, disk_bytes=self.disk_bytes
+        )  # fmt: skip
 
 
 async def service_of(request: Request) -> Service:
@@ -93,6 +141,8 @@ async def caller_of(request: Request) -> Caller:
         return Caller(owner="", per_minute=None, max_queued=None)
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     key = await run_in_threadpool(service.keys.check, token.strip()) if scheme.lower() == "bearer" else None
+    if key is not None:
+        request.state.owner = key.id  # for the access log
     if key is None:
         raise ApiError(
             401,
@@ -100,7 +150,26 @@ async def caller_of(request: Request) -> Caller:
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    return Caller(owner=key.id, per_minute=key.per_minute, max_queued=key.max_queued)
+    return Caller(
+        owner=key.id,
+        per_minute=key.per_minute,
+        max_queued=key.max_queued,
+        max_priority=key.max_priority,
+        disk_bytes=key.disk_bytes,
+    )
+
+
+def share_digest(token: str) -> str:
+    """Digest under which the token of a read-only link is stored."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def storage_full() -> ApiError:
+    """507: the disk of the server is full."""
+    return ApiError(
+        507, "The disk of the server is full; try again later, or delete worlds.", code="storage_full",
+        headers={"Retry-After": "60"},
+    )  # fmt: skip
 
 
 Services = Annotated[Service, Depends(service_of)]

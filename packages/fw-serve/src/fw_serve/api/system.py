@@ -35,17 +35,26 @@ async def livez() -> Health:
     "/readyz",
     response_model=Health,
     tags=["health"],
-    responses={**answers(403), 503: {"model": Health, "description": "No worker has loaded a model."}},
+    responses={
+        **answers(403),
+        503: {"model": Health, "description": "No worker has loaded a model, or the disk is full."},
+    },
 )
 def readyz(service: Services, response: Response) -> Health:
-    """Report whether the store responds and a worker has loaded a model."""
+    """Report whether the store responds, a worker has loaded a model, and the disk has space."""
     states = [worker.state for worker in service.fleet.alive()]
     workers = {state: states.count(state) for state in ("loading", "ready", "busy")}
-    if workers["ready"] + workers["busy"]:
-        return Health(status="ok", workers=workers)
+    free = service.storage.free_bytes()
+    message = None
+    if not workers["ready"] + workers["busy"]:
+        message = "no worker has loaded a model; new jobs are queued"
+    elif service.free_bytes() < 0:
+        message = f"the disk is full: {free / 1e6:.0f} MB are free; new jobs are refused"
+    if message is None:
+        return Health(status="ok", workers=workers, disk_free_bytes=free)
     response.status_code = 503
     response.headers["Retry-After"] = "5"
-    return Health(status="unavailable", workers=workers, message="no worker has loaded a model; new jobs are queued")
+    return Health(status="unavailable", workers=workers, disk_free_bytes=free, message=message)
 
 
 @router.get(
@@ -71,4 +80,6 @@ def _model(card: ModelCard) -> Model:
         fps=defaults.fps,
         num_inference_steps=defaults.num_inference_steps,
         guidance_scale=defaults.guidance_scale,
+        about=card.about,
+        loras=list(card.loras),
     )

@@ -1,12 +1,15 @@
 """/v1/trajectories: camera presets, validation and preview of camera paths."""
 
+from typing import Annotated
+
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from fw_geometry.camera import Trajectory
 from fw_geometry.clip_shape import parse_size
 from fw_geometry.rigid import rotation_angles
 from fw_model.pipeline.settings import Sampling
+from fw_serve.api.bodies import body_schema, json_body
 from fw_serve.api.errors import ApiError, answers
 from fw_serve.api.schemas import (
     PresetInfo,
@@ -20,6 +23,8 @@ from fw_serve.intake.camera import BadCameraError, StoredPath, presets, read_cam
 
 router = APIRouter(prefix="/v1/trajectories", tags=["trajectories"])
 
+_Body = Annotated[TrajectoryRequest, Depends(json_body(TrajectoryRequest))]
+
 
 @router.get("", response_model=PresetList, responses=answers(401, 403))
 def list_presets(_caller: Callers) -> PresetList:
@@ -27,8 +32,9 @@ def list_presets(_caller: Callers) -> PresetList:
     return PresetList(data=[PresetInfo(**preset) for preset in presets()])
 
 
-@router.post("/validate", response_model=TrajectoryReport, responses=answers(400, 401, 403, 413))
-def validate_trajectory(body: TrajectoryRequest, service: Services, _caller: Callers) -> TrajectoryReport:
+@router.post("/validate", response_model=TrajectoryReport, openapi_extra=body_schema(TrajectoryRequest),
+             responses=answers(400, 401, 403, 413))  # fmt: skip
+def validate_trajectory(body: _Body, service: Services, _caller: Callers) -> TrajectoryReport:
     """Check whether a camera path is valid."""
     try:
         path = _read(service, body)
@@ -37,8 +43,9 @@ def validate_trajectory(body: TrajectoryRequest, service: Services, _caller: Cal
     return TrajectoryReport(**_figures(path))
 
 
-@router.post("/preview", response_model=TrajectoryPreview, responses=answers(400, 401, 403, 413))
-def preview_trajectory(body: TrajectoryRequest, service: Services, _caller: Callers) -> TrajectoryPreview:
+@router.post("/preview", response_model=TrajectoryPreview, openapi_extra=body_schema(TrajectoryRequest),
+             responses=answers(400, 401, 403, 413))  # fmt: skip
+def preview_trajectory(body: _Body, service: Services, _caller: Callers) -> TrajectoryPreview:
     """Return every camera of a path, relative to the first."""
     try:
         path = _read(service, body)

@@ -1,8 +1,8 @@
-"""Validation of untrusted camera paths: trajectory JSON or camera files, to one path.
+"""Validation of untrusted camera paths: trajectory JSON or camera files.
 
-Our JSON is one of three: `{"preset": "orbit", ...}`, `{"keyframes": [...]}`, `{"poses_c2w": [...]}`. The released
-camera JSON, nerfstudio's transforms.json and RealEstate10K text are read as they are. Axes: OpenCV (x right, y down,
-z forward), camera-to-world.
+Trajectory JSON has one of three forms: `{"preset": "orbit", ...}`, `{"keyframes": [...]}`, `{"poses_c2w": [...]}`. The
+released camera JSON, nerfstudio's transforms.json and RealEstate10K text are supported too. Axes: OpenCV (x right,
+y down, z forward), camera-to-world.
 """
 
 import json
@@ -20,12 +20,13 @@ from fw_geometry.camera import Trajectory, Units, intrinsics_from_fov
 from fw_geometry.formats import CameraFileError, read_trajectory
 from fw_geometry.formats.detect import KNOWN, detect_content
 from fw_geometry.trajectories import DEFAULT_FOV_RAD, PRESETS, Easing, from_keyframes, look_at, make_trajectory
+from fw_serve.intake.wording import plain_words
 
 MAX_POSES = 1024
-"""Longest camera path."""
+"""Maximum number of cameras."""
 
 MAX_BYTES = 4_000_000
-"""Largest camera file."""
+"""Maximum size of a camera file."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Vector = Annotated[list[Finite], Field(min_length=3, max_length=3)]
@@ -36,7 +37,7 @@ FieldOfView = Annotated[float, Field(ge=1, le=170, description="Full vertical fi
 
 
 class BadCameraError(ValueError):
-    """A camera path that cannot be used; the message is for its sender."""
+    """An invalid camera path; the message is for its sender."""
 
 
 class _Camera(BaseModel):
@@ -53,7 +54,7 @@ class _Camera(BaseModel):
 
 
 class PresetCamera(_Camera):
-    """A motion by name."""
+    """A preset motion and its parameters."""
 
     preset: str
     """Name of the motion; `GET /v1/trajectories` describes each."""
@@ -64,7 +65,7 @@ class PresetCamera(_Camera):
     amount: Finite = 1.0
     """Multiplies the motion; -1 reverses it."""
     easing: Easing = "linear"
-    """Constant speed, or a soft start and stop."""
+    """Constant speed, or smooth acceleration."""
 
     @field_validator("preset")
     @classmethod
@@ -74,7 +75,7 @@ class PresetCamera(_Camera):
         return name
 
     def path(self, frames: int, width: int, height: int) -> Trajectory:
-        """The path for a clip."""
+        """Camera path of `frames` cameras for frames of width x height."""
         return make_trajectory(
             self.preset,
             frames,
@@ -89,24 +90,24 @@ class PresetCamera(_Camera):
 
 
 class Keyframe(BaseModel):
-    """A camera at a moment: a pose, or a place and what is looked at."""
+    """A camera at a time: a pose, or a position and a target."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     time: Finite | None = None
-    """Any unit; only the proportions matter. Give it for all keyframes or for none."""
+    """Time in any unit, for all keyframes or for none."""
     pose_c2w: Matrix | None = None
     """4 x 4 camera-to-world."""
     position: Vector | None = None
     """Camera center, with `look_at`."""
     look_at: Vector | None = None
-    """Point that is looked at."""
+    """Target point."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "Keyframe":
         placed = self.position is not None and self.look_at is not None
         if (self.pose_c2w is not None) == placed or (self.position is None) != (self.look_at is None):
-            raise ValueError("a keyframe has either pose_c2w, or position and look_at")
+            raise ValueError("give either pose_c2w, or position and look_at")
         return self
 
     def matrix(self) -> np.ndarray:
@@ -117,17 +118,17 @@ class Keyframe(BaseModel):
 
 
 class KeyframeCamera(_Camera):
-    """A path through keyframes: the shorter way round, and straight lines between the camera centers."""
+    """A path through keyframes: shortest rotations, and straight lines between camera centers."""
 
     keyframes: Annotated[list[Keyframe], Field(min_length=1, max_length=256)]
     """In order of time."""
     easing: Easing = "linear"
-    """Constant speed, or a soft start and stop."""
+    """Constant speed, or smooth acceleration."""
     units: Units = "scene"
-    """metric for metres, scene for mean distances of the scene."""
+    """metric for meters, scene for mean distances of the scene."""
 
     def path(self, frames: int, width: int, height: int) -> Trajectory:
-        """The path for a clip."""
+        """Camera path of `frames` cameras for frames of width x height."""
         times = [key.time for key in self.keyframes if key.time is not None]
         if times and len(times) != len(self.keyframes):
             raise ValueError("give a time for all keyframes or for none")
@@ -151,14 +152,14 @@ class PosesCamera(_Camera):
     K: Intrinsics | None = None
     """3 x 3 intrinsics in pixels of `width` x `height`; instead of `fov_deg`."""
     width: Annotated[int, Field(ge=16, le=16384)] | None = None
-    """Columns of the images that K is for; the clip's if left out."""
+    """Width of the images that K describes. Default: that of the clip."""
     height: Annotated[int, Field(ge=16, le=16384)] | None = None
-    """Rows of the images that K is for; the clip's if left out."""
+    """Height of the images that K describes. Default: that of the clip."""
     units: Units = "scene"
-    """metric for metres, scene for mean distances of the scene."""
+    """metric for meters, scene for mean distances of the scene."""
 
     def path(self, _frames: int, width: int, height: int) -> Trajectory:
-        """The path as it was given."""
+        """Camera path as given."""
         if self.K is not None and self.fov_deg is not None:
             raise ValueError("give K or fov_deg, not both")
         width, height = self.width or width, self.height or height
@@ -170,16 +171,16 @@ class PosesCamera(_Camera):
 
 
 class StoredPath(BaseModel):
-    """A path as it is kept for a worker: every pose, every K."""
+    """A camera path as stored for a worker: pose and intrinsics of every frame."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
-    """A preset's name, `keyframes`, `poses` or `file`."""
+    """Name of a preset, `keyframes`, `poses` or `file`."""
     width: int
-    """Columns of the images that K is for."""
+    """Width of the images that K describes."""
     height: int
-    """Rows of the images that K is for."""
+    """Height of the images that K describes."""
     units: Units
     """metric or scene."""
     K: list[list[list[float]]]
@@ -189,7 +190,7 @@ class StoredPath(BaseModel):
 
     @classmethod
     def of(cls, kind: str, path: Trajectory) -> "StoredPath":
-        """To be kept."""
+        """Store a path."""
         return cls(
             kind=kind,
             width=path.width,
@@ -199,8 +200,12 @@ class StoredPath(BaseModel):
             pose_c2w=path.pose_c2w.tolist(),
         )
 
+    def fov_rad(self) -> float:
+        """Full vertical field of view of the last camera in radians."""
+        return 2 * math.atan(self.height / (2 * self.K[-1][1][1]))
+
     def trajectory(self) -> Trajectory:
-        """To be used."""
+        """The stored path."""
         return Trajectory(
             pose_c2w=np.array(self.pose_c2w),
             K=np.array(self.K),
@@ -211,7 +216,7 @@ class StoredPath(BaseModel):
 
 
 CameraInput = PresetCamera | KeyframeCamera | PosesCamera
-"""What `camera_trajectory` holds."""
+"""Forms of `camera_trajectory`."""
 
 _KINDS: dict[str, tuple[str, type[PresetCamera] | type[KeyframeCamera] | type[PosesCamera]]] = {
     "preset": ("", PresetCamera),
@@ -221,7 +226,13 @@ _KINDS: dict[str, tuple[str, type[PresetCamera] | type[KeyframeCamera] | type[Po
 
 
 def read_camera(
-    source: str | bytes | dict[str, Any], *, num_frames: int | None, default_num_frames: int, width: int, height: int
+    source: str | bytes | dict[str, Any],
+    *,
+    num_frames: int | None,
+    default_num_frames: int,
+    width: int,
+    height: int,
+    fov_rad: float | None = None,
 ) -> StoredPath:
     """A camera path from a JSON text or object, or from the content of a file.
 
@@ -231,6 +242,7 @@ def read_camera(
         default_num_frames: number of frames if neither the request nor the path sets it.
         width: columns of the clip.
         height: rows of the clip.
+        fov_rad: full vertical field of view of a JSON path that sets none; None is that of the presets.
 
     Returns:
         The path; for a path of one camera per frame, as long as it was given.
@@ -242,6 +254,8 @@ def read_camera(
     if isinstance(data, dict):
         for key, (kind, model) in _KINDS.items():
             if key in data:
+                if fov_rad is not None and "fov_deg" not in data and "K" not in data:
+                    data = {**data, "fov_deg": min(170.0, max(1.0, math.degrees(fov_rad)))}
                 camera = _validated(model, data)
                 path = _attempt(partial(camera.path, num_frames or default_num_frames, width, height))
                 return StoredPath.of(kind or getattr(camera, "preset", ""), _long_enough(path, num_frames))
@@ -249,7 +263,7 @@ def read_camera(
 
 
 def presets() -> list[dict[str, Any]]:
-    """What is known of every motion, for people."""
+    """Name, description and defaults of every preset."""
     return [
         {
             "preset": preset.name,
@@ -270,14 +284,12 @@ def _attempt(work: Callable[[], Result]) -> Result:
     except CameraFileError as error:
         raise BadCameraError(f"camera file, {error.place}: {error.problem}; {error.remedy}") from None
     except (ValueError, OverflowError, TypeError, KeyError, ArithmeticError) as error:
-        raise BadCameraError(f"the camera path cannot be used: {error}") from None
+        raise BadCameraError(f"the camera path is invalid: {error}") from None
 
 
 def _parsed(source: str | bytes) -> dict[str, Any] | str:
     if len(source) > MAX_BYTES:
-        raise BadCameraError(
-            f"the camera path has more than {MAX_BYTES} bytes; it may have {MAX_POSES} cameras at most"
-        )
+        raise BadCameraError(f"the camera path is larger than {MAX_BYTES} bytes; the maximum is {MAX_POSES} cameras")
     try:
         text = source if isinstance(source, str) else source.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -291,7 +303,7 @@ def _parsed(source: str | bytes) -> dict[str, Any] | str:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _validated(
@@ -300,9 +312,8 @@ def _validated(
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadCameraError(f"camera_trajectory{'.' if place else ''}{place}: {first['msg']}") from None
+        place, problem = plain_words(error)
+        raise BadCameraError(f"{place}: {problem}" if place else problem) from None
 
 
 def _from_file(data: dict[str, Any] | str, width: int, height: int) -> Trajectory:
@@ -320,7 +331,7 @@ def _from_file(data: dict[str, Any] | str, width: int, height: int) -> Trajector
 
 def _long_enough(path: Trajectory, num_frames: int | None) -> Trajectory:
     if len(path) > MAX_POSES:
-        raise BadCameraError(f"the camera path has {len(path)} cameras, {MAX_POSES} are the most")
+        raise BadCameraError(f"the camera path has {len(path)} cameras; the maximum is {MAX_POSES}")
     if num_frames is not None and len(path) < num_frames:
         raise BadCameraError(
             f"the camera path has {len(path)} cameras for {num_frames} frames; omit num_frames and seconds, or give "

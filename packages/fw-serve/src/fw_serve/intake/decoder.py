@@ -1,9 +1,10 @@
-"""The process that decodes untrusted images: limited memory, no file writes, killed at any time without harm.
+"""Process that decodes untrusted images: limited memory, low priority, no file writes; may be killed at any time.
 
 `ImageDecoder` starts it as `python -m fw_serve.intake.decoder PIPE`. Each message in is an image file; each message out
-is `P` and a PNG, or `E` and an error. Sizes are checked before anything is decoded.
+is `P` and a PNG, or `E` and an error. Sizes are checked before decoding.
 """
 
+import os
 import resource
 import sys
 from io import BytesIO
@@ -16,15 +17,17 @@ from fw_core.images import ImageError, read_image
 FORMATS = ("PNG", "JPEG", "WEBP")
 """Pillow formats that are decoded. JPEG includes MPO, the multi-image JPEG of phones."""
 MAX_PIXELS = 40_000_000
-"""Larger images are refused by their header."""
+"""Maximum number of pixels, checked in the header."""
+KEPT_SIDE = 4096
+"""Larger images are downscaled to this side; no model generates frames of half that size."""
 MIN_SIDE = 16
-"""Smallest width and height in pixels."""
+"""Minimum width and height in pixels."""
 MEMORY_BYTES = 1_500_000_000
 """Address space of this process: enough to decode, rotate and encode `MAX_PIXELS` once."""
 
 
 def main() -> None:
-    """Answer until the pipe closes."""
+    """Answer requests until the pipe closes."""
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 1 << 20
     Image.init()  # imports every decoder before the limits apply
     _confine()
@@ -54,12 +57,16 @@ def decode(content: bytes) -> bytes:
     height, width = rgb.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise ImageError(f"the image has {width}x{height} pixels; the minimum is {MIN_SIDE}x{MIN_SIDE}")
+    upright = Image.fromarray(rgb)
+    if max(upright.size) > KEPT_SIDE:
+        upright.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
     out = BytesIO()
-    Image.fromarray(rgb).save(out, "PNG", compress_level=1)
+    upright.save(out, "PNG", compress_level=1)
     return out.getvalue()
 
 
 def _confine() -> None:
+    os.nice(10)  # requests that need no image are answered first
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

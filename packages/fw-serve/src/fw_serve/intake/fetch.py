@@ -1,41 +1,44 @@
-"""Images by address: off unless the operator names hosts, and never to a private address.
+"""Fetching of images by URL: off unless the operator allows hosts, and never from a private address.
 
-A name is resolved once, every address it has must be public, and the connection goes to that very address; a redirect
-is a new address with the same checks. So neither a redirect nor a name that changes its address leads inside.
+A host name is resolved once, all its addresses must be public, and the connection goes to the checked address. Every
+redirect is checked the same way. This protects against server-side request forgery, also through DNS rebinding.
 """
 
 import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
 
 MAX_REDIRECTS = 3
 PORTS = {"https": 443, "http": 80}
 
 Resolver = Callable[[str, int], Sequence[str]]
-"""Host and port to addresses."""
+"""Resolves host and port to addresses."""
 
 Connector = Callable[[str, int, float], socket.socket]
-"""Address, port and seconds to a connected socket."""
+"""Connects to address and port within a number of seconds."""
 
 _TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 
 
 class FetchError(ValueError):
-    """An address that is not followed, or that gave nothing; the message is for its sender."""
+    """A URL that is not allowed or cannot be fetched; the message is for its sender."""
 
 
 class Fetcher:
-    """Fetches from the hosts that were allowed.
+    """Fetches from allowed hosts.
 
     Args:
-        hosts: names, or `*.example.org` for all below it. https only; `http://NAME` allows plain http too.
-        max_bytes: larger answers are refused.
-        deadline_s: time for all of it, redirects included.
-        resolve: the system's resolver by default.
+        hosts: names, or `*.example.org` for all subdomains. https only; `http://NAME` allows plain http too.
+        max_bytes: maximum size of a response.
+        deadline_s: maximum seconds for all of it: name resolution, connections, redirects and bodies.
+        resolve: resolves host names; by default, the system's resolver.
         connect: opens a socket to an address.
     """
 
@@ -55,13 +58,13 @@ class Fetcher:
         self._connect = connect or _connect
 
     def fetch(self, url: str) -> bytes:
-        """The content behind an address.
+        """Content of a URL.
 
         Raises:
-            FetchError: the address may not be followed, leads inside, or gave no content within the limits.
+            FetchError: the URL is not allowed, leads to a private address, or cannot be read within the limits.
         """
         if not self.hosts:
-            raise FetchError("this server does not fetch addresses; send the image itself, or a data: URL")
+            raise FetchError("this server does not fetch URLs; send the image itself, or a data: URL")
         until = time.monotonic() + self.deadline_s
         for _ in range(MAX_REDIRECTS + 1):
             answer = self._once(url, until)
@@ -70,25 +73,25 @@ class Fetcher:
             url = answer
         raise FetchError(f"more than {MAX_REDIRECTS} redirects")
 
-    def check(self, url: str) -> tuple[str, str, int, str]:
-        """Scheme, host, port and the public address to connect to. Raises FetchError for all that is not allowed."""
+    def check(self, url: str, until: float | None = None) -> tuple[str, str, int, str]:
+        """Scheme, host, port and the public address to connect to. Raises FetchError if the URL is not allowed."""
         if len(url) > 2048 or any(ord(sign) < 33 or ord(sign) > 126 for sign in url) or "\\" in url:
-            raise FetchError("the address has signs that an address cannot have; write it percent-encoded")
+            raise FetchError("the URL has invalid characters; percent-encode them")
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError:
-            raise FetchError("this is not an address") from None
+            raise FetchError("not a valid URL") from None
         host = (parts.hostname or "").rstrip(".")
         if parts.scheme not in PORTS or parts.username is not None or parts.password is not None or not host:
-            raise FetchError("only plain https addresses without user name are followed")
+            raise FetchError("use an https URL without a user name")
         if port not in (None, PORTS[parts.scheme]):
-            raise FetchError(f"only port {PORTS[parts.scheme]} is asked")
+            raise FetchError(f"only port {PORTS[parts.scheme]} is allowed")
         if not self._allowed(parts.scheme, host):
-            raise FetchError(f"images are not fetched from {host!r}; the operator allows hosts with --fetch-host")
-        addresses = self._resolve(host, PORTS[parts.scheme])
+            raise FetchError(f"host {host!r} is not allowed; the operator can allow it with --fetch-host")
+        addresses = self._resolved(host, PORTS[parts.scheme], until)
         if not addresses or not all(is_public(address) for address in addresses):
-            raise FetchError(f"{host!r} has no address, or one that is not public")
+            raise FetchError(f"host {host!r} has no address, or a private one")
         return parts.scheme, host, PORTS[parts.scheme], addresses[0]
 
     def _allowed(self, scheme: str, host: str) -> bool:
@@ -96,12 +99,19 @@ class Fetcher:
         return any(host == name or (name.startswith("*.") and host.endswith(name[1:])) for name in names)
 
     def _once(self, url: str, until: float) -> bytes | str:
-        scheme, host, port, address = self.check(url)
+        scheme, host, port, address = self.check(url, until)
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection = http.client.HTTPConnection(host, port, timeout=self._left(until))
+        watch: threading.Timer | None = None
+        watched: socket.socket | None = None
         try:
             plain = self._connect(address, port, self._left(until))
+            watched = plain.dup()
+            # a timeout of the socket starts again with every byte; this ends the handshake, headers and body in time
+            watch = threading.Timer(self._left(until), _shut_down, args=(watched,))
+            watch.daemon = True
+            watch.start()
             context = ssl.create_default_context()
             connection.sock = plain if scheme == "http" else context.wrap_socket(plain, server_hostname=host)
             connection.request("GET", target, headers={"Accept": "image/*", "User-Agent": "fantasy-world"})
@@ -109,12 +119,26 @@ class Fetcher:
             if response.status in (301, 302, 303, 307, 308):
                 return urljoin(url, response.getheader("Location", ""))
             if response.status != 200:
-                raise FetchError(f"{host!r} answered with {response.status}")
+                raise FetchError(f"host {host!r} answered with status {response.status}")
             return self._read(response, connection, until)
         except (OSError, http.client.HTTPException) as error:
-            raise FetchError(f"{host!r} could not be read: {type(error).__name__}") from None
+            self._left(until)
+            raise FetchError(f"host {host!r} cannot be read: {type(error).__name__}") from None
         finally:
+            if watch is not None:
+                watch.cancel()
+            if watched is not None:
+                watched.close()
             connection.close()
+
+    def _resolved(self, host: str, port: int, until: float | None) -> Sequence[str]:
+        """Addresses of a host, within the deadline: the system's resolver has none."""
+        if until is None:
+            return self._resolve(host, port)
+        try:
+            return _RESOLVERS.submit(self._resolve, host, port).result(self._left(until))
+        except TimeoutError:
+            raise FetchError(f"resolving {host!r} took more than {self.deadline_s:g} s") from None
 
     def _read(self, response: http.client.HTTPResponse, connection: http.client.HTTPConnection, until: float) -> bytes:
         parts, size = [], 0
@@ -123,17 +147,26 @@ class Fetcher:
                 connection.sock.settimeout(self._left(until))
             part = response.read1(1 << 16)
             if not part:
+                self._left(until)
                 return b"".join(parts)
             parts.append(part)
             size += len(part)
             if size > self.max_bytes:
-                raise FetchError(f"the image has more than {self.max_bytes} bytes")
+                raise FetchError(f"the image is larger than {self.max_bytes} bytes")
 
     def _left(self, until: float) -> float:
         left = until - time.monotonic()
         if left <= 0:
-            raise FetchError(f"the image took more than {self.deadline_s:g} s")
+            raise FetchError(f"fetching took more than {self.deadline_s:g} s")
         return left
+
+
+_RESOLVERS = ThreadPoolExecutor(4, thread_name_prefix="resolve")
+
+
+def _shut_down(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def is_public(address: str) -> bool:
@@ -145,7 +178,7 @@ def is_public(address: str) -> bool:
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped or ip.sixtofour or ip.teredo or any(ip in network for network in _TRANSLATED):
             return False
-        if int(ip) >> 32 == 0:  # ::a.b.c.d, an IPv4 address in the old way of writing
+        if int(ip) >> 32 == 0:  # ::a.b.c.d, a deprecated form of an IPv4 address
             return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 

@@ -8,23 +8,23 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from queue import LifoQueue
 
-DEADLINE_S = 20.0
-"""An image that takes longer to decode is refused."""
+DEADLINE_S = 60.0
+"""Maximum seconds to decode an image."""
 
 RECYCLE_AFTER = 500
-"""Images after which a decoding process is replaced by a new one."""
+"""A decoding process is replaced after this many images."""
 
 
 class BadImageError(ValueError):
-    """An image that is not taken; the message is for its sender."""
+    """An image that cannot be used; the message is for its sender."""
 
 
 class ImageDecoder:
     """Decodes images in limited processes, which start when they are first needed.
 
     Args:
-        processes: how many may decode at once; others wait for their turn.
-        deadline_s: time for one image.
+        processes: number of concurrent processes; further calls wait.
+        deadline_s: maximum seconds per image.
     """
 
     def __init__(self, *, processes: int = 2, deadline_s: float = DEADLINE_S) -> None:
@@ -34,12 +34,12 @@ class ImageDecoder:
             self._free.put(None)
 
     def start(self) -> None:
-        """Start the first process, so that the first image does not wait for it."""
+        """Start the first process, so that the first image does not wait for it to start."""
         process = self._free.get()
         self._free.put(process or _Process())
 
     def decode(self, content: bytes) -> bytes:
-        """The image as an RGB PNG without metadata.
+        """Decode an image to an RGB PNG without metadata.
 
         Raises:
             BadImageError: not a PNG, JPEG or WebP, damaged, too large, animated, or too slow to decode.
@@ -66,7 +66,7 @@ class ImageDecoder:
         return rest
 
     def close(self) -> None:
-        """End all processes that are not at work."""
+        """End all idle processes."""
         for _ in range(self._free.qsize()):
             process = self._free.get()
             if process is not None:
@@ -95,7 +95,7 @@ class _Process:
         theirs.close()
 
     def ask(self, content: bytes, deadline_s: float) -> bytes:
-        """The answer, or EOFError or OSError if the process died or had to be killed."""
+        """Return the answer. Raises EOFError or OSError if the process died or was killed at the deadline."""
         watch = threading.Timer(deadline_s, self.process.kill)
         watch.start()
         try:
@@ -106,7 +106,7 @@ class _Process:
             watch.cancel()
 
     def stop(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         self.process.kill()
         with suppress(OSError):
             self.pipe.close()

@@ -1,1 +1,1 @@
-"""Jobs that last: what a job is, the one store that every process shares, and the keys that own jobs."""
+"""Durable jobs: their model, the store that all processes share, its tables and migrations, and API keys."""

@@ -1,6 +1,5 @@
 """Workers with a recent heartbeat, and the models they have loaded."""
 
-import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,22 +17,22 @@ _HELD = select(workers.c.card).where(workers.c.seen_at > bindparam("since"), wor
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerRecord:
-    """One worker, as it last spoke of itself."""
+    """State of a worker at its last heartbeat."""
 
     id: str
     """HOST-PID-COUNT of the process that holds the model."""
     state: WorkerState
-    """What it does."""
+    """Current activity."""
     seen_at: float
-    """When it spoke, seconds since 1970."""
+    """Time of the heartbeat, seconds since 1970."""
 
 
 class Fleet:
     """The workers of a store.
 
     Args:
-        store: where they write.
-        silent_s: a worker that was not heard of for so long is not counted.
+        store: the job store.
+        silent_s: a worker without a heartbeat for this long is not counted.
     """
 
     def __init__(self, store: JobStore, *, silent_s: float = 30.0) -> None:
@@ -41,7 +40,7 @@ class Fleet:
         self.silent_s = silent_s
 
     def announce(self, worker: str, state: WorkerState, card: ModelCard | None = None) -> None:
-        """Say that a worker is there, and which model it holds."""
+        """Write a heartbeat, and the model that the worker has loaded."""
         row: dict[str, object] = {"id": worker, "state": state, "seen_at": self.store.clock()}
         with self.store.engine.begin() as connection:
             add_to(connection, workers, row, {"state": state, "seen_at": row["seen_at"]})
@@ -51,27 +50,32 @@ class Fleet:
                 connection.execute(workers.update().where(workers.c.id == worker).values(card=known["card"]))
 
     def forget(self, worker: str) -> None:
-        """Strike a worker that is gone."""
+        """Remove a worker that has ended."""
         with self.store.engine.begin() as connection:
             connection.execute(workers.delete().where(workers.c.id == worker))
 
     def alive(self) -> list[WorkerRecord]:
-        """Workers heard of lately."""
+        """Workers with a recent heartbeat."""
         recent = workers.c.seen_at > self.store.clock() - self.silent_s
         with reader(self.store.engine) as connection:
             rows = connection.execute(select(workers).where(recent)).all()
         return [WorkerRecord(id=row.id, state=row.state, seen_at=row.seen_at) for row in rows]
 
     def models(self) -> list[ModelCard]:
-        """Cards of the models that living workers hold; if none lives, of those that were ever held."""
+        """Models of running workers; if none runs, all models ever loaded. Cards of one name are merged."""
         since = self.store.clock() - self.silent_s
         with reader(self.store.engine) as connection:
             held = connection.execute(_HELD, {"since": since}).scalars()
             texts = sorted({text for text in held if text})
             texts = texts or list(connection.execute(select(cards.c.card).order_by(cards.c.name)).scalars())
-        return [ModelCard.model_validate(json.loads(text)) for text in texts]
+        found: dict[str, ModelCard] = {}
+        for card in map(ModelCard.stored, texts):
+            known = found.get(card.name)
+            if known is None or card.pixel_bytes > known.pixel_bytes:  # the largest measured need
+                found[card.name] = card
+        return list(found.values())
 
     def prune(self) -> None:
-        """Strike workers that were silent for an hour."""
+        """Remove workers without a heartbeat for an hour."""
         with self.store.engine.begin() as connection:
             connection.execute(workers.delete().where(workers.c.seen_at < self.store.clock() - 3600))

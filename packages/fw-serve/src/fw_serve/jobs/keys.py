@@ -1,6 +1,6 @@
-"""API keys: shown once, kept as a digest, each with its limits.
+"""API keys: shown once, stored as a digest, each with its limits.
 
-A key reads fw-ID-SECRET; the secret has 256 random bits, so a plain SHA-256 of it cannot be searched.
+A key has the form fw-ID-SECRET. The secret has 256 random bits, so SHA-256 without salt is enough.
 """
 
 import hashlib
@@ -20,20 +20,24 @@ _NO_DIGEST = "0" * 64
 
 @dataclass(frozen=True, kw_only=True)
 class ApiKey:
-    """Who asks, and how much they may."""
+    """An API key and its limits."""
 
     id: str
     """Public part of the key; the owner of its jobs."""
     name: str
-    """What the operator calls it."""
+    """Name of the owner, given by the operator."""
     per_minute: int
-    """Creations within 60 seconds."""
+    """Maximum number of creations within 60 seconds."""
     max_queued: int
-    """Jobs that may wait at once."""
+    """Maximum number of queued jobs."""
     created_at: float
     """Seconds since 1970."""
     revoked_at: float | None
     """Seconds since 1970; None while it is valid."""
+    max_priority: int = 0
+    """Highest priority that a request may ask for."""
+    disk_bytes: int | None = None
+    """Maximum size of the files of its jobs; None is no limit."""
 
 
 class KeyRing:
@@ -42,16 +46,18 @@ class KeyRing:
     def __init__(self, store: JobStore) -> None:
         self.store = store
 
-    def add(self, name: str, *, per_minute: int, max_queued: int) -> str:
-        """Make a key and return it; it cannot be read again.
+    def add(
+        self, name: str, *, per_minute: int, max_queued: int, max_priority: int = 0, disk_bytes: int | None = None
+    ) -> str:
+        """Create a key and return it; it cannot be read again.
 
         Raises:
             ValueError: an empty name, or limits below one.
         """
         if not name.strip() or len(name) > 80:
-            raise ValueError("a key needs a name of 1 to 80 characters, for example the person's or the program's")
-        if per_minute < 1 or max_queued < 1:
-            raise ValueError("a key's limits are at least 1; revoke the key to stop its owner")
+            raise ValueError("NAME must have 1 to 80 characters, such as the name of a person or a program")
+        if per_minute < 1 or max_queued < 1 or max_priority < 0 or (disk_bytes is not None and disk_bytes < 1):
+            raise ValueError("limits must be at least 1; to lock out an owner, use `fw-serve key revoke`")
         public, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
         row = {
             "id": public,
@@ -60,13 +66,15 @@ class KeyRing:
             "per_minute": per_minute,
             "max_queued": max_queued,
             "created_at": self.store.clock(),
+            "max_priority": max_priority,
+            "disk_bytes": disk_bytes,
         }
         with self.store.engine.begin() as connection:
             connection.execute(keys.insert().values(**row))
         return f"fw-{public}-{secret}"
 
     def check(self, key: str) -> ApiKey | None:
-        """Whose key this is; None if it is nobody's or was revoked. Takes as long for a near miss as for any other."""
+        """The valid key, or None if it is unknown or revoked. Compares in constant time."""
         shape = _SHAPE.fullmatch(key)
         public, secret = shape.groups() if shape else ("", "")
         with reader(self.store.engine) as connection:
@@ -75,18 +83,18 @@ class KeyRing:
         return _key(row) if same and row is not None and row.revoked_at is None else None
 
     def revoke(self, public_id: str) -> bool:
-        """End a key's validity; False if there is no valid key of this id."""
+        """Revoke a key; False if there is no valid key with this id."""
         valid = (keys.c.id == public_id) & keys.c.revoked_at.is_(None)
         with self.store.engine.begin() as connection:
             return connection.execute(update(keys).where(valid).values(revoked_at=self.store.clock())).rowcount == 1
 
     def all(self) -> list[ApiKey]:
-        """Every key ever made, oldest first."""
+        """All keys, revoked ones included, oldest first."""
         with reader(self.store.engine) as connection:
             return [_key(row) for row in connection.execute(select(keys).order_by(keys.c.created_at))]
 
     def any_valid(self) -> bool:
-        """Whether anyone could get in."""
+        """Whether there is a valid key."""
         with reader(self.store.engine) as connection:
             valid = select(func.count()).select_from(keys).where(keys.c.revoked_at.is_(None))
             return bool(connection.execute(valid).scalar())
@@ -104,4 +112,6 @@ def _key(row) -> ApiKey:  # type: ignore[no-untyped-def]
         max_queued=row.max_queued,
         created_at=row.created_at,
         revoked_at=row.revoked_at,
+        max_priority=row.max_priority,
+        disk_bytes=row.disk_bytes,
     )

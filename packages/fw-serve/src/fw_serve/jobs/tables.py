@@ -1,7 +1,4 @@
-"""The tables, and an engine for SQLite or PostgreSQL that is durable across power loss.
-
-One set of statements serves both; see docs/adr/0007.
-"""
+"""Tables of the job store, for SQLite and PostgreSQL; see docs/adr/0007. `database.open_engine` creates them."""
 
 from collections.abc import Callable
 
@@ -18,29 +15,19 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    create_engine,
-    event,
-    inspect,
-    select,
     text,
 )
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
-SCHEMA_VERSION = 1
-"""Raised whenever a table changes."""
-
-BUSY_TIMEOUT_MS = 10_000
-"""How long a SQLite writer waits for another."""
+REVISION = "0002"
+"""Alembic revision of the tables below; the last file of `migrations/versions`."""
 
 _ADVISORY_LOCK = 0x66775F73
 """Number under which PostgreSQL serializes admissions of this application."""
 
 metadata = MetaData()
 
-meta = Table(
-    "fw_meta", metadata, Column("name", String(40), primary_key=True), Column("value", Integer, nullable=False)
-)
+revisions = Table("fw_revision", metadata, Column("version_num", String(32), primary_key=True))
+"""Alembic's version table."""
 
 jobs = Table(
     "fw_jobs",
@@ -69,11 +56,23 @@ jobs = Table(
     Column("remixed_from", String(40)),
     Column("idempotency_key", String(255)),
     Column("fingerprint", String(64), nullable=False, default=""),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("model", String(120), nullable=False, server_default=""),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("interruptions", Integer, nullable=False, server_default="0"),
+    Column("bytes", BigInteger, nullable=False, server_default="0"),
+    Column("extended_from", String(40)),
+    Column("share", String(64)),
+    Column("webhook", Text),
+    Column("webhook_at", Float(53)),
+    Column("webhook_tries", Integer, nullable=False, server_default="0"),
     UniqueConstraint("owner", "idempotency_key", name="fw_jobs_idempotency"),
     Index("fw_jobs_status", "status", "seq"),
     Index("fw_jobs_owner", "owner", "seq"),
     Index("fw_jobs_admitted", "owner", "created_at"),
-    sqlite_autoincrement=True,  # a number is never given twice, so cursors stay true after deletions
+    Index("fw_jobs_share", "share"),
+    Index("fw_jobs_webhook", "webhook_at"),
+    sqlite_autoincrement=True,  # numbers are never reused, so cursors stay valid after deletions
 )
 
 workers = Table(
@@ -106,36 +105,13 @@ keys = Table(
     Column("max_queued", Integer, nullable=False),
     Column("created_at", Float(53), nullable=False),
     Column("revoked_at", Float(53)),
+    Column("max_priority", Integer, nullable=False, server_default="0"),
+    Column("disk_bytes", BigInteger),
 )
 
 
-def open_engine(url: str) -> Engine:
-    """Connect to sqlite:///FILE or postgresql+psycopg://..., making the tables if they are missing.
-
-    Raises:
-        ValueError: another kind of database, a missing driver, or tables of another version.
-    """
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ValueError(f"the database address is not an URL: {error}; write for example sqlite:///jobs.db") from None
-    backend = parsed.get_backend_name()
-    if backend not in ("sqlite", "postgresql"):
-        raise ValueError(f"jobs are kept in sqlite or postgresql, not in {backend!r}; see --database")
-    if backend == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    try:
-        engine = create_engine(parsed, pool_pre_ping=backend == "postgresql", pool_size=8, max_overflow=32)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{backend} needs the package {error.name}: install fw-serve[postgres]") from error
-    if backend == "sqlite":
-        _prepare_sqlite(engine)
-    _make_tables(engine)
-    return engine
-
-
 def serialize(connection: Connection) -> None:
-    """Let one transaction at a time count and insert. SQLite's write transactions are serial already."""
+    """Serialize transactions that count and insert. SQLite's write transactions are serial already."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _ADVISORY_LOCK})
 
@@ -145,37 +121,5 @@ def reader(engine: Engine) -> Connection:
     return engine.connect().execution_options(fw_read=True)
 
 
-def _prepare_sqlite(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def _settings(connection, _record) -> None:  # type: ignore[no-untyped-def]
-        connection.isolation_level = None  # the listener below begins transactions, not the driver
-        for pragma in (
-            f"busy_timeout={BUSY_TIMEOUT_MS}",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "cache_size=-512",  # kB a connection; the operating system caches the file for all of them
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        if not connection.get_execution_options().get("fw_read"):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _make_tables(engine: Engine) -> None:
-    with engine.begin() as connection:
-        serialize(connection)
-        if not inspect(connection).has_table(meta.name):
-            metadata.create_all(connection)
-            connection.execute(meta.insert().values(name="schema", value=SCHEMA_VERSION))
-        found = connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar()
-    if found != SCHEMA_VERSION:
-        raise ValueError(
-            f"the database has tables of version {found}, this program wants {SCHEMA_VERSION}; "
-            "use the version of fantasy-world that wrote them, or another database"
-        )
-
-
 Clock = Callable[[], float]
-"""Seconds since 1970; tests give their own."""
+"""Returns seconds since 1970."""

@@ -1,4 +1,4 @@
-"""The files of a result: those of `export_world`, and the images and archives that only the API hands out.
+"""Files of a result: those of `export_world`, and images and archives for the API.
 
 Axes: F frames, H W pixels.
 """
@@ -16,18 +16,18 @@ from fw_model.pipeline.result import World
 from fw_serve.worker.points import write_points
 
 THUMBNAIL_PIXELS = 512
-"""Longest side of the thumbnail."""
+"""Longest side of the thumbnail in pixels."""
 SHEET_FRAMES = 16
-"""Most frames on the sprite sheet."""
+"""Maximum number of frames on the sprite sheet."""
 SHEET_FRAME_PIXELS = 256
-"""Longest side of a frame on the sheet."""
+"""Longest side of a frame on the sheet in pixels."""
 
 
 def write_artifacts(world: World, folder: Path) -> None:
     """Write all variants of a result into `folder`: flat files, archives instead of folders."""
     export_world(world, folder)
     write_points(folder / "points.bin", world)
-    # 1 / confidence, so that the warm end of the colors means sure, as it means near in the depth video
+    # 1 / confidence, so that warm colors mean confident, as they mean near in the depth video
     write_depth_video(folder / "confidence.mp4", 1 / world.depth_confidence, world.fps)
     thumbnail = Image.fromarray(world.video[0])
     thumbnail.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
@@ -40,7 +40,7 @@ def write_artifacts(world: World, folder: Path) -> None:
 
 
 def sprite_sheet(video: np.ndarray) -> Image.Image:
-    """Frames spread evenly over the clip, row by row in a grid of about equal sides."""
+    """Evenly spaced frames of a video [F, H, W, 3], row by row in a roughly square grid."""
     frames, height, width, _ = video.shape
     count = min(frames, SHEET_FRAMES)
     columns = math.ceil(math.sqrt(count))

@@ -1,4 +1,4 @@
-"""What a worker drives: something that makes a world from a task, step by step, into a folder."""
+"""Interface between a worker and the model: one job in, progress reports and a folder of files out."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from fw_serve.jobs.model import ModelCard, WorldRequest
 
 
 class OutOfMemoryError(Exception):
-    """The device or the machine has not enough memory for this task; others may fit."""
+    """The device or machine has too little memory for this job; smaller ones may fit."""
 
 
 class JobError(Exception):
-    """This task cannot be done; the message is for the person who asked."""
+    """The job cannot be done; the message is for its sender."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class JobInputs:
-    """One job, as an engine needs it."""
+    """Inputs of one job."""
 
     request: WorldRequest
-    """What was asked for."""
+    """Validated request."""
     image: Path
     """The first frame, an RGB PNG."""
     camera: Trajectory
@@ -31,35 +31,37 @@ class JobInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class JobProgress:
-    """A report between two steps."""
+    """Progress report between two steps."""
 
     stage: str
     """encode, denoise, decode or export."""
     step: int
-    """Steps of the stage that are done."""
+    """Completed steps of the stage."""
     steps: int
-    """Steps of the stage in all."""
+    """Number of steps of the stage."""
     eta_seconds: float | None = None
-    """Estimate of the time left."""
+    """Estimated time left."""
+    preview: bytes | None = None
+    """A JPEG of the frames as denoised so far."""
 
 
 class JobEngine(Protocol):
-    """Makes worlds."""
+    """Generates worlds."""
 
     @property
     def card(self) -> ModelCard:
-        """Name and defaults of the model."""
+        """The loaded model; its memory figures grow with the jobs it has run."""
         ...
 
     def run(self, task: JobInputs, folder: Path) -> Generator[JobProgress, None, None]:
-        """Make the world and write its files into `folder`, which is empty; closing the generator stops it.
+        """Generate the world into the empty `folder`; closing the generator stops it.
 
         Raises:
-            JobError: the task cannot be done.
+            JobError: the job cannot be done.
             OutOfMemoryError: not enough memory.
         """
         ...
 
     def recover(self) -> None:
-        """Free what a failed or stopped task left behind."""
+        """Free memory after a failed or stopped job."""
         ...

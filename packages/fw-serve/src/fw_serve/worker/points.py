@@ -15,11 +15,11 @@ from fw_geometry.camera import Trajectory
 from fw_model.pipeline.result import World
 
 MAGIC = b"FWPOINTS"
-"""First bytes of the file."""
+"""Magic bytes at the start of the file."""
 VERSION = 1
-"""Of the layout."""
+"""Version of the layout."""
 MAX_POINTS = 600_000
-"""Most points; 16 bytes each."""
+"""Maximum number of points, 16 bytes each."""
 
 
 def write_points(path: Path, world: World, *, max_points: int = MAX_POINTS) -> Path:
@@ -55,7 +55,7 @@ def write_points(path: Path, world: World, *, max_points: int = MAX_POINTS) -> P
         "requested": _cameras(world.requested),
     }
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 4)  # so that the numbers after it are aligned
+    text += b" " * (-len(text) % 4)  # aligns the arrays
     with path.open("wb") as file:
         file.write(struct.pack("<8sII", MAGIC, VERSION, len(text)) + text)
         for array in arrays.values():

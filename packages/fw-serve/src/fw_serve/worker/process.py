@@ -1,10 +1,10 @@
-"""One worker: claims jobs from the store and runs them one by one until it is stopped.
+"""Worker process: claims jobs from the store and runs them one by one until it is stopped.
 
-Started by `Supervisor` as `python -m fw_serve.worker.process`; its settings come as one line of JSON on standard input,
-which stays open as a lifeline: when it closes, whoever watches over this worker is gone, and it ends.
+`Supervisor` starts it as `python -m fw_serve.worker.process` and sends its settings as one line of JSON on standard
+input. Standard input stays open: when it closes, the supervisor has died, so the worker gives its job back and exits.
 """
 
-import contextlib
+import errno
 import importlib
 import json
 import logging
@@ -14,8 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
+from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -31,60 +33,66 @@ from fw_serve.worker.engine import JobEngine, JobError, JobInputs, JobProgress, 
 log = logging.getLogger("fw_serve.worker")
 
 _SHARE = {"encode": (0, 5), "denoise": (5, 90), "decode": (90, 95), "export": (95, 99)}
-"""Per cent of a job at the begin and the end of each stage."""
+"""Progress of a job in percent at the start and end of each stage."""
 
 EXIT_TIMEOUT = 3
-"""Exit code after a job took too long; nothing else can stop a step."""
+"""Exit code after a job exceeded its time limit; only the end of the process can stop a step."""
+
+STORE_PATIENCE_S = 600.0
+"""Seconds to retry writing the end of a job while the database does not respond."""
+
+Answer = TypeVar("Answer")
 
 
 class StopRequestedError(Exception):
-    """The worker is to end; its job goes back to the queue."""
+    """The worker is being stopped; its job goes back to the queue."""
 
 
 class WorkerProcess:
-    """The loop.
+    """Loop of a worker.
 
     Args:
-        settings: where the jobs are and how to behave.
-        engine: what makes worlds.
-        store: the jobs.
+        settings: settings of the worker.
+        engine: generates worlds.
+        store: the job store.
     """
 
     def __init__(self, settings: WorkerSettings, engine: JobEngine, store: JobStore) -> None:
         self.settings, self.engine, self.store = settings, engine, store
         self.fleet = Fleet(store)
-        self.storage = JobStorage(settings.data)
+        self.storage = JobStorage(settings.data, settings.artifacts)
         self.stopping = threading.Event()
 
     def run(self) -> None:
-        """Take and run jobs until `stopping` is set."""
+        """Claim and run jobs until `stopping` is set."""
         pulse = _Pulse(self)
         pulse.start()
         self.fleet.announce(self.settings.name, "ready", self.engine.card)
         while not self.stopping.is_set():
             try:
-                job = self.store.claim(self.settings.name, self.settings.lease_s)
+                job = self.store.claim(self.settings.name, self.settings.lease_s, self.engine.card.name)
                 if job is None:
                     self.stopping.wait(self.settings.poll_s)
                     continue
                 pulse.follow(job)
                 self.fleet.announce(self.settings.name, "busy")
                 self.attempt(job)
-                self.fleet.announce(self.settings.name, "ready")
-            except SQLAlchemyError:  # the model stays loaded; a job that was running is free when its lease is over
-                log.exception("the database does not answer; trying again")
+                self.fleet.announce(self.settings.name, "ready", self.engine.card)
+            except SQLAlchemyError as error:  # the model stays loaded
+                log.error("the database does not respond, trying again: %s", _reason(error))
                 self.stopping.wait(1.0)
             finally:
                 pulse.follow(None)
-        self.fleet.forget(self.settings.name)
+        with suppress(SQLAlchemyError):
+            self.fleet.forget(self.settings.name)
 
     def attempt(self, job: Job) -> None:
-        """Run one job to whatever end it takes. Nothing that goes wrong with it leaves this method."""
-        lease, keep_s = str(job.lease), self.settings.keep_s
+        """Run one job and write how it ended. Errors of the job do not leave this method."""
+        lease = str(job.lease)
         try:
-            self._make(job, lease)
+            self._run(job, lease)
         except LeaseLostError:
-            log.info("%s was taken away; stopped", job.id)
+            log.info("%s was cancelled, deleted or reassigned; stopped", job.id)
             self.storage.withdraw(job.id, lease)
             self.engine.recover()
             return
@@ -98,40 +106,66 @@ class WorkerProcess:
         except JobError as error:
             code, message = "invalid_request", str(error)
         except StorageError as error:
-            log.exception("%s: inputs are gone", job.id)
+            log.exception("%s: inputs are missing", job.id)
             code, message = "inputs_lost", f"The inputs of this job are missing ({error})."
+        except OSError as error:
+            log.exception("%s failed", job.id)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            code = "storage_full" if full else "generation_failed"
+            message = "The disk of the server is full." if full else "Internal error in the worker; see its log."
         except Exception:
             log.exception("%s failed", job.id)
             code, message = "generation_failed", "Internal error in the worker; see its log."
         else:
             return
-        self._end(job, lambda: self.store.fail(lease, code, message, keep_s=keep_s))
+        self._end(job, lambda: self.store.fail(lease, code, message))
 
-    def _make(self, job: Job, lease: str) -> None:
+    def _run(self, job: Job, lease: str) -> None:
         camera = StoredPath.model_validate_json(self.storage.input(job.id, "camera.json").read_bytes())
         image = self.storage.input(job.id, "image.png")
         folder = self.storage.begin(lease)
         steps = self.engine.run(JobInputs(request=job.request, image=image, camera=camera.trajectory()), folder)
         try:
             for step in steps:
-                self.store.report(
-                    lease, self.settings.lease_s, stage=step.stage, step=step.step, steps=step.steps,
-                    progress=percent(step), eta_seconds=step.eta_seconds,
-                )  # fmt: skip
+                try:
+                    self.store.report(
+                        lease, self.settings.lease_s, stage=step.stage, step=step.step, steps=step.steps,
+                        progress=percent(step), eta_seconds=step.eta_seconds,
+                    )  # fmt: skip
+                except SQLAlchemyError as error:  # the next report tells as much
+                    log.warning("%s: a report of progress was lost: %s", job.id, _reason(error))
+                if step.preview is not None:
+                    self.storage.put_preview(lease, step.preview)
                 if self.stopping.is_set():
                     raise StopRequestedError
         finally:
             steps.close()
-        self.storage.publish(job.id, lease)
-        self.store.complete(lease, lease, keep_s=self.settings.keep_s)
+        size = self.storage.publish(job.id, lease)
+        num_frames, height, width = job.request.shape
+        num_steps = job.request.settings.num_inference_steps or self.engine.card.settings.num_inference_steps
+        work = float(num_steps * num_frames * height * width)
+        self._retried(lambda: self.store.complete(lease, lease, size=size, work=work))
+
+    def _retried(self, write: Callable[[], Answer]) -> Answer:
+        """The result of `write`, which is repeated while the database does not respond."""
+        until, pause = time.monotonic() + STORE_PATIENCE_S, 0.2
+        while True:
+            try:
+                return write()
+            except SQLAlchemyError as error:
+                if time.monotonic() > until:
+                    raise
+                log.warning("the database does not respond, trying again: %s", _reason(error))
+                time.sleep(pause)
+                pause = min(5.0, 2 * pause)
 
     def _end(self, job: Job, write: Callable[[], object]) -> None:
         self.storage.withdraw(job.id, str(job.lease))
         self.engine.recover()
         try:
-            write()
+            self._retried(write)
         except LeaseLostError:
-            log.info("%s was taken away before its end was written", job.id)
+            log.info("%s was cancelled, deleted or reassigned before its end was written", job.id)
 
 
 @dataclass
@@ -141,7 +175,7 @@ class _Followed:
 
 
 class _Pulse(threading.Thread):
-    """Says that the worker lives and holds its job, also while a step lasts; ends a worker whose job lasts too long."""
+    """Sends heartbeats, also during a step, and ends the process if its job exceeds the time limit."""
 
     def __init__(self, worker: WorkerProcess) -> None:
         super().__init__(name="pulse", daemon=True)
@@ -149,11 +183,11 @@ class _Pulse(threading.Thread):
         self.followed: _Followed | None = None
 
     def follow(self, job: Job | None) -> None:
-        """Keep this job's lease from now on."""
+        """Renew the lease of this job from now on."""
         self.followed = None if job is None else _Followed(str(job.lease), time.monotonic())
 
     def run(self) -> None:
-        """Until the worker stops."""
+        """Send heartbeats until the worker stops."""
         settings, store = self.worker.settings, self.worker.store
         while not self.worker.stopping.wait(settings.lease_s / 4):
             followed = self.followed
@@ -164,41 +198,43 @@ class _Pulse(threading.Thread):
                     self._check_time(followed)
                     store.heartbeat(followed.lease, settings.lease_s)
             except LeaseLostError:
-                continue  # the loop learns it at its next report
+                continue  # the next report of the job raises it too
+            except SQLAlchemyError as error:
+                log.warning("a heartbeat was lost: %s", _reason(error))
             except Exception:
-                log.exception("the pulse could not be written")
+                log.exception("a heartbeat was lost")
 
     def _check_time(self, followed: _Followed) -> None:
         limit = self.worker.settings.job_timeout_s
         if limit is None or time.monotonic() - followed.since < limit:
             return
         message = f"The job took more than {limit:g} s, the limit of this server."
-        with contextlib.suppress(LeaseLostError):  # cancelled long ago, and still in the same step
-            self.worker.store.fail(followed.lease, "timed_out", message, keep_s=self.worker.settings.keep_s)
+        with suppress(LeaseLostError):  # cancelled, and still in the same step
+            self.worker.store.fail(followed.lease, "timed_out", message)
         log.error("a job took more than %g s; the worker is replaced", limit)
         os._exit(EXIT_TIMEOUT)
 
 
 def percent(step: JobProgress) -> int:
-    """Progress of the whole job after a step."""
+    """Progress of the whole job in percent after a step."""
     begin, end = _SHARE[step.stage]
     return begin + (end - begin) * step.step // max(1, step.steps)
 
 
 def load_engine(settings: WorkerSettings) -> JobEngine:
-    """Import and call what `settings.engine` names."""
+    """Import and call the function that `settings.engine` names."""
     module, _, function = settings.engine.partition(":")
     return getattr(importlib.import_module(module), function)(**settings.options)
 
 
 def main() -> int:
-    """Read settings, load the engine, work. Exit codes: 0 stopped, 1 the engine could not be loaded, 3 timed out."""
+    """Run a worker. Exit codes: 0 stopped, 1 the engine could not be loaded, 3 a job exceeded its time limit."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     lifeline = sys.stdin.buffer
     settings = WorkerSettings(**json.loads(lifeline.readline()))
-    threading.Thread(target=_end_with, args=(lifeline.fileno(),), daemon=True).start()
-    store = JobStore(settings.database, max_attempts=settings.max_attempts)
+    store = JobStore(settings.database, max_attempts=settings.max_attempts, keep_s=settings.keep_s)
+    threading.Thread(target=_end_with, args=(lifeline.fileno(), store, settings.name), daemon=True).start()
     fleet = Fleet(store)
     fleet.announce(settings.name, "loading")
     try:
@@ -219,10 +255,19 @@ def main() -> int:
     return 0
 
 
-def _end_with(lifeline: int) -> None:
+def _end_with(lifeline: int, store: JobStore, name: str) -> None:
+    """Wait for the end of the supervisor, then give the job back and exit: an operator killed the service."""
     while os.read(lifeline, 4096):
         pass
-    os._exit(0)  # the supervisor is gone; when the lease expires, the job is free
+    try:
+        store.release(name, "stopped")
+    finally:
+        os._exit(0)
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    """The error of the database in one line."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
 
 
 if __name__ == "__main__":

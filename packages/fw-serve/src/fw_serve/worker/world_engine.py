@@ -1,8 +1,12 @@
-"""The engine of the product: a `WorldPipeline`, and its worlds as the files that the API hands out."""
+"""The engine of fw-serve: a `WorldPipeline` whose worlds become the files that the API serves."""
 
 import gc
+import os
+import resource
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +14,54 @@ import torch
 
 from fw_core.devices import choose_device
 from fw_model.pipeline.pipeline import WorldPipeline
+from fw_model.pipeline.result import Progress, World
 from fw_serve.jobs.model import ModelCard
-from fw_serve.worker.artifacts import write_artifacts
+from fw_serve.worker.artifacts import sprite_sheet, write_artifacts
 from fw_serve.worker.engine import JobError, JobInputs, JobProgress, OutOfMemoryError
+
+PREVIEW_S = 2.0
+"""Minimum seconds between previews."""
+PREVIEW_SHARE = 0.1
+"""Maximum share of the time that previews may take."""
+MARGIN = 1.1
+"""Factor on the measured memory, for jobs of other sizes."""
 
 
 class WorldEngine:
     """Drives a pipeline.
 
     Args:
-        pipeline: what makes the worlds.
-        name: what the API calls the model.
+        pipeline: generates the worlds.
+        name: name of the model in the API.
+        loras: file and scale by name, for requests that choose one.
     """
 
-    def __init__(self, pipeline: WorldPipeline, name: str) -> None:
-        self.pipeline = pipeline
-        self.card = ModelCard(name=name, settings=pipeline.sampling)
+    def __init__(self, pipeline: WorldPipeline, name: str, loras: dict[str, tuple[str, float]] | None = None) -> None:
+        self.pipeline, self.loras = pipeline, loras or {}
+        self.card = ModelCard(
+            name=name,
+            settings=pipeline.sampling,
+            about=about(pipeline),
+            loras=tuple(self.loras),
+            memory_bytes=_device_bytes(pipeline.device),
+            fixed_bytes=_used_bytes(pipeline.device),
+        )
 
     def run(self, task: JobInputs, folder: Path) -> Generator[JobProgress, None, None]:
         """See `JobEngine.run`."""
         request, world = task.request, None
-        with _named_errors():
+        _reset_peak(self.pipeline.device)
+        with _named_errors(), self._with_lora(request.lora):
             reports = self.pipeline.generate(task.image, request.prompt, task.camera, request.settings)
+            previews = _Previews(self.pipeline)
             for report in reports:
                 yield JobProgress(
-                    stage=report.stage, step=report.step, steps=report.steps, eta_seconds=report.eta_seconds
+                    stage=report.stage, step=report.step, steps=report.steps, eta_seconds=report.eta_seconds,
+                    preview=previews.of(report),
                 )  # fmt: skip
                 world = report.world
             assert world is not None, "a generation ends with a world"
+            self._measure(world)
             yield JobProgress(stage="export", step=0, steps=1)
             write_artifacts(world, folder)
         yield JobProgress(stage="export", step=1, steps=1, eta_seconds=0.0)
@@ -48,11 +72,63 @@ class WorldEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    @contextmanager
+    def _with_lora(self, name: str | None) -> Generator[None, None, None]:
+        """The pipeline with one LoRA of the list, which is removed afterwards."""
+        if name is None:
+            yield
+            return
+        if name not in self.loras:
+            raise JobError(f"LoRA {name!r} is no longer available")
+        path, scale = self.loras[name]
+        self.pipeline.load_lora(path, scale, name=name)
+        try:
+            yield
+        finally:
+            self.pipeline.unload_lora(name)
+
+    def _measure(self, world: World) -> None:
+        """Update the memory figures of the card with the peak of this job."""
+        peak = _peak_bytes(self.pipeline.device)
+        if peak is None:
+            return
+        num_frames, height, width, _ = world.video.shape
+        per_pixel = MARGIN * max(0, peak - self.card.fixed_bytes) / (num_frames * height * width)
+        if per_pixel > self.card.pixel_bytes:
+            self.card = self.card.model_copy(update={"pixel_bytes": per_pixel})
+
+
+class _Previews:
+    """Previews of a running generation, rarely enough to cost little."""
+
+    def __init__(self, pipeline: WorldPipeline) -> None:
+        self.pipeline, self.spent_s = pipeline, 0.0
+        self.began = self.latest = time.monotonic()
+
+    def of(self, report: Progress) -> bytes | None:
+        """A JPEG with the frames as denoised so far; None if there is none, or if it is too early for the next."""
+        now = time.monotonic()
+        if report.clean_latents is None or now - self.latest < PREVIEW_S or report.step == report.steps:
+            return None
+        if self.spent_s > PREVIEW_SHARE * (now - self.began):
+            return None
+        out = BytesIO()
+        sprite_sheet(self.pipeline.decode_frames(report.clean_latents)).save(out, "JPEG", quality=75)
+        self.latest = time.monotonic()
+        self.spent_s += self.latest - now
+        return out.getvalue()
+
 
 def load(
-    checkpoint: str, name: str | None, device: str, dtype: str | None, offload: Any, compile_blocks: bool
+    checkpoint: str,
+    name: str | None,
+    device: str,
+    dtype: str | None,
+    offload: Any,
+    compile_blocks: bool,
+    loras: dict[str, Any] | None = None,
 ) -> WorldEngine:
-    """Load a pipeline folder or hub id and make it ready. Raises ValueError if it is not one."""
+    """Load a pipeline folder or hub id. Raises ValueError if it is not one."""
     pipeline = WorldPipeline.from_pretrained(
         checkpoint,
         device=choose_device(device),
@@ -60,18 +136,62 @@ def load(
         offload=offload,
         compile_blocks=compile_blocks,
     )
-    return WorldEngine(pipeline, name or f"fantasy-world-{pipeline.world.config.name}")
+    chosen = {key: (str(path), float(scale)) for key, (path, scale) in (loras or {}).items()}
+    return WorldEngine(pipeline, name or f"fantasy-world-{pipeline.world.config.name}", chosen)
+
+
+def about(pipeline: WorldPipeline) -> str:
+    """What to expect of a model, from its size and training."""
+    sampling, config = pipeline.sampling, pipeline.world.config
+    parameters = sum(parameter.numel() for parameter in pipeline.world.parameters())
+    size = f"{parameters / 1e9:.1f} billion" if parameters >= 1e9 else f"{parameters / 1e6:.1f} million"
+    text = f"{size} parameters, trained for {sampling.num_frames} frames of {sampling.width}x{sampling.height}."
+    if config.name == "tiny":
+        text += " It has seen rendered toy scenes only: photos come out as rough, abstract scenes."
+    return text
+
+
+def _device_bytes(device: torch.device) -> int | None:
+    """Memory of a device, or of the machine for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "cpu":
+        limit = Path("/sys/fs/cgroup/memory.max")
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        text = limit.read_text().strip() if limit.is_file() else "max"
+        return total if text == "max" else min(total, int(text))
+    return None
+
+
+def _used_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return _peak_bytes(device) or 0
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    """Peak memory: of the job on a GPU, of this process so far on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "cpu":
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return None
 
 
 @contextmanager
 def _named_errors() -> Generator[None, None, None]:
-    """Errors of torch and of the pipeline in the words of `JobEngine`."""
+    """Translate errors of torch and the pipeline into those of `JobEngine`."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemoryError(str(error)) from error
     except RuntimeError as error:
-        if "not enough memory" in str(error) or "out of memory" in str(error):  # the CPU allocator's and CUDA's words
+        if "not enough memory" in str(error) or "out of memory" in str(error):  # of the CPU and of CUDA
             raise OutOfMemoryError(str(error)) from error
         raise
     except (ValueError, FloatingPointError) as error:
