@@ -171,6 +171,7 @@ def test_from_a_dropped_image_to_the_point_cloud(server, open_page, image, files
     page.get_by_role("button", name="Create world").click()
 
     page.get_by_role("heading", name="a sunny room").wait_for()
+    page.get_by_text("Depth, confidence and details").wait_for()
     points_shown(page, surest(files, 0.75))
     made = server.http.get("/v1/videos?limit=1").json()["data"][0]
     assert (made["camera"], made["prompt"], made["status"]) == ("dolly", "a sunny room", "completed")
@@ -185,6 +186,7 @@ def test_from_a_dropped_image_to_the_point_cloud(server, open_page, image, files
     page.mouse.up()
     assert canvas.screenshot() != before, "dragging turns the view"
 
+    page.locator(".look summary").click()
     page.get_by_label("Confidence filter").fill("50")
     points_shown(page, surest(files, 0.5))
     page.get_by_text("This frame", exact=True).click()
@@ -252,7 +254,7 @@ def by_key(page, key, tries=6):
 @pytest.mark.slow
 def test_everything_by_keyboard(server, open_page, image):
     page = open_page(server.url)
-    page.get_by_text("5 frames").wait_for()
+    page.get_by_text("Example worlds").wait_for()
     tab_to(page, "Image")
     by_key(page, "Space").set_files(str(image))
     tab_to(page, "Prompt")
@@ -292,7 +294,7 @@ def test_a_phone_in_chinese_at_night(server, open_page, image):
     )
     page.get_by_role("heading", name="创建一个世界").wait_for()
     assert page.evaluate("[document.documentElement.lang, document.documentElement.dataset.theme]") == ["zh-CN", "dark"]
-    page.get_by_text("5 帧").wait_for()
+    page.get_by_text("示例世界").first.wait_for()
     assert serious(page) == []
     make(page, image, "安静的房间", create="创建世界", label="提示词")
     page.get_by_role("heading", name="安静的房间").wait_for()
@@ -309,6 +311,7 @@ def test_a_phone_in_chinese_at_night(server, open_page, image):
 @pytest.mark.slow
 def test_keyframes_and_files_shape_the_path(server, open_page, image):
     page = open_page(server.url, reduced_motion="reduce")
+    page.get_by_text("Camera path", exact=True).first.click()
     page.get_by_text("5 frames").wait_for()
     page.get_by_text("Keyframes", exact=True).click()
     page.get_by_label("Position x").fill("2")
@@ -320,7 +323,7 @@ def test_keyframes_and_files_shape_the_path(server, open_page, image):
     assert serious(page) == []
     page.get_by_text("File", exact=True).click()
     page.get_by_role("textbox", name="Camera path").fill('{"poses_c2w": [[1]]}')
-    page.get_by_text("camera_trajectory.poses_c2w").wait_for()
+    page.get_by_text("poses_c2w.0").wait_for()
     lines = [f"{n} 0.9 1.6 0.5 0.5 0 0 1 0 0 {-n / 4} 0 1 0 0 0 0 1 0" for n in range(5)]
     page.set_input_files("input[accept='.json,.txt']", {
         "name": "path.txt", "mimeType": "text/plain", "buffer": "\n".join(["clip", *lines]).encode(),
@@ -346,6 +349,7 @@ def test_what_goes_wrong_is_said_and_nothing_is_lost(tmp_path, files, open_page,
         assert page.locator("#image").get_attribute("aria-invalid") == "true"
 
         page.set_input_files("#image", str(image))
+        page.get_by_alt_text("First frame of the world").wait_for()
         page.get_by_role("button", name="Create world").click()
         page.get_by_text("Out of memory.").wait_for()
         assert serious(page) == []
@@ -414,3 +418,97 @@ def test_the_page_is_served_with_its_own_policy_and_nothing_beside_it(server):
     for name in ("..%2findex.html", "%2e%2e/routes.py", "routes.py", "no.js"):
         assert server.http.get(f"/studio/{name}").status_code == 404
     assert server.http.post("/").status_code == 405
+
+
+@pytest.mark.slow
+def test_the_first_screen_is_a_world_and_an_example_image_starts_a_draft(server, open_page):
+    page = open_page(server.url)
+    page.get_by_text("Example worlds", exact=True).wait_for()
+    page.locator(".example .stage-facts[data-count]:not([data-count='0'])").wait_for()
+    assert serious(page) == []
+    page.get_by_role("list", name="Example images").get_by_role("button").first.click()
+    page.get_by_alt_text("First frame of the world").wait_for()
+    written = page.get_by_label("Prompt", exact=True).input_value()
+    assert "room" in written
+    page.get_by_text("About", exact=False).first.wait_for()
+    box = page.get_by_role("application", name="Crop box", exact=False)
+    page.get_by_label("Crop size").fill("60")
+    before = box.bounding_box()
+    box.focus()
+    page.keyboard.press("ArrowRight")
+    after = box.bounding_box()
+    assert before is not None
+    assert after is not None
+    assert after["x"] > before["x"]
+    assert serious(page) == []
+    page.reload()
+    page.get_by_alt_text("First frame of the world").wait_for()
+    assert page.get_by_label("Prompt", exact=True).input_value() == written, "the draft survives a reload"
+    assert page.get_by_label("Crop size").input_value() == "60"
+
+
+@pytest.mark.slow
+def test_a_large_photo_is_downscaled_and_cropped_before_it_is_sent(server, open_page, tmp_path):
+    photo = tmp_path / "photo.jpg"
+    Image.linear_gradient("L").resize((4000, 3000)).convert("RGB").save(photo, quality=95)
+    page = open_page(server.url)
+    page.set_input_files("#image", str(photo))
+    page.get_by_text("2048 × 1365 of 2048 × 1536 pixels").or_(
+        page.get_by_text("2,048 × 1,365 of 2048 × 1536 pixels")
+    ).wait_for()
+    page.get_by_label("Prompt", exact=True).fill("a large photo")
+    page.get_by_role("button", name="Create world").click()
+    page.get_by_role("heading", name="a large photo").wait_for()
+    made = server.http.get("/v1/videos?limit=1").json()["data"][0]
+    stored = Image.open(server.folder / "data" / "inputs" / made["id"] / "image.png")
+    assert stored.size == (2048, 1365)
+
+
+@pytest.mark.slow
+def test_worlds_are_named_found_compared_and_shared(server, open_page, image):
+    ids = []
+    for number in range(4):
+        made = server.create(f"world number {number}", image.read_bytes()).json()["id"]
+        server.finished(made)
+        ids.append(made)
+    page = open_page(f"{server.url}/#/world/{ids[3]}")
+    page.get_by_role("button", name="Add to favorites").click()
+    page.get_by_role("button", name="Rename").click()
+    page.get_by_role("dialog").get_by_label("Name").fill("my room")
+    page.get_by_role("dialog").get_by_role("button", name="Save name").click()
+    page.get_by_role("heading", name="my room").wait_for()
+    history = page.get_by_role("navigation", name="Worlds")
+    history.get_by_label("Search worlds").fill("my ro")
+    assert history.get_by_role("listitem").count() == 1
+    history.get_by_label("Search worlds").fill("")
+    history.get_by_text("Favorites", exact=True).click()
+    assert history.get_by_role("listitem").count() == 1
+    history.get_by_text("All", exact=True).click()
+    assert serious(page) == []
+
+    other = page.context.new_page()
+    other.goto(server.url)
+    other.get_by_role("navigation").get_by_text("world number 0").wait_for()
+    page.goto(f"{server.url}/#/world/{ids[0]}")
+    page.get_by_role("heading", name="world number 0").wait_for()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    other.get_by_role("navigation").get_by_text("world number 0").wait_for(state="detached")
+
+    history.get_by_role("button", name="Compare two worlds").click()
+    for name in ("my room", "world number 2"):
+        history.get_by_role("button", name=name).click()
+    page.get_by_role("heading", name="Comparison").wait_for()
+    assert page.locator(".compare-pair section").count() == 2
+    assert serious(page) == []
+
+    page.goto(f"{server.url}/#/world/{ids[2]}")
+    page.get_by_role("button", name="Share").click()
+    page.get_by_role("dialog").get_by_role("button", name="Create link").click()
+    link = page.get_by_label("Read-only link").input_value()
+    assert "#/shared/" in link
+    visitor = open_page(link)
+    visitor.get_by_role("heading", name="world number 2").wait_for()
+    visitor.locator(".stage-facts[data-count]:not([data-count='0'])").wait_for()
+    assert visitor.get_by_role("button", name="Delete").count() == 0
+    assert visitor.get_by_role("button", name="Download").count() == 1

@@ -1,4 +1,4 @@
-/** The page: its frame, and which part of it is shown. */
+/** The page: its frame and its current view. */
 
 import { render } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
@@ -8,6 +8,7 @@ import { KeyDialog } from './KeyDialog';
 import { Icon, IconButton } from './parts';
 import { apiKey, keyRefused, keyWanted, reachable, setApiKey } from './service/api';
 import { announcement, language, narrow, notice, theme, type Theme } from './state/appearance';
+import { library, titleOf } from './state/library';
 import { route } from './state/route';
 import { health, watch, worlds } from './state/worlds';
 import './styles/tokens.css';
@@ -16,6 +17,7 @@ import './styles/parts.css';
 import './styles/compose.css';
 import './styles/world.css';
 import { t } from './words';
+import { Compare } from './world/Compare';
 import { WorldPage } from './world/WorldPage';
 
 const THEMES: Theme[] = ['auto', 'light', 'dark'];
@@ -23,6 +25,7 @@ const THEME_ICONS = { auto: 'auto', light: 'sun', dark: 'moon' } as const;
 
 function Page() {
   const [drawer, setDrawer] = useState(false);
+  const [folded, setFolded] = useState(false);
   const main = useRef<HTMLElement>(null);
   const shown = useRef(route.value);
   useEffect(() => {
@@ -34,20 +37,23 @@ function Page() {
   useEffect(() => {
     const here = route.value;
     const video = here.page === 'world' ? worlds.value?.find((one) => one.id === here.id) : undefined;
-    document.title = `${here.page === 'compose' ? t('newWorld') : (video?.prompt ?? t('untitled'))} · fantasy-world`;
-  }, [route.value, language.value, worlds.value]);
+    const title = here.page === 'compose' ? t('newWorld') : here.page === 'compare' ? t('compareTitle') : null;
+    document.title = `${title ?? (video ? titleOf(video) : t('untitled'))} · fantasy-world`;
+  }, [route.value, language.value, worlds.value, library.value]);
   const hidden = narrow.value && !drawer;
   return (
-    <div class={`page${drawer ? ' drawer' : ''}`} onKeyDown={(event) => event.key === 'Escape' && setDrawer(false)}>
+    <div class={`page${drawer ? ' drawer' : ''}${folded ? ' folded' : ''}`} onKeyDown={(event) => event.key === 'Escape' && setDrawer(false)}>
       <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); main.current?.focus(); }}>{t('skip')}</a>
-      <TopBar drawer={drawer} onDrawer={setDrawer} />
-      <div class="sidebar" inert={hidden || undefined}>
+      <TopBar drawer={drawer} onDrawer={setDrawer} folded={folded} onFold={setFolded} />
+      <div class="sidebar" inert={hidden || (folded && !narrow.value) || undefined}>
         <History />
       </div>
       {drawer && <div class="veil" onClick={() => setDrawer(false)} />}
       <main id="main" tabIndex={-1} ref={main} inert={(narrow.value && drawer) || undefined}>
         <Banner />
-        {route.value.page === 'compose' ? <Compose /> : <WorldPage id={route.value.id} />}
+        {route.value.page === 'compose' ? <Compose /> : route.value.page === 'compare' ? (
+          <Compare ids={route.value.ids} />
+        ) : <WorldPage id={route.value.id} />}
       </main>
       <div class="toasts" role="status">{notice.value && <p>{notice.value}</p>}</div>
       <p class="hidden" role="status">{announcement.value}</p>
@@ -56,7 +62,14 @@ function Page() {
   );
 }
 
-function TopBar({ drawer, onDrawer }: { drawer: boolean; onDrawer: (open: boolean) => void }) {
+interface TopBarProps {
+  drawer: boolean;
+  onDrawer: (open: boolean) => void;
+  folded: boolean;
+  onFold: (folded: boolean) => void;
+}
+
+function TopBar({ drawer, onDrawer, folded, onFold }: TopBarProps) {
   const state = reachable.value ? health.value : 'gone';
   const next = THEMES[(THEMES.indexOf(theme.value) + 1) % THEMES.length] ?? 'auto';
   return (
@@ -64,6 +77,9 @@ function TopBar({ drawer, onDrawer }: { drawer: boolean; onDrawer: (open: boolea
       <span class="only-narrow">
         <IconButton icon={drawer ? 'close' : 'list'} label={t(drawer ? 'close' : 'showWorlds')} pressed={drawer}
           onClick={() => onDrawer(!drawer)} />
+      </span>
+      <span class="only-wide">
+        <IconButton icon={folded ? 'list' : 'collapse'} label={t(folded ? 'showWorlds' : 'hideWorlds')} onClick={() => onFold(!folded)} />
       </span>
       <a class="brand" href="#/">
         <svg viewBox="0 0 32 32" aria-hidden="true"><path d="M4 23 12.5 10l5.5 8.5L21 14l7 9z" /></svg>
@@ -83,7 +99,7 @@ function TopBar({ drawer, onDrawer }: { drawer: boolean; onDrawer: (open: boolea
   );
 }
 
-/** What is wrong with the service, above everything it concerns. */
+/** Problems of the service, above the view. */
 function Banner() {
   const text = !reachable.value ? t('gone') : health.value === 'loading' ? t('loadingModel') : '';
   return (

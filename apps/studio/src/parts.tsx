@@ -1,4 +1,4 @@
-/** Small parts that the whole page is made of: icons, fields, sliders, choices, dialogs. */
+/** Shared components: icons, fields, sliders, choices, dialogs. */
 
 import type { ComponentChildren } from 'preact';
 import { useEffect, useId, useRef } from 'preact/hooks';
@@ -28,6 +28,8 @@ const ICONS = {
   warn: 'M12 4l9 16H3zM12 10v4.500M12 17.200h.01',
   check: 'M5 12.500l4.5 4.500L19 7.5',
   edit: 'M4.5 19.500l1-4L16 5l3 3L8.5 18.500zM14 7l3 3',
+  star: 'M12 4l2.4 5.200 5.6.7-4.200 3.900 1.100 5.700L12 16.700 7.100 19.500l1.100-5.700L4 9.900l5.600-.7z',
+  collapse: 'M14 6l-6 6 6 6M19 6v12',
   key: 'M8 11.500a3.5 3.5 0 1 0 0 7 3.5 3.5 0 0 0 0-7zM10.5 12.500L19 4M16 7l2.5 2.5',
 };
 
@@ -126,7 +128,7 @@ interface FieldProps {
   children: (ids: { id: string; 'aria-describedby': string | undefined; 'aria-invalid': boolean }) => ComponentChildren;
 }
 
-/** A labelled field with its hint, or what is wrong with it. */
+/** A labeled field with its hint, or what is wrong with it. */
 export function Field({ label, hint, error, children }: FieldProps) {
   const id = useId();
   const note = error || hint;
@@ -161,7 +163,7 @@ export function Dialog({ title, onClose, children }: DialogProps) {
     onClose();
   };
   return (
-    <dialog ref={box} aria-labelledby={id} onCancel={(event) => { event.preventDefault(); leave(); }}>
+    <dialog ref={box} aria-labeledby={id} onCancel={(event) => { event.preventDefault(); leave(); }}>
       <header>
         <h2 id={id}>{title}</h2>
         <IconButton icon="close" label={t('close')} onClick={leave} />

@@ -5,11 +5,14 @@ import { Field, Icon } from '../parts';
 import { ServiceError } from '../service/api';
 import { notify } from '../state/appearance';
 import { camera, inputImage, prompt } from '../state/draft';
+import { ModelLine } from '../world/ModelLine';
+import { model } from '../state/worlds';
 import { pathError } from '../state/preview';
 import { t } from '../words';
 import { CameraPanel } from './CameraPanel';
 import { ImageField } from './ImageField';
-import { PathStage } from './PathStage';
+import { Estimate } from './Estimate';
+import { Stages } from './Stages';
 import { send } from './send';
 import { Settings } from './Settings';
 
@@ -61,6 +64,7 @@ export function Compose() {
     <div class="compose">
       <form class="composer" ref={form} onSubmit={(event) => void submit(event)} noValidate>
         <h1>{t('composeTitle')}</h1>
+        <ModelLine id={model()?.id ?? ''} />
         <ImageField error={wrong('input_reference')}
           onError={(message) => setRefusal(message ? { param: 'input_reference', message } : null)} />
         <Field label={t('prompt')} hint={t('promptHint')} error={wrong('prompt')}>
@@ -82,12 +86,13 @@ export function Compose() {
             </p>
           )}
           {refusal && !elsewhere && <p class="hidden" role="alert">{refusal.message}</p>}
+          <Estimate />
           <button type="submit" class="button primary" aria-disabled={sending}>
             {sending ? t('creating') : t('create')}
           </button>
         </div>
       </form>
-      <PathStage />
+      <Stages />
     </div>
   );
 }

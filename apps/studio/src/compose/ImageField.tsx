@@ -2,9 +2,11 @@
 
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { Icon, IconButton } from '../parts';
-import { dropImage, fields, inputImage, sizeOf, takeImage } from '../state/draft';
-import { model } from '../state/worlds';
-import { t } from '../words';
+import { crop, cropBox, dropImage, fields, inputImage, prompt, sizeOf, takeImage } from '../state/draft';
+import { examples, model } from '../state/worlds';
+import { address } from '../service/api';
+import { number, t } from '../words';
+import { CropBox } from './CropBox';
 
 export function ImageField({ error, onError }: { error: string; onError: (message: string) => void }) {
   const [over, setOver] = useState(false);
@@ -31,6 +33,9 @@ export function ImageField({ error, onError }: { error: string; onError: (messag
   }, []);
 
   const size = sizeOf(fields.value) ?? model()?.size;
+  const [frameWidth, frameHeight] = (size ?? '3x2').split('x').map(Number);
+  const aspect = (frameWidth ?? 3) / (frameHeight ?? 2);
+  const box = chosen && cropBox(chosen, aspect, crop.value);
   return (
     <div class={error ? 'field wrong' : 'field'}>
       <label for="image">{t('image')}</label>
@@ -50,7 +55,7 @@ export function ImageField({ error, onError }: { error: string; onError: (messag
             event.currentTarget.value = ''; // the same file may be chosen again
           }} />
         {chosen ? (
-          <img src={chosen.url} alt={t('imageAlt')} />
+          <CropBox image={chosen} aspect={aspect} />
         ) : (
           <div class="drop-text">
             <Icon name="image" />
@@ -66,10 +71,35 @@ export function ImageField({ error, onError }: { error: string; onError: (messag
         )}
       </div>
       <p class="note" id="image-note">
-        {error || (chosen && size
-          ? t('imageCrop', { width: chosen.width, height: chosen.height, size: size.replace('x', ' × ') })
+        {error || (chosen && box && size
+          ? t('imageCrop', {
+              width: chosen.width, height: chosen.height, size: size.replace('x', ' × '),
+              crop: `${number(box.width)} × ${number(box.height)}`,
+            })
           : t('imageHint'))}
       </p>
+      {!chosen && examples.value && examples.value.images.length > 0 && (
+        <ul class="example-images" aria-label={t('exampleImages')}>
+          {examples.value.images.map((one) => (
+            <li key={one.name}>
+              <button type="button" title={one.prompt} onClick={() => void useExample(one.file, one.prompt, onError)}>
+                <img src={address(`studio/examples/${one.file}`)} alt={one.prompt} loading="lazy" />
+              </button>
+            </li>
+          ))}
+        </ul>
+      )}
     </div>
   );
+}
+
+async function useExample(file: string, text: string, onError: (message: string) => void): Promise<void> {
+  try {
+    const answer = await fetch(address(`studio/examples/${file}`));
+    await takeImage(await answer.blob(), file);
+    prompt.value = text;
+    onError('');
+  } catch {
+    onError(t('gone'));
+  }
 }

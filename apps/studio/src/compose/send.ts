@@ -2,21 +2,23 @@
 
 import { api } from '../service/api';
 import { go, worldAddress } from '../state/route';
-import { camera, cameraJson, fields, inputImage, prompt, sizeOf } from '../state/draft';
-import { update } from '../state/worlds';
+import { camera, cameraJson, croppedImage, fields, inputImage, prompt, sizeOf } from '../state/draft';
+import { model, update } from '../state/worlds';
 
 /** Input images of worlds created in this tab, shown while the worlds are generated. */
 export const sentImages = new Map<string, string>();
 
 let attempt = { content: '', name: '' };
 
-/** Queue the draft and show it. Sending the same again after a lost answer does not make a second world. */
+/** Queue the draft and show it. Sending the same draft again after a lost response creates no second world. */
 export async function send(): Promise<void> {
   const chosen = inputImage.value;
   if (!chosen) throw new Error('no image');
+  const [width, height] = (sizeOf(fields.value) ?? model()?.size ?? '3x2').split('x').map(Number);
+  const image = (await croppedImage((width ?? 3) / (height ?? 2))) ?? chosen.blob;
   const form = new FormData();
   form.set('prompt', prompt.value.trim());
-  form.set('input_reference', chosen.blob, 'image');
+  form.set('input_reference', image, 'image');
   const path = cameraJson(camera.value);
   if (typeof path === 'string') form.set('camera_file', new Blob([path]), 'camera');
   else if (path) form.set('camera_trajectory', JSON.stringify(path));
@@ -31,7 +33,7 @@ export async function send(): Promise<void> {
   if (attempt.content !== content + chosen.url) attempt = { content: content + chosen.url, name: token() };
   const video = await api.create(form, attempt.name);
   attempt = { content: '', name: '' };
-  sentImages.set(video.id, URL.createObjectURL(chosen.blob));
+  sentImages.set(video.id, URL.createObjectURL(image));
   update(video);
   go(worldAddress(video.id));
 }

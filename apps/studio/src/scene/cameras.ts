@@ -48,11 +48,11 @@ export function corners(lens: Lens, distance: number): Vector3[] {
 export function pyramids(poses: Matrix4[], lens: Lens, size: number): BufferGeometry {
   const places: number[] = [];
   for (const pose of poses) {
-    const centre = placeOf(pose);
+    const center = placeOf(pose);
     const edge = corners(lens, size).map((corner) => corner.applyMatrix4(pose));
     edge.forEach((corner, index) => {
       const next = edge[(index + 1) % 4] ?? corner;
-      places.push(...centre.toArray(), ...corner.toArray(), ...corner.toArray(), ...next.toArray());
+      places.push(...center.toArray(), ...corner.toArray(), ...corner.toArray(), ...next.toArray());
     });
     const [left, right] = edge;
     if (left && right) {

@@ -124,7 +124,7 @@ export class PathView {
   /** Show keyframes with handles; none for a path that has no keyframes. */
   setKeys(keys: Keyframe[], selected: number, handle: Handle): void {
     this.keys = [keys, selected, handle];
-    if (this.drag.dragging) return this.stage.draw(); // what is held must not be made anew
+    if (this.drag.dragging) return this.stage.draw(); // what is held must not be made again
     this.drag.detach();
     this.drag.getHelper().visible = false; // until something is attached
     empty(this.handles);

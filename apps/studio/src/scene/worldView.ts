@@ -1,8 +1,9 @@
-/** A finished world: its points by frame and confidence, its camera path, and flying along it. */
+/** A finished world: points as soft splats by frame and confidence, camera paths, and a flight along the path. */
 
 import {
   BufferAttribute,
   BufferGeometry,
+  CustomBlending,
   DoubleSide,
   Float32BufferAttribute,
   Group,
@@ -11,11 +12,13 @@ import {
   Matrix4,
   Mesh,
   MeshBasicMaterial,
+  OneFactor,
   Points,
   ShaderMaterial,
   SRGBColorSpace,
   Vector3,
   VideoTexture,
+  ZeroFactor,
 } from 'three';
 import { corners, type Lens, lensOf, placeOf, poseOf, pyramids, reach, spread, tube } from './cameras';
 import { empty } from './pathView';
@@ -40,7 +43,7 @@ varying vec3 tint;
 void main() {
   vec4 seen = modelViewMatrix * vec4(position, 1.0);
   gl_Position = projectionMatrix * seen;
-  gl_PointSize = clamp(size * footprint * scale / max(-seen.z, 1e-6), 1.0, 64.0);
+  gl_PointSize = clamp(2.0 * size * footprint * scale / max(-seen.z, 1e-6), 1.5, 96.0);
   if (confidence < threshold) gl_Position = vec4(2.0, 2.0, 2.0, 1.0);
   tint = color;
 }`;
@@ -48,8 +51,10 @@ void main() {
 const FRAGMENT = `
 varying vec3 tint;
 void main() {
-  if (length(gl_PointCoord - 0.5) > 0.5) discard;
-  gl_FragColor = vec4(tint, 1.0);
+  float far = length(gl_PointCoord - 0.5) * 2.0;
+  float cover = exp(-4.5 * far * far);
+  if (cover < 0.06) discard;
+  gl_FragColor = vec4(tint, cover);
 }`;
 
 export class WorldView {
@@ -182,6 +187,12 @@ export class WorldView {
       vertexShader: VERTEX,
       fragmentShader: FRAGMENT,
       vertexColors: true,
+      alphaToCoverage: true, // soft edges that need no sorting
+      blending: CustomBlending, // the alpha is for the coverage alone; the canvas stays opaque
+      blendSrc: OneFactor,
+      blendDst: ZeroFactor,
+      blendSrcAlpha: ZeroFactor,
+      blendDstAlpha: OneFactor,
       uniforms: { scale: { value: 500 }, size: { value: 1.5 }, threshold: { value: 0 } },
     });
   }

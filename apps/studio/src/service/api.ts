@@ -1,7 +1,7 @@
 /** Requests to the service, with the API key where there is one. Addresses are relative to the page. */
 
 import { signal } from '@preact/signals';
-import type { CameraJson, Model, PathPreview, Preset, Video } from './types';
+import type { CameraJson, Estimate, Examples, Model, PathPreview, Preset, Video } from './types';
 
 const KEY = 'fw-api-key';
 
@@ -94,7 +94,18 @@ export const api = {
   },
   list: (after: string | null) =>
     json<{ data: Video[]; has_more: boolean }>(`v1/videos?limit=30${after ? `&after=${after}` : ''}`),
-  get: (id: string) => json<Video>(`v1/videos/${encodeURIComponent(id)}`),
+  get: async (id: string): Promise<Video> => {
+    if (id.startsWith(EXAMPLE)) return json<Video>(`studio/examples/${id.slice(EXAMPLE.length)}/video.json`);
+    if (!id.startsWith(SHARED)) return json<Video>(`v1/videos/${encodeURIComponent(id)}`);
+    const video = await json<Video>(`v1/shared/${encodeURIComponent(id.slice(SHARED.length))}`);
+    return { ...video, id };
+  },
+  examples: () => json<Examples>('studio/examples'),
+  estimate: (fields: Record<string, unknown>, signal: AbortSignal) =>
+    json<Estimate>(...post('v1/videos/estimate', { prompt: '-', ...fields }, signal)),
+  preview_frames: (id: string, signal: AbortSignal) => request(`v1/videos/${id}/preview`, { signal, cache: 'no-store' }),
+  share: (id: string) => json<{ token: string }>(...post(`v1/videos/${id}/share`)),
+  unshare: (id: string) => request(`v1/videos/${id}/share`, { method: 'DELETE' }),
   create: (form: FormData, name: string) =>
     json<Video>('v1/videos', { method: 'POST', body: form, headers: { 'Idempotency-Key': name } }),
   cancel: (id: string) => json<Video>(...post(`v1/videos/${id}/cancel`)),
@@ -104,7 +115,24 @@ export const api = {
     request(contentPath(id, variant, format), signal ? { signal } : {}),
 };
 
+/** Prefixes of worlds that are not the caller's own: packaged examples, and read-only links. */
+export const EXAMPLE = 'example:';
+export const SHARED = 'shared:';
+
+/** Whether a world can be changed: deleted, remixed, shared. */
+export function isOwn(id: string): boolean {
+  return !id.startsWith(EXAMPLE) && !id.startsWith(SHARED);
+}
+
+const EXAMPLE_FILES: Record<string, string> = {
+  video: 'video.mp4', depth: 'depth.mp4', confidence: 'confidence.mp4', thumbnail: 'thumbnail.webp',
+  pointcloud: 'points.bin', world: 'world.json',
+};
+
 export function contentPath(id: string, variant: string, format?: string): string {
+  if (id.startsWith(EXAMPLE)) return `studio/examples/${id.slice(EXAMPLE.length)}/${EXAMPLE_FILES[variant] ?? variant}`;
+  if (id.startsWith(SHARED))
+    return `v1/shared/${encodeURIComponent(id.slice(SHARED.length))}/content?variant=${variant}${format ? `&format=${format}` : ''}`;
   return `v1/videos/${encodeURIComponent(id)}/content?variant=${variant}${format ? `&format=${format}` : ''}`;
 }
 

@@ -1,4 +1,4 @@
-/** The words of the API, as docs/reference/api.md and /openapi.json describe them. */
+/** Types of the API, as in docs/reference/api.md and /openapi.json. */
 
 export type Status = 'queued' | 'in_progress' | 'completed' | 'failed';
 
@@ -24,6 +24,22 @@ export interface Video {
   eta_seconds: number | null;
   queue_position: number | null;
   attempts: number;
+  shared?: boolean;
+  /** File name of the input image of an example world. */
+  image?: string;
+}
+
+export interface Estimate {
+  seconds: number | null;
+  queue_position: number;
+  queue_seconds: number | null;
+  memory_bytes: number | null;
+  memory_available_bytes: number | null;
+}
+
+export interface Examples {
+  images: { name: string; prompt: string; file: string }[];
+  worlds: Video[];
 }
 
 export interface Model {
@@ -33,6 +49,8 @@ export interface Model {
   fps: number;
   num_inference_steps: number;
   guidance_scale: number;
+  about: string;
+  loras: string[];
 }
 
 export interface Preset {

@@ -1,6 +1,6 @@
-/** The world that is being made: image, prompt, camera path, settings. It outlasts a look at another page. */
+/** The draft of a world: image, prompt, camera path, settings. It survives other pages and reloads. */
 
-import { signal } from '@preact/signals';
+import { effect, signal } from '@preact/signals';
 import type { CameraJson, Preset, Vector } from '../service/types';
 
 export interface InputImage {
@@ -43,8 +43,50 @@ export interface Fields {
   negative_prompt: string;
 }
 
+const KEY = 'fw-draft';
+const IMAGE_KEY = 'fw-draft-image';
+const MAX_SIDE = 2048;
+/** Images of more base64 than this are not kept; the browser's storage is small. */
+const KEPT_LENGTH = 3_500_000;
+
+/** Part of the image to send: the center and the size of the crop box, as shares of the image. */
+export interface Crop {
+  x: number;
+  y: number;
+  size: number;
+}
+
+interface Kept {
+  prompt?: string;
+  fields?: Partial<Fields>;
+  camera?: Partial<CameraDraft>;
+  crop?: Crop;
+}
+
+const kept = readDraft();
+
+function readDraft(): Kept {
+  try {
+    return JSON.parse(sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY) ?? '{}') as Kept;
+  } catch {
+    return {};
+  }
+}
+
+function store(key: string, value: string | null): void {
+  for (const place of ['sessionStorage', 'localStorage'] as const) {
+    try {
+      if (value === null) window[place].removeItem(key);
+      else window[place].setItem(key, value);
+    } catch {
+      // storage is forbidden or full: the draft lasts as long as the page
+    }
+  }
+}
+
 export const inputImage = signal<InputImage | null>(null);
-export const prompt = signal('');
+export const crop = signal<Crop>(kept.crop ?? { x: 0.5, y: 0.5, size: 1 });
+export const prompt = signal(kept.prompt ?? '');
 export const fields = signal<Fields>({
   num_frames: '',
   width: '',
@@ -54,6 +96,7 @@ export const fields = signal<Fields>({
   guidance_scale: '',
   scene_scale: '',
   negative_prompt: '',
+  ...kept.fields,
 });
 export const camera = signal<CameraDraft>({
   mode: 'preset',
@@ -68,6 +111,12 @@ export const camera = signal<CameraDraft>({
   ],
   selected: 1,
   text: '',
+  ...kept.camera,
+});
+
+effect(() => {
+  const draft: Kept = { prompt: prompt.value, fields: fields.value, camera: camera.value, crop: crop.value };
+  store(KEY, JSON.stringify(draft));
 });
 
 export function setCamera(change: Partial<CameraDraft>): void {
@@ -115,8 +164,49 @@ export function sizeOf(values: Fields): string | null {
   return values.width && values.height ? `${values.width}x${values.height}` : null;
 }
 
-/** Take an image for the next world. Rejects what the browser cannot show as an image. */
-export async function takeImage(blob: Blob, name: string): Promise<void> {
+/** Take an image for the next world; a large photo is downscaled. Rejects files that the browser cannot decode. */
+export async function takeImage(blob: Blob, name: string, box: Crop = { x: 0.5, y: 0.5, size: 1 }): Promise<void> {
+  const { image, url } = await decoded(blob);
+  let taken = { blob, url, width: image.naturalWidth, height: image.naturalHeight };
+  const scale = MAX_SIDE / Math.max(taken.width, taken.height);
+  if (scale < 1) {
+    const smaller = await drawn(image, 0, 0, taken.width, taken.height, taken.width * scale, taken.height * scale);
+    URL.revokeObjectURL(url);
+    const again = await decoded(smaller);
+    taken = { blob: smaller, url: again.url, width: again.image.naturalWidth, height: again.image.naturalHeight };
+  }
+  dropImage();
+  crop.value = box;
+  inputImage.value = { ...taken, name };
+  void keepImage(taken.blob, name);
+}
+
+export function dropImage(): void {
+  if (inputImage.value) URL.revokeObjectURL(inputImage.value.url);
+  inputImage.value = null;
+  store(IMAGE_KEY, null);
+}
+
+/** The crop box in pixels of an image, for frames of this aspect ratio (width / height). */
+export function cropBox(image: InputImage, aspect: number, box: Crop): { x: number; y: number; width: number; height: number } {
+  const width = Math.min(image.width, image.height * aspect) * box.size;
+  const height = width / aspect;
+  const place = (center: number, side: number, whole: number) => Math.min(whole - side, Math.max(0, center * whole - side / 2));
+  return { x: place(box.x, width, image.width), y: place(box.y, height, image.height), width, height };
+}
+
+/** The image to send: cropped where the box is smaller than the image, else as it was taken. */
+export async function croppedImage(aspect: number): Promise<Blob | null> {
+  const taken = inputImage.value;
+  if (!taken) return null;
+  const { x, y, width, height } = cropBox(taken, aspect, crop.value);
+  if (width > taken.width - 1 && height > taken.height - 1) return taken.blob;
+  const { image, url } = await decoded(taken.blob);
+  URL.revokeObjectURL(url);
+  return drawn(image, x, y, width, height, width, height);
+}
+
+async function decoded(blob: Blob): Promise<{ image: HTMLImageElement; url: string }> {
   const url = URL.createObjectURL(blob);
   const image = new Image();
   image.src = url;
@@ -126,11 +216,46 @@ export async function takeImage(blob: Blob, name: string): Promise<void> {
     URL.revokeObjectURL(url);
     throw new Error('not an image');
   }
-  dropImage();
-  inputImage.value = { blob, name, url, width: image.naturalWidth, height: image.naturalHeight };
+  return { image, url };
 }
 
-export function dropImage(): void {
-  if (inputImage.value) URL.revokeObjectURL(inputImage.value.url);
-  inputImage.value = null;
+async function drawn(
+  image: HTMLImageElement, x: number, y: number, width: number, height: number, toWidth: number, toHeight: number,
+): Promise<Blob> {
+  const canvas = document.createElement('canvas');
+  canvas.width = Math.max(1, Math.round(toWidth));
+  canvas.height = Math.max(1, Math.round(toHeight));
+  const context = canvas.getContext('2d');
+  if (!context) throw new Error('no canvas');
+  context.imageSmoothingQuality = 'high';
+  context.fillStyle = '#fff';
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(image, x, y, width, height, 0, 0, canvas.width, canvas.height);
+  const small = canvas.width * canvas.height < 500_000;
+  const blob = await new Promise<Blob | null>((resolve) => canvas.toBlob(resolve, small ? 'image/png' : 'image/jpeg', 0.93));
+  if (!blob) throw new Error('no image');
+  return blob;
 }
+
+async function keepImage(blob: Blob, name: string): Promise<void> {
+  const url = await new Promise<string>((resolve) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(String(reader.result));
+    reader.readAsDataURL(blob);
+  });
+  store(IMAGE_KEY, url.length < KEPT_LENGTH ? JSON.stringify({ name, url }) : null);
+}
+
+/** Restore the image of the draft after a reload. */
+async function restoreImage(): Promise<void> {
+  try {
+    const found = sessionStorage.getItem(IMAGE_KEY) ?? localStorage.getItem(IMAGE_KEY);
+    if (!found || inputImage.value) return;
+    const { name, url } = JSON.parse(found) as { name: string; url: string };
+    await takeImage(await (await fetch(url)).blob(), name, crop.value);
+  } catch {
+    // no storage, or an image that this browser no longer reads
+  }
+}
+
+void restoreImage();

@@ -1,8 +1,9 @@
 /** What the service has: its readiness, its models and motions, and the caller's worlds. */
 
 import { signal } from '@preact/signals';
-import { api, keyWanted, readiness, ServiceError } from '../service/api';
-import type { Model, Preset, Video } from '../service/types';
+import { api, isOwn, keyWanted, readiness, ServiceError } from '../service/api';
+import type { Examples, Model, Preset, Video } from '../service/types';
+import { onChange, tell } from './library';
 
 const LOOK_MS = 5000;
 
@@ -16,13 +17,30 @@ export const listed = signal(false);
 export const moreWorlds = signal(false);
 export const worldsError = signal('');
 
+/** Packaged images and worlds; null until they are read. */
+export const examples = signal<Examples | null>(null);
+
+onChange(({ kind, id }) => {
+  if (kind === 'forget') drop(id);
+  else void api.get(id).then(put, () => undefined);
+});
+document.addEventListener('visibilitychange', () => {
+  if (!document.hidden && listed.value) void loadWorlds();
+});
+
 /** The model whose defaults the page shows. */
 export function model(): Model | null {
   return models.value[0] ?? null;
 }
 
-/** Put a newer state of a world into the list. */
+/** Put a newer state of a world into the list, here and in other tabs. */
 export function update(video: Video): void {
+  const before = worlds.value?.find((one) => one.id === video.id);
+  put(video);
+  if (isOwn(video.id) && before?.status !== video.status) tell({ kind: 'update', id: video.id });
+}
+
+function put(video: Video): void {
   const known = worlds.value ?? [];
   const place = known.findIndex((one) => one.id === video.id);
   if (place < 0) worlds.value = [video, ...known].sort((one, other) => other.created_at - one.created_at);
@@ -30,13 +48,18 @@ export function update(video: Video): void {
 }
 
 export function forget(id: string): void {
+  drop(id);
+  tell({ kind: 'forget', id });
+}
+
+function drop(id: string): void {
   worlds.value = (worlds.value ?? []).filter((video) => video.id !== id);
 }
 
 export async function loadWorlds(): Promise<void> {
   try {
     const { data, has_more } = await api.list(null);
-    const known = worlds.value ?? [];
+    const known = (worlds.value ?? []).filter((video) => isOwn(video.id));
     const last = data.at(-1);
     // lists know no places in the queue, and older parts stay
     const newest = data.map((video) => ({
@@ -55,7 +78,7 @@ export async function loadWorlds(): Promise<void> {
 }
 
 export async function loadMoreWorlds(): Promise<void> {
-  const last = worlds.value?.at(-1);
+  const last = worlds.value?.filter((video) => isOwn(video.id)).at(-1);
   if (!last) return;
   const part = await api.list(last.id);
   worlds.value = [...(worlds.value ?? []), ...part.data];
@@ -68,6 +91,7 @@ async function load(): Promise<void> {
   try {
     if (!presets.value.length) presets.value = await api.presets();
     if (!models.value.length) models.value = await api.models();
+    if (!examples.value) examples.value = await api.examples();
   } catch (error) {
     if (!(error instanceof ServiceError)) throw error; // the banner and the key dialog say what is wrong
   }

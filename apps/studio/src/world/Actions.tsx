@@ -2,17 +2,19 @@
 
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { Dialog, Field, Icon, IconButton } from '../parts';
-import { api, ServiceError } from '../service/api';
+import { api, EXAMPLE, isOwn, ServiceError, SHARED } from '../service/api';
 import { save } from '../service/files';
 import type { Video } from '../service/types';
 import { notify } from '../state/appearance';
 import { prompt, setField, takeImage } from '../state/draft';
+import { isFavorite, rename, titleOf, toggleFavorite } from '../state/library';
 import { go, worldAddress } from '../state/route';
 import { forget, update } from '../state/worlds';
 import { t, tOr, type Word } from '../words';
 import type { Playback } from './playback';
 
 const FILES: [variant: string, format: string, ending: string, word: Word][] = [
+  ['all', 'zip', 'world.zip', 'file_all'],
   ['video', 'mp4', 'video.mp4', 'file_video'],
   ['pointcloud', 'glb', 'points.glb', 'file_glb'],
   ['pointcloud', 'ply', 'points.ply', 'file_ply'],
@@ -30,7 +32,7 @@ const FILES: [variant: string, format: string, ending: string, word: Word][] = [
 export function WorldTitle({ video }: { video: Video }) {
   return (
     <div class="world-title">
-      <h1>{video.prompt}</h1>
+      <h1>{titleOf(video)}</h1>
       <p class="note">
         {t('meta', {
           size: video.size.replace('x', ' × '),
@@ -44,8 +46,9 @@ export function WorldTitle({ video }: { video: Video }) {
 }
 
 export function Actions({ video, rgb, playback }: { video: Video; rgb: HTMLVideoElement | null; playback: Playback }) {
-  const [asking, setAsking] = useState<'' | 'remove' | 'remix' | 'share'>('');
-  const link = new URL(worldAddress(video.id), location.href).href;
+  const [asking, setAsking] = useState<'' | 'remove' | 'remix' | 'share' | 'rename'>('');
+  const own = isOwn(video.id);
+  const favorite = isFavorite(video.id);
   return (
     <header class="world-head">
       <WorldTitle video={video} />
@@ -54,15 +57,23 @@ export function Actions({ video, rgb, playback }: { video: Video; rgb: HTMLVideo
           <Icon name="forward" />
           {t('continueFromLast')}
         </button>
-        <Downloads video={video} />
-        <button type="button" class="button" onClick={() => setAsking('remix')}>
-          <Icon name="edit" />
-          {t('remix')}
-        </button>
-        <IconButton icon="link" label={t('share')} onClick={() => void share(link, () => setAsking('share'))} />
-        <IconButton icon="trash" label={t('remove')} onClick={() => setAsking('remove')} />
+        {!video.id.startsWith(EXAMPLE) && <Downloads video={video} />}
+        {own && (
+          <>
+            <button type="button" class="button" onClick={() => setAsking('remix')}>
+              <Icon name="edit" />
+              {t('remix')}
+            </button>
+            <IconButton icon="star" label={t(favorite ? 'favoriteRemove' : 'favoriteAdd')} pressed={favorite}
+              onClick={() => toggleFavorite(video.id)} />
+            <IconButton icon="edit" label={t('rename')} onClick={() => setAsking('rename')} />
+            <IconButton icon="link" label={t('share')} onClick={() => setAsking('share')} />
+            <IconButton icon="trash" label={t('remove')} onClick={() => setAsking('remove')} />
+          </>
+        )}
       </div>
-      {asking === 'share' && <ShareDialog link={link} onClose={() => setAsking('')} />}
+      {asking === 'share' && <ShareDialog video={video} onClose={() => setAsking('')} />}
+      {asking === 'rename' && <RenameDialog video={video} onClose={() => setAsking('')} />}
       {asking === 'remove' && <RemoveDialog video={video} onClose={() => setAsking('')} />}
       {asking === 'remix' && <RemixDialog video={video} onClose={() => setAsking('')} />}
     </header>
@@ -194,21 +205,64 @@ async function continueFromLast(video: Video, rgb: HTMLVideoElement, playback: P
   go('#/');
 }
 
-async function share(link: string, show: () => void): Promise<void> {
-  try {
-    await navigator.clipboard.writeText(link);
-    notify(t('shared'));
-  } catch {
-    show(); // a page without https may not write to the clipboard
+/** A read-only link: created here, because its token is shown only once. */
+function ShareDialog({ video, onClose }: { video: Video; onClose: () => void }) {
+  const [link, setLink] = useState('');
+  const [error, setError] = useState('');
+  async function attempt(work: () => Promise<void>) {
+    try {
+      await work();
+      setError('');
+    } catch (problem) {
+      setError(problem instanceof ServiceError && problem.status ? problem.message : t('gone'));
+    }
   }
-}
-
-function ShareDialog({ link, onClose }: { link: string; onClose: () => void }) {
+  const create = () => attempt(async () => {
+    const { token } = await api.share(video.id);
+    const made = new URL(worldAddress(SHARED + token), location.href.split('#')[0]).href;
+    setLink(made);
+    update({ ...video, shared: true });
+    await navigator.clipboard?.writeText(made).then(() => notify(t('shared')), () => undefined);
+  });
+  const revoke = () => attempt(async () => {
+    await api.unshare(video.id);
+    update({ ...video, shared: false });
+    setLink('');
+    notify(t('shareRevoked'));
+  });
   return (
     <Dialog title={t('share')} onClose={onClose}>
-      <Field label={t('shareFailed')}>
-        {(ids) => <input {...ids} readOnly value={link} onFocus={(event) => event.currentTarget.select()} />}
-      </Field>
+      <p>{t('shareText')}</p>
+      {link && (
+        <Field label={t('shareLink')}>
+          {(ids) => <input {...ids} readOnly value={link} onFocus={(event) => event.currentTarget.select()} />}
+        </Field>
+      )}
+      {error && <p class="note bad" role="alert">{error}</p>}
+      <div class="dialog-actions">
+        {video.shared && <button type="button" class="button" onClick={() => void revoke()}>{t('shareRevoke')}</button>}
+        <button type="button" class="button primary" onClick={() => void create()}>{t(video.shared ? 'shareRenew' : 'shareCreate')}</button>
+      </div>
+    </Dialog>
+  );
+}
+
+function RenameDialog({ video, onClose }: { video: Video; onClose: () => void }) {
+  const [text, setText] = useState(titleOf(video));
+  return (
+    <Dialog title={t('rename')} onClose={onClose}>
+      <form onSubmit={(event) => {
+        event.preventDefault();
+        rename(video.id, text === video.prompt ? '' : text);
+        onClose();
+      }}>
+        <Field label={t('renameLabel')} hint={t('renameHint')}>
+          {(ids) => <input {...ids} maxLength={120} value={text} onInput={(event) => setText(event.currentTarget.value)} />}
+        </Field>
+        <div class="dialog-actions">
+          <button type="submit" class="button primary">{t('renameSave')}</button>
+        </div>
+      </form>
     </Dialog>
   );
 }

@@ -1,4 +1,4 @@
-/** Video, depth and confidence, frame by frame together; and the buttons that move all of them. */
+/** Video, depth and confidence players in sync, and their transport controls. */
 
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { Choice, filled, IconButton, Spinner } from '../parts';
@@ -6,7 +6,7 @@ import { useFile } from '../service/files';
 import { t } from '../words';
 import type { Playback } from './playback';
 
-type Track = 'video' | 'depth' | 'confidence';
+export type Track = 'video' | 'depth' | 'confidence';
 
 const TRACKS: { track: Track; title: 'rgb' | 'depth' | 'confidence'; hint: 'depthHint' | 'confidenceHint' | null }[] = [
   { track: 'video', title: 'rgb', hint: null },
@@ -21,10 +21,11 @@ interface Props {
   onVideo: (video: HTMLVideoElement | null) => void;
 }
 
+/** The players of depth and confidence; the video has a place of its own. */
 export function Players({ id, playback, onVideo }: Props) {
   return (
     <div class="players">
-      {TRACKS.map(({ track, title, hint }) => (
+      {TRACKS.filter(({ track }) => track !== 'video').map(({ track, title, hint }) => (
         <Player key={track} id={id} track={track} title={t(title)} hint={hint ? t(hint) : ''} playback={playback}
           onVideo={track === 'video' ? onVideo : null} />
       ))}
@@ -41,7 +42,7 @@ interface PlayerProps {
   onVideo: Props['onVideo'] | null;
 }
 
-function Player({ id, track, title, hint, playback, onVideo }: PlayerProps) {
+export function Player({ id, track, title, hint, playback, onVideo }: PlayerProps) {
   const file = useFile(id, track);
   const video = useRef<HTMLVideoElement>(null);
   const [broken, setBroken] = useState(false);

@@ -1,6 +1,6 @@
-/** A world that waits, is being made, or has failed. */
+/** A world that is queued, running or failed. */
 
-import { useState } from 'preact/hooks';
+import { useEffect, useState } from 'preact/hooks';
 import { Icon } from '../parts';
 import { api } from '../service/api';
 import type { Video } from '../service/types';
@@ -10,6 +10,7 @@ import { go, worldAddress } from '../state/route';
 import { update } from '../state/worlds';
 import { duration, t, tOr, type Word } from '../words';
 import { RemoveDialog, WorldTitle } from './Actions';
+import { ModelLine } from './ModelLine';
 
 const STAGES = ['queue', 'encode', 'denoise', 'decode', 'export'] as const;
 
@@ -33,9 +34,10 @@ export function Running({ video }: { video: Video }) {
     <>
       <header class="world-head">
         <WorldTitle video={video} />
+        <ModelLine id={video.model} />
       </header>
       <div class="running">
-        {sent && <img class="running-image" src={sent} alt={t('imageAlt')} />}
+        <Frames video={video} sent={sent} />
         <div class="running-card">
           <p class="running-now">
             <strong>{t(`stage_${STAGES[place] ?? 'encode'}` as Word)}</strong>
@@ -66,6 +68,25 @@ export function Running({ video }: { video: Video }) {
       </div>
     </>
   );
+}
+
+/** The frames as denoised so far, or the input image before the first preview. */
+function Frames({ video, sent }: { video: Video; sent: string | undefined }) {
+  const [url, setUrl] = useState<string | null>(null);
+  useEffect(() => {
+    if (video.stage !== 'denoise') return;
+    const stop = new AbortController();
+    api.preview_frames(video.id, stop.signal).then((answer) => answer.blob()).then(
+      (blob) => !stop.signal.aborted && setUrl((old) => {
+        if (old) URL.revokeObjectURL(old);
+        return URL.createObjectURL(blob);
+      }),
+      () => undefined, // none yet
+    );
+    return () => stop.abort();
+  }, [video.id, video.stage, video.step]);
+  if (url) return <figure class="running-preview"><img src={url} alt={t('previewAlt')} /><figcaption class="note">{t('previewNote')}</figcaption></figure>;
+  return sent ? <img class="running-image" src={sent} alt={t('imageAlt')} /> : null;
 }
 
 export function Failed({ video }: { video: Video }) {

@@ -26,7 +26,7 @@ export function WorldPage({ id }: { id: string }) {
   if (problem === 'missing') return <Sorry title={t('missingTitle')} text={t('missingText')} />;
   if (problem && !video)
     return <Sorry title={t('worldError')} text={t('gone')} again={() => setAttempt(attempt + 1)} />;
-  if (!video) return <div class="world centred"><Spinner label={t('worldLoading')} /></div>;
+  if (!video) return <div class="world centered"><Spinner label={t('worldLoading')} /></div>;
   return (
     <div class="world">
       {video.status === 'completed' && <Result key={id} video={video} />}
@@ -65,7 +65,7 @@ function finished(video: Video): boolean {
 
 function Sorry({ title, text, again }: { title: string; text: string; again?: () => void }) {
   return (
-    <div class="world centred">
+    <div class="world centered">
       <div class="sorry">
         <h1>{title}</h1>
         <p>{text}</p>

@@ -1,13 +1,12 @@
-/** The finished world in 3D: what is shown of its points, and from where. */
+/** A finished world in 3D: its points and camera paths, and the options of the view. */
 
 import { useSignalEffect } from '@preact/signals';
-import { useEffect, useMemo, useState } from 'preact/hooks';
+import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { Choice, IconButton, Slider, Spinner, Switch } from '../parts';
 import { Canvas } from '../scene/Canvas';
 import type { PointsFile } from '../scene/pointsFile';
 import type { FrameFilter, Look, WorldView } from '../scene/worldView';
 import { api, apiKey, ServiceError } from '../service/api';
-import { narrow } from '../state/appearance';
 import { number, t } from '../words';
 import type { Playback } from './playback';
 
@@ -19,12 +18,15 @@ interface Props {
   id: string;
   playback: Playback;
   video: HTMLVideoElement | null;
+  /** Without options. */
+  plain?: boolean;
 }
 
-export function WorldStage({ id, playback, video }: Props) {
+export function WorldStage({ id, playback, video, plain }: Props) {
+  const stage = useRef<HTMLElement>(null);
   const [view, setView] = useState<WorldView | null>(null);
   const [state, setState] = useState<State>('loading');
-  const [look, setLook] = useState<Look>({ surest: 0.75, filter: 'all', pointSize: 1, path: true, requested: false });
+  const [look, setLook] = useState<Look>({ surest: 0.75, filter: 'all', pointSize: 1, path: true, requested: true });
   const [flying, setFlying] = useState(false);
   const [count, setCount] = useState(0);
   const [attempt, setAttempt] = useState(0);
@@ -57,7 +59,7 @@ export function WorldStage({ id, playback, video }: Props) {
   });
 
   return (
-    <section class="stage" aria-label={t('pointView')}>
+    <section class={`stage${flying ? ' flying' : ''}`} aria-label={t('pointView')} ref={stage}>
       <Canvas identity={`${id} ${apiKey.value} ${attempt}`} open={open} ready={setView} label={t('pointViewLabel')} />
       {state !== 'ready' && (
         <div class="stage-note">
@@ -74,12 +76,14 @@ export function WorldStage({ id, playback, video }: Props) {
       <div class="stage-top">
         <p class="stage-facts" data-count={count}>{live && t('pointsShown', { count: number(count) })}</p>
         <div class="stage-tools">
-          <Choice label={t('viewOptions')} value={flying ? 'fly' : 'orbit'} onChange={(value) => setFlying(value === 'fly')}
+          <Choice label={t('viewMode')} value={flying ? 'fly' : 'orbit'} onChange={(value) => setFlying(value === 'fly')}
             options={[{ value: 'orbit', label: t('orbit') }, { value: 'fly', label: t('fly') }]} />
           <IconButton icon="reset" label={t('resetView')} disabled={flying} onClick={() => live?.stage.reset()} />
+          <IconButton icon="expand" label={t('enlarge', { name: t('pointView') })}
+            onClick={() => void stage.current?.requestFullscreen?.().catch(() => undefined)} />
         </div>
       </div>
-      <details class="look" open={!narrow.value}>
+      {!plain && <details class="look">
         <summary>{t('viewOptions')}</summary>
         <Slider label={t('surest')} min={5} max={100} step={5} value={Math.round(look.surest * 100)}
           text={`${number(look.surest * 100)} %`} onInput={(value) => change({ surest: value / 100 })} />
@@ -91,12 +95,12 @@ export function WorldStage({ id, playback, video }: Props) {
           <Switch label={t('showPath')} on={look.path} onChange={(path) => change({ path })} />
           <Switch label={t('showRequested')} on={look.requested} onChange={(requested) => change({ requested })} />
         </div>
-      </details>
+      </details>}
     </section>
   );
 }
 
-/** The points, or why there are none. */
+/** The points, or the reason why there are none. */
 async function load(id: string): Promise<PointsFile | 'older' | 'failed'> {
   try {
     const [{ readPoints }, answer] = await Promise.all([

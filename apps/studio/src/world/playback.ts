@@ -84,7 +84,7 @@ export class Playback {
   }
 
   private align(video: HTMLVideoElement): void {
-    // the middle of a frame, so that rounding never shows its neighbour
+    // the middle of a frame, so that rounding never shows its neighbor
     video.currentTime = (Math.floor(this.time.value + 1e-3) + 0.5) / this.fps;
   }
 

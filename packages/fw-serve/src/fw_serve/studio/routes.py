@@ -1,18 +1,24 @@
-"""GET / and the files of the page. They need no key: the page itself asks for one when the API does.
+"""Routes of the studio: the page, its scripts, example images and example worlds. They need no API key.
 
-Names are looked up in a table of what the build wrote, never joined to a path.
+Names are looked up in tables of the packaged files, never joined to a path.
 """
 
+import json
+from functools import cache
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from fw_model.checkpoints.shipped import example_images
+from fw_serve.api.conditional import matches
 from fw_serve.api.errors import error_response
 
 STATIC = Path(__file__).parent / "static"
-"""What `npm run build` in apps/studio writes."""
+"""Output of `npm run build` in apps/studio."""
+EXAMPLES = Path(__file__).parent / "examples"
+"""One folder per example world, written by `python apps/studio/make_examples.py`."""
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -21,35 +27,74 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "style-src 'self'",
         "img-src 'self' blob: data:",
         "media-src 'self' blob:",
-        "connect-src 'self' blob:",
+        "connect-src 'self' blob: data:",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
     )
 )
-"""Everything from this server; blob: for files that the page fetched with a key, and for the dropped image."""
+"""Everything from this server; blob: for files fetched with a key, data: for the draft of the browser's storage."""
 
-_MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_MEDIA_TYPES = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+    ".mp4": "video/mp4",
+    ".json": "application/json",
+    ".bin": "application/octet-stream",
+}
 _FILES = {path.name: path for path in (STATIC / "studio").iterdir() if path.suffix in _MEDIA_TYPES}
+_WEEK = "public, max-age=604800"
+
+
+@cache
+def _examples() -> dict[str, Path]:
+    """Files of example worlds by NAME/FILE, and example images by NAME.jpg."""
+    found = {f"{path.parent.name}/{path.name}": path for path in EXAMPLES.glob("*/*") if path.suffix in _MEDIA_TYPES}
+    return found | {image.path.name: image.path for image in example_images()}
 
 
 async def page(_request: Request) -> Response:
     """The page."""
     headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": "no-cache"}
-    return FileResponse(STATIC / "index.html", media_type="text/html", headers=headers)
+    return Response((STATIC / "index.html").read_bytes(), media_type="text/html", headers=headers)
 
 
 async def page_file(request: Request) -> Response:
-    """A script, style or image of the page. Its name holds a digest of its content, so it is kept for ever."""
+    """A script, style or image of the page. Its name has a digest of its content, so caches keep it forever."""
     path = _FILES.get(request.path_params["name"])
     if path is None:
-        return error_response(404, "The page has no such file; load it again.")
+        return error_response(404, "File not found; reload the page.")
     headers = {"Cache-Control": "public, max-age=31536000, immutable"}
-    return FileResponse(path, media_type=_MEDIA_TYPES[path.suffix], headers=headers)
+    return Response(path.read_bytes(), media_type=_MEDIA_TYPES[path.suffix], headers=headers)
+
+
+async def examples(_request: Request) -> Response:
+    """Example images with their prompts, and example worlds as the API describes a video."""
+    images = [{"name": image.name, "prompt": image.prompt, "file": image.path.name} for image in example_images()]
+    worlds = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(EXAMPLES.glob("*/video.json"))]
+    return JSONResponse({"images": images, "worlds": worlds}, headers={"Cache-Control": "no-cache"})
+
+
+async def example_file(request: Request) -> Response:
+    """A file of an example; Range and If-None-Match are supported."""
+    path = _examples().get(request.path_params["name"])
+    if path is None:
+        return error_response(404, "Example not found.")
+    response = FileResponse(
+        path, media_type=_MEDIA_TYPES[path.suffix], headers={"Cache-Control": _WEEK}, stat_result=path.stat()
+    )
+    if matches(request.headers.get("if-none-match"), response.headers["etag"]):
+        return Response(status_code=304, headers={"ETag": response.headers["etag"], "Cache-Control": _WEEK})
+    return response
 
 
 ROUTES = [
     Route("/", page, methods=["GET"], include_in_schema=False),
+    Route("/studio/examples", examples, methods=["GET"], include_in_schema=False),
+    Route("/studio/examples/{name:path}", example_file, methods=["GET"], include_in_schema=False),
     Route("/studio/{name}", page_file, methods=["GET"], include_in_schema=False),
 ]
-"""For the application."""
+"""Routes of the application."""
