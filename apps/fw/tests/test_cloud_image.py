@@ -18,7 +18,7 @@ def test_a_strip_takes_first_and_last() -> None:
     assert row[0, :, 0].tolist() == [0, 0, 4, 4, 8, 8]
 
 
-def test_a_picture_survives_its_address() -> None:
+def test_a_image_survives_its_address() -> None:
     image = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
     uri = png_data_uri(image)
     data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
@@ -51,7 +51,7 @@ def test_the_recovered_path_is_drawn_beside_the_requested_one() -> None:
     assert (hidden != blue).any(), "another path is drawn elsewhere"
 
 
-def test_an_empty_cloud_is_an_empty_picture() -> None:
+def test_an_empty_cloud_is_an_empty_image() -> None:
     path = make_trajectory("still", 2, width=96, height=64)
     image = render_cloud(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), path)
     assert (image == 250).all()

@@ -95,7 +95,7 @@ def test_cameras_of_every_kind_of_file(tmp_path: Path) -> None:
         np.testing.assert_allclose(found.K, path.K, atol=1e-4)
 
 
-def test_cameras_of_larger_pictures_are_fitted(tmp_path: Path) -> None:
+def test_cameras_of_larger_images_are_fitted(tmp_path: Path) -> None:
     formats.write_transforms_json(tmp_path / "t.json", make_trajectory("still", 5, width=400, height=200))
     found = resolve_trajectory(str(tmp_path / "t.json"), num_frames=5, height=64, width=96)
     assert (found.width, found.height) == (96, 64)

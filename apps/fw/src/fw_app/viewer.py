@@ -1,4 +1,4 @@
-"""A clip or a world as a page of points, cameras and frames, served by viser.
+"""View a clip or a world in the browser: points, cameras and frames, served by viser.
 
 Axis legend: f frames, h height, w width. The world frame is the first camera (OpenCV axes: y down).
 """
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ViewerScene:
-    """What is shown, whatever it came from."""
+    """A clip or a world to view."""
 
     name: str
     """Title."""
     video: UInt8[np.ndarray, "f h w 3"]
     """Frames."""
     points: Float[np.ndarray, "f h w 3"]
-    """World point of every pixel; not finite where there is none."""
+    """World point of every pixel; NaN if there is none."""
     rank: Float[np.ndarray, "f h w"]
-    """Share of the frame's pixels that are not surer, above 0 to 1."""
+    """Rank of the confidence within the frame: share of pixels that are at most as confident, in (0, 1]."""
     cameras: Trajectory
     """Cameras of the frames."""
     requested: Trajectory | None = None
-    """The path that was asked for."""
+    """The requested path."""
 
 
 def load(source: Path, clip: str = "0") -> ViewerScene:
@@ -45,8 +45,8 @@ def load(source: Path, clip: str = "0") -> ViewerScene:
     if (source / "geometry.npz").is_file():
         return _world(source)
     raise ValueError(
-        f"{source} is neither a dataset (manifest.parquet) nor a generated world (geometry.npz); give the "
-        "folder that `fw-data annotate` or `fw generate` wrote"
+        f"{source} is neither a dataset (manifest.parquet) nor a generated world (geometry.npz); give the output "
+        "folder of `fw-data annotate` or `fw generate`"
     )
 
 
@@ -66,7 +66,7 @@ def serve(scene: ViewerScene, *, host: str = "127.0.0.1", port: int = 8080) -> "
     size = float(np.nanmedian(np.linalg.norm(scene.points.reshape(-1, 3)[:: max(1, frames)], axis=-1)))
     frame = server.gui.add_slider("frame", 0, frames - 1, 1, 0)
     together = server.gui.add_checkbox("all frames together", initial_value=False)
-    surest = server.gui.add_slider("surest pixels, %", 5, 100, 5, 60)
+    surest = server.gui.add_slider("most confident pixels, %", 5, 100, 5, 60)
     point_size = server.gui.add_slider("point size", 0.2, 5.0, 0.2, 1.0)
     _paths(server, scene, size)
     fov = float(2 * np.arctan(height / (2 * scene.cameras.K[0, 1, 1])))
@@ -148,7 +148,7 @@ def _world(folder: Path) -> ViewerScene:
 
 
 def _rank(confidence: Float[np.ndarray, "f h w"]) -> Float[np.ndarray, "f h w"]:
-    """The share of a frame's pixels up to each value; equal values share the largest rank."""
+    """Share of a frame's pixels up to each value; equal values share the largest rank."""
     flat = confidence.reshape(len(confidence), -1)
     ranks = [np.searchsorted(np.sort(values), values, side="right") / values.size for values in flat]
     return np.stack(ranks).reshape(confidence.shape)
