@@ -28,7 +28,7 @@ PROGRAM = Program(
             help="generate a world from an image, a prompt and a camera path",
             target="fw_app.generate:generate_anywhere",
             options=f"{_OPTIONS}:GenerateOptions",
-            usage="IMAGE --out OUT",
+            usage="(IMAGE | --batch FILE) --out OUT",
         ),
         "view": Command(
             help="show a clip of a dataset, or a generated world, in the browser",

@@ -4,6 +4,7 @@ The output folder holds the video, the depth video, the point cloud and the came
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,10 @@ from fw_geometry.clip_shape import longest_num_frames
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+
     from fw_geometry import Trajectory
+    from fw_model.pipeline.pipeline import WorldPipeline
     from fw_model.pipeline.result import Progress, World
 
 
@@ -70,44 +74,89 @@ def parse_lora(text: str) -> tuple[Path, float]:
     return path, scale
 
 
-def generate_anywhere(options: GenerateOptions) -> None:
-    """`fw generate`: on this machine, or on the server of `--server`."""
-    if options.server is None:
-        generate(options)
-    else:
+def generate_anywhere(options: GenerateOptions) -> int:
+    """`fw generate`: one world or a batch, on this machine or on the server of `--server`. Returns the exit code."""
+    if (options.image is None) == (options.batch is None):
+        raise ValueError("give either IMAGE, for one world, or --batch FILE, for many")
+    if options.server is not None:
         from fw_app.remote import generate_remotely
 
         generate_remotely(options)
+        return 0
+    if options.batch is not None:
+        from fw_app.batch import generate_batch
+
+        return generate_batch(options)
+    generate(options)
+    return 0
 
 
 def generate(options: GenerateOptions) -> "World":
     """Generate a world on this machine, write it to `options.out`, print progress, and return it."""
+    inputs = read_inputs(options)
+    pipeline = load_pipeline(options, free_encoders=True)
+    if pipeline.trained_on and inputs.file == options.image:
+        print(domain_note(pipeline.trained_on))
+    world = _show(start(pipeline, options, inputs))
+    for note in world.notes:
+        print(f"note: {note}")
+    for name in write(world, options.out):
+        print(f"  {options.out / name}")
+    print(f"world of {len(world.video)} frames written to {options.out}")
+    return world
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Images and prompt of one world."""
+
+    file: Path
+    """File of the first frame."""
+    image: "np.ndarray"
+    """First frame, uint8 [h, w, 3]."""
+    last_image: "np.ndarray | None"
+    """Last frame."""
+    prompt: str
+    """Description of the world."""
+
+
+def read_inputs(options: GenerateOptions) -> Inputs:
+    """Read the images, and print notes about them. ValueError or OSError names an unreadable file."""
+    from fw_core.images import read_image
+
+    assert options.image is not None
+    file, prompt = resolve_image(options.image, options.prompt)
+    image, last_image = (None if path is None else read_image(path) for path in (file, options.last_image))
+    assert image is not None
+    for path, read in ((file, image), (options.last_image, last_image)):
+        for note in () if read is None else read.notes:
+            print(f"{path}: {note}")
+    return Inputs(file=file, image=image.rgb, last_image=None if last_image is None else last_image.rgb, prompt=prompt)
+
+
+def load_pipeline(options: GenerateOptions, *, free_encoders: bool) -> "WorldPipeline":
+    """Load the checkpoint and its LoRAs."""
     import torch
 
     from fw_core.devices import choose_device
-    from fw_core.images import read_image
-    from fw_model.export import export_world
     from fw_model.pipeline.pipeline import WorldPipeline
 
     loras = [parse_lora(text) for text in options.lora]
-    first, prompt = resolve_image(options.image, options.prompt)
-    image, last_image = (None if path is None else read_image(path) for path in (first, options.last_image))
-    assert image is not None
-    for path, read in ((first, image), (options.last_image, last_image)):
-        for note in () if read is None else read.notes:
-            print(f"{path}: {note}")
     pipeline = WorldPipeline.from_pretrained(
         options.checkpoint,
         device=choose_device(options.device),
         dtype=None if options.dtype is None else getattr(torch, options.dtype),
         offload=options.offload,
-        free_encoders=True,
+        free_encoders=free_encoders,
     )
     for path, scale in loras:
         for loaded in pipeline.load_lora(path, scale):
             print(f"LoRA {loaded.name}: {loaded.layers} layers, {loaded.layout} layout, scale {loaded.scale:g}")
-    if pipeline.trained_on and first == options.image:
-        print(domain_note(pipeline.trained_on))
+    return pipeline
+
+
+def start(pipeline: "WorldPipeline", options: GenerateOptions, inputs: Inputs) -> "Iterator[Progress]":
+    """Check everything and return the reports of the generation, which runs as they are taken."""
     settings = options.settings
     shape = settings.sampling(pipeline.sampling)
     trajectory = resolve_trajectory(
@@ -120,21 +169,14 @@ def generate(options: GenerateOptions) -> "World":
     )
     if settings.num_frames is None:
         settings = settings.updated(num_frames=longest_num_frames(min(shape.num_frames, len(trajectory))))
-    reports = pipeline.generate(
-        image.rgb,
-        prompt,
-        trajectory,
-        settings,
-        last_image=None if last_image is None else last_image.rgb,
-    )
-    world = _show(reports)
-    for note in world.notes:
-        print(f"note: {note}")
-    written = export_world(world, options.out)
-    for name in sorted({path.relative_to(options.out).parts[0] for path in written}):
-        print(f"  {options.out / name}")
-    print(f"world of {len(world.video)} frames written to {options.out}")
-    return world
+    return pipeline.generate(inputs.image, inputs.prompt, trajectory, settings, last_image=inputs.last_image)
+
+
+def write(world: "World", out: Path) -> list[str]:
+    """Write a world into a folder; returns the names in it."""
+    from fw_model.export import export_world
+
+    return sorted({path.relative_to(out).parts[0] for path in export_world(world, out)})
 
 
 def _show(reports: "Iterator[Progress]") -> "World":

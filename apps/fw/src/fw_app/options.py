@@ -52,7 +52,7 @@ _TRAJECTORY = (
 class GenerateOptions:
     """Generate a world (video, depth, points, cameras) from an image, a prompt and a camera path."""
 
-    image: tyro.conf.Positional[Path]
+    image: tyro.conf.Positional[Path | None] = None
     """The first frame. It is resized and center-cropped to the size of the clip. example:room-1 to example:room-6 are
     images that the included weights were made for."""
     checkpoint: str = SMALL_WORLD
@@ -63,6 +63,10 @@ class GenerateOptions:
     API key."""
     out: Path
     """Output folder."""
+    batch: Path | None = None
+    """Generate many worlds instead of IMAGE: a JSONL or CSV file with one world per row. Keys: image, prompt,
+    trajectory, name (folder in --out), seed and all other options of a generation. Flags are the defaults of all rows.
+    Running the command again skips finished worlds. Under torchrun every process takes its share of the rows."""
     trajectory: Annotated[str, tyro.conf.arg(help=_TRAJECTORY)] = "orbit"
     angle_deg: Annotated[float | None, tyro.conf.arg(help=f"Total angle of a preset that turns ({_TURNING}).")] = None
     distance: Annotated[

@@ -1,0 +1,146 @@
+"""`fw generate --batch`: rows checked first, failures recorded, finished worlds skipped, shares under torchrun."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fw_app import cli
+from fw_app.batch import finished, read_batch
+from fw_app.options import GenerateOptions
+from fw_model.autoencoders.block_dct import BlockDCT
+from fw_model.checkpoints.checkpoint import save_world
+from fw_model.config import tiny
+from fw_model.encoders.hashing import HashTextEncoder
+from fw_model.export import read_world
+from fw_model.model.model import FantasyWorld
+from fw_model.pipeline.components import save_components
+from fw_model.pipeline.settings import Sampling
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("batch") / "checkpoint"
+    save_world(FantasyWorld(tiny(), seed=0), folder, dtype=torch.float32)
+    sampling = Sampling(num_frames=5, height=16, width=32, num_inference_steps=2, guidance_scale=1.0)
+    save_components(folder, BlockDCT(), HashTextEncoder(), sampling=sampling)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        Image.fromarray(rng.integers(0, 255, (16, 32, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(batch: Path, out: Path, checkpoint: Path) -> int:
+    words = ["--batch", str(batch), "--out", str(out), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    return cli.main(["generate", *words, "--trajectory", "dolly"])
+
+
+def test_a_failed_world_is_recorded_and_the_next_run_makes_only_what_is_missing(
+    images: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "broken.png").write_bytes((images / "a.png").read_bytes()[:60])
+    rows = [
+        {"image": "a.png", "prompt": "a room", "name": "first"},
+        {"image": "broken.png", "name": "second"},
+        {"image": "b.png", "seed": 3, "num_inference_steps": 1, "trajectory": "pan", "angle_deg": 5},
+    ]
+    batch, out = write(images / "worlds.jsonl", *rows), images / "out"
+    assert run(batch, out, checkpoint) == 1
+    said = capsys.readouterr()
+    assert "second" in said.err
+    assert "broken.png" in said.err
+    assert set(finished(out)) == {"first", "0003"}
+    assert read_world(out / "0003").settings["seed"] == 3
+    assert read_world(out / "first").settings["prompt"] == "a room"
+    stamps = {name: (out / name / "world.json").stat().st_mtime_ns for name in finished(out)}
+    (images / "broken.png").write_bytes((images / "c.png").read_bytes())
+    rows[2]["seed"] = 4  # another world of this name
+    assert run(write(batch, *rows), out, checkpoint) == 0
+    assert set(finished(out)) == {"first", "second", "0003"}
+    assert (out / "first" / "world.json").stat().st_mtime_ns == stamps["first"]
+    assert read_world(out / "0003").settings["seed"] == 4
+
+
+def test_a_world_of_a_batch_equals_the_same_world_alone(images: Path, checkpoint: Path) -> None:
+    batch = write(images / "worlds.jsonl", {"image": "a.png", "seed": 5}, {"image": "b.png", "seed": 6})
+    assert run(batch, images / "out", checkpoint) == 0
+    words = [str(images / "b.png"), "--out", str(images / "alone"), "--checkpoint", str(checkpoint), "--seed", "6"]
+    assert cli.main(["generate", *words, "--trajectory", "dolly", "--device", "cpu"]) == 0
+    together, alone = read_world(images / "out" / "0002"), read_world(images / "alone")
+    np.testing.assert_array_equal(together.video, alone.video)
+    np.testing.assert_array_equal(together.depth, alone.depth)
+
+
+def test_every_process_takes_its_share(
+    images: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = write(images / "worlds.jsonl", *({"image": f"{name}.png"} for name in "abc"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, names in ((0, {"0001", "0003"}), (1, {"0001", "0002", "0003"})):
+        monkeypatch.setenv("RANK", str(rank))
+        assert run(batch, images / "out", checkpoint) == 0
+        assert set(finished(images / "out")) == names
+    assert {path.name for path in (images / "out").glob("results*")} == {"results-000.jsonl", "results-001.jsonl"}
+    capsys.readouterr()
+    assert run(batch, images / "out", checkpoint) == 0
+    assert "1 already finished" in capsys.readouterr().out
+
+
+def test_csv_and_jsonl_give_the_same_rows(images: Path) -> None:
+    options = GenerateOptions(batch=Path("x"), out=images / "out")
+    rows = [
+        {"image": "a.png", "prompt": "a room, with a ball", "seed": 7, "trajectory": "orbit", "cross_branch": False},
+        {"image": "example:room-1", "distance": 0.5, "name": "door"},
+    ]
+    jsonl = read_batch(write(images / "w.jsonl", *rows), options)
+    (images / "w.csv").write_text(
+        "\ufeffimage,prompt,seed,trajectory,cross_branch,distance,name\r\n"
+        'a.png,"a room, with a ball",7,orbit,false,,\r\nexample:room-1,,,,,0.5,door\r\n',
+        encoding="utf-8",
+    )
+    table = read_batch(images / "w.csv", options)
+    assert [row.digest() for row in jsonl] == [row.digest() for row in table]
+    assert [row.name for row in table] == ["0001", "door"]
+    assert table[0].options.settings.cross_branch is False
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"image": "a.png", "sede": 1}, ("line 2", "sede", "seed")),
+        ({"image": "a.png", "num_frames": 6}, ("line 2", "num_frames", "6")),
+        ({"image": "a.png", "seed": "x"}, ("line 2", "seed")),
+        ({"image": "missing.png"}, ("line 2", "missing.png")),
+        ({"prompt": "no image"}, ("line 2", "image")),
+        ({"image": "a.png", "name": "../up"}, ("line 2", "name")),
+        ({"image": "a.png", "name": "first"}, ("line 2", "first", "line 1")),
+        ([1], ("line 2", "object")),
+    ],
+)
+def test_a_wrong_row_is_refused_before_any_work(
+    images: Path, row: object, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = write(images / "worlds.jsonl", {"image": "a.png", "name": "first"}, row)
+    assert run(batch, images / "out", Path("/nowhere")) == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in words), error
+    assert not (images / "out").exists()
+
+
+def test_an_image_or_a_batch_but_not_both(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], [str(images / "a.png"), "--batch", "x.jsonl"]):
+        assert cli.main(["generate", *words, "--out", str(images / "out")]) == 2
+        assert "--batch" in capsys.readouterr().err
