@@ -65,6 +65,8 @@ class AnnotateOptions:
     cuts: Literal["adaptive", "transnetv2"] = "adaptive"
     """Detector of hard cuts. adaptive: PySceneDetect. transnetv2: a network that also finds cuts between shots of the
     same colors and is slower; needs the extra `transnetv2`. Fades are found with either."""
+    image_fps: float = 24.0
+    """Frame rate of folders of numbered images, which count as videos."""
     captioner: str = ""
     """MODULE:FUNCTION that captions clips of videos without a caption: it takes 8 frames of a clip, uint8 (f, h, w, 3)
     RGB, and returns a str. It runs in the workers. Default: captions from files only."""

@@ -190,8 +190,8 @@ def test_the_card_explains_grades_and_the_run_says_where_the_time_went(raw_with_
     assert set(card.grade_limits["A"]) <= set(card.scores)
     assert card.codes == {"refused: unreadable": 1}
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert set(run["wall_s"]) == {"survey", "clips"}
-    assert {"survey", "decode", "filters", "geometry", "grade", "masks", "store"} == set(run["work_s"])
+    assert set(run["wall_s"]) == {"scan", "clips"}
+    assert {"scan", "decode", "filters", "geometry", "grade", "masks", "store"} == set(run["work_s"])
     record = ClipDataset(tmp_path / "out").records[0]
     assert record.motion_tags
     assert not record.grade_reasons

@@ -28,6 +28,8 @@ LIMITS = MediaLimits()
 CONFIG = ScanConfig(max_frames=81, min_frames=5, trim_s=0.08)
 KNOWN = {
     "unreadable",
+    "empty",
+    "no-index",
     "no-frames",
     "no-video",
     "no-decoder",
@@ -149,7 +151,7 @@ def test_wrong_suffixes_and_what_is_no_video(tmp_path, sources):
     for name, content in others.items():
         path = tmp_path / f"{name}.mp4"
         path.write_bytes(content)
-        assert _outcome(_survey(path)) in {"unreadable", "no-video"}, name
+        assert _outcome(_survey(path)) in {"unreadable", "no-video", "empty"}, name
 
 
 def _boxes(data: bytes, name: bytes) -> list[int]:

@@ -137,13 +137,16 @@ def test_limits(tmp_path, make_video, limits, code):
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize("content", [b"", b"this is text\n" * 50, b"\x00\x00\x00\x18ftypmp42" + bytes(500)])
-def test_what_is_no_video_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(b"", "empty"), (b"this is text\n" * 50, "unreadable"), (b"\x00\x00\x00\x18ftypmp42" + bytes(500), "no-index")],
+)
+def test_what_is_no_video_is_refused(tmp_path, content, code):
     path = tmp_path / "fake.mp4"
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         probe(path, LIMITS)
-    assert caught.value.code == "unreadable"
+    assert caught.value.code == code
 
 
 def test_videos_are_found_everywhere_but_in_hidden_places(tmp_path):

@@ -16,6 +16,7 @@ from fw_data.annotate.progress import print_summary, reporter_for
 from fw_data.annotate.select_backend import select_backend
 from fw_data.console import stdout_console
 from fw_data.engine.local import LocalEngine
+from fw_data.media.probe import VIDEO_SUFFIXES
 from fw_data.options import AnnotateOptions
 from fw_data.quality.filters import FilterConfig
 
@@ -40,6 +41,7 @@ def run(options: AnnotateOptions) -> int:
         fps=options.fps,
         trim_s=options.trim,
         cuts=options.cuts,
+        image_fps=options.image_fps,
         captioner=options.captioner,
         duplicate_bits=options.duplicate_bits,
         filters=FilterConfig(
@@ -79,7 +81,8 @@ def run(options: AnnotateOptions) -> int:
             console.print("stopped; finished clips are safe, and the same command resumes here")
             return 130
     if not summary.videos:
-        console.print(f"no videos in {options.raw}; put .mp4, .mov, .mkv, ... files there", highlight=False)
+        kinds = " ".join(sorted(VIDEO_SUFFIXES))
+        console.print(f"no videos in {options.raw}: put video files ({kinds}) or folders of numbered images there")
         return 1
     print_summary(summary, console)
     found = summary.planned if options.stop_after or options.score_only else summary.clips

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from fw_data.annotate.scan import ScanConfig
 from fw_data.annotators.spec import BackendSpec
 from fw_data.dataset.schema import FORMAT_VERSION
+from fw_data.media.numbered import IMAGE_FPS
 from fw_data.media.probe import MediaLimits
 from fw_data.media.resize import recorded_size
 from fw_data.quality.filters import FilterConfig
@@ -37,8 +38,10 @@ class AnnotateConfig:
     """Taken off each end of a shot where a cut or transition was found, in seconds."""
     cuts: CutMethod = "adaptive"
     """Detector of hard cuts: adaptive (PySceneDetect) or transnetv2 (a network)."""
+    image_fps: float = IMAGE_FPS
+    """Frame rate of folders of images."""
     captioner: str = ""
-    """MODULE:FUNCTION that captions clips without a text file; see fw_data.annotate.plugins.caption."""
+    """MODULE:FUNCTION that captions clips without a caption; see fw_data.annotate.plugins.caption."""
     duplicate_bits: int = 6
     """Clips of which no frame differs in more bits of its 64-bit hash look the same; -1 keeps them all."""
     filters: FilterConfig = field(default_factory=FilterConfig)
@@ -56,6 +59,8 @@ class AnnotateConfig:
             raise ValueError(f"crf {self.crf}: give a number from 0 (lossless) to 51")
         if self.fps is not None and not 0 < self.fps < 1000:
             raise ValueError(f"fps {self.fps}: give a rate such as 8 or 12.5, or leave it out to keep every frame")
+        if not 0 < self.image_fps < 1000:
+            raise ValueError(f"image-fps {self.image_fps}: give the rate of the images, such as 24")
         if self.trim_s < 0:
             raise ValueError(f"trim {self.trim_s}: give seconds, 0 or more")
         if not -1 <= self.duplicate_bits <= 32:
@@ -70,6 +75,8 @@ class AnnotateConfig:
             fps=self.fps,
             trim_s=self.trim_s,
             cuts=self.cuts,
+            image_fps=self.image_fps,
+            size=self.size,
         )
 
     def flat(self, backend: BackendSpec) -> dict[str, str | int | float | bool | None]:
@@ -83,7 +90,7 @@ class AnnotateConfig:
         for name, value in asdict(self).items():
             if isinstance(value, dict):
                 table |= {f"{name}.{key}": inner for key, inner in value.items()}
-            else:
+            elif name != "image_fps" or value != IMAGE_FPS:  # datasets from before the option have no such key
                 table[name] = recorded_size(self.size) if name == "size" else value
         return table | {f"{backend.name}.{name}": value for name, value in backend.settings().items()}
 

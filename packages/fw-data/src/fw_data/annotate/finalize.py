@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from fw_core.files import write_bytes
 from fw_data.annotate.scan import ClipPlan
 from fw_data.annotate.summary import RunSummary
-from fw_data.annotate.workdir import CARD_NAME, REFUSALS_NAME, ClosedShard, Measured, Settings, WorkDir
+from fw_data.annotate.workdir import CARD_NAME, REFUSALS_NAME, ClosedShard, Measured, Settings, WorkDir, refusal_line
 from fw_data.dataset.manifest import MANIFEST_NAME, write_manifest
 from fw_data.dataset.schema import CONVENTIONS, ClipRecord, DatasetCard, Refusal
 from fw_data.quality.grade import GRADE_MEANINGS, LIMITS
@@ -38,7 +38,8 @@ def finish(
     summary.clips, summary.frames = len(records), sum(record.num_frames for record in records)
     summary.grades = dict(sorted(Counter(record.grade for record in records).items()))
     summary.refusals, summary.measured = refusals, len(measured)
-    write_bytes(work.out / REFUSALS_NAME, "".join(_line(refusal) for refusal in refusals).encode(), durable=True)
+    summary.captioned = sum(bool(record.caption) for record in records)
+    write_bytes(work.out / REFUSALS_NAME, "".join(map(refusal_line, refusals)).encode(), durable=True)
     counts = {status: summary.count(status) for status in ("filtered", "refused", "failed")}
     card = DatasetCard(
         config_hash=config_hash,
@@ -69,10 +70,6 @@ def finish(
         "work_s": {name: round(seconds, 3) for name, seconds in summary.seconds.items()},
     }
     write_bytes(work.out / RUN_NAME, json.dumps(run, indent=1).encode(), durable=True)
-
-
-def _line(refusal: Refusal) -> str:
-    return json.dumps(refusal.model_dump(exclude_none=True, exclude_defaults=True)) + "\n"
 
 
 def _write_scores(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fw_data.annotate.captions import read_captions
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.finalize import finish
 from fw_data.annotate.packer import Packer
@@ -16,7 +17,7 @@ from fw_data.annotate.progress import Reporter
 from fw_data.annotate.scan import ClipPlan
 from fw_data.annotate.scan_pass import label, merge, scan_all, without_duplicates
 from fw_data.annotate.summary import RunSummary
-from fw_data.annotate.tasks import AnnotateTask, ClipJob, failure
+from fw_data.annotate.tasks import AnnotateTask, ClipJob, ScanTask, failure
 from fw_data.annotate.workdir import ClosedShard, Measured, WorkDir
 from fw_data.annotators.spec import BackendSpec
 from fw_data.dataset.schema import SCORES, Refusal
@@ -78,11 +79,20 @@ def annotate(
             reporter.say(f"{name} is gone; its clips are annotated again")
         summary = RunSummary(videos=len(videos))
         retry = mode.retry_failed or mode.retry_quarantined
-        with summary.timed("survey"):
-            scans, seconds = scan_all(
-                raw, videos, work, config, config_hash, engine, reporter, retry, mode.follow_links
-            )
-        summary.seconds["survey"] = seconds
+        captions = read_captions(raw, videos)
+        for message in captions.messages:
+            reporter.say(f"captions: {message}")
+        scan_task = ScanTask(
+            raw=raw.resolve(),
+            config=config,
+            config_hash=config_hash,
+            follow_links=mode.follow_links,
+            captions=captions.texts,
+            min_side=getattr(spec, "min_side", 0),
+        )
+        with summary.timed("scan"):
+            scans, seconds = scan_all(videos, work, scan_task, engine, reporter, retry_failed=retry)
+        summary.seconds["scan"] = seconds
         plans, refusals = merge(scans)
         summary.planned = len(plans)
         _say_stale(plans, set(videos), closed, reporter)
@@ -153,6 +163,7 @@ def _annotate_all(
             word = refusal.code if refusal else "kept"
             if refusal:
                 work.store_refusal(plan.id, refusal)
+                work.append_refusal(refusal)
                 reporter.refused(refusal)
             elif outcome and outcome.measured:
                 work.store_measured(plan.id, outcome.measured)

@@ -61,7 +61,7 @@ class PlainReporter:
 
     def refused(self, refusal: Refusal) -> None:
         """Print a refusal."""
-        self.say(f"{refusal.status}: {place(refusal)}: {refusal.reason}")
+        self.say(_line(refusal))
 
     @contextmanager
     def phase(self, name: str, total: int, *, done: int = 0) -> Iterator["PlainPhase"]:
@@ -108,7 +108,7 @@ class RichReporter:
 
     def refused(self, refusal: Refusal) -> None:
         """Print a refusal."""
-        self.say(f"{refusal.status}: {place(refusal)}: {refusal.reason}")
+        self.say(_line(refusal))
 
     @contextmanager
     def phase(self, name: str, total: int, *, done: int = 0) -> Iterator[Phase]:
@@ -141,6 +141,11 @@ class RichPhase:
         self._bars.update(self._task, advance=1, note=text)
 
 
+def _line(refusal: Refusal) -> str:
+    hint = f" ({refusal.hint})" if refusal.hint else ""
+    return f"{refusal.status}: {place(refusal)}: {refusal.reason}{hint}"
+
+
 def place(refusal: Refusal) -> str:
     """Video and frames of a refusal."""
     if refusal.start_frame is None or refusal.num_frames is None:
@@ -167,10 +172,15 @@ def print_summary(summary: "RunSummary", console: "Console") -> None:
     console.print(table)
     bad = [refusal for refusal in summary.refusals if refusal.status != "filtered"]
     for refusal in bad[:_LISTED]:
-        hint = f" ({refusal.hint})" if refusal.hint else ""
-        console.print(f"{refusal.status}: {place(refusal)}: {refusal.reason}{hint}", markup=False, highlight=False)
+        console.print(_line(refusal), markup=False, highlight=False)
     if len(bad) > _LISTED:
         console.print(f"... and {len(bad) - _LISTED} more; all of them are in refusals.jsonl")
+    if summary.clips and not summary.captioned:
+        console.print(
+            "no clip has a caption: write NAME.txt beside NAME.mp4, or metadata.csv with the columns video and prompt, "
+            "or give --captioner",
+            highlight=False,
+        )
     if summary.seconds:
         spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
-        console.print(f"{summary.new_clips} clips annotated now; work time: {spent}", highlight=False)
+        console.print(f"{summary.new_clips} clips annotated now; CPU time: {spent}", highlight=False)

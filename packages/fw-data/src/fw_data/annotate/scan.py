@@ -15,11 +15,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from fw_data.annotate.duplicates import clip_hashes, difference_hash
+from fw_data.annotate.hints import hint
 from fw_data.dataset.schema import Refusal
 from fw_data.errors import DataError
 from fw_data.media.color import ColorConverter
 from fw_data.media.decode import read_frames, thumbnail
+from fw_data.media.numbered import IMAGE_FPS, numbered_images
 from fw_data.media.probe import MediaLimits, VideoInfo, probe
+from fw_data.media.resize import place
+from fw_data.media.times import time_gaps
 from fw_data.shots.cuts import CutMethod
 from fw_data.shots.shots import THUMBNAIL_LONG_SIDE, ShotCutter, Window, choose_frames, windows
 
@@ -73,6 +77,12 @@ class ScanConfig:
     """Taken off each end of a shot where a cut or transition was found."""
     cuts: CutMethod = "adaptive"
     """Detector of hard cuts."""
+    image_fps: float = IMAGE_FPS
+    """Frame rate of folders of images."""
+    size: str = "auto"
+    """Stored size, see fw_data.media.resize.place."""
+    min_side: int = 0
+    """Smallest stored height or width that the geometry backend takes."""
 
 
 class VideoScan(BaseModel):
@@ -88,7 +98,7 @@ class VideoScan(BaseModel):
     clips: list[ClipPlan]
     refusals: list[Refusal]
     seconds: float = 0.0
-    """Time that it took."""
+    """CPU time of the scan."""
 
 
 def scan(
@@ -99,35 +109,36 @@ def scan(
     config: ScanConfig,
     config_hash: str,
     inside: Path | None = None,
+    caption: str = "",
 ) -> VideoScan:
-    """Look through one video. A video that cannot be used gives a scan with a refusal and no clips.
+    """Scan one video. An unusable video gives a scan with a refusal and no clips.
 
     With `inside`, a link that leads out of that folder is not followed.
     """
-    began = time.perf_counter()
-    stat = path.stat()
+    began = time.process_time()
+    size, mtime_ns = file_state(path)
     clips: list[ClipPlan] = []
     refusals: list[Refusal] = []
     sha256 = ""
     try:
         _check_inside(path, inside)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        info = probe(path, limits)
-        clips, refusals = _cut(path, source, info, sha256, limits, config, config_hash)
+        sha256 = checksum(path)
+        info = probe(path, limits, image_fps=config.image_fps)
+        _check_size(path, info, config)
+        clips, refusals = _cut(path, source, info, sha256, limits, config, config_hash, caption)
     except PermissionError as error:
         refusals = [_refusal(DataError("unreadable", f"{path.name} may not be read: {error.strerror}"), source)]
     except DataError as error:
         refusals = [_refusal(error, source)]
     return VideoScan(
         source=source,
-        size=stat.st_size,
-        mtime_ns=stat.st_mtime_ns,
+        size=size,
+        mtime_ns=mtime_ns,
         config_hash=config_hash,
         sha256=sha256,
         clips=clips,
         refusals=refusals,
-        seconds=time.perf_counter() - began,
+        seconds=time.process_time() - began,
     )
 
 
@@ -136,28 +147,44 @@ def clip_id(source_sha256: str, start_frame: int, num_frames: int, config_hash: 
     return str(uuid.uuid5(_NAMESPACE, f"{source_sha256}/{start_frame}/{start_frame + num_frames}/{config_hash}"))
 
 
-def read_caption(path: Path) -> tuple[str, list[str]]:
-    """The caption in the .txt file beside a video, as one line, and notes about it."""
-    beside = path.with_suffix(".txt")
-    if not beside.is_file():
-        return "", []
-    raw = beside.read_bytes()
-    text = " ".join(raw.decode("utf-8-sig", errors="replace").split())
-    return text, ["the caption is not UTF-8; unreadable characters were replaced"] if "\ufffd" in text else []
+def file_state(path: Path) -> tuple[int, int]:
+    """Size and time of change of a video file, or of all images of a folder."""
+    stats = [file.stat() for file in (numbered_images(path) if path.is_dir() else [path])]
+    return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
+
+
+def checksum(path: Path) -> str:
+    """sha256 of a video file, or over names and contents of the images of a folder."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    total = hashlib.sha256()
+    for image in numbered_images(path):
+        total.update(image.name.encode() + b"\0" + hashlib.sha256(image.read_bytes()).digest())
+    return total.hexdigest()
 
 
 def _cut(
-    path: Path, source: str, info: VideoInfo, sha256: str, limits: MediaLimits, config: ScanConfig, config_hash: str
+    path: Path,
+    source: str,
+    info: VideoInfo,
+    sha256: str,
+    limits: MediaLimits,
+    config: ScanConfig,
+    config_hash: str,
+    caption: str,
 ) -> tuple[list[ClipPlan], list[Refusal]]:
     cutter = ShotCutter(fps=info.fps, min_frames=config.min_frames, trim_s=config.trim_s, cuts=config.cuts)
     convert = ColorConverter()
     stamps: list[int | None] = []
     times = array("d")
     hashes = array("Q")
-    gaps = 0
+    gaps = repaired = interlaced = 0
     try:
         for frame in read_frames(path, info, limits):
             gaps += frame.gap
+            repaired += frame.repaired
+            interlaced += frame.deinterlaced
             stamps.append(frame.pts)
             times.append(frame.time_s)
             small = thumbnail(frame.image, info, convert, THUMBNAIL_LONG_SIDE)
@@ -167,13 +194,21 @@ def _cut(
         raise DataError("unreadable", f"{path.name} stops being readable: {error.strerror}") from error
     if not cutter.frames:
         raise DataError("no-frames", f"{path.name} holds no undamaged frame")
-    caption, notes = read_caption(path)
+    pauses = time_gaps(np.asarray(times))
+    cutter.split_at(pauses.tolist())
+    notes = list(info.notes)
     if gaps or cutter.frames < 0.95 * info.declared_frames:
         declared = f" of {info.declared_frames} declared" if info.declared_frames else ""
         notes.append(f"the source is damaged or cut off: {cutter.frames} frames{declared} decode, {gaps} gaps")
+    if len(pauses):
+        notes.append(f"gaps in the time stamps, where clips end: {len(pauses)}")
+    if repaired:
+        notes.append(f"repeated time stamps, interpolated: {repaired}")
+    if interlaced:
+        notes.append(f"interlaced frames, deinterlaced: {interlaced}")
     clips, refusals = [], []
 
-    def leave_out(start: int, end: int, stage: str, code: str, reason: str, hint: str, name: str | None = None) -> None:
+    def leave_out(start: int, end: int, stage: str, code: str, reason: str, name: str | None = None) -> None:
         refusals.append(
             Refusal(
                 status="filtered",
@@ -184,12 +219,12 @@ def _cut(
                 stage=stage,
                 code=code,
                 reason=reason,
-                hint=hint,
+                hint=hint(code),
             )
         )
 
     for found in cutter.transitions():
-        leave_out(found.start, found.end, "shots", "transition", found.describe(), "")
+        leave_out(found.start, found.end, "shots", "transition", found.describe())
     for number, shot in enumerate(cutter.shots()):
         chosen = shot.start + choose_frames(np.asarray(times)[shot.start : shot.end], config.fps)
         for window in windows(Window(start=0, end=len(chosen)), config.max_frames):
@@ -198,7 +233,7 @@ def _cut(
             name = clip_id(sha256, start, end - start, config_hash)
             if len(index) < config.min_frames:
                 reason = f"{len(index)} frames; a clip needs {config.min_frames}"
-                leave_out(start, end, "windows", "too-short", reason, "lower --min-frames to keep it", name)
+                leave_out(start, end, "windows", "too-short", reason, name)
                 continue
             clips.append(
                 ClipPlan(
@@ -224,19 +259,22 @@ def _check_inside(path: Path, folder: Path | None) -> None:
         raise DataError(OUTSIDE, f"{path.name} is a link to {path.resolve()}, outside {folder}")
 
 
+def _check_size(path: Path, info: VideoInfo, config: ScanConfig) -> None:
+    stored = place(info.height, info.width, config.size)
+    if min(stored.height, stored.width) < config.min_side:
+        raise DataError(
+            "too-small",
+            f"{path.name} is {info.width}x{info.height}, stored as {stored.width}x{stored.height}; the geometry "
+            f"backend needs sides of at least {config.min_side}",
+        )
+
+
 def _refusal(error: DataError, source: str) -> Refusal:
-    hints = {
-        "unreadable": "check the file with another player; re-encode or remove it",
-        OUTSIDE: "give --follow-links if you trust it, or copy the video",
-        "no-decoder": "re-encode it, for instance to H.264",
-        "too-large": "scale it down first",
-        "too-long": "split it first",
-    }
     return Refusal(
         status="refused",
         source=source,
         stage="probe",
         code=error.code,
         reason=str(error),
-        hint=hints.get(error.code, ""),
+        hint=hint(error.code),
     )

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from fw_data.annotate.config import AnnotateConfig
 from fw_data.annotate.duplicates import find_duplicates
+from fw_data.annotate.hints import hint
 from fw_data.annotate.progress import Reporter
-from fw_data.annotate.scan import OUTSIDE, ClipPlan, VideoScan, read_caption
+from fw_data.annotate.scan import OUTSIDE, ClipPlan, VideoScan, file_state
 from fw_data.annotate.tasks import ScanTask
 from fw_data.annotate.workdir import WorkDir
 from fw_data.dataset.schema import Refusal
@@ -13,40 +13,36 @@ from fw_data.engine import ExecutionEngine
 
 
 def scan_all(
-    raw: Path,
     videos: list[str],
     work: WorkDir,
-    config: AnnotateConfig,
-    config_hash: str,
+    task: ScanTask,
     engine: ExecutionEngine,
     reporter: Reporter,
+    *,
     retry_failed: bool,
-    follow_links: bool,
 ) -> tuple[list[VideoScan], float]:
-    """The scan of every video, in order, and the work time of this run; an unchanged video is not looked at again."""
+    """The scan of every video, in order, and the CPU time of this run; unchanged videos are not scanned again."""
     seconds = 0.0
     scans: dict[str, VideoScan] = {}
     for source in videos:
         known = work.scan(source)
-        stat = (raw / source).stat()
-        current = known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-        if current and known is not None:
-            again = retry_failed and any(refusal.status != "filtered" for refusal in known.refusals)
-            again |= follow_links and any(refusal.code == OUTSIDE for refusal in known.refusals)
-            caption = read_caption(raw / source)[0]
-            if not again and all(plan.caption == caption for plan in known.clips):
-                scans[source] = known
+        if known is None or (known.size, known.mtime_ns) != file_state(task.raw / source):
+            continue
+        again = retry_failed and any(refusal.status != "filtered" for refusal in known.refusals)
+        again |= task.follow_links and any(refusal.code == OUTSIDE for refusal in known.refusals)
+        if not again and all(plan.caption == task.captions.get(source, "") for plan in known.clips):
+            scans[source] = known
     todo = [source for source in videos if source not in scans]
-    task = ScanTask(raw=raw.resolve(), config=config, config_hash=config_hash, follow_links=follow_links)
-    with reporter.phase("looking through videos", len(videos), done=len(scans)) as phase:
+    with reporter.phase("scanning videos", len(videos), done=len(scans)) as phase:
         for done in engine.run(task, todo, phase.working):
             result = done.value
             if result is None:
-                result = _failed_scan(raw, done.job, config_hash, done.error or "")
+                result = _failed_scan(task.raw, done.job, task.config_hash, done.error or "")
             scans[done.job] = result
             seconds += result.seconds
             work.store_scan(result)
             for refusal in result.refusals:
+                work.append_refusal(refusal)
                 if refusal.stage == "probe":
                     reporter.refused(refusal)
             phase.step(f"{done.job}: {len(result.clips)} clips")
@@ -54,19 +50,19 @@ def scan_all(
 
 
 def _failed_scan(raw: Path, source: str, config_hash: str, error: str) -> VideoScan:
-    stat = (raw / source).stat()
+    size, mtime_ns = file_state(raw / source)
     refusal = Refusal(
         status="failed",
         source=source,
         stage="probe",
         code="error",
         reason=error,
-        hint="run again with --retry-failed; please report it if it stays",
+        hint=hint("error"),
     )
     return VideoScan(
         source=source,
-        size=stat.st_size,
-        mtime_ns=stat.st_mtime_ns,
+        size=size,
+        mtime_ns=mtime_ns,
         config_hash=config_hash,
         sha256="",
         clips=[],
@@ -88,6 +84,7 @@ def merge(scans: list[VideoScan]) -> tuple[list[ClipPlan], list[Refusal]]:
                     stage="probe",
                     code="duplicate",
                     reason=f"the same bytes as {first[scan.sha256]}",
+                    hint=hint("duplicate"),
                 )
             )
             continue
@@ -115,7 +112,7 @@ def without_duplicates(plans: list[ClipPlan], max_bits: int, kept: set[str]) -> 
                 stage="duplicates",
                 code="near-duplicate",
                 reason=f"looks like {label(original)}: at most {duplicate.bits} of 64 bits differ in any of its frames",
-                hint="--duplicate-bits -1 keeps both",
+                hint=hint("near-duplicate"),
             )
         )
     return [plan for index, plan in enumerate(plans) if index not in found], refusals

@@ -20,6 +20,8 @@ class RunSummary:
     """Clips in the dataset."""
     frames: int = 0
     """Frames in the dataset."""
+    captioned: int = 0
+    """Clips in the dataset with a caption."""
     new_clips: int = 0
     """Clips that this run annotated."""
     measured: int = 0
@@ -31,7 +33,7 @@ class RunSummary:
     refusals: list[Refusal] = field(default_factory=list)
     """Everything left out, by this run or an earlier one."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Work time of this run by stage, summed over workers."""
+    """CPU time of this run by stage, summed over workers."""
     wall_s: dict[str, float] = field(default_factory=dict)
     """Elapsed time of this run by pass."""
 

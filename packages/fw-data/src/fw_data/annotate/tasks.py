@@ -4,13 +4,15 @@ Expected trouble comes back as a Refusal; anything a task raises is an error of 
 """
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from fw_data.annotate.config import AnnotateConfig
+from fw_data.annotate.hints import hint
 from fw_data.annotate.plugins import caption
 from fw_data.annotate.scan import ClipPlan, VideoScan, scan
 from fw_data.annotate.workdir import Measured
@@ -43,6 +45,10 @@ class ScanTask:
     """Fingerprint of config and backend; part of the clip ids."""
     follow_links: bool = False
     """Whether links may lead out of `raw`."""
+    captions: Mapping[str, str] = field(default_factory=dict)
+    """Captions by the path of the video."""
+    min_side: int = 0
+    """Smallest stored height or width that the geometry backend takes."""
 
     def __call__(self, job: str, progress: JobProgress) -> VideoScan:  # noqa: ARG002 - one short step
         """The scan of one video."""
@@ -50,9 +56,10 @@ class ScanTask:
             self.raw / job,
             job,
             limits=self.config.limits,
-            config=self.config.scan,
+            config=replace(self.config.scan, min_side=self.min_side),
             config_hash=self.config_hash,
             inside=None if self.follow_links else self.raw,
+            caption=self.captions.get(job, ""),
         )
 
 
@@ -77,7 +84,7 @@ class ClipOutcome:
     measured: Measured | None = None
     """Scores of a clip that is not to be annotated; None = kept, and the staged file is in place."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Time by stage."""
+    """CPU time by stage."""
     notes: list[str] = field(default_factory=list)
     """Problems that did not exclude the clip."""
 
@@ -116,7 +123,7 @@ class AnnotateTask:
             elif measured is None:
                 notes = self._annotate(job, frames, times, scores, progress, watch)
         except AnnotationRefused as error:
-            refusal = _refusal(plan, "refused", "geometry", error.code, str(error))
+            refusal = _refusal(plan, "refused", "geometry", error.code, str(error), error.hint)
         except DataError as error:
             refusal = _refusal(plan, "refused", watch.stage, error.code, str(error))
         if refusal:
@@ -152,6 +159,8 @@ class AnnotateTask:
         geometry = backend.annotate(frames, progress=progress)
         if geometry.depth_m.shape != frames.shape[:3]:
             raise RuntimeError(f"{backend.name} gave depth {geometry.depth_m.shape} for frames {frames.shape[:3]}")
+        if not (geometry.depth_m > 0).any():
+            raise AnnotationRefused("no-depth", "no pixel of the clip has a depth", "check the geometry of this video")
         watch.start("grade")
         scores |= geometry.scores | score_geometry(geometry, times)
         scores["dynamic_fraction"] = dynamic_fraction(frames, geometry)
@@ -211,12 +220,12 @@ class AnnotateTask:
 
 
 class _Stopwatch:
-    """Seconds by stage; one stage runs at a time."""
+    """CPU seconds of this process by stage; one stage runs at a time."""
 
     def __init__(self) -> None:
         self.stage = "decode"
         self._seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
+        self._since = time.process_time()
 
     def start(self, stage: str) -> None:
         self._note()
@@ -227,7 +236,7 @@ class _Stopwatch:
         return self._seconds
 
     def _note(self) -> None:
-        now = time.perf_counter()
+        now = time.process_time()
         self._seconds[self.stage] = self._seconds.get(self.stage, 0.0) + now - self._since
         self._since = now
 
@@ -236,7 +245,7 @@ def _finite(scores: dict[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in sorted(scores.items()) if np.isfinite(value)}
 
 
-def _refusal(plan: ClipPlan, status: Status, stage: str, code: str, reason: str, hint: str = "") -> Refusal:
+def _refusal(plan: ClipPlan, status: Status, stage: str, code: str, reason: str, fix: str = "") -> Refusal:
     return Refusal(
         status=status,
         source=plan.source,
@@ -246,14 +255,12 @@ def _refusal(plan: ClipPlan, status: Status, stage: str, code: str, reason: str,
         stage=stage,
         code=code,
         reason=reason,
-        hint=hint,
+        hint=fix or hint(code),
     )
 
 
 def failure(plan: ClipPlan, error: str, attempts: int = 1) -> Refusal:
     """The refusal of a clip whose job raised or whose worker died."""
-    hint = "run again with --retry-failed; please report it if it stays"
-    if attempts > 1:
-        hint = f"it failed {attempts} times; --retry-quarantined tries it again"
-    found = _refusal(plan, "failed", "worker", "error", error, hint)
+    fix = f"it failed {attempts} times; --retry-quarantined tries it again" if attempts > 1 else ""
+    found = _refusal(plan, "failed", "worker", "error", error, fix)
     return found.model_copy(update={"attempts": attempts})

@@ -33,6 +33,11 @@ REFUSALS_NAME = "refusals.jsonl"
 Settings = dict[str, str | int | float | bool | None]
 
 
+def refusal_line(refusal: Refusal) -> str:
+    """One line of refusals.jsonl."""
+    return json.dumps(refusal.model_dump(exclude_none=True, exclude_defaults=True)) + "\n"
+
+
 class ClosedShard(BaseModel):
     """A shard that will not change any more."""
 
@@ -110,6 +115,11 @@ class WorkDir:
     def store_refusal(self, clip_id: str, refusal: Refusal) -> None:
         """Keep the reason why a clip is left out."""
         write_bytes(self._refused(clip_id), refusal.model_dump_json().encode(), durable=True)
+
+    def append_refusal(self, refusal: Refusal) -> None:
+        """Add a line to refusals.jsonl, so that a killed run keeps its refusals; `finish` rewrites the file."""
+        with (self.out / REFUSALS_NAME).open("a", encoding="utf-8") as file:
+            file.write(refusal_line(refusal))
 
     def forget_refusal(self, clip_id: str) -> None:
         """Let a clip be tried again."""

@@ -58,15 +58,16 @@ class ClipGeometry:
 class AnnotationRefused(ValueError):  # noqa: N818 - the name of the contract: a refusal is an answer, not a fault
     """A clip that a backend will not annotate, with a reason a person understands.
 
-    `code` is short and stable (kebab-case, e.g. "no-parallax"); the message gives the finding and the fix.
+    `code` is short and stable (kebab-case, e.g. "no-parallax"); the message gives the finding,
+    `hint` the fix.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.hint = code, hint
 
-    def __reduce__(self) -> tuple[type["AnnotationRefused"], tuple[str, str]]:
-        return type(self), (self.code, str(self))
+    def __reduce__(self) -> tuple[type["AnnotationRefused"], tuple[str, str, str]]:
+        return type(self), (self.code, str(self), self.hint)
 
 
 @runtime_checkable

@@ -20,7 +20,6 @@ from fw_data.media.resize import ResizeCrop
 from fw_geometry.camera import Trajectory
 from fw_geometry.formats.plausible import foreign_size
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 LIMITS = MediaLimits()
 DepthReader = Callable[[int], Float32[np.ndarray, "h w"] | None]
 """Frame index to z-depth in the scene's unit, 0 = invalid; None where that frame has none."""

@@ -30,14 +30,13 @@ from fw_data.importers import FORMATS
 from fw_data.importers.base import ImportedScene, ImportSettings
 from fw_data.importers.recognize import find_scenes
 from fw_data.media.resize import ResizeCrop, place, recorded_size
+from fw_data.media.times import time_gaps
 from fw_data.options import ImportOptions
 from fw_data.quality.grade import grade, score_geometry
 
 VERSION = "1"
 SHARD_BYTES = 1 << 30
 CRF = 14
-GAP = 1.75
-"""A time between two frames of so many times the median ends a clip."""
 
 
 def run(options: ImportOptions) -> int:
@@ -255,9 +254,8 @@ class SceneImporter:
 
 
 def _without_gaps(stretches: Sequence[tuple[int, int]], time_s: np.ndarray) -> Iterator[tuple[int, int]]:
-    """The stretches, cut where the time between two frames is much longer than usual."""
-    steps = np.diff(time_s)
-    gaps = np.flatnonzero(steps > GAP * np.median(steps)) + 1 if len(steps) else np.zeros(0, np.int64)
+    """The stretches, cut at gaps in time."""
+    gaps = time_gaps(time_s)
     for first, last in stretches:
         inside = [int(gap) for gap in gaps if first < gap < last]
         yield from pairwise([first, *inside, last])

@@ -12,7 +12,6 @@ import numpy as np
 
 from fw_data.errors import DataError
 from fw_data.importers.base import (
-    IMAGE_SUFFIXES,
     Frames,
     ImageFrames,
     ImportedScene,
@@ -20,6 +19,7 @@ from fw_data.importers.base import (
     VideoFrames,
     check_size,
 )
+from fw_data.media.numbered import IMAGE_SUFFIXES
 from fw_data.media.probe import VIDEO_SUFFIXES
 from fw_geometry.formats import read_realestate10k
 

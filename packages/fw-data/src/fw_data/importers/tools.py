@@ -13,7 +13,6 @@ import numpy as np
 
 from fw_data.errors import DataError
 from fw_data.importers.base import (
-    IMAGE_SUFFIXES,
     DepthReader,
     Frames,
     ImageFrames,
@@ -24,6 +23,7 @@ from fw_data.importers.base import (
 )
 from fw_data.importers.exr import decode_exr_depth
 from fw_data.importers.files import numbered_times
+from fw_data.media.numbered import IMAGE_SUFFIXES
 from fw_data.media.probe import VIDEO_SUFFIXES
 from fw_geometry.camera import Trajectory
 from fw_geometry.formats.names import natural_key

@@ -4,9 +4,10 @@ Damage does not end the video: the frame after damaged packets is marked as a ga
 Axis legend: f frames, h height, w width, 3 = RGB.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -15,8 +16,11 @@ from jaxtyping import Int64, UInt8
 
 from fw_data.errors import DataError
 from fw_data.media.color import ColorConverter
+from fw_data.media.deinterlace import deinterlaced
+from fw_data.media.numbered import file_numbers, numbered_images, read_numbered
 from fw_data.media.probe import MediaLimits, VideoInfo, open_video, video_stream
 from fw_data.media.resize import ResizeCrop
+from fw_data.media.times import TimedImage, with_times
 
 _THREADED_PIXELS = 640 * 360
 
@@ -35,6 +39,10 @@ class SourceFrame:
     """True if data just before it is damaged or missing."""
     image: av.VideoFrame
     """As decoded: neither upright nor of square pixels."""
+    repaired: bool = False
+    """True if the file repeats a time stamp here; the time is interpolated."""
+    deinterlaced: bool = False
+    """True if the image was interlaced."""
 
 
 def read_frames(
@@ -42,10 +50,25 @@ def read_frames(
 ) -> Generator[SourceFrame, None, None]:
     """Decode a video from the start, or from the key frame at or before a time stamp (then `index` counts from it).
 
-    Stops quietly at the end of what can be decoded: the caller compares with `info.declared_frames`.
+    Stops at the end of the decodable part: the caller compares with `info.declared_frames`.
     """
-    index, errors, gap = 0, 0, False
-    last_pts, time_s = None, -1 / info.fps
+    images = _read_images(path, info, limits) if path.is_dir() else _decode(path, info, limits, from_pts)
+    for index, item in enumerate(with_times(deinterlaced(images), info.fps)):
+        yield SourceFrame(
+            index=index,
+            pts=item.pts,
+            time_s=item.time_s,
+            gap=item.gap,
+            image=item.image,
+            repaired=item.repaired,
+            deinterlaced=item.deinterlaced,
+        )
+        if index + 1 >= limits.max_frames:
+            return
+
+
+def _decode(path: Path, info: VideoInfo, limits: MediaLimits, from_pts: int | None) -> Iterator[TimedImage]:
+    errors, gap = 0, False
     with open_video(path) as container:
         stream = video_stream(container, path)
         threads = 2 if info.coded_width * info.coded_height > _THREADED_PIXELS else 1
@@ -73,23 +96,28 @@ def read_frames(
                 if image.is_corrupt:
                     gap = True
                     continue
-                pts = image.pts
-                if pts is not None and last_pts is not None and pts <= last_pts:
-                    pts = None
-                last_pts = pts if pts is not None else last_pts
-                if pts is not None and image.time_base is not None:
-                    time_s = float(pts * image.time_base)
-                else:
-                    time_s += 1 / info.fps
-                yield SourceFrame(index=index, pts=pts, time_s=time_s, gap=gap, image=image)
-                index, gap = index + 1, False
-                if index >= limits.max_frames:
-                    return
+                yield TimedImage(image=image, gap=gap)
+                gap = False
+
+
+def _read_images(folder: Path, info: VideoInfo, limits: MediaLimits) -> Iterator[TimedImage]:
+    """The images of a folder; missing numbers leave gaps in time."""
+    images = numbered_images(folder)
+    rate = Fraction(info.fps).limit_denominator(1001)
+    for path, number in zip(images, file_numbers(images), strict=True):
+        rgb = read_numbered(path, limits.max_pixels)
+        if rgb.shape[:2] != (info.height, info.width):
+            size = f"{rgb.shape[1]}x{rgb.shape[0]}"
+            raise DataError("size", f"{path.name} is {size}, the first image is {info.width}x{info.height}")
+        image = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+        image.pts, image.time_base = number, 1 / rate
+        yield TimedImage(image=image, gap=False)
 
 
 def upright(image: av.VideoFrame, info: VideoInfo, convert: ColorConverter) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB of an image with the file's rotation applied (pixels may still be oblong; `ResizeCrop.rgb` squares them)."""
-    return np.rot90(convert.to_rgb(image), info.quarter_turns)
+    """RGB of an image as the file asks to show it: mirrored, turned; `ResizeCrop.rgb` squares oblong pixels."""
+    rgb = convert.to_rgb(image)
+    return np.rot90(rgb[:, ::-1] if info.mirrored else rgb, info.quarter_turns)
 
 
 def thumbnail(
@@ -117,7 +145,7 @@ def read_clip(
     start_frame, num_frames = int(frame_index[0]), len(frame_index)
     wanted = set((frame_index - start_frame).tolist())
     convert = ColorConverter()
-    seekable = start_pts is not None and start_frame > 0
+    seekable = start_pts is not None and start_frame > 0 and path.is_file()
     for from_pts in (start_pts, None) if seekable else (None,):
         frames = np.empty((num_frames, placement.height, placement.width, 3), np.uint8)
         times: list[float] = []

@@ -3,18 +3,27 @@
 Sizes are upright: after the rotation that phones write into the file, and with square pixels.
 """
 
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 
 from fw_data.errors import DataError
+from fw_data.media.color import hdr_transfer
+from fw_data.media.numbered import IMAGE_FPS, numbered_images, read_numbered
+from fw_data.media.tone_mapping import Transfer
 
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp", ".ts", ".mts", ".flv"}
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".asf", ".ogv", ".3gp", ".3g2", ".ts"}
+    | {".mts", ".m2ts", ".vob", ".mxf", ".dv", ".flv", ".gif", ".y4m"}
 )
+_MATRIX_ONE = 1 << 16
+"""1 in the fixed-point numbers of a display matrix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,10 @@ class VideoInfo:
     """Height of the decoded images."""
     quarter_turns: int
     """Counter-clockwise quarter turns that make a decoded image upright (0 to 3)."""
+    mirrored: bool = False
+    """Whether decoded images are mirrored left to right before the turns, as the display matrix of the file asks."""
+    transfer: Transfer | None = None
+    """Transfer function of high dynamic range video, which is tone-mapped."""
     fps: float
     """Nominal frame rate; 25 where the file has none."""
     declared_frames: int
@@ -54,22 +67,36 @@ class VideoInfo:
     codec: str
     """Name of the codec."""
 
+    @property
+    def notes(self) -> list[str]:
+        """Changes to the images that a user should know of."""
+        notes = ["mirrored left to right, as its display matrix asks"] if self.mirrored else []
+        return notes + ([f"HDR ({self.transfer.upper()}) was tone-mapped to SDR"] if self.transfer else [])
+
 
 def find_videos(folder: Path) -> list[Path]:
-    """Every file with the suffix of a video below a folder, sorted by its relative path; hidden ones are left out."""
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in VIDEO_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    """Every video file, and every folder of numbered images, below a folder; sorted by path, without hidden ones."""
+    found: list[Path] = []
+    for path in folder.rglob("*"):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        is_file = path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+        if is_file or (path.is_dir() and numbered_images(path)):
+            found.append(path)
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def probe(path: Path, limits: MediaLimits) -> VideoInfo:
-    """Open a video and decode its first frame; raises DataError when it is unreadable or beyond the limits."""
+def probe(path: Path, limits: MediaLimits, *, image_fps: float = IMAGE_FPS) -> VideoInfo:
+    """Open a video and decode its first frame; `image_fps` is the frame rate of folders of images.
+
+    Raises:
+        DataError: the video is unreadable or beyond the limits.
+    """
+    if path.is_dir():
+        return _probe_images(path, limits, image_fps)
     try:
+        if path.stat().st_size == 0:
+            raise DataError("empty", f"{path.name} is an empty file (0 bytes)")
         with open_video(path) as container:
             stream = video_stream(container, path)
             context = stream.codec_context
@@ -87,8 +114,14 @@ def probe(path: Path, limits: MediaLimits) -> VideoInfo:
                 duration_s = container.duration / av.time_base
             aspect = stream.sample_aspect_ratio
             declared = stream.frames
+            if duration_s > 0 and stream.average_rate:  # an edit list may hide frames that the file still has
+                declared = min(declared, math.floor(duration_s * fps + 1e-3))
             codec = context.name
     except (av.FFmpegError, OSError) as error:
+        if os.access(path, os.R_OK) and _lacks_index(path):
+            raise DataError(
+                "no-index", f"{path.name} has no index (moov atom): its recording or download did not finish"
+            ) from error
         raise DataError("unreadable", f"{path.name} is not a video that FFmpeg can read: {error.strerror}") from error
     except IndexError as error:  # PyAV, where damage makes a stream appear on the way
         raise DataError("unreadable", f"{path.name} changes its streams on the way: it is damaged") from error
@@ -100,7 +133,7 @@ def probe(path: Path, limits: MediaLimits) -> VideoInfo:
     width, height = image.width, image.height
     if aspect and aspect > 0 and aspect != 1:
         width = max(1, round(width * float(aspect)))
-    turns = round(image.rotation / 90) % 4
+    turns, mirrored = _orientation(path, image)
     if turns % 2:
         width, height = height, width
     _check_pixels(path, width, height, limits)
@@ -112,6 +145,8 @@ def probe(path: Path, limits: MediaLimits) -> VideoInfo:
         coded_width=image.width,
         coded_height=image.height,
         quarter_turns=turns,
+        mirrored=mirrored,
+        transfer=hdr_transfer(image),
         fps=fps,
         declared_frames=declared,
         codec=codec,
@@ -129,6 +164,65 @@ def video_stream(container: InputContainer, path: Path) -> av.VideoStream:
         if not stream.disposition & Disposition.attached_pic:
             return stream
     raise DataError("no-video", f"{path.name} has no video stream")
+
+
+def _probe_images(folder: Path, limits: MediaLimits, fps: float) -> VideoInfo:
+    images = numbered_images(folder)
+    if not images:
+        raise DataError("no-video", f"{folder.name} is not a folder of numbered images")
+    height, width = read_numbered(images[0], limits.max_pixels).shape[:2]
+    if len(images) > limits.max_frames:
+        raise DataError("too-long", f"{folder.name} has {len(images)} images; the limit is {limits.max_frames}")
+    if min(width, height) < limits.min_side:
+        raise DataError("too-small", f"{folder.name} is {width}x{height}; both sides must be >= {limits.min_side}")
+    return VideoInfo(
+        width=width,
+        height=height,
+        coded_width=width,
+        coded_height=height,
+        quarter_turns=0,
+        fps=fps,
+        declared_frames=len(images),
+        codec=images[0].suffix.lower().lstrip("."),
+    )
+
+
+def _orientation(path: Path, image: av.VideoFrame) -> tuple[int, bool]:
+    """Counter-clockwise quarter turns, and whether the image is mirrored left to right before them.
+
+    Raises:
+        DataError: a display matrix that turns by another angle.
+    """
+    data = image.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 0, False
+    # (x, y) goes to (a x + c y, b x + d y), y down; mirroring first negates the first column
+    a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5] / _MATRIX_ONE
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    angle = -math.degrees(math.atan2(b, a))
+    turns = round(angle / 90)
+    if abs(angle - 90 * turns) > 1:
+        raise DataError("rotation", f"{path.name} is to be shown turned by {angle:.0f} degrees, not by quarter turns")
+    return turns % 4, bool(mirrored)
+
+
+def _lacks_index(path: Path) -> bool:
+    """Whether a file of the MP4 family has no complete moov box."""
+    with path.open("rb") as file:
+        size, position = path.stat().st_size, 0
+        while position + 8 <= size:
+            file.seek(position)
+            head = file.read(16)
+            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            length = int.from_bytes(head[8:16], "big") if length == 1 else length
+            if (position == 0 and kind != b"ftyp") or (kind == b"moov" and position + length <= size):
+                return False
+            if length < 8:  # 0: to the end of the file
+                break
+            position += length
+    return size >= 8
 
 
 def _check_pixels(path: Path, width: int, height: int, limits: MediaLimits) -> None:

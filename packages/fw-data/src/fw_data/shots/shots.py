@@ -4,7 +4,7 @@ most N frames.
 Frame spans are half open, [start, end).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,6 +50,7 @@ class ShotCutter:
     def __post_init__(self) -> None:
         self._detector = self._new_detector()
         self._transitions = TransitionFinder(fps=self.fps)
+        self._splits: set[int] = set()
 
     def add(self, thumbnail_bgr: UInt8[np.ndarray, "h w 3"], *, gap: bool = False) -> None:
         """Take the next frame; `gap` is true if frames are missing before it."""
@@ -59,6 +60,10 @@ class ShotCutter:
         self._start_at(*self._detector.add(thumbnail_bgr))
         self._transitions.add(thumbnail_bgr, gap=gap)
         self.frames += 1
+
+    def split_at(self, frames: Iterable[int]) -> None:
+        """Shots also begin at these frames, after the last frame was added; nothing is trimmed there."""
+        self._splits |= {frame for frame in frames if 0 < frame < self.frames}
 
     def _new_detector(self) -> CutDetector:
         return make_detector(self.cuts, first=self.frames, fps=self.fps, min_frames=self.min_frames)
@@ -76,8 +81,8 @@ class ShotCutter:
         shots: list[Window] = []
         for start, end in self._between():
             trim = round(self.trim_s * self.fps)
-            first = start + (trim if start > 0 else 0)
-            last = end - (trim if end < self.frames else 0)
+            first = start + (0 if start in {0, *self._splits} else trim)
+            last = end - (0 if end in {self.frames, *self._splits} else trim)
             if last <= first:  # nothing is left of it, but it is to be accounted for
                 first = (start + end) // 2
                 last = first + 1
@@ -86,7 +91,9 @@ class ShotCutter:
 
     def _between(self) -> Iterator[tuple[int, int]]:
         borders = [(t.start, t.end) for t in self.transitions()]
-        within = [cut for cut in self.starts if not any(start < cut < end for start, end in borders)]
+        within = [
+            cut for cut in sorted({*self.starts, *self._splits}) if not any(start < cut < end for start, end in borders)
+        ]
         borders = sorted([*borders, *((cut, cut) for cut in within if cut > 0), (self.frames, self.frames)])
         start = 0
         for end, resume in borders:

@@ -93,7 +93,7 @@ class Dust3rBackend:
         count, height, width = frames.shape[:3]
         if count < 2:
             raise AnnotationRefused(
-                "too-few-frames", "The clip has one frame; pairs need at least 2. Give a longer clip."
+                "too-few-frames", "The clip has one frame; pairs need at least 2.", "Give a longer clip."
             )
         placement = image_placement(height, width, self.config.long_side)
         report = StageProgress(STAGES, progress)
@@ -154,7 +154,11 @@ class Dust3rBackend:
             try:
                 found.append(part.align(config.alignment))
             except AlignmentFailed as error:
-                raise AnnotationRefused("pairs-disagree", f"No scene came out of the frame pairs: {error}.") from error
+                raise AnnotationRefused(
+                    "pairs-disagree",
+                    f"The frame pairs give no scene: {error}.",
+                    "Use footage of a mostly static scene.",
+                ) from error
         report("alignment", 0.5)
         return join(cut, maps, found, height, width)
 
@@ -181,14 +185,17 @@ def _check(scene: PairScene, width: int) -> None:
     """Refuse clips whose pairs do not tell of one scene."""
     if not (scene.confidence > 0).any():
         raise AnnotationRefused(
-            "no-confidence", "The pair network trusts none of its points: the images may be black, plain or blurred."
+            "no-confidence",
+            "The pair network trusts none of its points: the images may be black, plain or blurred.",
+            "Use sharp footage with visible detail.",
         )
     if scene.accepted < MIN_ACCEPTED or scene.across_px > MAX_ACROSS * width or scene.along > MAX_ALONG:
         raise AnnotationRefused(
             "pairs-disagree",
             f"The frame pairs do not agree on one scene ({100 * scene.accepted:.0f} % of them do; typical errors are "
             f"{100 * scene.across_px / width:.1f} % of the image and {100 * scene.along:.0f} % of the depth). Much "
-            "of the scene may move, or the clip contains a cut. Use footage of a mostly still scene.",
+            "of the scene may move, or the clip contains a cut.",
+            "Use footage of a mostly static scene.",
         )
 
 
@@ -221,7 +228,9 @@ def _dense(
         aligned = align_disparity(disparity, depth, confidence)
     except ValueError as error:
         raise AnnotationRefused(
-            "depth-disagrees", f"Depth network and point maps contradict each other: {error}"
+            "depth-disagrees",
+            f"Depth network and point maps contradict each other: {error}",
+            "Leave out --depth-weights to use the point maps alone.",
         ) from error
     dense = aligned.depth(disparity, depth_max)
     known = depth > 0

@@ -18,6 +18,7 @@ from fw_data.media.resize import ResizeCrop
 from fw_geometry.camera import Trajectory
 
 VERSION = "1"
+_RENDER = "write the truth of this very video, as `fw-data toy` does"
 
 
 @dataclass(kw_only=True)
@@ -72,17 +73,24 @@ class OracleBackend:
                 depth, K, pose = (arrays[key] for key in ("depth_m", "K", "pose_c2w"))
         except FileNotFoundError as error:
             raise AnnotationRefused(
-                "no-truth", f"{self.truth} does not exist: --truth must mirror the raw folder, one .npz per video"
+                "no-truth",
+                f"{self.truth} does not exist",
+                "--truth must mirror the raw folder, with one .npz per video",
             ) from error
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise AnnotationRefused("bad-truth", f"{self.truth} does not read as a truth file: {error}") from error
+            raise AnnotationRefused(
+                "bad-truth", f"{self.truth} does not read as a truth file: {error}", _RENDER
+            ) from error
         if len(depth) <= last or len(K) != len(depth) or len(pose) != len(depth):
-            raise AnnotationRefused("bad-truth", f"{self.truth} has {len(depth)} frames; the clip needs frame {last}")
+            raise AnnotationRefused(
+                "bad-truth", f"{self.truth} has {len(depth)} frames; the clip needs frame {last}", _RENDER
+            )
         if depth.shape[1:] != (self.source_height, self.source_width):
             raise AnnotationRefused(
                 "bad-truth",
                 f"{self.truth} has depth of {depth.shape[1]}x{depth.shape[2]}, the video is "
                 f"{self.source_height}x{self.source_width}: they must be pixel for pixel the same",
+                _RENDER,
             )
         path = Trajectory(
             pose_c2w=pose[self.frame_index],

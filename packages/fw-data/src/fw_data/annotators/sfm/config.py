@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+MIN_SIDE_PX = 64
+"""Smallest height or width of frames."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SfmConfig:

@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from fw_data.annotators.base import AnnotationRefused
+from fw_data.annotators.sfm.config import MIN_SIDE_PX
 from fw_data.annotators.sfm.matching.keyframes import Motion
 from fw_data.annotators.sfm.matching.matching import PairMatches
 from fw_data.annotators.sfm.scene import SparseScene
 
 MIN_FRAMES = 3
-MIN_SIDE_PX = 64
 MIN_CORNERS = 30
 MAX_FLAT = 0.88
 MIN_FOLLOWED = 0.2
@@ -29,13 +29,14 @@ def check_shape(frames: int, height: int, width: int) -> None:
     if frames < MIN_FRAMES:
         raise AnnotationRefused(
             "too-few-frames",
-            f"The clip has {frames} frame(s); geometry needs at least {MIN_FRAMES} views of the scene. "
+            f"The clip has {frames} frame(s); geometry needs at least {MIN_FRAMES} views of the scene.",
             "Give a longer clip.",
         )
     if min(height, width) < MIN_SIDE_PX:
         raise AnnotationRefused(
             "too-small",
-            f"The frames are {width}x{height} pixels; both sides need at least {MIN_SIDE_PX}. Give a larger video.",
+            f"The frames are {width}x{height} pixels; both sides need at least {MIN_SIDE_PX}.",
+            "Give a larger video.",
         )
 
 
@@ -46,13 +47,15 @@ def check_images(motion: Motion, diagonal_px: float) -> None:
         raise AnnotationRefused(
             "no-texture",
             f"Half of the frames show fewer than {MIN_CORNERS} points that can be followed (median {corners:.0f}): "
-            "the image is black, plain or very blurred. Use footage with visible detail.",
+            "the image is black, plain or very blurred.",
+            "Use footage with visible detail.",
         )
     if motion.span_px < MIN_MOTION * diagonal_px and float(np.median(motion.survival)) > 0.5:
         raise AnnotationRefused(
             "no-motion",
             f"The image moves by {motion.span_px:.1f} pixels over the whole clip: the camera does not move, so depth "
-            "cannot be seen. Use footage of a camera that changes its place.",
+            "cannot be seen.",
+            "Use footage of a moving camera.",
         )
 
 
@@ -63,7 +66,8 @@ def check_matches(pairs: list[PairMatches], keyframes: int) -> None:
         raise AnnotationRefused(
             "too-few-matches",
             f"Only {len(seen)} of {keyframes} key frames show the same rigid scene as another one. The clip may hold a "
-            "cut, noise, strong blur, or mostly moving things. Split it at cuts, or use a steadier shot.",
+            "cut, noise, strong blur, or mostly moving things.",
+            "Split it at cuts, or use a steadier shot.",
         )
 
 
@@ -82,12 +86,13 @@ def nothing_mapped(pairs: list[PairMatches], motion: Motion) -> AnnotationRefuse
         return AnnotationRefused(
             "too-little-overlap",
             f"From one frame to the next only {100 * followed:.0f} % of the image can be followed: the views are too "
-            "far apart to be joined. Use video, or images of one place taken closer together.",
+            "far apart to be joined.",
+            "Use video, or images of one place taken closer together.",
         )
     return AnnotationRefused(
         "not-rigid",
-        "Matches were found, but no camera path explains them together: large parts of the scene may move. "
-        "Use footage of a mostly still scene.",
+        "Matches were found, but no camera path explains them together: large parts of the scene may move.",
+        "Use footage of a mostly static scene.",
     )
 
 
@@ -95,7 +100,7 @@ def no_parallax(seen: str) -> AnnotationRefused:
     """The refusal of footage in which the camera does not change its place."""
     return AnnotationRefused(
         "no-parallax",
-        f"Depth cannot be seen: {seen}. The camera only turns or zooms, or everything in view is one flat surface. "
+        f"Depth cannot be seen: {seen}. The camera only turns or zooms, or everything in view is one flat surface.",
         "Use footage in which the camera travels past things at different distances.",
     )
 
@@ -115,8 +120,8 @@ def check_depth(confidence: Float32[np.ndarray, "f h w"]) -> None:
         raise AnnotationRefused(
             "depth-not-confirmed",
             f"Only {100 * share:.0f} % of the pixels have a depth that other frames confirm: the cameras that were "
-            "found are probably wrong. The clip may mostly show moving things, or too little detail. Use a steadier "
-            "shot of a still scene.",
+            "found are probably wrong. The clip may mostly show moving things, or too little detail.",
+            "Use a steadier shot of a static scene.",
         )
 
 
@@ -128,6 +133,6 @@ def check_posed(posed: Bool[np.ndarray, " f"], min_fraction: float) -> None:
         raise AnnotationRefused(
             "frames-not-posed",
             f"{count} of {total} frames could be posed; the first one missing is frame {missing[0]} (the last one "
-            f"{missing[-1]}). The clip may hold a cut, strong blur or a stretch without detail there. Split the clip, "
-            "or lower min_posed_fraction.",
+            f"{missing[-1]}). The clip may hold a cut, strong blur or a stretch without detail there.",
+            "Split the clip there.",
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fw_data.annotate.scan import ClipPlan
 from fw_data.annotators.base import GeometryBackend
+from fw_data.annotators.sfm.config import MIN_SIDE_PX
 from fw_data.annotators.spec import Selection, Settings, plain
 from fw_data.media.resize import ResizeCrop
 
@@ -30,6 +31,7 @@ class SfmSpec:
     options: ClassVar[tuple[str, ...]] = ()
     default_workers: ClassVar[int | None] = 1  # its libraries use all cores
     license: ClassVar[str] = ""
+    min_side: ClassVar[int] = MIN_SIDE_PX
     name: str = "sfm"
 
     @classmethod
