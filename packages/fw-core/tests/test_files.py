@@ -1,11 +1,14 @@
 """Atomic files, tables and devices."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fw_core.devices import choose_device
-from fw_core.files import replacing, replacing_folder, write_bytes, write_text
+from fw_core.files import LockedError, locked, replacing, replacing_folder, write_bytes, write_text
 from fw_core.tables import aligned, markdown
 
 
@@ -58,3 +61,19 @@ def test_devices_that_are_not_here_are_refused(name: str) -> None:
     if choose_device().type == "cpu":
         with pytest.raises(ValueError, match=name):
             choose_device(name)
+
+
+def test_a_lock_admits_one_process_and_ends_with_it(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from fw_core.files import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(600)"
+    )
+    lock = tmp_path / "run" / "lock"
+    with subprocess.Popen([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(LockedError, match=rf"process {holder.pid}.*lock"), locked(lock):
+            pass
+        holder.kill()
+    with locked(lock):
+        assert lock.read_text() == f"{os.getpid()}\n"

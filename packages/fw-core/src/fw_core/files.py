@@ -4,6 +4,8 @@ Content is written to a hidden sibling, which takes the final name when it is co
 file, and a killed process leaves none.
 """
 
+import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -71,3 +73,34 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class LockedError(OSError):
+    """Another process holds a lock; the message names its file and the process."""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file while the block runs; the file keeps the id of the last holder.
+
+    The operating system releases the lock when the process ends, however it ends. A file system without locks grants it
+    always.
+
+    Raises:
+        LockedError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise LockedError(errno.EWOULDBLOCK, f"locked by process {holder}", str(path)) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

@@ -12,16 +12,15 @@ once its .json is there; that comes after the tar, and only then do the clips th
 may be killed anywhere: a tar without .json is written again, and a shard that was deleted is annotated again.
 """
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from fw_core.files import write_bytes
+from fw_core.files import LockedError, locked, write_bytes
 from fw_data.annotate.scan import VideoScan
 from fw_data.dataset.manifest import MANIFEST_NAME, read_manifest
 from fw_data.dataset.schema import ClipRecord, DatasetCard, Refusal, ShardEntry
@@ -64,12 +63,12 @@ class WorkDir:
     def locked(self) -> Iterator[None]:
         """Only one run at a time writes to a dataset; raises DataError when another one does."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("w") as file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                stack.enter_context(locked(self.root / "lock"))
+            except LockedError as error:
                 raise DataError(
-                    "locked", f"another `fw-data annotate` is writing to {self.out}; wait for it"
+                    "locked", f"another `fw-data annotate` is writing to {self.out} ({error.strerror}); wait for it"
                 ) from error
             for pattern in ("*.tmp", ".*.partial*"):
                 for leftover in [*self.root.rglob(pattern), *(self.out / "shards").glob(pattern)]:

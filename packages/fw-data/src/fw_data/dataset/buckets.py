@@ -109,7 +109,7 @@ class BucketTable:
         large = [i for i in long if self._covers(record, self.buckets[i])]
         if not large:
             return "smaller than every bucket"
-        near = [i for i in large if _cropped(record, self.buckets[i]) <= self.max_crop]
+        near = [i for i in large if cropped_share(record, self.buckets[i]) <= self.max_crop]
         if not near:
             return f"more than {self.max_crop:.0%} of the image would be cut away"
 
@@ -154,6 +154,7 @@ def default_table(batch: int = 1) -> BucketTable:
     )
 
 
-def _cropped(record: ClipRecord, bucket: Bucket) -> float:
+def cropped_share(record: ClipRecord, bucket: Bucket) -> float:
+    """Share of a clip's images that is cut away when they are fitted to a bucket, 0 to 1."""
     covering = cover(record.width, record.height, bucket.width, bucket.height)
     return 1 - bucket.height * bucket.width / (covering.height * covering.width)

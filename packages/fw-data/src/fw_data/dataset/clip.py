@@ -5,6 +5,7 @@ Axis legend: f frames, h height, w width, 3 = RGB or xyz. Conventions: see fw_da
 
 import io
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,7 +37,7 @@ class Cameras:
     time_s: Float64[np.ndarray, " f"]
     """Presentation time in the source."""
 
-    def select(self, frames: slice | range) -> "Cameras":
+    def select(self, frames: slice | Sequence[int]) -> "Cameras":
         """The entries of some frames."""
         rows = frames if isinstance(frames, slice) else list(frames)
         return Cameras(**{name: getattr(self, name)[rows] for name in CAMERA_KEYS})

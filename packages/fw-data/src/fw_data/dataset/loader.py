@@ -6,7 +6,7 @@
         save(loader.state_dict())       # the next batch after this one; exact, whatever was prefetched
 
 What a step loads is a pure function of (seed, step, rank, world size): see fw_data.dataset.clip_order. Worker
-processes are started fresh ("spawn"), so they work beside CUDA and hold no connection of their parent.
+processes load the windows of the coming steps: see fw_data.dataset.windows.
 Axis legend: b batch, F frames, H W pixels.
 """
 
@@ -14,19 +14,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypedDict
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from fw_data.dataset.buckets import BucketTable
-from fw_data.dataset.clip import Clip
 from fw_data.dataset.clip_order import BucketSampler, Draw, window_start
 from fw_data.dataset.reader import ClipDataset
-from fw_data.dataset.schema import ClipRecord
-from fw_data.dataset.transforms import fit_mask, fit_window
+from fw_data.dataset.windows import LoadedWindow, Window, WindowLoader
 from fw_data.errors import DataError
-from fw_geometry.camera import Trajectory
+
+AHEAD = 2
+"""Windows per worker that are requested before they are needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,20 +111,22 @@ class ClipLoader:
                 raise ValueError(f"bucket {bucket}: batch {bucket.batch} cannot be cut into {world} equal parts")
         counts = [len(clips) for clips in self.assignment.clips]
         self.sampler = BucketSampler(counts, [bucket.batch for bucket in table.buckets], seed)
-        self._steps = _Steps(dataset, table, self.assignment.clips, self.sampler, rank, world, random_start, masks)
-        self._workers, self._next = workers, 0
+        self._dataset, self._table, self._random_start, self._masks = dataset, table, random_start, masks
+        self._rank, self._world, self._workers, self._next = rank, world, workers, 0
 
     def __iter__(self) -> Iterator[ClipBatch]:
-        steps = DataLoader(
-            self._steps,
-            batch_size=None,
-            sampler=_From(self._next),
-            num_workers=self._workers,
-            multiprocessing_context="spawn" if self._workers else None,
-        )
-        for batch in steps:
-            self._next = batch.step + 1
-            yield batch
+        with WindowLoader(self._dataset, workers=self._workers) as loader:
+            requested = self._next
+            while True:
+                step = self._next
+                draws, windows = self._windows(step)
+                ahead = -(-AHEAD * self._workers // len(windows))
+                for coming in range(max(step, requested), step + 1 + ahead):
+                    loader.request(self._windows(coming)[1])
+                requested = step + 1 + ahead
+                batch = self._batch(step, draws, windows, [loader.load(window) for window in windows])
+                self._next = step + 1
+                yield batch
 
     def state_dict(self) -> LoaderState:
         """Position of the next batch, for `load_state_dict`."""
@@ -147,79 +149,42 @@ class ClipLoader:
                 raise ValueError(f"the state is of another order: {key} was {state[key]}, now it is {ours[key]}")
         self._next = state["step"]
 
+    def _windows(self, step: int) -> tuple[list[Draw], list[Window]]:
+        """Draws and windows of this rank at a step."""
+        index, draws = self.sampler.step(step, self._rank, self._world)
+        bucket, windows = self._table.buckets[index], []
+        for draw in draws:
+            record = self.assignment.clips[index][draw.clip]
+            start = self._start(record.id, draw.epoch, record.num_frames - bucket.frames)
+            windows.append(Window(record.id, start, bucket.frames, bucket.height, bucket.width, masks=self._masks))
+        return draws, windows
 
-class _From:
-    """first, first + 1, ... for ever."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-
-    def __iter__(self) -> Iterator[int]:
-        step = self.first
-        while True:
-            yield step
-            step += 1
-
-
-class _Steps(Dataset[ClipBatch]):
-    """Step number to batch; what is sent to worker processes."""
-
-    def __init__(
-        self,
-        dataset: ClipDataset,
-        table: BucketTable,
-        clips: tuple[tuple[ClipRecord, ...], ...],
-        sampler: BucketSampler,
-        rank: int,
-        world: int,
-        random_start: bool,
-        masks: bool,
-    ) -> None:
-        self._dataset, self._table, self._sampler = dataset, table, sampler
-        self._clips = [[record.id for record in group] for group in clips]
-        self._rank, self._world, self._random_start = rank, world, random_start
-        self._masks = masks
-
-    def __getitem__(self, step: int) -> ClipBatch:
-        bucket_index, draws = self._sampler.step(step, self._rank, self._world)
-        bucket = self._table.buckets[bucket_index]
-        ids = [self._clips[bucket_index][draw.clip] for draw in draws]
-        starts = [self._start(clip_id, draw.epoch, bucket.frames) for clip_id, draw in zip(ids, draws, strict=True)]
-        clips = [
-            self._dataset.load(clip_id, slice(start, start + bucket.frames), masks=self._masks)
-            for clip_id, start in zip(ids, starts, strict=True)
-        ]
-        fitted = [
-            fit_window(clip.video, clip.depth_m, clip.confidence, _path(clip), bucket.height, bucket.width)
-            for clip in clips
-        ]
-        video, depth, confidence, cameras = zip(*fitted, strict=True)
-        masks = {
-            name: torch.stack([fit_mask(getattr(clip, name), bucket.height, bucket.width) for clip in clips])
-            for name in ("moving", "sky")
-            if self._masks
-        }
-        return ClipBatch(
-            step=step,
-            ids=tuple(ids),
-            starts=tuple(starts),
-            draws=tuple(draws),
-            video=torch.stack(video),
-            depth=torch.stack(depth),
-            confidence=torch.stack(confidence),
-            K=torch.stack([torch.from_numpy(path.K).float() for path in cameras]),
-            pose_c2w=torch.stack([torch.from_numpy(path.relative_to_first().pose_c2w).float() for path in cameras]),
-            captions=tuple(clip.caption for clip in clips),
-            **masks,
-        )
-
-    def _start(self, clip_id: str, epoch: int, frames: int) -> int:
-        spare = self._dataset.record(clip_id).num_frames - frames
+    def _start(self, clip_id: str, epoch: int, spare: int) -> int:
         if not self._random_start:
             return spare // 2
-        return 4 * window_start(self._sampler.seed, epoch, clip_id, spare // 4)
+        return 4 * window_start(self.sampler.seed, epoch, clip_id, spare // 4)
 
+    def _batch(self, step: int, draws: list[Draw], windows: list[Window], loaded: list[LoadedWindow]) -> ClipBatch:
+        def stack(name: str) -> Tensor | None:
+            values = [getattr(window, name) for window in loaded]
+            return None if any(value is None for value in values) else torch.from_numpy(np.stack(values))
 
-def _path(clip: Clip) -> Trajectory:
-    height, width = clip.depth_m.shape[1:]
-    return Trajectory(pose_c2w=clip.pose_c2w, K=clip.K, width=width, height=height, units=clip.units)
+        video, depth, confidence = stack("video"), stack("depth"), stack("confidence")
+        assert video is not None, "windows ask for images"
+        assert depth is not None, "windows ask for labels"
+        assert confidence is not None, "windows ask for labels"
+        cameras = [window.cameras for window in loaded if window.cameras is not None]
+        return ClipBatch(
+            step=step,
+            ids=tuple(window.clip_id for window in windows),
+            starts=tuple(window.start for window in windows),
+            draws=tuple(draws),
+            video=video,
+            depth=depth,
+            confidence=confidence,
+            K=torch.stack([torch.from_numpy(path.K).float() for path in cameras]),
+            pose_c2w=torch.stack([torch.from_numpy(path.relative_to_first().pose_c2w).float() for path in cameras]),
+            captions=tuple(self._dataset.record(window.clip_id).caption for window in windows),
+            moving=stack("moving") if self._masks else None,
+            sky=stack("sky") if self._masks else None,
+        )
