@@ -11,7 +11,7 @@ def held_out_clip(folder: Path) -> "Clip":
     """The first clip of the demo's dataset that no training step has seen."""
     from fw_data.dataset.reader import ClipDataset
     from fw_train.config.load import load
-    from fw_train.data.samples import split_clips
+    from fw_train.data.split import split_clips
 
     dataset = ClipDataset(folder / "dataset")
     return dataset.load(split_clips(dataset.records, load("tiny", "stage2").clip).held_out[0].id)

@@ -152,6 +152,11 @@ def load_pipeline(options: GenerateOptions, *, free_encoders: bool) -> "WorldPip
     for path, scale in loras:
         for loaded in pipeline.load_lora(path, scale):
             print(f"LoRA {loaded.name}: {loaded.layers} layers, {loaded.layout} layout, scale {loaded.scale:g}")
+    if not pipeline.follows_camera:
+        print(
+            f"note: {options.checkpoint} has no trained camera control (`fw-train stage2` trains it), so the video "
+            "does not follow --trajectory"
+        )
     return pipeline
 
 

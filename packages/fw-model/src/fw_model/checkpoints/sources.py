@@ -54,7 +54,8 @@ def locate(source: str | Path, *, weights: str) -> Path:
 def local_folder(source: str | Path, *, revision: str | None = None) -> Path:
     """``source`` if it exists, else the snapshot of the hub id (owner/name) that it is.
 
-    The text "small-world" means the weights in the package; a folder of that name is "./small-world".
+    The text "small-world" means the weights in the package; a folder of that name is "./small-world". The folder of an
+    `fw-train` run means its export.
 
     Args:
         source: a path, a hub id, or "hf://owner/name[@revision][/path]". A path that does not exist is refused, never
@@ -77,7 +78,7 @@ def local_folder(source: str | Path, *, revision: str | None = None) -> Path:
     if path.exists():
         if revision is not None:
             raise ValueError(f"revision {revision!r} needs a hub id (owner/name), but {source} is a local path")
-        return path
+        return _exported(path)
     if isinstance(source, Path) or not _HUB_ID.fullmatch(source) or path.suffix in _FILE_SUFFIXES or _is_local(path):
         raise ValueError(f"{source} does not exist; give an existing folder or file, or a hub id (owner/name).")
     return _snapshot(source, revision)
@@ -128,6 +129,15 @@ def upload_folder(
             api.create_branch(repo, branch=revision, exist_ok=True)
         done = api.upload_folder(repo_id=repo, folder_path=folder, revision=revision, commit_message=message)
     return str(done.commit_url)
+
+
+def _exported(path: Path) -> Path:
+    """The export inside the folder of an `fw-train` run; any other path as it is."""
+    if not (path / "checkpoints").is_dir():
+        return path
+    if not (path / "export").is_dir():
+        raise ValueError(f"{path} is a training run without an export; finish it, or run `fw-train export {path}`")
+    return path / "export"
 
 
 def stable_name(source: str | Path) -> str:

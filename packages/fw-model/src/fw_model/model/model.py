@@ -27,7 +27,7 @@ from fw_model.layers.rope import VideoRope
 from fw_model.model.conditioning import Conditioning, check_grid, check_inputs
 from fw_model.model.irg import CrossBranchStep, IRGBlock, build_video_block
 from fw_model.wan.blocks import Context, ContextKV, VideoStep, WanBlock
-from fw_model.wan.camera_adapter import PoseEncoder
+from fw_model.wan.camera_adapter import CameraAdapter, PoseEncoder
 from fw_model.wan.embeddings import WanEmbeddings, unpatchify
 
 if TYPE_CHECKING:
@@ -69,6 +69,14 @@ class FantasyWorld(nn.Module):
         if device.type != "meta":
             self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device) if t.is_meta else t.to(device))
             initialize(self, seed)
+
+    @property
+    def follows_camera(self) -> bool:
+        """Whether the camera path changes the video: through a control adapter, or through trained camera adapters."""
+        if self.video.control_adapter is not None:
+            return True
+        adapters = [module for module in self.modules() if isinstance(module, CameraAdapter)]
+        return any(bool(adapter.to_shift[-1].weight.any()) for adapter in adapters)  # new ones shift nothing
 
     def forward(
         self,

@@ -104,6 +104,12 @@ class WorldPipeline:
         """The device that computes everything."""
         return self.placement.device
 
+    @property
+    def follows_camera(self) -> bool:
+        """Whether the camera path changes the video; False for weights of `fw-train base` or `stage1` without camera
+        control."""
+        return self.world.follows_camera
+
     def to(self, device: str | torch.device) -> "WorldPipeline":
         """Compute on another device; with offloading the weights stay in host memory until they are used."""
         old = self.placement
@@ -455,6 +461,7 @@ class WorldPipeline:
                 **{name: value for name, value in asdict(job.sampling).items() if name != "fps"},
                 "last_image": job.last_image is not None,
                 "reused_steps": state.reused_steps,
+                **({} if self.follows_camera else {"follows_camera": False}),
                 **self._lora_settings(),
             },
             notes=tuple(job.notes),
