@@ -23,7 +23,7 @@ from fw_model.config import WorldConfig, tiny
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.components import load_components
 from fw_train.evidence.evidence import LINES
-from fw_train.model_bundle import HISTORY, Parts, export
+from fw_train.model_bundle import HISTORY, ModelBundle, export
 
 SEEDS = (0, 1)
 
@@ -155,7 +155,7 @@ def save(world: FantasyWorld, source: Path, stage: str, folder: Path) -> Path:
     companions = load_components(source / "export")
     stages = json.loads((source / "export" / HISTORY).read_text(encoding="utf-8"))["stages"]
     upto = next(i for i, entry in enumerate(stages) if entry["stage"] == stage)
-    parts = Parts(
+    parts = ModelBundle(
         world=world,
         autoencoder=companions.autoencoder,
         text_encoder=companions.text_encoder,

@@ -59,7 +59,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> list[str]:
     """A dataset, a small model to start from, and the command of the run, up to the value of --out."""
     from fw_model.config import preset
     from fw_train.config.schema import ClipConfig, TrainConfig
-    from fw_train.model_bundle import export, load_parts
+    from fw_train.model_bundle import export, load_bundle
 
     raw, truth = write_wall_videos(folder, videos=6, frames=9)
     subprocess.run(annotate_command(raw, truth, folder / "data", "local"), check=True, stdout=subprocess.DEVNULL)
@@ -77,12 +77,12 @@ def prepare(folder: Path, options: argparse.Namespace) -> list[str]:
     model.write_text(small.to_json(), encoding="utf-8")
     clip = ClipConfig(frames=5, height=32, width=48)
     base = TrainConfig(stage="base", model=str(model), clip=clip)
-    export(load_parts(base), init, trained={}, entry={"stage": "stage1", "steps": 0})
+    export(load_bundle(base), init, trained={}, entry={"stage": "stage1", "steps": 0})
     file.write_text(
         f'data = "{folder / "data"}"\nmodel = "{model}"\ninit = "{init}"\nsteps = {STEPS}\nbatch = 2\n'
         "clip.frames = 5\nclip.height = 32\nclip.width = 48\nclip.validate_on = 1\nnoise.validation = [0.5]\n"
-        "optim.ema = 0.9\noptim.lr = 1e-3\ndropout.bicross = 0.2\n"
-        f"every.log = 1\nevery.checkpoint = {SAVE_EVERY}\nevery.validate = {STEPS}\nsampling.steps = 2\n"
+        "optim.ema = 0.9\noptim.lr = 1e-3\ndropout.cross_branch = 0.2\n"
+        f"every.log = 1\nevery.checkpoint = {SAVE_EVERY}\nevery.validate = {STEPS}\nsampling.num_inference_steps = 2\n"
         f'compute.threads = 1\ncompute.device = "cpu"\ncompute.shard = "{options.shard}"\n',
         encoding="utf-8",
     )

@@ -10,6 +10,7 @@ from fw_app.cli import PROGRAM as FW
 MISSING = {
     "fw": ["generate", "{}.png", "--out", "world", "--trajectory", "{}.json"],
     "fw-data": ["validate", "{}"],
+    "fw-train": ["stage1", "tiny", "--data", "{}", "--out", "run"],
     "fw-serve": ["up", "{}", "--data", "data"],
 }
 """Words of a command that reads a file, whose name replaces `{}`."""

@@ -27,18 +27,20 @@ from fw_model.pipeline.result import World
 from fw_model.pipeline.settings import Sampling
 from fw_model.sampling.flow import counter_noise
 from fw_train.config.schema import Cadence, OptimConfig, TrainConfig
+from fw_train.data.order import ClipOrder
 from fw_train.metrics.truth import load_truth
 
 
 class Regression:
     """Learns y = A x from noisy inputs; `poison` makes the loss of one step NaN."""
 
-    clips = 10
+    order = ClipOrder(clips=10)
+    prefetch = 0
 
     def __init__(self, seed: int = 0, poison: int = -1) -> None:
         generator = torch.Generator().manual_seed(100)
         self.truth = torch.randn(3, 6, generator=generator)
-        self.inputs = torch.randn(self.clips, 6, generator=generator)
+        self.inputs = torch.randn(self.order.clips, 6, generator=generator)
         self.module: nn.Module = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
         self.module.requires_grad_(True)
         start = torch.Generator().manual_seed(seed)
@@ -47,6 +49,12 @@ class Regression:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=start))
         self.seed, self.poison = seed, poison
         self.identity: Mapping[str, str] = {"config": "c", "dataset": "d"}
+
+    def announce(self, draws: Sequence[Draw]) -> None:
+        raise AssertionError(f"no draws are announced with prefetch 0: {draws}")
+
+    def tokens(self, draw: Draw) -> int:
+        return int(draw.clip >= 0)
 
     def loss(self, step: int, draws: Sequence[Draw]) -> Mapping[str, Tensor]:
         noise = torch.stack([counter_noise(self.seed, step, d.slot, (6,)) for d in draws])

@@ -19,7 +19,7 @@ from fw_train.config.schema import ClipConfig, ConfigError, DropoutConfig, Train
 from fw_train.engine.checkpoint import CheckpointStore
 from fw_train.engine.distributed import Context
 from fw_train.init_from_wan import InitOptions, init
-from fw_train.model_bundle import load_parts
+from fw_train.model_bundle import load_bundle
 from fw_train.tasks.train import prepare, train
 from fw_train.tasks.world_task import WorldTask
 
@@ -103,11 +103,11 @@ def test_both_stages_train_from_it(start, run, tmp_path):
     first = train(run, quiet=True).export
     second = train(dataclasses.replace(run, stage="stage2", out=tmp_path / "two", init=first), quiet=True).export
     assert second is not None
-    parts = load_parts(dataclasses.replace(run, stage="stage2", init=second))
-    assert [entry["stage"] for entry in parts.history] == ["stage1", "stage2"]
+    bundle = load_bundle(dataclasses.replace(run, stage="stage2", init=second))
+    assert [entry["stage"] for entry in bundle.history] == ["stage1", "stage2"]
     given = dict(load_world(start).named_parameters())
-    for name, parameter in parts.world.named_parameters():
-        if parts.world.parameter_group(name) == "video":
+    for name, parameter in bundle.world.named_parameters():
+        if bundle.world.parameter_group(name) == "video":
             assert torch.equal(parameter, given[name]), name
 
 
@@ -115,9 +115,9 @@ def test_picture_tokens_reach_the_loss(run, tmp_path):
     context = Context(store=CheckpointStore(tmp_path / "store"), device=torch.device("cpu"))
     losses = []
     for chance in (0.0, 1.0):  # without and with every picture dropped
-        task, _ = prepare(dataclasses.replace(run, dropout=DropoutConfig(text=0.0, image=chance)), context)
+        task = prepare(dataclasses.replace(run, dropout=DropoutConfig(text=0.0, image=chance)), context).task
         assert isinstance(task, WorldTask)
-        tokens = task.parts.encode(torch.rand(1, 3, 5, 32, 32)).image_tokens
+        tokens = task.bundle.encode(torch.rand(1, 3, 5, 32, 32)).image_tokens
         assert tokens is not None
         assert tokens.shape == (1, 1 + (IMAGE // PATCH) ** 2, D)
         draws = ClipSampler(clips=task.clips, batch=2, seed=0).step(0, 0, 1)

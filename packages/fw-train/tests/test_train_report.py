@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fw_train.engine.run_log import Journal, read_log
+from fw_train.engine.run_log import RunLog, read_log
 from fw_train.report import Series, loss_curves, svg_chart
 
 
@@ -74,24 +74,24 @@ def test_a_resumed_log_drops_what_came_after_its_checkpoint_and_a_torn_last_row(
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "spl')
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3]
-    with Journal(tmp_path, steps=5, step=2, quiet=True) as journal:
-        journal.numbers(3, "train", {"loss": 0.5})
+    with RunLog(tmp_path, steps=5, step=2, quiet=True) as run_log:
+        run_log.metrics(3, "train", {"loss": 0.5})
     assert [(row["step"], row["loss"]) for row in read_log(tmp_path)] == [(1, 1.0), (2, 1.0), (3, 0.5)]
 
 
 def test_a_run_that_begins_anew_begins_its_log_anew(tmp_path: Path) -> None:
     write(tmp_path, [{"step": 0, "event": "started"}, {"step": 0, "split": "val", "loss": 1.0}])
-    with Journal(tmp_path, steps=5, quiet=True) as journal:
-        journal.event(0, "started")
+    with RunLog(tmp_path, steps=5, quiet=True) as run_log:
+        run_log.event(0, "started")
     assert read_log(tmp_path) == [{"step": 0, "event": "started"}]
 
 
 def test_progress_is_plain_lines_off_a_terminal_and_short_terms_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Journal(tmp_path, steps=5) as journal:
-        journal.numbers(1, "train", {"loss": 0.123456, "loss/depth": 2.0, "loss/depth/frame": 3.0})
-        journal.say("hello")
+    with RunLog(tmp_path, steps=5) as run_log:
+        run_log.metrics(1, "train", {"loss": 0.123456, "loss/depth": 2.0, "loss/depth/frame": 3.0})
+        run_log.message("hello")
     assert capsys.readouterr().out == "step 1/5 train loss 0.1235 loss/depth 2\nhello\n"
     assert read_log(tmp_path)[0]["loss/depth/frame"] == 3.0
 
@@ -104,9 +104,9 @@ def test_a_terminal_gets_a_progress_bar(tmp_path: Path, monkeypatch: pytest.Monk
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stdout", terminal)
-    with Journal(tmp_path, steps=5) as journal:
-        journal.tick(3)
-        journal.numbers(3, "train", {"loss": 0.5})
-        journal.numbers(3, "val", {"loss": 0.25})
+    with RunLog(tmp_path, steps=5) as run_log:
+        run_log.progress(3)
+        run_log.metrics(3, "train", {"loss": 0.5})
+        run_log.metrics(3, "val", {"loss": 0.25})
     assert "3/5" in terminal.getvalue()
     assert "val loss 0.25" in terminal.getvalue()

@@ -1,16 +1,16 @@
-"""The `fw-train` command: the table of its commands. `fw_core.commands` runs them; nothing heavy is imported here."""
+"""The `fw-train` command: the table of its commands, which `fw_core.commands` runs. Imports no torch."""
 
 from collections.abc import Sequence
-from typing import NoReturn
 
 from fw_core.commands import Command, Program, exit_code, run
+from fw_train.config.recipes import RECIPES
 
 _HERE = "fw_train.commands"
 _EVALUATE = "fw_train.evaluate.options"
 
 
 def _exit_code(error: Exception) -> int:
-    """3 for a diverged run, 1 for a checkpoint that cannot be written or used, else as in every program."""
+    """Exit code of an error: 3 for a diverged run, 1 for an unusable checkpoint, else as in every program."""
     return getattr(error, "exit_code", exit_code(error))
 
 
@@ -19,7 +19,7 @@ PROGRAM = Program(
     description="Train, evaluate and release models.",
     commands={
         "init": Command(
-            help="combine pretrained Wan weights with new branches: the start of stage 1 of a large preset",
+            help="combine pretrained Wan weights with a new geometry branch, for stage 1 of a large preset",
             target=f"{_HERE}:init_from_wan",
             options="fw_train.init_from_wan:InitOptions",
             usage="PRESET WAN OUT",
@@ -94,9 +94,10 @@ PROGRAM = Program(
             usage="WORLDSCORE_DATASET --out OUT [...]",
         ),
     },
-    notes="""\
-CONFIG is a recipe (tiny, small-world, paper, one-gpu-24gb, one-gpu-80gb, 8-gpu) or a TOML file. Flags override it:
-command line > file > recipe > default. `fw-train stage1 tiny --help` shows every flag with its resolved value.
+    notes=f"""\
+CONFIG is a recipe ({", ".join(RECIPES)})
+or a TOML file. Flags override it: command line > file > recipe > default.
+`fw-train stage1 tiny --help` shows every flag with its resolved value.
 
 exit codes: 0 success, 1 failure, 2 wrong usage or bad input, 3 diverged (loss not finite), 130 or 143 stopped by a
 signal after saving a checkpoint.""",
@@ -104,10 +105,10 @@ signal after saving a checkpoint.""",
 )
 
 
-def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit with its code. `argv` defaults to the process arguments."""
-    raise SystemExit(run(PROGRAM, argv))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. `argv` defaults to the process arguments."""
+    return run(PROGRAM, argv)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,4 +1,7 @@
-"""The commands of `fw-train`: from words or options to the modules that do the work, imported when they run."""
+"""The commands of `fw-train`: parse arguments, check them, and call the modules that do the work.
+
+Torch is imported only after the checks that need none, so that mistakes are reported at once.
+"""
 
 import dataclasses
 import sys
@@ -12,7 +15,8 @@ from tyro.conf import Positional, arg
 
 from fw_train.config.check import check
 from fw_train.config.flags import override
-from fw_train.config.load import RESUMABLE, load
+from fw_train.config.load import CONFIG, RESUMABLE, absolute, load
+from fw_train.config.preflight import check_inputs, check_unlocked, preflight
 from fw_train.config.schema import STAGES, ConfigError, Stage, TrainConfig
 
 if TYPE_CHECKING:
@@ -31,7 +35,7 @@ class ExportOptions:
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Folder of the run."""
     out: Annotated[Positional[Path | None], arg(metavar="OUT")] = None
-    """Folder to write; left out, RUN/export."""
+    """Folder to write (default: RUN/export)."""
 
 
 def train_stage(stage: Stage, words: list[str]) -> int:
@@ -39,7 +43,7 @@ def train_stage(stage: Stage, words: list[str]) -> int:
     prog = f"fw-train {stage} CONFIG"
     if words[:1] and words[0] in _HELP:
         override(TrainConfig(stage=stage), ["--help"], prog=prog)
-    config = check(override(load(_source(words, prog), stage), words[1:], prog=prog))
+    config = preflight(absolute(check(override(load(_source(words, prog), stage), words[1:], prog=prog))))
     from fw_train.launch import launch
 
     return _code(launch(config, [stage, *words]))
@@ -49,15 +53,16 @@ autoencoder, base, stage1, stage2 = (partial(train_stage, stage) for stage in ST
 
 
 def encode(words: list[str]) -> int:
-    """Encode the clips and captions of a run before it starts."""
+    """Encode the clips and captions of a run before it starts; returns the exit code."""
     if words[:1] and words[0] in _HELP:
         print("usage: fw-train encode STAGE CONFIG [...]\n")
-        print("Run the frozen encoders once over the dataset of a run and keep their results beside it.")
-        print("Takes the flags of `fw-train STAGE CONFIG`; the run with the same arguments then reads the results.")
+        print("Run the frozen encoders once over the dataset of a run, and store their results beside it.")
+        print("Takes the flags of `fw-train STAGE CONFIG`; the run with the same arguments reads the results.")
         return 0
     stage = _stage_of("encode", words)
     prog = f"fw-train encode {stage} CONFIG"
-    config = check(override(load(_source(words[1:], prog), stage), words[2:], prog=prog))
+    config = absolute(check(override(load(_source(words[1:], prog), stage), words[2:], prog=prog)))
+    check_inputs(config)
     from fw_train.data.encode import encode as encode_data
 
     for line in encode_data(config):
@@ -66,7 +71,7 @@ def encode(words: list[str]) -> int:
 
 
 def plan(words: list[str]) -> int:
-    """Estimate what a run takes."""
+    """Estimate parameters, FLOPs, memory and time of a run; returns the exit code."""
     import tyro
 
     from fw_train.plan.options import PlanOptions
@@ -85,34 +90,41 @@ def plan(words: list[str]) -> int:
 
 
 def resume(words: list[str]) -> int:
-    """Continue a run; returns the exit code."""
+    """Continue a run from its newest complete checkpoint; returns the exit code."""
     if not words or words[0].startswith("-"):
         if not words or words[0] not in _HELP:
-            raise ConfigError("usage: fw-train resume RUN [--steps N ...]; RUN, the folder of a run, comes first")
+            raise ConfigError("usage: fw-train resume RUN [--steps N ...]; the run folder RUN comes first")
         print("usage: fw-train resume RUN [--steps N ...]\n")
-        print("Continue a run from its newest complete checkpoint, with the arguments it was started with.")
+        print("Continue a run from its newest complete checkpoint, with its original arguments.")
+        print("--skip CLIP_ID leaves out a training clip from here on, such as one that diverges.")
         print(f"Keys that may change: {', '.join(key for key in RESUMABLE if key != 'go_on')}")
         return 0
+    run = Path(words[0])
+    if not (run / CONFIG).is_file():
+        raise ConfigError(f"{run} is not a run folder (no {CONFIG} in it)")
+    check_unlocked(run)
     from fw_train.launch import launch
     from fw_train.tasks.train import read_run
     from fw_train.tasks.train import resume as resume_run
 
-    run = Path(words[0])
-    config = check(override(read_run(run), words[1:], prog="fw-train resume RUN"))
+    before = read_run(run)
+    config = override(before, words[1:], prog="fw-train resume RUN")
+    config = absolute(check(dataclasses.replace(config, skip=tuple(dict.fromkeys((*before.skip, *config.skip))))))
+    check_inputs(config)
     if config.launcher != "local":
         return _code(launch(dataclasses.replace(config, go_on=True), ["resume", *words]))
     return _code(resume_run(run, lambda _before: config))
 
 
 def export(options: ExportOptions) -> None:
-    """Export a run."""
+    """Export the newest checkpoint of a run."""
     from fw_train.tasks.train import export_run
 
     print(f"result: {export_run(options.run, options.out)}")
 
 
 def init_from_wan(options: "InitOptions") -> None:
-    """Make the start of stage 1 from pretrained Wan weights."""
+    """Write the initial model of stage 1 from pretrained Wan weights."""
     from fw_train.init_from_wan import init
 
     for line in init(options):
@@ -120,7 +132,7 @@ def init_from_wan(options: "InitOptions") -> None:
 
 
 def release(options: "ReleaseOptions") -> None:
-    """Write a release of a run."""
+    """Write float16 weights and a model card of a run."""
     from fw_train.release.release import release as write_release
 
     for line in write_release(options):
@@ -128,14 +140,14 @@ def release(options: "ReleaseOptions") -> None:
 
 
 def evaluate(options: "EvaluateOptions") -> int:
-    """Measure a model."""
+    """Generate worlds for held-out clips and measure them; returns the exit code."""
     from fw_train.evaluate.run import evaluate as measure
 
     return _resumable("evaluate", lambda: measure(options))
 
 
 def compare(options: "ComparisonOptions") -> None:
-    """Compare evaluations."""
+    """Compare evaluations of the same clips."""
     from fw_train.evaluate.run import compare_runs
 
     compare_runs(options)
@@ -176,7 +188,7 @@ def _stage_of(command: str, words: list[str]) -> Stage:
 
 def _source(words: list[str], prog: str) -> str:
     if not words or words[0].startswith("-"):
-        raise ConfigError(f"{prog}: CONFIG comes first, a recipe (tiny) or a TOML file")
+        raise ConfigError(f"{prog}: CONFIG comes first: a recipe (tiny) or a TOML file")
     return words[0]
 
 

@@ -35,6 +35,8 @@ CHANGED: dict[str, Any] = {
     "clip.height": 80,
     "clip.width": 80,
     "wandb": "project",
+    "skip": ("clip-03",),
+    "clip.frame_buckets": (9,),
 }
 """Another valid value of the keys whose value is not a number, a switch or a path."""
 NEEDS: dict[str, dict[str, Any]] = {
@@ -43,6 +45,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "lora.alpha": {"lora": {"rank": 4}},
     "lora.targets": {"lora": {"rank": 4}},
     "clip.reuse": {"clip": {"pool": 8}},
+    "clip.max_crop": {"clip": {"aspect_buckets": True}},
     "loss.dense_frames": {"loss": {"depth": {"temporal": 0.0}}},
     "compute.frozen_dtype": {"compute": {"precision": "bf16"}},
 }
@@ -76,7 +79,7 @@ def test_every_stage_has_at_most_40_flags(stage: Stage, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     words = shown.replace("│", " ").split()
     listed = {word for word in words if word.startswith("--") and word.strip("-")}
-    listed = {word.rstrip(",") for word in listed if not word.startswith("--no-")} - {"--help"}
+    listed = {word.rstrip(",") for word in listed if not word.startswith("--no-") and ".no-" not in word} - {"--help"}
     assert listed == {"--set", *(f"--{key.replace('_', '-')}" for key in flags(stage))}
     assert len(listed) <= 40
 
@@ -107,7 +110,17 @@ def test_every_key_has_an_effect_or_is_refused(stage: Stage, key: str) -> None:
     after = check(from_mapping(change, before))
     changes_weights = after.digest() != before.digest()
     free = ("model", "data", "out", "init", "go_on", "wandb", "launcher", "workers", "restarts")
-    free += ("clip.cache_gb", "compute.threads", "compute.shard", "compute.activation_checkpointing")
+    free += (
+        "skip",
+        "clip.cache_gb",
+        "clip.num_workers",
+        "clip.encode_first",
+        "compute.threads",
+        "compute.offload_optimizer",
+        "compute.shard",
+        "compute.activation_checkpointing",
+    )
+    # skip changes them too, and is compared on its own, because it may grow
     assert changes_weights == (key not in free and not key.startswith(("every.", "sampling."))), key
 
 
@@ -144,8 +157,10 @@ def test_an_old_run_keeps_its_identity_and_drops_keys_without_meaning(tmp_path: 
     old = json.loads((Path(__file__).parent / "old_config.json").read_text())
     config = from_json(old["config"])
     assert check(config).digest() == old["digest"]
-    assert (config.noise.weighting, config.dropout.bicross, config.loss.geometry) == ("none", 0.0, 1.0)
+    assert (config.noise.weighting, config.dropout.cross_branch, config.loss.geometry) == ("none", 0.0, 1.0)
     assert config.loss.camera.weight == old["config"]["loss"]["camera"]
     assert dict(config.unread)["noise.weighting"] == "bell"
+    assert (config.sampling.num_inference_steps, config.sampling.guidance_scale) == (30, 1.5)
+    assert dict(config.unread)["dropout.cross_branch"] == 0.3
     assert from_json(config.to_json()) == config
     assert from_json(config.to_json()).digest() == old["digest"]

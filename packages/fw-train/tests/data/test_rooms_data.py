@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from fw_toy.rooms.clip import HELD_OUT_WORLDS, render_room
-from fw_train.config.load import from_mapping
+from fw_train.config.load import from_mapping, is_rooms
 from fw_train.config.schema import ClipConfig, ConfigError, TrainConfig
-from fw_train.data.rooms import RoomDataset, is_rooms
-from fw_train.data.samples import SampleSource, open_data
-from fw_train.model_bundle import Encoded
+from fw_train.data.rooms import RoomDataset
+from fw_train.data.samples import SampleSource
+from fw_train.data.split import open_data
+from fw_train.model_bundle import EncodedVideo
 from fw_train.tasks.train import train
 
 SMALL = {"frames": 5, "height": 32, "width": 48, "validate_on": 2, "pool": 4, "reuse": 2}
@@ -50,8 +51,8 @@ def test_a_folder_called_rooms_is_a_folder(tmp_path: Path, monkeypatch: pytest.M
 def test_labels_are_left_out_where_no_loss_reads_them() -> None:
     dataset = open_data(config())[0]
 
-    def encode(video: torch.Tensor) -> Encoded:
-        return Encoded(video[:, :, ::4, ::8, ::8], None, None)
+    def encode(video: torch.Tensor) -> EncodedVideo:
+        return EncodedVideo(video[:, :, ::4, ::8, ::8], None, None)
 
     clip = config().clip
     full = SampleSource(dataset, clip, encode).load("room-11", 0)

@@ -13,14 +13,15 @@ from fw_data.dataset.schema import ClipRecord
 from fw_data.dataset.transforms import fit_window
 from fw_geometry import Trajectory
 from fw_train.config.schema import ClipConfig, ConfigError, TrainConfig
-from fw_train.data.samples import Sample, SampleSource, open_dataset, split_clips, why_unusable
-from fw_train.model_bundle import Encoded
+from fw_train.data.samples import Sample, SampleSource
+from fw_train.data.split import open_dataset, split_clips, why_unusable
+from fw_train.model_bundle import EncodedVideo
 
 SMALL = ClipConfig(frames=5, height=32, width=48)
 
 
-def encode(video: Tensor) -> Encoded:
-    return Encoded(video[:, :, :2, ::8, ::8], None, None)
+def encode(video: Tensor) -> EncodedVideo:
+    return EncodedVideo(video[:, :, :2, ::8, ::8], None, None)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (48, 48), (64, 64), (32, 80)])
@@ -154,7 +155,7 @@ def test_unusable_clips_are_counted_with_their_reason(dataset: Path, change: dic
     bad: list[ClipRecord] = [r.model_copy(update=change) for r in records]
     split = split_clips([*records[:8], *bad[8:]], SMALL)
     assert len(split.train) + len(split.held_out) == 8
-    assert any(reason in line and "4" in line for line in split.describe())
+    assert any(reason in line and "4" in line for line in split.describe(TrainConfig(clip=SMALL)))
     with pytest.raises(ConfigError, match=f"12 clips: .*{reason}"):
         split_clips(bad, SMALL)
 

@@ -21,9 +21,10 @@ from fw_train.cli import main
 from fw_train.config.load import from_mapping
 from fw_train.config.schema import TrainConfig
 from fw_train.data.encode import encode, wanted
-from fw_train.data.latent_cache import EncodedClips, Store, encodings, part_fingerprint
-from fw_train.data.samples import SampleSource, split_clips
-from fw_train.model_bundle import Encoded, Encoders, load_parts
+from fw_train.data.latent_cache import LatentCache, Store, open_cache, part_fingerprint
+from fw_train.data.samples import SampleSource
+from fw_train.data.split import Shape, split_clips
+from fw_train.model_bundle import EncodedVideo, Encoders, load_bundle
 from fw_train.tasks.train import train
 
 CLIP = {"frames": 5, "height": 16, "width": 32, "start_step": 1, "validate_on": 2}
@@ -57,13 +58,13 @@ def refuse(video: Tensor) -> Any:
 
 def test_windows_are_the_same_to_the_bit_and_no_encoder_runs(data: Path, mini: Path) -> None:
     config = configure(data, mini)
-    parts = load_parts(config)
+    bundle = load_bundle(config)
     dataset = ClipDataset(data)
-    assert encodings(dataset.path, config.clip, parts.encoders) is None
+    assert open_cache(dataset.path, config.clip, bundle.encoders) is None
     assert "26 windows of 10 clips, 13 captions" in said(config)
-    found = encodings(dataset.path, config.clip, parts.encoders)
+    found = open_cache(dataset.path, config.clip, bundle.encoders)
     assert found is not None
-    plain = SampleSource(dataset, config.clip, parts.encode)
+    plain = SampleSource(dataset, config.clip, bundle.encode)
     cached = SampleSource(dataset, config.clip, refuse, found.clips)
     windows = 0
     for record, starts in wanted(split_clips(dataset.records, config.clip), config.clip):
@@ -75,11 +76,11 @@ def test_windows_are_the_same_to_the_bit_and_no_encoder_runs(data: Path, mini: P
                 assert torch.equal(getattr(one, name), getattr(other, name)), name
             assert other.latents.dtype == one.latents.dtype
     assert windows == 26
-    assert found.clips.store.counts == {"found": windows}
+    assert found.clips.counts == {"found": windows}
     for caption in ("", dataset.records[3].caption):
         stored = found.texts.read(caption)
         assert stored is not None
-        assert torch.equal(stored, parts.text_encoder.encode([caption])[0])
+        assert torch.equal(stored, bundle.text_encoder.encode([caption])[0])
 
 
 def test_a_run_gives_the_same_weights_and_says_what_it_used(
@@ -90,7 +91,7 @@ def test_a_run_gives_the_same_weights_and_says_what_it_used(
     said(configure(data, mini))
     train(configure(data, mini, out=str(tmp_path / "cached")))
     told = capsys.readouterr().out
-    assert "latents: taken from encoded/video-" in told
+    assert "latents: read from encoded/video-" in told
     assert "latents: 10 from the cache\n" in told  # 4 steps of 2, and 2 held-out clips, once each
     one, other = (
         {name: p.detach() for name, p in load_world(tmp_path / run / "export").named_parameters()}
@@ -102,18 +103,18 @@ def test_a_run_gives_the_same_weights_and_says_what_it_used(
 def test_another_size_or_encoder_is_another_key_and_is_told(data: Path, mini: Path) -> None:
     config = configure(data, mini)
     said(config)
-    dataset, encoders = ClipDataset(data), load_parts(config).encoders
+    dataset, encoders = ClipDataset(data), load_bundle(config).encoders
     other = configure(data, mini, clip={**CLIP, "height": 32})
-    found = encodings(dataset.path, other.clip, encoders)
+    found = open_cache(dataset.path, other.clip, encoders)
     assert found is not None
     assert any("other settings (height differ)" in line for line in found.lines())
     assert found.clips.read(dataset.records[0], 0) is None
-    assert any(line.startswith("captions: taken from") for line in found.lines())
+    assert any(line.startswith("captions: read from") for line in found.lines())
     vae = WanVAE.small(seed=1, base_dim=4)
     changed = Encoders(
         autoencoder=vae, text_encoder=encoders.text_encoder, image_encoder=None, condition_channels=16, tokens=False
     )
-    found = encodings(dataset.path, config.clip, changed)
+    found = open_cache(dataset.path, config.clip, changed)
     assert found is not None
     assert any("autoencoder" in line and "is not used" in line for line in found.lines())
 
@@ -170,28 +171,25 @@ def test_a_clip_that_changed_is_computed_anew(data: Path, mini: Path) -> None:
                 files["mp4"] = old[record.id]
             records.append(record.model_copy(update={"members": writer.add(record.id, files)}))
     write_manifest(data / "manifest.parquet", records)
-    dataset, parts = ClipDataset(data), load_parts(config)
-    found = encodings(dataset.path, config.clip, parts.encoders)
+    dataset, bundle = ClipDataset(data), load_bundle(config)
+    found = open_cache(dataset.path, config.clip, bundle.encoders)
     assert found is not None
     assert found.clips.read(dataset.record(changed), 0) is None
-    assert found.clips.store.counts == {"stale": 1}
-    assert "made from another video and computed anew" in "\n".join(found.summary())
-    fresh = SampleSource(dataset, config.clip, parts.encode, found.clips).load(changed, 0)
-    plain = SampleSource(dataset, config.clip, parts.encode).load(changed, 0)
+    assert found.clips.counts == {"stale": 1}
+    assert "made from another video and recomputed" in "\n".join(found.summary())
+    fresh = SampleSource(dataset, config.clip, bundle.encode, found.clips).load(changed, 0)
+    plain = SampleSource(dataset, config.clip, bundle.encode).load(changed, 0)
     assert torch.equal(fresh.latents, plain.latents)
 
 
 def test_the_command(data: Path, mini: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["encode", "base", "tiny", "--data", str(data), "--model", str(mini), "--clip.frames", "5"]
-    with pytest.raises(SystemExit) as caught:
-        main([*words, "--clip.height", "32", "--clip.width", "48", "--compute.device", "cpu"])
+    code = main([*words, "--clip.height", "32", "--clip.width", "48", "--compute.device", "cpu"])
     told = capsys.readouterr().out
-    assert caught.value.code == 0, told
+    assert code == 0, told
     assert f"result: {data}/encoded/video-" in told
     for wrong, message in (["encode"], "usage: fw-train encode STAGE"), (["encode", "base"], "CONFIG comes first"):
-        with pytest.raises(SystemExit) as caught:
-            main(wrong)
-        assert caught.value.code == 2
+        assert main(wrong) == 2
         assert message in capsys.readouterr().err
 
 
@@ -211,8 +209,8 @@ def test_a_store_reads_nothing_of_another_origin(tmp_path: Path) -> None:
 def test_windows_keep_what_there_is_of_them(dataset: Path, tmp_path: Path) -> None:
     """Models read different things: tokens without a condition here, of two windows in one file."""
     record = ClipDataset(dataset).records[0]
-    clips = EncodedClips(Store(tmp_path, "video", {"a": 1}))
-    windows = {s: Encoded(torch.randn(4, 2, 3, 5), None, torch.randn(7, 6).bfloat16()) for s in (0, 12)}
+    clips = LatentCache({(shape := Shape(5, 16, 32)): Store(tmp_path, "video", {"a": 1})}, lambda _clip: shape)
+    windows = {s: EncodedVideo(torch.randn(4, 2, 3, 5), None, torch.randn(7, 6).bfloat16()) for s in (0, 12)}
     clips.write(record, windows)
     assert clips.has(record) == {0, 12}
     for start, window in windows.items():

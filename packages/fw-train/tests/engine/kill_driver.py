@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fw_data.dataset.clip_order import Draw
 from fw_model.sampling.flow import counter_noise
 from fw_train.config.schema import Cadence, OptimConfig, TrainConfig
+from fw_train.data.order import ClipOrder
 from fw_train.engine.checkpoint import CheckpointStore
 from fw_train.engine.distributed import Context
 from fw_train.engine.loop import run
@@ -33,16 +34,23 @@ STEPS = 20
 class Denoise:
     """A two-layer denoiser of random images with counter-based noise."""
 
-    clips = 7
+    order = ClipOrder(clips=7)
+    prefetch = 0
     identity: Mapping[str, str] = {"config": "kill"}
 
     def __init__(self, die_at_step: int = -1) -> None:
-        self.images = torch.randn(self.clips, 48, generator=torch.Generator().manual_seed(1))
+        self.images = torch.randn(self.order.clips, 48, generator=torch.Generator().manual_seed(1))
         self.module: nn.Module = nn.Sequential(nn.Linear(48, 64), nn.GELU(), nn.Linear(64, 48))
         with torch.no_grad():
             for index, parameter in enumerate(self.module.parameters()):
                 parameter.copy_(0.1 * counter_noise(9, 0, index, parameter.shape))
         self.die_at_step = die_at_step
+
+    def announce(self, draws: Sequence[Draw]) -> None:
+        raise AssertionError(f"no draws are announced with prefetch 0: {draws}")
+
+    def tokens(self, draw: Draw) -> int:
+        return int(draw.clip >= 0)
 
     def loss(self, step: int, draws: Sequence[Draw]) -> Mapping[str, Tensor]:
         if step == self.die_at_step:

@@ -20,10 +20,11 @@ from fw_model.config import preset
 from fw_model.model.model import FantasyWorld
 from fw_train.config.load import load
 from fw_train.config.schema import OptimConfig, TrainConfig
+from fw_train.engine import optim as optim_module
 from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, read
 from fw_train.engine.distributed import Context
 from fw_train.engine.loop import Result, Task, Trainer, TrainingDivergedError, run
-from fw_train.engine.optim import AdamW, Average, learning_rate, rate_shares
+from fw_train.engine.optim import EMA, AdamW, learning_rate, rate_shares
 from fw_train.engine.run_log import read_log
 
 TaskMaker = Callable[..., Any]
@@ -118,7 +119,52 @@ def test_a_nan_stops_the_run_before_the_step(config: TrainConfig, regression: Ta
     assert [row["slot"] for row in report["batch"]] == [0, 1, 2, 3]
     assert all(row["id"] == f"clip-{row['clip']}" for row in report["batch"])
     assert {row["loss"] for row in report["batch"]} == {"nan"}
-    assert read_log(config.out)[-1]["event"] == "diverged"
+    assert [row["event"] for row in read_log(config.out)[-2:]] == ["diverged", "saved"]
+    found = CheckpointStore(config.out / "checkpoints").latest()
+    assert found is not None
+    assert found.step == 8
+    assert torch.equal(read(found.path).tensors["model"]["0.weight"], seen[-1]["0.weight"])
+
+
+def test_weights_that_are_not_finite_are_not_saved(config: TrainConfig, regression: TaskMaker) -> None:
+    task = regression(poison=3)
+    original = task.loss
+
+    def ruin(step: int, draws: Sequence[Draw]) -> Mapping[str, Tensor]:
+        if step == 3:
+            with torch.no_grad():
+                task.module[0].weight.fill_(float("inf"))
+        return original(step, draws)
+
+    task.loss = ruin
+    with pytest.raises(TrainingDivergedError, match="not finite either"):
+        go(config, task)
+    assert config.out is not None
+    assert CheckpointStore(config.out / "checkpoints").latest() is None
+
+
+def test_skipped_clips_may_only_grow(config: TrainConfig, regression: TaskMaker) -> None:
+    def skipping(ids: str) -> Any:
+        task = regression()
+        task.identity = {**task.identity, "skipped clips": ids}
+        return task
+
+    go(dataclasses.replace(config, steps=5), skipping("a"))
+    go(config, skipping("a b"))
+    for ids in ("a", ""):
+        with pytest.raises(CheckpointError, match="--skip a b"):
+            go(config, skipping(ids))
+
+
+def test_a_trained_parameter_without_a_gradient_is_reported(
+    config: TrainConfig, regression: TaskMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = regression()
+    task.module.register_parameter("idle", nn.Parameter(torch.zeros(7)))
+    assert config.out is not None
+    store = CheckpointStore(config.out / "checkpoints")
+    run(config, task, Context(store=store, device=torch.device("cpu")), out=config.out)
+    assert "7 trained parameters got no gradient in step 1: idle" in capsys.readouterr().out
 
 
 def test_a_nan_in_one_sample_is_blamed_on_it(config: TrainConfig, regression: TaskMaker) -> None:
@@ -160,7 +206,8 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(config: TrainConfig,
         part = dataclasses.replace(config, accumulate=parts, optim=dataclasses.replace(config.optim, clip_norm=0.0))
         assert config.out is not None
         store = CheckpointStore(config.out / str(parts))
-        Trainer(part, task, Context(store=store, device=torch.device("cpu")), config.out)._take_step()
+        trainer = Trainer(part, task, Context(store=store, device=torch.device("cpu")), config.out)
+        trainer._take_step(trainer._draws(0))
         return [p.grad for p in task.module.parameters() if p.grad is not None]
 
     whole = gradients(1)
@@ -231,7 +278,7 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth(config: TrainConfig) ->
 
 def test_the_running_average_matches_its_closed_form() -> None:
     parameter = nn.Parameter(torch.full((3,), 1e6, dtype=torch.float64))
-    average = Average({"p": parameter}, 0.9)
+    average = EMA({"p": parameter}, 0.9)
     values = [torch.full((3,), float(k**2), dtype=torch.float64) for k in range(1, 121)]
     for step, value in enumerate(values, start=1):
         parameter.data.copy_(value)
@@ -277,12 +324,16 @@ def test_the_share_of_the_camera_adapters_is_theirs_alone() -> None:
     assert plain.digest() != other.digest()
 
 
-def test_adamw_equals_torch_and_decays_weight_matrices_only(config: TrainConfig) -> None:
+@pytest.mark.parametrize("offload", [False, True])
+def test_adamw_equals_torch_and_decays_weight_matrices_only(
+    config: TrainConfig, offload: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optim_module, "CHUNK", 12)  # the matrix alone, and the rest together
     optim = dataclasses.replace(config.optim, weight_decay=0.3, betas=(0.8, 0.95))
     network = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)).double()
     network.register_parameter("token", nn.Parameter(torch.ones(1, 2, 2, dtype=torch.float64)))
     twin = copy.deepcopy(network)
-    ours = AdamW(dict(network.named_parameters()), optim)
+    ours = AdamW(dict(network.named_parameters()), optim, offload=offload)
     matrix = [twin[0].weight]
     rest = [p for n, p in twin.named_parameters() if n != "0.weight"]
     theirs = torch.optim.AdamW(

@@ -84,7 +84,7 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
 def test_tensorboard_takes_pictures(tmp_path: Path) -> None:
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     board = TensorBoard(tmp_path, 0)
-    board.picture(3, tmp_path / "a.png")
+    board.image(3, tmp_path / "a.png")
     board.close()
     (events,) = (tmp_path / "tensorboard").glob("events.*")
     assert b"samples" in events.read_bytes()

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from fw_train.config.load import from_mapping
 from fw_train.config.schema import TrainConfig
-from fw_train.model_bundle import export, load_parts
+from fw_train.model_bundle import export, load_bundle
 from fw_train.tasks.train import train
 
 STEPS = 4
@@ -32,13 +32,13 @@ def configure(stage: Any, data: Path, model: Path, **changes: Any) -> TrainConfi
         "clip": {"frames": 5, "height": 32, "width": 32, "validate_on": 1},
         "noise": {"validation": [0.5]},
         "optim": {"lr": 1e-3, "warmup": 2, "ema": 0.5, "clip_norm": 0.5},
-        "sampling": {"steps": 2, "clips": 1},
+        "sampling": {"num_inference_steps": 2, "clips": 1},
         "every": {"log": 1, "validate": 20, "checkpoint": 20},
         "compute": {"threads": 1, "device": "cpu"},
         "go_on": True,
     }
     if stage == "stage2":
-        tree["dropout"] = {"bicross": 0.2}
+        tree["dropout"] = {"cross_branch": 0.2}
     return from_mapping({**tree, **changes}, TrainConfig(stage=stage))
 
 
@@ -72,7 +72,7 @@ def main(work: Path, data: Path, model: Path) -> None:
     torch.set_num_threads(1)
     for name in ("torch.utils.tensorboard", "torch.distributed.fsdp", "torch.distributed.tensor"):
         importlib.import_module(name)
-    start = load_parts(configure("base", data, model))
+    start = load_bundle(configure("base", data, model))
     export(start, work / "init", trained={}, entry={"stage": "stage1", "steps": 0})
     here = {"init": str(work / "init")}
     sharded = {"compute": {"threads": 1, "device": "cpu", "shard": "full", "activation_checkpointing": "full"}}

@@ -14,9 +14,13 @@ from fw_model.autoencoders.block_vae import BlockVAE
 from fw_model.pipeline.components import load_components
 from fw_train.config.schema import Cadence, ClipConfig, ConfigError, OptimConfig, TrainConfig
 from fw_train.data.encode import encode
-from fw_train.data.samples import open_dataset, split_clips
+from fw_train.data.split import open_dataset, split_clips
+from fw_train.engine.checkpoint import CheckpointStore
+from fw_train.engine.distributed import Context
 from fw_train.tasks.autoencoder_task import AutoencoderTask
 from fw_train.tasks.train import export_run, resume, train
+
+CPU = Context(store=CheckpointStore(Path("unused")), device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,12 @@ def test_latents_of_the_export_have_zero_mean_and_unit_variance(run: TrainConfig
     vae = load_components(run.out / "export").autoencoder
     assert isinstance(vae, BlockVAE)
     data = open_dataset(dataset)
-    task = AutoencoderTask(run, data, split_clips(data.records, run.clip), torch.device("cpu"))
+    task = AutoencoderTask(
+        run,
+        data,
+        split_clips(data.records, run.clip),
+        CPU,
+    )
     latents = torch.cat([vae.encode(task._load(record, 0)[None]) for record in task.split.train])
     torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(16), rtol=0, atol=1e-4)
     torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(16), rtol=0, atol=1e-2)

@@ -4,12 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from fw_model.checkpoints.checkpoint import load_world
+from fw_train.config.load import from_mapping
 from fw_train.engine.run_log import read_log
+from fw_train.tasks.train import read_run, train
 
 DRIVER = Path(__file__).with_name("shard_driver.py")
 
@@ -65,3 +69,25 @@ def test_samples_are_drawn_and_the_export_keeps_what_was_frozen(work: Path) -> N
     for name, value in after.named_parameters():
         if after.parameter_group(name) != "cross_branch":
             assert torch.equal(value, before.get_parameter(name)), name
+
+
+def test_no_rank_gives_up_while_another_exports(dataset: Path, mini: Path, tmp_path: Path) -> None:
+    """The export takes 45 s, the process group's collectives may take 30 s; validation and previews are split."""
+    driver, out = DRIVER.with_name("slow_export_driver.py"), tmp_path / "run"
+    words = [sys.executable, str(driver), str(out), str(dataset), str(mini)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stderr
+    assert load_world(out / "export").config.name == "mini"
+    one = tmp_path / "one"
+    config = from_mapping({"out": str(one)}, read_run(out))
+    train(config, quiet=True)
+    rows = [[row for row in read_log(run) if row.get("split") == "val"] for run in (out, one)]
+    assert len(rows[0]) == len(rows[1]) == 2
+    for ours, theirs in zip(*rows, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert [ours[name] for name in theirs if name != "split"] == pytest.approx(
+            [value for name, value in theirs.items() if name != "split"], rel=1e-5
+        )
+    images = [np.asarray(Image.open(run / "samples" / "step-00000001.png")).astype(int) for run in (out, one)]
+    assert images[0].shape == images[1].shape
+    assert np.abs(images[0] - images[1]).mean() < 0.5

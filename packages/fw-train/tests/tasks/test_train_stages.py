@@ -15,10 +15,14 @@ from fw_model.losses.config import WorldLossConfig
 from fw_model.model.model import FantasyWorld, WorldOutput
 from fw_train.config.load import from_mapping
 from fw_train.config.schema import LossConfig, Stage, TrainConfig
-from fw_train.data.samples import split_clips
-from fw_train.model_bundle import Parts, load_parts
+from fw_train.data.split import split_clips
+from fw_train.engine.checkpoint import CheckpointStore
+from fw_train.engine.distributed import Context
+from fw_train.model_bundle import ModelBundle, load_bundle
 from fw_train.tasks.stages import LOSSES, TRAINED, Batch, choose_parameters
 from fw_train.tasks.world_task import WorldTask
+
+CPU = Context(store=CheckpointStore(Path("unused")), device=torch.device("cpu"))
 
 DRAWS = [Draw(0, 0, 0), Draw(3, 0, 1)]
 
@@ -31,12 +35,19 @@ def base(mini: Path, dataset: Path) -> TrainConfig:
 
 def make(config: TrainConfig, stage: Stage, unfreeze_geometry: bool = False, **changes: object) -> WorldTask:
     assert config.data is not None
-    parts: Parts = load_parts(config)
-    awake(parts.world)
-    choose_parameters(parts.world, stage, unfreeze_geometry=unfreeze_geometry)
+    bundle: ModelBundle = load_bundle(config)
+    awake(bundle.world)
+    choose_parameters(bundle.world, stage, unfreeze_geometry=unfreeze_geometry)
     data = ClipDataset(config.data)
     config = from_mapping({"stage": stage, **changes}, config)
-    return WorldTask(config, parts, data, split_clips(data.records, config.clip), torch.device("cpu"))
+    return WorldTask(
+        config,
+        bundle,
+        data,
+        split_clips(data.records, config.clip),
+        CPU,
+        frozen="",
+    )
 
 
 @torch.no_grad()
@@ -187,7 +198,7 @@ def test_noise_follows_seed_step_and_slot(base: TrainConfig) -> None:
     assert numbers(other, 1, DRAWS) != first
 
 
-@pytest.mark.parametrize("what", ["text", "image", "camera", "bicross"])
+@pytest.mark.parametrize("what", ["text", "image", "camera", "cross_branch"])
 def test_dropout_removes_its_input(base: TrainConfig, what: str) -> None:
     always, never = make(base, "stage2", dropout={"text": 0.0, what: 1.0}), make(base, "stage2", dropout={"text": 0.0})
     assert numbers(always, 0, DRAWS)["loss/flow"] != numbers(never, 0, DRAWS)["loss/flow"]
@@ -196,7 +207,7 @@ def test_dropout_removes_its_input(base: TrainConfig, what: str) -> None:
         "text": lambda: not batch.context.any(),
         "image": lambda: batch.y is not None and not batch.y.any(),
         "camera": lambda: batch.plucker is not None and not batch.plucker.any(),
-        "bicross": lambda: not batch.couple,
+        "cross_branch": lambda: not batch.cross_branch,
     }
     assert {name for name, gone in removed.items() if gone()} == {what}
 
@@ -258,7 +269,7 @@ def test_the_labels_are_in_units_of_the_scene(base: TrainConfig) -> None:
 
 
 def test_the_table_names_every_part_and_its_state(base: TrainConfig) -> None:
-    world = FantasyWorld(load_parts(base).world.config)
+    world = FantasyWorld(load_bundle(base).world.config)
     table = choose_parameters(world, "stage2")
     trained = sum(p.numel() for p in world.parameters_of("cross_branch"))
     total = sum(p.numel() for p in world.parameters())
@@ -268,7 +279,7 @@ def test_the_table_names_every_part_and_its_state(base: TrainConfig) -> None:
 
 
 def test_the_mini_world_is_what_the_file_says(base: TrainConfig, mini: Path) -> None:
-    assert load_parts(base).world.config == WorldConfig.from_json(mini.read_text())
+    assert load_bundle(base).world.config == WorldConfig.from_json(mini.read_text())
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])

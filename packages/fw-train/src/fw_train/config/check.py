@@ -21,7 +21,10 @@ def check(config: TrainConfig) -> TrainConfig:
         if config.stage not in readers(key) and value != usual[key]:
             raise unread_error(key, config.stage)
     try:
-        check_num_frames(config.clip.frames, name="clip.frames", least=5)
+        for frames in (config.clip.frames, *config.clip.frame_buckets):
+            check_num_frames(
+                frames, name="clip.frames" if frames == config.clip.frames else "clip.frame_buckets", least=5
+            )
         check_side(config.clip.height, name="clip.height")
         check_side(config.clip.width, name="clip.width")
     except ValueError as error:
@@ -47,12 +50,14 @@ def _ranges(values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     positive = sys.float_info.min
     ranges: dict[str, tuple[float, float]] = {
         **dict.fromkeys(("steps", "workers", "clip.start_step", "clip.validate_on", "clip.reuse"), (1.0, math.inf)),
-        **dict.fromkeys(("sampling.steps", "sampling.clips"), (1.0, math.inf)),
+        **dict.fromkeys(("sampling.num_inference_steps", "sampling.clips"), (1.0, math.inf)),
         **dict.fromkeys(("optim.lr", "optim.camera_adapter_lr", "lora.alpha", "noise.shift"), (positive, math.inf)),
         **dict.fromkeys(
-            ("restarts", "optim.clip_norm", "optim.warmup", "lora.rank", "clip.pool", "loss.dense_frames"),
+            ("restarts", "optim.clip_norm", "optim.warmup", "lora.rank", "loss.dense_frames", "clip.pool", "clip.fps"),
             (0.0, math.inf),
         ),
+        **dict.fromkeys(("clip.num_workers", "clip.cache_gb"), (0.0, math.inf)),
+        "clip.max_crop": (0.0, 1 - 1e-9),
         "clip.held_out": (positive, 1 - 1e-9),
         "optim.ema": (0.0, 1 - 1e-9),
         "noise.validation": (positive, 1.0),
@@ -68,13 +73,29 @@ def _ranges(values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def _requirements(config: TrainConfig) -> list[tuple[str, bool, str]]:
-    """Key, whether its value can be used together with the others, and what to do otherwise."""
+    """Key, whether its value agrees with the other keys, and the end of the error if not."""
     usual, clip, local = TrainConfig(), config.clip, config.launcher == "local"
     return [
         ("noise.validation", len(config.noise.validation) > 0, "is empty; give at least one noise level"),
         ("lora.targets", len(config.lora.targets) > 0, "is empty; give at least one of self_attn, cross_attn, ffn"),
         ("lora.alpha", config.lora.rank > 0 or config.lora.alpha == usual.lora.alpha, "needs lora.rank above 0"),
         ("lora.targets", config.lora.rank > 0 or config.lora.targets == usual.lora.targets, "needs lora.rank above 0"),
+        (
+            "clip.frame_buckets",
+            all(frames < clip.frames for frames in clip.frame_buckets),
+            f"must be shorter than clip.frames = {clip.frames}",
+        ),
+        ("clip.max_crop", clip.aspect_buckets or clip.max_crop == usual.clip.max_crop, "needs clip.aspect_buckets"),
+        (
+            "clip.pool",
+            clip.pool == 0 or not (clip.aspect_buckets or clip.frame_buckets),
+            "cannot be combined with clip.aspect_buckets or clip.frame_buckets",
+        ),
+        (
+            "loss.geometry",
+            config.loss.geometry > 0 or not config.unfreeze_geometry,
+            "trains nothing of the geometry heads; leave unfreeze_geometry out, or set a weight above 0",
+        ),
         ("clip.pool", clip.pool == 0 or clip.pool >= config.batch, f"must be 0, or at least batch = {config.batch}"),
         ("clip.reuse", clip.pool > 0 or clip.reuse == usual.clip.reuse, "needs clip.pool above 0"),
         (
@@ -91,6 +112,11 @@ def _requirements(config: TrainConfig) -> list[tuple[str, bool, str]]:
             "compute.frozen_dtype",
             config.compute.frozen_dtype == "fp32" or config.compute.precision == "bf16",
             "needs compute.precision = bf16, which runs the network in it",
+        ),
+        (
+            "compute.offload_optimizer",
+            not (config.compute.offload_optimizer and config.compute.shard == "full"),
+            "cannot be combined with compute.shard = full, which shards the optimizer",
         ),
         ("workers", config.workers == 1 or not local, "needs a launcher that starts processes: torchrun or ray"),
         ("restarts", config.restarts == usual.restarts or not local, "needs a launcher: torchrun or ray"),

@@ -1,4 +1,4 @@
-"""The command line of a run: flags for the keys that a stage reads, and `--set` for those without a flag."""
+"""The command line of a run: flags for the keys that a stage reads, and `--set` for keys without a flag."""
 
 import dataclasses
 import tomllib
@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast, get_type_hints
 from tyro.conf import Suppress, UseAppendAction, arg
 
 from fw_train.config.keys import is_flag, readers, unread_error
-from fw_train.config.load import from_mapping
+from fw_train.config.load import from_mapping, nearest_key
 from fw_train.config.schema import ConfigError, Stage, TrainConfig, leaves
 
 
@@ -43,17 +43,29 @@ def flags(stage: Stage) -> list[str]:
 
 
 def _refuse(stage: Stage, words: Sequence[str]) -> None:
+    """Raise ConfigError for a flag that does not exist, or that the stage does not read."""
     known = leaves(TrainConfig())
     for word in words:
         flag = word.partition("=")[0]
         key = flag.removeprefix("--").replace("-", "_")
-        key = key.removeprefix("no_") if key.removeprefix("no_") in known else key
-        if not flag.startswith("--") or key not in known:
+        group, dot, name = key.rpartition(".")
+        positive = group + dot + name.removeprefix("no_")
+        key = positive if positive in known else key
+        if not flag.startswith("--") or key in ("", "set", "help"):
             continue
+        if key not in known:
+            raise ConfigError(f"unknown flag {flag}; {_suggestion(key, stage)}")
         if stage not in readers(key):
             raise ConfigError(f"{flag}: {unread_error(key, stage)}")
         if not is_flag(key):
             raise ConfigError(f"{key} has no flag; write --set {key}=VALUE, or set it in a TOML file")
+
+
+def _suggestion(key: str, stage: Stage) -> str:
+    close = nearest_key(key, [name for name in leaves(TrainConfig()) if stage in readers(name)])
+    if not close:
+        return "list the flags with --help"
+    return f"did you mean --{close.replace('_', '-')}?" if is_flag(close) else f"did you mean --set {close}=VALUE?"
 
 
 def _assignment(word: str) -> dict[str, Any]:
@@ -69,7 +81,7 @@ def _assignment(word: str) -> dict[str, Any]:
 
 
 def _view(kind: type[Any], stage: Stage, prefix: str = "") -> type[Any]:
-    """A subclass of a configuration class that shows tyro the flags of a stage alone."""
+    """A subclass of a configuration class that shows tyro only the flags of a stage."""
     hints = get_type_hints(kind, include_extras=True)
     shown: list[tuple[str, Any, Any]] = []
     for item in dataclasses.fields(kind):

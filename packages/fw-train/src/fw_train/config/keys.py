@@ -2,36 +2,39 @@
 
 from fw_train.config.schema import STAGES, ConfigError, Stage
 
+_WORLD: tuple[Stage, ...] = ("base", "stage1", "stage2")
 READ_BY: dict[str, tuple[Stage, ...]] = {
-    "init": ("base", "stage1", "stage2"),
+    "init": _WORLD,
     "unfreeze_geometry": ("stage2",),
-    "clip.min_confidence": ("base", "stage1", "stage2"),
-    "clip.mask_moving": ("base", "stage1", "stage2"),
-    "clip.scale_by_first_frame": ("base", "stage1", "stage2"),
+    "clip.min_confidence": _WORLD,
+    "clip.mask_moving": _WORLD,
+    "clip.scale_by_first_frame": _WORLD,
+    "clip.encode_first": _WORLD,
     "optim.camera_adapter_lr": ("stage2",),
     "lora": ("stage2",),
     "loss": ("stage1", "stage2"),
     "loss.geometry": ("stage2",),
-    "noise": ("base", "stage1", "stage2"),
+    "noise": _WORLD,
     "noise.weighting": ("base", "stage2"),
-    "dropout": ("base", "stage1", "stage2"),
-    "dropout.bicross": ("stage2",),
-    "sampling.steps": ("base", "stage1", "stage2"),
-    "sampling.guidance": ("base", "stage1", "stage2"),
+    "dropout": _WORLD,
+    "dropout.cross_branch": ("stage2",),
+    "sampling.num_inference_steps": _WORLD,
+    "sampling.guidance_scale": _WORLD,
     "compute.frozen_dtype": ("stage1", "stage2"),
-    "compute.shard": ("base", "stage1", "stage2"),
-    "compute.activation_checkpointing": ("base", "stage1", "stage2"),
+    "compute.shard": _WORLD,
+    "compute.activation_checkpointing": _WORLD,
 }
-"""Keys and groups that not every stage reads, and the stages that do; the last match counts."""
+"""Keys and groups that only some stages read, with these stages; the last match counts."""
 WITHOUT_FLAG = (
     *("stage", "recipe", "lora.targets", "loss.depth", "loss.points", "loss.camera", "sampling"),
     *("clip.random_start", "clip.start_step", "clip.validate_on", "clip.min_confidence", "clip.mask_moving"),
-    *("clip.scale_by_first_frame", "clip.cache_gb", "clip.pool", "clip.reuse"),
+    *("clip.scale_by_first_frame", "clip.cache_gb", "clip.pool", "clip.reuse", "clip.frame_buckets", "clip.max_crop"),
+    "compute.offload_optimizer",
     *("optim.betas", "optim.weight_decay", "optim.clip_norm", "optim.camera_adapter_lr"),
     *("noise.scheme", "noise.weighting", "noise.validation"),
-    *("dropout.image", "dropout.camera", "dropout.bicross"),
+    *("dropout.image", "dropout.camera", "dropout.cross_branch"),
 )
-"""Keys and groups that are set in a TOML file or by `--set KEY=VALUE`, so that every command has few flags."""
+"""Keys and groups that are set in a TOML file or by `--set KEY=VALUE`, to keep the number of flags small."""
 
 
 def readers(key: str) -> tuple[Stage, ...]:
@@ -46,5 +49,5 @@ def is_flag(key: str) -> bool:
 
 
 def unread_error(key: str, stage: Stage) -> ConfigError:
-    """The refusal of a key that a stage does not read."""
-    return ConfigError(f"{key} has no effect in {stage}; it is for {', '.join(readers(key))}. Leave it out")
+    """The error for a key that a stage does not read."""
+    return ConfigError(f"{key} has no effect in {stage}; it is for {', '.join(readers(key))}. Remove it")

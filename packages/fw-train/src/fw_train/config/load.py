@@ -21,9 +21,22 @@ from fw_train.config.recipes import RECIPES
 from fw_train.config.schema import LAUNCH, ConfigError, Stage, TrainConfig, leaves
 
 CONFIG = "config.json"
-"""Name of the resolved configuration in a run's folder."""
-RESUMABLE = ("steps", "out", "data", "init", "every", "sampling", "clip.cache_gb", *LAUNCH)
-RESUMABLE += ("compute.threads", "compute.shard", "compute.activation_checkpointing", "compute.device")
+"""File, in a run folder, with the resolved configuration."""
+FORMER_KEYS = (
+    ("sampling", "steps", "num_inference_steps"),
+    ("sampling", "guidance", "guidance_scale"),
+    ("dropout", "bicross", "cross_branch"),
+)
+"""Group, former name and name of keys that were renamed; runs of earlier versions have the former ones."""
+RESUMABLE = ("steps", "out", "data", "init", "every", "sampling", "skip", "clip.cache_gb", "clip.num_workers", *LAUNCH)
+RESUMABLE += (
+    "clip.encode_first",
+    "compute.offload_optimizer",
+    "compute.threads",
+    "compute.shard",
+    "compute.activation_checkpointing",
+    "compute.device",
+)
 """Keys that `resume` may change: none of them changes the weights at a given step."""
 
 
@@ -45,7 +58,7 @@ def load(source: str, stage: Stage) -> TrainConfig:
     recipe = tree.pop("recipe", "")
     if tree.pop("stage", stage) != stage:
         raise ConfigError(
-            f"{path} is for another stage than {stage}; remove its `stage`, or run the command of that stage"
+            f"{path} is for another stage than {stage}; remove its `stage`, or run the command of its stage"
         )
     start = _recipe(recipe, stage) if recipe else TrainConfig(stage=stage)
     return from_mapping(tree, start, where=str(path))
@@ -68,14 +81,17 @@ def from_mapping(tree: Mapping[str, Any], start: TrainConfig | None = None, *, w
 
 
 def from_json(tree: Mapping[str, Any], *, where: str = CONFIG) -> TrainConfig:
-    """The configuration that a run wrote, by this or an earlier version; the inverse of `TrainConfig.to_json`.
+    """The configuration in a run's config.json, of this or an earlier version; the inverse of `TrainConfig.to_json`.
 
-    Keys that the run's stage does not read are set aside in `unread`: they change nothing but the run's identity.
+    Keys that the run's stage does not read are moved to `unread`: they change only the run's identity.
 
     Raises:
         ConfigError: unknown key, or a value of the wrong type.
     """
     tree = json.loads(json.dumps(tree))
+    for group, former, name in FORMER_KEYS:
+        if former in tree.get(group, {}):
+            tree[group][name] = tree[group].pop(former)
     for name, value in tree.get("loss", {}).items():
         if name in ("depth", "points", "camera") and not isinstance(value, Mapping):
             tree["loss"][name] = {"weight": value}
@@ -86,7 +102,7 @@ def from_json(tree: Mapping[str, Any], *, where: str = CONFIG) -> TrainConfig:
 
 
 def only_read(config: TrainConfig, also: Sequence[str] = ()) -> TrainConfig:
-    """The same with the keys that the stage does not read, and those in `also`, at their defaults.
+    """The configuration with the keys that the stage does not read, and those in `also`, at their defaults.
 
     Their values are appended to `unread`.
     """
@@ -117,27 +133,44 @@ def check_resume(old: TrainConfig, new: TrainConfig) -> None:
     refused = [k for k in changed_keys(old, new) if not any(k == r or k.startswith(r + ".") for r in RESUMABLE)]
     if new.optim.schedule != "constant" and "steps" in changed_keys(old, new):
         refused.append("steps (the cosine schedule depends on it)")
+    if missing := sorted(set(old.skip) - set(new.skip)):
+        refused.append(f"skip (it must still contain {', '.join(missing)})")
     if refused:
         raise ConfigError(
-            f"resume cannot change {', '.join(refused)}: the run would no longer be the same one. "
-            f"Start a new run with --init {old.out} instead."
+            f"resume cannot change {', '.join(refused)}: it would be another run. Instead, start a new run "
+            f"with --init {old.out}"
         )
 
 
+def absolute(config: TrainConfig) -> TrainConfig:
+    """The configuration with absolute paths, so that it is valid in every working directory and on every node."""
+    paths = {key: str(value.resolve()) for key in ("data", "out", "init") if (value := getattr(config, key))}
+    if is_rooms(config.data):
+        del paths["data"]
+    if Path(config.model).suffix == ".json":
+        paths["model"] = str(Path(config.model).resolve())
+    return from_mapping(paths, config)
+
+
+def is_rooms(data: Path | None) -> bool:
+    """Whether `data` names rooms that are rendered while training, rather than a folder."""
+    return data is not None and str(data).split(":")[0] == "rooms" and not data.exists()
+
+
 def holds_run(config: TrainConfig) -> bool:
-    """Whether `out` holds a run already.
+    """Whether `out` contains a run already.
 
     Raises:
-        ConfigError: it does and `go_on` is not set, or `out` is not set.
+        ConfigError: it does, but `go_on` is not set; or `out` is not set.
     """
     if config.out is None:
-        raise ConfigError("out is not set: give --out RUN, the folder to write")
+        raise ConfigError("out is not set: give --out RUN, the run folder to write")
     if not (config.out / CONFIG).exists():
         return False
     if not config.go_on:
         raise ConfigError(
-            f"{config.out} holds a run already: `fw-train resume {config.out}`, give another --out, "
-            "or --go-on for a command that starts or resumes"
+            f"{config.out} contains a run already: resume it with `fw-train resume {config.out}`, give another "
+            "--out, or add --go-on to start or resume with the same command"
         )
     return True
 
@@ -156,7 +189,7 @@ def _merge(node: Any, tree: Mapping[str, Any], *, prefix: str, known: list[str],
     for key, value in tree.items():
         name = prefix + key
         if key not in types:
-            raise ConfigError(f"{where}: unknown key {name!r}; {_nearest(name, known)}")
+            raise ConfigError(f"{where}: unknown key {name!r}; {_hint(name, known)}")
         current = getattr(node, key)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, Mapping):
@@ -171,12 +204,20 @@ def _merge(node: Any, tree: Mapping[str, Any], *, prefix: str, known: list[str],
     return dataclasses.replace(node, **updates)
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    last = name.rsplit(".", 1)[-1]
-    tails = {key.rsplit(".", 1)[-1]: key for key in known}
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    close = close or [tails[t] for t in difflib.get_close_matches(last, tails, n=1, cutoff=0.7)]
-    return f"did you mean {close[0]!r}?" if close else f"keys are: {', '.join(known)}"
+def nearest_key(name: str, known: Sequence[str]) -> str:
+    """The key, or group of keys, that a misspelled name most likely means; empty if none is close."""
+    groups = sorted({key.split(".")[0] for key in known if "." in key})
+    close = difflib.get_close_matches(name, [*known, *groups], n=1, cutoff=0.7)
+    if not close:
+        last = name.rsplit(".", 1)[-1]
+        tails = {key.rsplit(".", 1)[-1]: key for key in known}
+        close = [tails[tail] for tail in difflib.get_close_matches(last, tails, n=1, cutoff=0.7)]
+    return close[0] if close else ""
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    close = nearest_key(name, known)
+    return f"did you mean {close!r}?" if close else f"keys are: {', '.join(known)}"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

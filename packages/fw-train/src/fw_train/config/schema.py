@@ -1,7 +1,7 @@
-"""What a training run is: one frozen dataclass tree, filled by recipe, TOML file and command line, in that order.
+"""The configuration of a training run: one tree of frozen dataclasses, filled by recipe, TOML file and command line.
 
 Precedence: command line > file > recipe > the defaults below. The resolved tree is saved with the run as config.json,
-and is all that `fw-train resume` needs. This module imports no torch, so `--help` stays fast.
+which `fw-train resume` reads. This module imports no torch, so `--help` stays fast.
 """
 
 import dataclasses
@@ -18,49 +18,64 @@ from fw_model.losses.config import WorldLossConfig
 Stage = Literal["autoencoder", "base", "stage1", "stage2"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "base", "stage1", "stage2")
 LAUNCH = ("launcher", "workers", "restarts", "go_on", "wandb")
-"""Keys of how a run is started and watched; they are not part of its identity."""
+"""Keys that say how a run is started and watched; they are not part of its identity."""
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message says which key, why, and what to write instead."""
+    """A configuration that cannot be used; the message names the key, the reason and a fix."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """Which part of every clip is a training sample."""
+    """Training samples: windows of clips."""
 
     frames: int = 17
     """Frames per sample, 4n + 1."""
     height: int = 64
-    """Height of a sample in pixels, a multiple of 16; frames are resized to cover it, then centre-cropped."""
+    """Height of a sample in pixels, a multiple of 16; frames are resized to cover it, then center-cropped."""
     width: int = 96
     """Width of a sample in pixels, a multiple of 16."""
+    aspect_buckets: bool = False
+    """Also train portrait (height x width swapped) and square samples of the same area; each clip goes to the bucket of
+    the nearest aspect ratio. Without it every clip is cropped to width x height."""
+    frame_buckets: tuple[int, ...] = ()
+    """Shorter lengths, 4n + 1 each: a clip with fewer than `frames` frames goes to the longest of these that it
+    fills."""
+    max_crop: float = 0.35
+    """With `aspect_buckets`: leave out clips of which more than this share would be cut away."""
+    fps: float = 0.0
+    """Frame rate to resample clips to, by taking the nearest frames; slower clips are left out. 0 takes every frame."""
     random_start: bool = True
-    """Longer clips: take the window at a start drawn from (seed, epoch, clip) rather than always at frame 0."""
+    """Longer clips: start the window at a frame drawn from (seed, epoch, clip) rather than at frame 0."""
     start_step: int = 4
-    """Random starts are multiples of this many frames; larger keeps more of the prepared windows in the cache."""
+    """Random starts are multiples of this many frames; larger values keep more prepared windows in the cache."""
     held_out: float = 0.1
-    """Share of the clips (by a hash of their id; at least one) kept for validation and never trained on."""
+    """Share of the clips (by a hash of their ids; at least one) that are used for validation only."""
     validate_on: int = 16
-    """At most so many held-out clips are measured each time."""
+    """Maximum number of held-out clips per validation."""
     min_confidence: float = 0.1
-    """Depth below this annotation confidence (0 to 1) is masked out of the geometry losses."""
+    """Mask depth below this annotation confidence (0 to 1) out of the geometry losses."""
     mask_moving: bool = False
-    """Also mask out what moves by itself, and the sky; leaves out clips that have no such masks."""
+    """Also mask out moving objects and the sky; leaves out clips without such masks."""
     scale_by_first_frame: bool = False
-    """Unit of length of a scene: mean distance of the points of all frames (the paper), or of the first frame alone."""
+    """Unit of length of a scene: mean distance of the points of all frames (the paper), or of the first frame only."""
     cache_gb: float = 2.0
-    """Host memory for prepared samples (latents and labels); 0 prepares every sample anew."""
+    """Host memory for prepared samples (latents and labels); 0 prepares every sample again."""
     pool: int = 0
-    """Draw from a window of this many clips that slides along the data, instead of every clip once an epoch: for data
-    that is made as it is read (`rooms`), and for decoding that costs more than a step. 0: no window."""
+    """Draw from a window of this many clips that slides along the data, instead of every clip once per epoch: for data
+    that is rendered while training (`rooms`), and where decoding costs more than a step. 0: no window."""
     reuse: int = 8
-    """With `pool`: how often a clip is drawn on average before the window leaves it."""
+    """With `pool`: mean number of draws of a clip before the window leaves it."""
+    num_workers: int = 0
+    """Processes that decode clips ahead of the training process; 0 decodes in it."""
+    encode_first: bool = False
+    """Run the frozen encoders over missing captions and windows before training, as `fw-train encode` does, and free
+    them. Otherwise missing ones are encoded while training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW and what surrounds it."""
+    """AdamW, gradient clipping, learning-rate schedule and weight averaging."""
 
     lr: float = 1e-5
     """Peak learning rate (the paper's value)."""
@@ -69,7 +84,7 @@ class OptimConfig:
     weight_decay: float = 0.01
     """Decoupled weight decay of matrices; vectors (biases, norms, gates, tokens) are not decayed."""
     clip_norm: float = 1.0
-    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+    """Maximum global norm of the gradients; 0 disables clipping."""
     warmup: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -77,18 +92,18 @@ class OptimConfig:
     camera_adapter_lr: float = 1.0
     """Learning rate of the camera adapters as a share of `lr`. Large steps switch their ReLUs off for good."""
     ema: float = 0.0
-    """Decay of the running average of the trained weights, which is then what gets exported; 0 keeps none. It rises to
-    this value over the first steps, so that the weights of the start are forgotten."""
+    """Decay of the exponential moving average of the trained weights, which is then exported; 0 keeps none. It rises to
+    this value over the first steps, so that the average forgets the initial weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Stage 2: adapt the frozen video blocks by trained matrices of low rank; the export adds them into the weights."""
+    """Stage 2: low-rank adapters on the frozen video blocks; the export merges them into the weights."""
 
     rank: int = 0
     """Rank of the update of every adapted layer; 0 adapts none."""
     alpha: float = 16.0
-    """An update counts alpha / rank times."""
+    """Updates are scaled by alpha / rank."""
     targets: tuple[Literal["self_attn", "cross_attn", "ffn"], ...] = ("self_attn", "cross_attn", "ffn")
     """Parts of a video block whose linear layers are adapted."""
 
@@ -98,22 +113,22 @@ class LossConfig(WorldLossConfig):
     """L = L_flow + geometry * (L_depth + L_points + 3 L_camera); paper section 3.4, appendix A.3."""
 
     dense_frames: int = 0
-    """Depth and points are predicted and compared on this many random output frames per step; 0: on all frames. The
-    dense heads take most of a small model's step."""
+    """Predict and compare depth and points on this many random output frames per step; 0: on all frames. The dense
+    heads take most of a small model's step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
-    """Which noise levels are trained on; see fw_model.sampling.flow.TimestepSampler."""
+    """Distribution of the noise levels; see fw_model.sampling.flow.TimestepSampler."""
 
     scheme: Literal["grid", "uniform", "logit_normal", "mode"] = "grid"
     """grid: uniform over Wan's 1000-step table; the others draw a level and then apply the shift."""
     shift: float = 5.0
-    """How far levels are bent towards high noise (Wan: 5; small images want less)."""
+    """Shift of the levels towards high noise (Wan: 5; small images need less)."""
     weighting: Literal["none", "bell"] = "none"
     """Weight of the flow loss over noise levels: none, or Wan's bell around the middle of the schedule."""
     validation: tuple[float, ...] = (0.2, 0.5, 0.8)
-    """Noise levels (sigma, 0 clean to 1 noise) at which held-out clips are measured, the same every time."""
+    """Noise levels (sigma, 0 clean to 1 noise) of the validation; the same at every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,30 +136,30 @@ class DropoutConfig:
     """Probabilities of training without one of the inputs; drawn from (seed, step, sample)."""
 
     text: float = 0.1
-    """Replace the caption by the empty one (what classifier-free guidance needs)."""
+    """Replace the caption by the empty one, which classifier-free guidance needs."""
     image: float = 0.0
     """Replace the first-frame condition by zeros."""
     camera: float = 0.0
     """Replace the camera path by zeros, where the backbone or stage 2 reads one."""
-    bicross: float = 0.0
+    cross_branch: float = 0.0
     """Stage 2: skip the cross-attention between the branches for a whole step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """Defaults of generation, for samples during a run and for its export; they change nothing in training."""
+    """Default generation settings of previews and of the export; they do not change the training."""
 
-    steps: int = 50
+    num_inference_steps: int = 50
     """Denoising steps."""
-    guidance: float = 5.0
-    """Guidance on the text; 1 is none, and twice as fast."""
+    guidance_scale: float = 5.0
+    """Classifier-free guidance on the text; 1 disables it and halves the time."""
     clips: int = 2
     """Held-out clips that are generated at each of `every.sample`'s steps, always the same ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cadence:
-    """How often things are written. Changing these never changes the weights."""
+    """Steps between log lines, validations, checkpoints and previews. Changing them never changes the weights."""
 
     log: int = 10
     """Steps between two lines of the log."""
@@ -153,29 +168,32 @@ class Cadence:
     checkpoint: int = 100
     """Steps between two checkpoints (also at the last step and on SIGTERM or SIGINT)."""
     keep: int = 2
-    """Checkpoints kept; older ones are deleted once a newer one is whole."""
+    """Number of checkpoints to keep; older ones are deleted once a newer one is complete."""
     sample: int = 0
-    """Steps between pictures of worlds generated for held-out clips (also at the last step); 0 draws none."""
+    """Steps between previews, images of worlds generated for held-out clips (also at the last step); 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """Where and in what precision."""
+    """Device, precision and memory savings."""
 
     device: str = "auto"
-    """cpu, cuda, cuda:N, or auto (a GPU if there is one)."""
+    """auto (a GPU if available), cpu, cuda, cuda:N or mps."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """bf16 runs the network under autocast; trained weights, optimizer and losses stay fp32. auto: bf16 on a GPU and on
-    a CPU that multiplies it natively (AVX512-BF16, AMX), else fp32."""
+    a CPU with native bf16 products (AVX512-BF16, AMX), else fp32."""
     frozen_dtype: Literal["fp32", "bf16"] = "fp32"
-    """bf16 holds the matrices that do not train in half the memory; needs precision bf16. Exports keep them exact."""
+    """bf16 stores the frozen matrices in half the memory; needs precision bf16. Exports keep them exact."""
     shard: Literal["none", "full"] = "none"
-    """Several processes: none keeps the whole network in each; full cuts weights, gradients and optimizer over them."""
+    """Several processes: none keeps the whole network in each; full shards weights, gradients and optimizer (FSDP2)."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """full recomputes every transformer block in the backward pass: least memory, about a third more time; selective
     keeps the results of attention and recomputes the rest."""
+    offload_optimizer: bool = False
+    """Keep the moments of AdamW in host memory (8 bytes per trained parameter), and move them to the device in pieces
+    for each update. The results are the same."""
     threads: int = 0
-    """CPU threads of torch; 0 leaves torch's choice."""
+    """CPU threads of torch; 0 keeps torch's default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,35 +203,37 @@ class TrainConfig:
     stage: Annotated[Stage, Suppress] = "stage1"
     recipe: Annotated[str, Suppress] = ""
     model: str = "tiny"
-    """Preset of fw_model.config, or a JSON file of a WorldConfig; with `init`, what that must be."""
+    """Preset of fw_model.config, or a JSON file of a WorldConfig; must match `init`."""
     data: Path | None = None
     """Dataset folder written by `fw-data annotate`, or rooms rendered while training: `rooms`, or the seeds
     `rooms:FIRST-LAST`."""
     out: Path | None = None
-    """Run folder to write; must not hold a run already."""
+    """Run folder to write; must not contain a run."""
     init: Path | None = None
-    """Where weights come from: an export folder or an earlier run's folder. `base` needs none, but may take that of
+    """Initial weights: an export folder or the folder of an earlier run. `base` needs none, but accepts the result of
     `autoencoder`; without it the latents are those of a fixed transform."""
     steps: int = 1000
     """Optimizer steps."""
     batch: int = 4
     """Samples per optimizer step, over all processes and micro-batches."""
     accumulate: int = 1
-    """Micro-batches a step is cut into (less memory, same gradient)."""
+    """Micro-batches per step (less memory, same gradient)."""
     seed: int = 0
-    """Everything random is a function of this, the step and the sample."""
+    """Everything random is a function of this seed, the step and the sample."""
+    skip: tuple[str, ...] = ()
+    """Ids of training clips to leave out, such as one that diverges; `resume` may add ids. Others take their places."""
     unfreeze_geometry: bool = False
     """Stage 2: train the geometry branch too."""
     launcher: Literal["local", "torchrun", "ray"] = "local"
-    """What starts the processes: local is this one (or one of those that torchrun started)."""
+    """How processes are started: local is this process (or one of those that torchrun started)."""
     workers: int = 1
-    """Processes that torchrun (on this machine) or ray (on its cluster) start, one for each GPU."""
+    """Processes that torchrun (on this machine) or ray (on its cluster) start, one per GPU."""
     restarts: int = 3
-    """How often torchrun or ray may start the processes again after one was lost; they go on from the checkpoint."""
+    """Maximum number of restarts by torchrun or ray after a process was lost; they resume from the checkpoint."""
     go_on: bool = False
-    """If `out` holds this run already, resume it: the same command starts, restarts and repeats a run."""
+    """If `out` contains this run already, resume it: the same command starts, restarts and repeats a run."""
     wandb: str = ""
-    """Weights & Biases project that the log goes to as well (needs the extra `wandb`); empty: none."""
+    """Weights & Biases project to log to as well (needs the extra `wandb`); empty: none."""
     clip: ClipConfig = field(default_factory=ClipConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -239,24 +259,33 @@ class TrainConfig:
         return tree
 
     def digest(self) -> str:
-        """Hash of everything that the weights depend on: not paths, cadence, or `steps` at a constant rate."""
+        """Hash of everything that the weights depend on: not paths, cadence, or `steps` at a constant rate.
+
+        Keys that were added or renamed later are hashed as earlier versions did, so that their runs resume. `skip` may
+        grow during a run and is compared separately.
+        """
         tree = self.to_json()
-        for key in ("data", "out", "init", "model", "every", "sampling", "recipe", *LAUNCH):
+        for key in ("data", "out", "init", "model", "every", "sampling", "recipe", "skip", *LAUNCH):
             del tree[key]
         if self.optim.schedule == "constant":
             del tree["steps"]
         if self.lora.rank == 0:
             del tree["lora"]
         if self.optim.camera_adapter_lr == 1.0:
-            del tree["optim"]["camera_adapter_lr"]
+            _drop(tree["optim"], "camera_adapter_lr")
+        _drop(tree["compute"], "activation_checkpointing", "offload_optimizer", "shard", "threads")
         if self.compute.frozen_dtype == "fp32":
-            del tree["compute"]["frozen_dtype"]
-        if not self.clip.mask_moving:
-            del tree["clip"]["mask_moving"]
+            _drop(tree["compute"], "frozen_dtype")
+        _drop(tree["clip"], "cache_gb", "num_workers", "encode_first")
+        usual = ClipConfig()
+        for key in ("mask_moving", "aspect_buckets", "frame_buckets", "fps"):
+            if getattr(self.clip, key) == getattr(usual, key):
+                _drop(tree["clip"], key)
+        if not self.clip.aspect_buckets:
+            _drop(tree["clip"], "max_crop")
         if self.clip.pool == 0:
-            del tree["clip"]["pool"], tree["clip"]["reuse"]
-        del tree["clip"]["cache_gb"], tree["compute"]["threads"]
-        del tree["compute"]["activation_checkpointing"], tree["compute"]["shard"]
+            _drop(tree["clip"], "pool", "reuse")
+        tree["dropout"]["bicross"] = tree["dropout"].pop("cross_branch")
         tree["loss"] = _loss_identity(tree["loss"])
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
@@ -273,8 +302,13 @@ def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     return rows
 
 
+def _drop(tree: dict[str, Any], *keys: str) -> None:
+    for key in keys:
+        del tree[key]
+
+
 def _loss_identity(loss: dict[str, Any]) -> dict[str, Any]:
-    """The losses' part of a run's identity: the weight of each, and of its terms those that are not the defaults."""
+    """The losses' part of a run's identity: the weight of each loss, and the settings that are not the default."""
     usual = dataclasses.asdict(WorldLossConfig())
     short: dict[str, Any] = {"geometry": loss["geometry"]}
     if loss["dense_frames"]:

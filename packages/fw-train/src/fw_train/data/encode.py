@@ -1,59 +1,105 @@
 """`fw-train encode STAGE CONFIG ...`: run the frozen encoders over a dataset once, before `fw-train STAGE CONFIG ...`.
 
-It takes the words of the run it is for, and writes what that run will look for: every window it may draw, the middle
-windows of the held-out clips, and all captions. Run it again to go on after an interruption, or after the dataset grew.
+It takes the arguments of the run, and writes everything that the run will read: all windows that training may draw, the
+middle windows of the held-out clips, and all captions. Run it again after an interruption, or after the dataset grew:
+only missing entries are computed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 
+from fw_core.devices import choose_device
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
-from fw_data.dataset.transforms import fit_video
+from fw_data.dataset.windows import Window, WindowLoader
 from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.pipeline.components import load_components
+from fw_train.config.preflight import autoencoder_alone
 from fw_train.config.schema import ClipConfig, ConfigError, TrainConfig
-from fw_train.data.latent_cache import EncodedClips, encodings
-from fw_train.data.samples import Split, open_dataset, split_clips
-from fw_train.engine.distributed import pick_device
-from fw_train.model_bundle import Encoded, Encoders, autoencoder_alone, check_start, first_of, world_config
+from fw_train.data.latent_cache import EncodingCache, LatentCache, open_cache
+from fw_train.data.split import Split, middle_start, open_data, training_starts
+from fw_train.model_bundle import EncodedVideo, Encoders, check_start, first_of, world_config
+
+AHEAD = 2
+"""Clips per worker whose windows are requested before they are encoded."""
 
 
-def encode(config: TrainConfig) -> Iterator[str]:
-    """Encode what a run needs and is not there yet; gives lines to show.
+@dataclass(frozen=True, kw_only=True)
+class Remaining:
+    """Windows and captions of a run that are not encoded yet."""
+
+    windows: list[tuple[ClipRecord, set[int]]]
+    """Clips and the first frames of their windows."""
+    captions: list[str]
+    """Captions, with the empty one if it is missing."""
+
+    @property
+    def count(self) -> int:
+        """Number of windows."""
+        return sum(len(starts) for _, starts in self.windows)
+
+
+def encode(
+    config: TrainConfig, *, rank: int = 0, world_size: int = 1, device: torch.device | None = None
+) -> Iterator[str]:
+    """Encode everything that a run needs and that is missing; yields lines to print.
+
+    Args:
+        config: the run.
+        rank: this process encodes every `world_size`-th clip and caption, starting at `rank`.
+        world_size: number of processes that encode.
+        device: device of the encoders; None: that of the configuration.
 
     Raises:
-        ConfigError: the dataset or `init` will not do.
+        ConfigError: the dataset or `init` is invalid.
     """
     if config.stage == "autoencoder":
         raise ConfigError("autoencoder trains the encoder itself; encode for base, stage1 or stage2")
-    dataset = open_dataset(config.data)
-    split = split_clips(dataset.records, config.clip)
-    yield from split.describe()
+    dataset, split = open_data(config)
+    if not isinstance(dataset, ClipDataset):
+        raise ConfigError(f"data = {config.data} is rendered while training, so there is nothing to encode")
+    yield from split.describe(config)
     encoders = load_encoders(config)
-    device = pick_device(config.compute.device)
+    device = device or choose_device(config.compute.device)
     encoders.to(device)
-    found = encodings(dataset.path, config.clip, encoders, make=True)
-    assert found is not None
-    todo = [(record, starts - found.clips.has(record)) for record, starts in wanted(split, config.clip)]
-    todo = [(record, starts) for record, starts in todo if starts]
+    found = open_cache(dataset.path, config.clip, encoders, split=split, make=True)
+    assert found is not None, "the cache is made"
+    todo = remaining(split, config.clip, found)
+    yield f"to encode on {device}: {todo.count} windows of {len(todo.windows)} clips, {len(todo.captions)} captions"
+    written = sum(
+        found.texts.write(caption, encoders.text_encoder.encode([caption])[0])
+        for caption in todo.captions[rank::world_size]
+    )
+    encoders.text_encoder.free()
+    clips, size = todo.windows[rank::world_size], config.clip
+    with WindowLoader(dataset, workers=size.num_workers) as loader:
+        for number, (record, starts) in enumerate(clips, start=1):
+            for coming, wanted in clips[number - 1 : number + AHEAD * size.num_workers]:
+                loader.request(_windows(coming, wanted, split, size).values())
+            kept = {start: _kept(found.clips, record, start) for start in found.clips.has(record)}
+            made = {
+                start: _encode_window(loader, window, encoders, device)
+                for start, window in _windows(record, starts, split, size).items()
+            }
+            written += found.clips.write(record, kept | made)
+            if number % 100 == 0 or number == len(clips):
+                yield f"{number} of {len(clips)} clips, {written / 1e6:.1f} MB"
+    encoders.free()
+    yield f"result: {found.clips.folder}"
+
+
+def remaining(split: Split, clip: ClipConfig, cache: EncodingCache) -> Remaining:
+    """What a run needs and the cache lacks."""
+    windows = [(record, starts - cache.clips.has(record)) for record, starts in wanted(split, clip)]
     captions = sorted({"", *(record.caption for record in (*split.train, *split.held_out))})
-    captions = [caption for caption in captions if not found.texts.has(caption)]
-    windows = sum(len(starts) for _, starts in todo)
-    yield f"to encode on {device}: {windows} windows of {len(todo)} clips, {len(captions)} captions"
-    written = sum(found.texts.write(caption, encoders.text_encoder.encode([caption])[0]) for caption in captions)
-    for number, (record, starts) in enumerate(todo, start=1):
-        kept = {start: _kept(found.clips, record, start) for start in found.clips.has(record)}
-        made = {
-            start: _encode_window(dataset, record, start, config.clip, encoders, device) for start in sorted(starts)
-        }
-        written += found.clips.write(record, kept | made)
-        if number % 100 == 0 or number == len(todo):
-            yield f"{number} of {len(todo)} clips, {written / 1e6:.1f} MB"
-    yield f"result: {found.clips.store.folder}"
+    return Remaining(
+        windows=[(record, starts) for record, starts in windows if starts],
+        captions=[caption for caption in captions if not cache.texts.has(caption)],
+    )
 
 
 def load_encoders(config: TrainConfig) -> Encoders:
@@ -68,32 +114,36 @@ def load_encoders(config: TrainConfig) -> Encoders:
         text = HashTextEncoder(text_len=world.video.text_len, text_dim=world.video.text_dim)
         learned = BlockDCT() if folder is None else load_components(folder).autoencoder
         return Encoders(autoencoder=learned, text_encoder=text, image_encoder=None, **sizes)
-    parts = load_components(folder)
+    components = load_components(folder)
     return Encoders(
-        autoencoder=parts.autoencoder, text_encoder=parts.text_encoder, image_encoder=parts.image_encoder, **sizes
+        autoencoder=components.autoencoder,
+        text_encoder=components.text_encoder,
+        image_encoder=components.image_encoder,
+        **sizes,
     )
 
 
-def wanted(split: Split, config: ClipConfig) -> Iterator[tuple[ClipRecord, set[int]]]:
-    """The windows that a run may ask for, by clip: all that training may draw, the middle one of held-out clips."""
+def wanted(split: Split, clip: ClipConfig) -> Iterator[tuple[ClipRecord, set[int]]]:
+    """First frames of the windows that a run may read, by clip: all that training may draw, one per held-out clip."""
     for record in split.train:
-        spare = record.num_frames - config.frames
-        last = spare // config.start_step * config.start_step if config.random_start else 0
-        yield record, set(range(0, last + 1, config.start_step))
-    for record in split.held_out[: config.validate_on]:
-        yield record, {(record.num_frames - config.frames) // 2}
+        yield record, set(training_starts(record, split.shape(record.id), clip))
+    for record in split.held_out[: clip.validate_on]:
+        yield record, {middle_start(record, split.shape(record.id), clip)}
 
 
-def _encode_window(
-    dataset: ClipDataset, record: ClipRecord, start: int, config: ClipConfig, encoders: Encoders, device: torch.device
-) -> Encoded:
-    video = fit_video(dataset.video(record.id, slice(start, start + config.frames)), config.height, config.width)
+def _windows(record: ClipRecord, starts: set[int], split: Split, clip: ClipConfig) -> Mapping[int, Window]:
+    shape = split.shape(record.id)
+    return {start: Window(record.id, start, *shape, clip.fps, labels=False) for start in sorted(starts)}
+
+
+def _encode_window(loader: WindowLoader, window: Window, encoders: Encoders, device: torch.device) -> EncodedVideo:
+    video = loader.load(window).video
+    assert video is not None, "the window asks for images"
     with torch.no_grad():
-        encoded = encoders.encode(rearrange(video, "F c H W -> 1 c F H W").to(device))
-    return first_of(encoded)
+        return first_of(encoders.encode(rearrange(torch.from_numpy(video), "F c H W -> 1 c F H W").to(device)))
 
 
-def _kept(clips: EncodedClips, record: ClipRecord, start: int) -> Encoded:
+def _kept(clips: LatentCache, record: ClipRecord, start: int) -> EncodedVideo:
     found = clips.read(record, start)
-    assert found is not None
+    assert found is not None, "the window was found before"
     return found

@@ -1,18 +1,17 @@
-"""What frozen encoders make of a dataset, kept beside it, so that training need not run them.
+"""Cache of the frozen encoders' results, stored beside a dataset, so that training need not run the encoders.
 
     DATASET/encoded/video-KEY/ab/CLIP.safetensors   latents, first-frame condition, CLIP tokens of each window
     DATASET/encoded/text-KEY/ab/CAPTION.safetensors    the embedding of one caption, without its zeros at the end
-    DATASET/encoded/KIND-KEY/key.json               what KEY is the hash of
+    DATASET/encoded/KIND-KEY/key.json               the settings that KEY is the hash of
 
-KEY hashes everything that the values depend on: encoder weights, sample size and how frames are prepared; a clip's file
-also names the video it was made from. What fits no longer is never used. Files appear at once under their names.
+KEY hashes everything that the values depend on: encoder weights, sample size and preprocessing; a clip's file also
+names the video it was made from. Entries that no longer match are never used. Files are written atomically.
 """
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,44 +21,46 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fw_core.files import replacing, write_text
 from fw_data.dataset.schema import ClipRecord
 from fw_train.config.schema import ClipConfig
-from fw_train.model_bundle import Encoded, Encoders
+from fw_train.data.split import Shape, Split, shapes_of
+from fw_train.model_bundle import EncodedVideo, Encoders
 
 FOLDER = "encoded"
 PREPROCESSING = 1
-"""Goes up whenever fw_data.dataset.transforms, or what is encoded of a window, gives other values for the same clip."""
-Key = Mapping[str, str | int]
+"""Version of the preprocessing, raised whenever the same clip gives other values."""
+Key = Mapping[str, str | int | float]
 _PIECE = 1 << 20
 _OUTCOMES = {
     "found": "from the cache",
     "missing": "not in the cache and computed",
-    "stale": "made from another video and computed anew",
-    "torn": "torn in the cache and computed anew",
+    "stale": "made from another video and recomputed",
+    "torn": "damaged in the cache and recomputed",
 }
 
 
 class Store:
-    """The files of one key; counts what it was asked for.
+    """The files of one key, with counts of the reads.
 
     Args:
         root: the folder `encoded` of a dataset.
         kind: "video" or "text".
-        key: what the values depend on.
+        key: settings that the values depend on.
     """
 
     def __init__(self, root: Path, kind: str, key: Key) -> None:
         self.key, self.kind, self.root = dict(key), kind, root
         self.folder = root / f"{kind}-{key_hash(key)}"
         self.counts: Counter[str] = Counter()
-        """Reads by outcome: found, missing, stale (made from another video), torn (does not read)."""
+        """Reads by outcome: found, missing, stale (made from another video), torn (unreadable)."""
 
     def exists(self) -> bool:
         """Whether anything was encoded with this key."""
         return (self.folder / "key.json").is_file()
 
     def others(self) -> list[list[str]]:
-        """For every other key of this kind: the settings in which it differs."""
+        """For every other key of this kind, the settings that differ."""
         found = []
         for path in sorted(self.root.glob(f"{self.kind}-*/key.json")):
             if path.parent == self.folder:
@@ -73,7 +74,7 @@ class Store:
         return found
 
     def read(self, name: str, tensors: Iterable[str], *, made_from: str) -> dict[str, Tensor] | None:
-        """Some tensors of a file, those of them that it has; None when it cannot be used, which is counted."""
+        """Those of the given tensors that a file has; None if the file cannot be used, which is counted."""
         path = self._path(name)
         if not path.is_file():
             self.counts["missing"] += 1
@@ -92,7 +93,7 @@ class Store:
         return result or None
 
     def keys(self, name: str, *, made_from: str) -> set[str]:
-        """The names of the tensors of a file; none when it cannot be used. Counts nothing."""
+        """Names of the tensors of a file, empty if it cannot be used; not counted."""
         path = self._path(name)
         if not path.is_file():
             return set()
@@ -105,58 +106,72 @@ class Store:
     def write(self, name: str, tensors: Mapping[str, Tensor], *, made_from: str) -> int:
         """Replace a file; returns its size."""
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"made_from": made_from})
-        partial.replace(path)
+        with replacing(path) as partial:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"made_from": made_from})
         if not self.exists():
-            note = self.folder / f".key.{os.getpid()}.partial"
-            note.write_text(json.dumps(self.key, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            note.replace(self.folder / "key.json")
+            write_text(self.folder / "key.json", json.dumps(self.key, indent=1, sort_keys=True) + "\n")
         return path.stat().st_size
 
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / f"{name}.safetensors"
 
 
-class EncodedClips:
-    """Windows of clips in the terms of a model."""
+class LatentCache:
+    """Encoded windows of clips.
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    Args:
+        stores: the files of each shape.
+        shape_of: shape of the windows of a clip, by its id.
+    """
 
-    def read(self, record: ClipRecord, start: int) -> Encoded | None:
-        """The window of a clip that begins at `start`, without a batch axis; None when it must be encoded."""
-        names = [f"{field}@{start}" for field in Encoded._fields]
-        found = self.store.read(record.id, names, made_from=video_of(record))
+    def __init__(self, stores: Mapping[Shape, Store], shape_of: Callable[[str], Shape]) -> None:
+        self.stores, self._shape_of = stores, shape_of
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the windows in the configuration's own shape."""
+        return next(iter(self.stores.values())).folder
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Reads by outcome, over all shapes."""
+        return sum((store.counts for store in self.stores.values()), Counter())
+
+    def read(self, record: ClipRecord, start: int) -> EncodedVideo | None:
+        """The window of a clip that begins at `start`, without a batch axis; None if it must be encoded."""
+        names = [f"{field}@{start}" for field in EncodedVideo._fields]
+        found = self._store(record).read(record.id, names, made_from=video_of(record))
         if found is None or names[0] not in found:
             return None
-        return Encoded(*(found.get(name) for name in names))  # type: ignore[arg-type] # latents are there
+        return EncodedVideo(*(found.get(name) for name in names))  # type: ignore[arg-type] # latents are there
 
     def has(self, record: ClipRecord) -> set[int]:
-        """The starts of the windows of a clip that are there."""
-        names = self.store.keys(record.id, made_from=video_of(record))
+        """The starts of the encoded windows of a clip."""
+        names = self._store(record).keys(record.id, made_from=video_of(record))
         return {int(name.split("@")[1]) for name in names if name.startswith("latents@")}
 
-    def write(self, record: ClipRecord, windows: Mapping[int, Encoded]) -> int:
-        """Keep the windows of a clip, all at once; returns the size of the file."""
+    def write(self, record: ClipRecord, windows: Mapping[int, EncodedVideo]) -> int:
+        """Replace the windows of a clip; returns the size of the file."""
         tensors = {
             f"{field}@{start}": value.cpu()
             for start, window in windows.items()
-            for field, value in zip(Encoded._fields, window, strict=True)
+            for field, value in zip(EncodedVideo._fields, window, strict=True)
             if value is not None
         }
-        return self.store.write(record.id, tensors, made_from=video_of(record))
+        return self._store(record).write(record.id, tensors, made_from=video_of(record))
+
+    def _store(self, record: ClipRecord) -> Store:
+        return self.stores[self._shape_of(record.id)]
 
 
-class EncodedTexts:
-    """Embeddings of captions."""
+class TextCache:
+    """Embeddings of captions, each [text_len, d]."""
 
     def __init__(self, store: Store, text_len: int) -> None:
         self.store, self.text_len = store, text_len
 
     def read(self, caption: str) -> Tensor | None:
-        """[text_len, d] on the CPU; None when it must be encoded."""
+        """Embedding of a caption on the CPU, padded with zeros; None if it must be encoded."""
         name = _caption_name(caption)
         found = self.store.read(name, ["embedding"], made_from=name)
         if found is None:
@@ -165,53 +180,65 @@ class EncodedTexts:
         return torch.cat([rows, rows.new_zeros(self.text_len - len(rows), rows.shape[1])])
 
     def has(self, caption: str) -> bool:
-        """Whether a caption is there."""
+        """Whether a caption is encoded."""
         name = _caption_name(caption)
         return bool(self.store.keys(name, made_from=name))
 
     def write(self, caption: str, embedding: Tensor) -> int:
-        """Keep an embedding [text_len, d]; returns the size of the file."""
+        """Store an embedding without its zeros at the end; returns the size of the file."""
         words = int((embedding != 0).any(dim=1).nonzero().max()) + 1 if embedding.any() else 0
         name = _caption_name(caption)
         return self.store.write(name, {"embedding": embedding[:words].cpu()}, made_from=name)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encodings:
+class EncodingCache:
     """Both caches of a run."""
 
-    clips: EncodedClips
-    """Windows."""
-    texts: EncodedTexts
-    """Captions."""
+    clips: LatentCache
+    """Encoded windows."""
+    texts: TextCache
+    """Encoded captions."""
 
     def lines(self) -> list[str]:
-        """What to tell before a run: what is used, and what is not and why."""
-        told = []
-        for what, store in (("latents", self.clips.store), ("captions", self.texts.store)):
+        """Lines to print before a run: which caches are used, and which are not and why."""
+        lines: list[str] = []
+        stores = [("latents", store) for store in self.clips.stores.values()]
+        for kind, store in (*stores, ("captions", self.texts.store)):
             if store.exists():
-                told.append(f"{what}: taken from {store.folder.relative_to(store.root.parent)} where they are there")
-                continue
-            others = (", ".join(names) for names in store.others())
-            told += [f"{what}: an encoding for other settings ({names} differ) is not used" for names in others]
-        if told and not self.clips.store.exists():
-            told.append("latents: computed in the run; `fw-train encode` with the words of this run does it once")
-        return told
+                lines.append(f"{kind}: read from {store.folder.relative_to(store.root.parent)}, where available")
+        if not any(store.exists() for _, store in stores):
+            found = [", ".join(names) for store in [stores[0][1]] for names in store.others()]
+            lines += [f"latents: an encoding with other settings ({names} differ) is not used" for names in found]
+            if lines:
+                lines.append("latents: computed while training; `fw-train encode` with the same arguments does it once")
+        return lines
 
     def summary(self) -> list[str]:
-        """What a run took from the caches, and what it had to compute, for its end."""
+        """Lines to print after a run: the numbers of cached and of computed windows and captions."""
         rows = []
-        for what, store in (("latents", self.clips.store), ("captions", self.texts.store)):
-            if store.exists():
-                counts = ", ".join(
-                    f"{store.counts[kind]} {words}" for kind, words in _OUTCOMES.items() if store.counts[kind]
-                )
-                rows.append(f"{what}: {counts or 'none read'}")
+        for kind, counts, used in (
+            ("latents", self.clips.counts, any(store.exists() for store in self.clips.stores.values())),
+            ("captions", self.texts.store.counts, self.texts.store.exists()),
+        ):
+            if used:
+                listed = ", ".join(f"{counts[key]} {words}" for key, words in _OUTCOMES.items() if counts[key])
+                rows.append(f"{kind}: {listed or 'none read'}")
         return rows
 
 
-def encodings(folder: Path, config: ClipConfig, encoders: Encoders, *, make: bool = False) -> Encodings | None:
-    """The caches that fit a run; None where nothing was ever encoded, unless they are to be made now."""
+def open_cache(
+    folder: Path, config: ClipConfig, encoders: Encoders, *, split: Split | None = None, make: bool = False
+) -> EncodingCache | None:
+    """The caches that match a run; None if nothing was ever encoded, unless `make` is set.
+
+    Args:
+        folder: the dataset.
+        config: size and frame rate of the windows.
+        encoders: the frozen encoders of the run.
+        split: assigns clips to shapes; None: all clips have the shape of `config`.
+        make: return caches that do not exist yet, to write to them.
+    """
     root = folder / FOLDER
     if not root.is_dir() and not make:
         return None
@@ -219,33 +246,42 @@ def encodings(folder: Path, config: ClipConfig, encoders: Encoders, *, make: boo
     if encoders.image_encoder is not None and encoders.tokens:
         hashes["image encoder"] = part_fingerprint(encoders.image_encoder)
     text = {"text encoder": part_fingerprint(encoders.text_encoder)}
-    return Encodings(
-        clips=EncodedClips(Store(root, "video", video_key(config, hashes, encoders.condition_channels))),
-        texts=EncodedTexts(Store(root, "text", text), encoders.text_encoder.text_len),
+    first = shapes_of(config)[0]
+    shapes = dict.fromkeys((first, *(() if split is None else map(split.shape, split.assigned))))
+    stores = {
+        shape: Store(root, "video", video_key(shape, config.fps, hashes, encoders.condition_channels))
+        for shape in shapes
+    }
+    return EncodingCache(
+        clips=LatentCache(stores, split.shape if split else lambda _clip: first),
+        texts=TextCache(Store(root, "text", text), encoders.text_encoder.text_len),
     )
 
 
-def video_key(config: ClipConfig, encoders: Mapping[str, str], condition_channels: int) -> dict[str, str | int]:
-    """What the windows of a run depend on, apart from the clips."""
-    size = {"frames": config.frames, "height": config.height, "width": config.width}
-    return {"preprocessing": PREPROCESSING, "condition channels": condition_channels, **size, **encoders}
+def video_key(
+    shape: Shape, fps: float, encoders: Mapping[str, str], condition_channels: int
+) -> dict[str, str | int | float]:
+    """Everything that encoded windows depend on, apart from the clips."""
+    rate = {"fps": fps} if fps else {}
+    size = {"frames": shape.frames, "height": shape.height, "width": shape.width}
+    return {"preprocessing": PREPROCESSING, "condition channels": condition_channels, **size, **rate, **encoders}
 
 
 def video_of(record: ClipRecord) -> str:
-    """What a clip's frames are, for the check that a file was made from them."""
+    """Checksum of a clip's video, to check that a file was made from it."""
     return record.members["mp4"].sha256
 
 
 def key_hash(key: Key) -> str:
-    """16 hex digits."""
+    """Hash of a key, 16 hex digits."""
     return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def part_fingerprint(part: Any) -> str:
     """Hash of an encoder: its kind, structure and weights.
 
-    A module's weights and buffers are hashed whole. An encoder that loads its weights when it is first used is known by
-    its `spec()` and by name, size, and first and last megabyte of the files it will load, so that nothing is loaded.
+    All weights and buffers of a module are hashed. An encoder that loads its weights on first use is identified by its
+    `spec()` and by name, size, first and last megabyte of its files, so that nothing is loaded.
     """
     digest = hashlib.sha256(type(part).__qualname__.encode())
     if isinstance(part, nn.Module):

@@ -1,7 +1,7 @@
-"""Rooms as a dataset without files: clip number n is the room of seed n, rendered when it is read.
+"""Rooms as a dataset without files: clip n is the room of seed n, rendered when it is read.
 
-`--data rooms` trains on all seeds there are, `--data rooms:0-39999` on some of them. Held-out clips are rooms of seeds
-that no training range may hold.
+`--data rooms` trains on all seeds, `--data rooms:0-39999` on a range of them. Held-out clips are rooms of seeds that
+training ranges cannot contain.
 """
 
 import hashlib
@@ -20,18 +20,13 @@ from fw_toy.rooms.clip import HELD_OUT_WORLDS, RoomClip, plan_room, render_room
 from fw_train.config.schema import ClipConfig, ConfigError
 
 RENDERING = 1
-"""Goes up whenever a seed gives another clip."""
+"""Version of the renderer, raised whenever a seed gives another clip."""
 FPS = 16.0
 _NAME = re.compile(r"rooms(?::(\d+)-(\d+))?")
 
 
-def is_rooms(data: Path | None) -> bool:
-    """Whether `--data` names rooms rather than a folder."""
-    return data is not None and str(data).split(":")[0] == "rooms" and not data.exists()
-
-
 class RoomDataset:
-    """Reads like a `ClipDataset`; nothing is stored.
+    """Rooms with the interface of a `ClipDataset`; nothing is stored.
 
     Args:
         seeds: of the training clips.
@@ -42,6 +37,9 @@ class RoomDataset:
         self.seeds, self.clip = seeds, clip
         self.records = _Records(self, seeds)
         self._render = lru_cache(maxsize=2)(self._rendered)
+
+    def __reduce__(self) -> tuple[type["RoomDataset"], tuple[range, ClipConfig]]:
+        return type(self), (self.seeds, self.clip)
 
     @classmethod
     def open(cls, data: Path | None, clip: ClipConfig) -> "RoomDataset":
@@ -63,16 +61,16 @@ class RoomDataset:
 
     @property
     def name(self) -> str:
-        """What the clips are a function of."""
+        """Everything that the clips are a function of."""
         return f"rooms:{self.seeds[0]}-{self.seeds[-1]} version {RENDERING}"
 
     @property
     def path(self) -> Path:
-        """No folder: nothing is cached beside the clips."""
+        """A name instead of a folder, so nothing is cached beside the clips."""
         return Path(self.name.split(" ")[0])
 
     def held_out(self, count: int) -> "Sequence[ClipRecord]":
-        """Records of rooms that no training range holds."""
+        """Records of rooms outside of every training range."""
         return _Records(self, range(HELD_OUT_WORLDS, HELD_OUT_WORLDS + count))
 
     def record(self, clip_id: str) -> ClipRecord:
@@ -122,14 +120,14 @@ class RoomDataset:
         return StoredGeometry(depth_m, np.ones_like(depth_m), cameras.select(chosen))
 
     def masks(self, clip_id: str, frames: slice | None = None) -> None:
-        """Nothing moves by itself in a room, and there is no sky: there are no masks."""
+        """None: rooms have no moving objects and no sky."""
 
     def _rendered(self, seed: int) -> RoomClip:
         return render_room(seed, frames=self.clip.frames, height=self.clip.height, width=self.clip.width)
 
 
 class _Records(Sequence[ClipRecord]):
-    """Records made when they are asked for: there are a billion of them."""
+    """Records made on access, since there are a billion."""
 
     def __init__(self, dataset: RoomDataset, seeds: range) -> None:
         self.dataset, self.seeds = dataset, seeds

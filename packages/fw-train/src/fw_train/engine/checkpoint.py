@@ -1,14 +1,13 @@
-"""Checkpoints that are either whole or absent.
+"""Checkpoints that are either complete or absent.
 
 A checkpoint is a folder `step-00000100/` of safetensors files and state.json. It is written under a temporary name,
 every file is synced to disk, manifest.json with the size and sha256 of each file goes last, then the folder is renamed
-and its parent synced. `latest()` believes only a folder whose every byte matches its manifest, and says why it passed
-the others over. `Saver` does the writing beside the training, from a copy of the state.
+and its parent synced. `latest()` accepts only a folder whose bytes match its manifest, and reports why it skipped
+others. `Saver` writes in the background, from a copy of the state.
 """
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fw_core.files import sync
 from fw_model.checkpoints.opening import safetensors_files
 
 MANIFEST = "manifest.json"
@@ -37,7 +37,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What a checkpoint holds."""
+    """Content of a checkpoint."""
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     """File stem (`model`, `optimizer`, `ema`) -> named tensors."""
@@ -47,12 +47,12 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A whole checkpoint on disk, and what was passed over on the way to it."""
+    """A complete checkpoint on disk, and the newer folders that were skipped."""
 
     path: Path
     step: int
     passed_over: list[str] = field(default_factory=list)
-    """One sentence for each newer folder that is not whole."""
+    """Path and defect of each newer folder that is not complete."""
 
 
 class CheckpointStore:
@@ -60,8 +60,8 @@ class CheckpointStore:
 
     Args:
         root: folder that holds them; made when first written to.
-        keep: how many whole ones to keep.
-        on_write: called with each path right after it is durable (files, then the final folder); for tests and meters.
+        keep: number of complete checkpoints to keep.
+        on_write: called with each path right after it is durable (files, then the final folder); for tests.
     """
 
     def __init__(self, root: Path, *, keep: int = 2, on_write: Callable[[Path], None] | None = None) -> None:
@@ -70,10 +70,10 @@ class CheckpointStore:
         self._on_write = on_write or (lambda _path: None)
 
     def save(self, snapshot: Snapshot) -> Path:
-        """Write one checkpoint and delete what is older than the newest `keep`.
+        """Write one checkpoint and delete all but the newest `keep`.
 
         Raises:
-            CheckpointError: the disk refused (full, read-only, ...); earlier checkpoints are untouched.
+            CheckpointError: the disk is full, read-only, ...; earlier checkpoints are untouched.
         """
         step = int(snapshot.state["step"])
         final = self.path(step)
@@ -87,21 +87,21 @@ class CheckpointStore:
             partial.mkdir(parents=True)
             self._write_files(partial, snapshot)
             partial.rename(final)
-            _sync(self.root)
-        except (OSError, SafetensorError) as error:  # safetensors says a full disk in its own words
+            sync(self.root)
+        except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
             shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(
-                f"could not write checkpoint {final}: {error}. Earlier checkpoints are intact; make room and resume."
+                f"cannot write checkpoint {final}: {error}. Earlier checkpoints are intact; free space and resume."
             ) from error
         self._on_write(final)
         self._prune()
         return final
 
     def latest(self) -> Found | None:
-        """The newest whole checkpoint, or None when there is none at all.
+        """The newest complete checkpoint, or None if there are no checkpoints.
 
         Raises:
-            CheckpointError: there are checkpoints but not one is whole; the message lists every reason.
+            CheckpointError: there are checkpoints, but none is complete; the message lists every defect.
         """
         passed_over: list[str] = []
         for path in reversed(self.folders()):
@@ -110,20 +110,20 @@ class CheckpointStore:
                 return Found(path=path, step=step_of(path), passed_over=passed_over)
             passed_over.append(f"{path}: {reason}")
         if passed_over:
-            raise CheckpointError("no whole checkpoint is left:\n  " + "\n  ".join(passed_over))
+            raise CheckpointError("no complete checkpoint is left:\n  " + "\n  ".join(passed_over))
         return None
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step goes."""
+        """Folder of the checkpoint of a step."""
         return self.root / f"{_PREFIX}{step:08d}"
 
     def folders(self) -> list[Path]:
-        """Every checkpoint folder, oldest first, whole or not."""
+        """All checkpoint folders, oldest first, complete or not."""
         found = [p for p in self.root.glob(f"{_PREFIX}*") if p.is_dir() and p.name[len(_PREFIX) :].isdigit()]
         return sorted(found, key=step_of)
 
     def clear_partial(self) -> list[str]:
-        """Delete what interrupted writes left behind; returns the names."""
+        """Delete the remains of interrupted writes; returns their names."""
         left = [p for p in self.root.glob(".*") if p.name.startswith((_PARTIAL, _TRASH))]
         for path in left:
             shutil.rmtree(path)
@@ -133,17 +133,17 @@ class CheckpointStore:
         for stem, tensors in snapshot.tensors.items():
             path = folder / f"{stem}.safetensors"
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-            _sync(path)
+            sync(path)
             self._on_write(path)
         path = folder / STATE
         path.write_text(json.dumps(dict(snapshot.state), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        _sync(path)
+        sync(path)
         self._on_write(path)
         files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(folder.iterdir())}
         path = folder / MANIFEST
         path.write_bytes(_manifest(files))
-        _sync(path)
-        _sync(folder)
+        sync(path)
+        sync(folder)
         self._on_write(path)
 
     def _prune(self) -> None:
@@ -151,7 +151,7 @@ class CheckpointStore:
             self._discard(path)
 
     def _discard(self, path: Path) -> None:
-        """Delete a folder so that no half-deleted one is ever seen under its name."""
+        """Rename a folder and delete it, so that none is ever half-deleted under its name."""
         if path.exists():
             trash = path.with_name(_TRASH + path.name)
             shutil.rmtree(trash, ignore_errors=True)
@@ -160,7 +160,7 @@ class CheckpointStore:
 
 
 class Saver:
-    """Writes the checkpoints of a store in a thread of its own, one at a time."""
+    """Writes the checkpoints of a store in a background thread, one at a time."""
 
     def __init__(self, store: CheckpointStore) -> None:
         self.store = store
@@ -168,12 +168,12 @@ class Saver:
         self._pending: Future[Path] | None = None
 
     def start(self, snapshot: Snapshot) -> None:
-        """Begin to write; the snapshot must not change any more. Call `finished` or `wait` for the last one before."""
-        assert self._pending is None, "the save before was not waited for"
+        """Start to write a snapshot, which must not change any more; the previous save must have been waited for."""
+        assert self._pending is None, "the previous save was not waited for"
         self._pending = self._thread.submit(self.store.save, snapshot)
 
     def finished(self) -> Path | None:
-        """The checkpoint that became whole since the last call, or None; does not wait.
+        """The checkpoint completed since the last call, or None; does not wait.
 
         Raises:
             CheckpointError: it could not be written.
@@ -181,7 +181,7 @@ class Saver:
         return self.wait() if self._pending is not None and self._pending.done() else None
 
     def wait(self) -> Path | None:
-        """Wait for the save under way; its checkpoint, or None if there was none.
+        """Wait for the current save; returns its checkpoint, or None if there was none.
 
         Raises:
             CheckpointError: it could not be written.
@@ -190,45 +190,45 @@ class Saver:
         return None if pending is None else pending.result()
 
     def close(self) -> None:
-        """Let the save under way finish, and stop the thread."""
+        """Wait for the current save and stop the thread."""
         self._thread.shutdown()
 
 
 def read(path: Path) -> Snapshot:
-    """Load a whole checkpoint; tensors on the CPU.
+    """Load a complete checkpoint; tensors on the CPU.
 
     Raises:
-        CheckpointError: the folder is not whole; the message says which file and why.
+        CheckpointError: the folder is not complete; the message names the file and the defect.
     """
     reason = defect(path)
     if reason is not None:
-        raise CheckpointError(f"{path} is not a whole checkpoint: {reason}")
+        raise CheckpointError(f"{path} is not a complete checkpoint: {reason}")
     stems = safetensors_files(path)
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     return Snapshot(tensors={p.stem: load_file(p) for p in stems}, state=state)
 
 
 def defect(path: Path) -> str | None:
-    """Why this folder is not a whole checkpoint, or None when every byte matches its manifest."""
+    """Why this folder is not a complete checkpoint, or None when every byte matches its manifest."""
     manifest = path / MANIFEST
     try:
         written = manifest.read_bytes()
         files = json.loads(written)["files"]
         listed = {name: (int(row["bytes"]), str(row["sha256"])) for name, row in files.items()}
     except FileNotFoundError:
-        return f"{MANIFEST} is missing, so the write was never finished"
+        return f"{MANIFEST} is missing, so it was not written completely"
     except OSError as error:
         return f"{MANIFEST} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} is damaged ({type(error).__name__}: {error})"
     if written != _manifest(files) or STATE not in listed:
-        return f"{MANIFEST} is damaged (not as it was written)"
+        return f"{MANIFEST} is damaged (its bytes differ)"
     for name, (size, digest) in listed.items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes where the manifest says {size}"
+            return f"{name} has {file.stat().st_size} bytes, and the manifest lists {size}"
         try:
             same = _sha256(file) == digest
         except OSError as error:  # a bad disk
@@ -239,23 +239,15 @@ def defect(path: Path) -> str | None:
 
 
 def _manifest(files: Mapping[str, Any]) -> bytes:
-    """The one way a manifest is spelled, so that any changed byte shows."""
+    """The bytes of a manifest, in one form, so that any changed byte is detected."""
     return (json.dumps({"format": 1, "files": files}, indent=1, sort_keys=True) + "\n").encode()
 
 
 def step_of(path: Path) -> int:
-    """The step that a checkpoint folder's name says."""
+    """The step in the name of a checkpoint folder."""
     return int(path.name[len(_PREFIX) :])
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

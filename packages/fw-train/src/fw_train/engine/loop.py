@@ -1,52 +1,70 @@
-"""The training loop, the same for every stage: draw, backward, check, step, log, validate, sample, save.
+"""The training loop of every stage: draw, backward, check, step, log, validate, preview, save.
 
-It knows a `Task` (what the loss is) and a `Context` (which process this is), nothing of models or datasets. All
-randomness comes from (seed, step, slot), so a run killed at any instant and resumed ends in the same bits.
+It knows a `Task` (the loss) and a `Context` (the process), nothing of models or datasets. All randomness comes from
+(seed, step, slot), so a run that is killed at any time and resumed ends in the same bits.
 """
 
 import json
 import math
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from fw_data.dataset.clip_order import ClipSampler, Draw, PoolSampler
+from fw_core.files import write_text
+from fw_data.dataset.clip_order import Draw
 from fw_train.config.schema import TrainConfig
+from fw_train.data.order import ClipOrder, OrderSampler
 from fw_train.engine import health
 from fw_train.engine.checkpoint import CheckpointError, Saver, Snapshot, read, step_of
-from fw_train.engine.distributed import Context, fill, whole
-from fw_train.engine.optim import AdamW, Average, learning_rate, rate_shares
-from fw_train.engine.run_log import Journal
-from fw_train.engine.signals import Stop
+from fw_train.engine.distributed import Context, copy_into, full_tensor
+from fw_train.engine.optim import EMA, AdamW, learning_rate, rate_shares
+from fw_train.engine.run_log import RunLog
+from fw_train.engine.signals import GracefulShutdown
 from fw_train.engine.throughput import Meter, Step
 from fw_train.engine.trackers import open_trackers
 
 SAMPLES = "samples"
-"""Folder of a run that pictures of generated worlds go to."""
+"""Folder, in a run folder, of the previews."""
+SKIPPED = "skipped clips"
+"""Entry of a checkpoint's identity that may grow when a run resumes."""
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What is trained, on what, towards what."""
+    """A network, its data and its loss."""
 
     @property
     def module(self) -> nn.Module:
-        """The network; its parameters with requires_grad are what trains."""
+        """The network; its parameters with requires_grad are trained."""
         ...
 
     @property
-    def clips(self) -> int:
-        """Number of training clips that draws index."""
+    def order(self) -> ClipOrder:
+        """The training clips, which draws index."""
         ...
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Hashes of what must not change between a checkpoint and its resume (config, dataset, frozen weights)."""
+        """Hashes that a checkpoint and its resume must agree on (configuration, dataset, frozen weights), and the ids
+        of skipped clips."""
+        ...
+
+    @property
+    def prefetch(self) -> int:
+        """Number of draws to announce before they are needed."""
+        ...
+
+    def announce(self, draws: Sequence[Draw]) -> None:
+        """Start to load the samples of coming draws in the background."""
+        ...
+
+    def tokens(self, draw: Draw) -> int:
+        """Video tokens of a draw's sample."""
         ...
 
     def loss(self, step: int, draws: Sequence[Draw]) -> Mapping[str, Tensor]:
@@ -54,15 +72,16 @@ class Task(Protocol):
         ...
 
     def validate(self) -> Mapping[str, float]:
-        """Measurements on held-out clips, the same draw every time; has `loss`."""
+        """Measurements on held-out clips, with the same noise every time; contains `loss`. Every rank calls it."""
         ...
 
     def sample(self, path: Path | None) -> None:
-        """Generate worlds for held-out clips and draw them into a PNG file, unless `path` is None; every rank calls."""
+        """Generate worlds for held-out clips and draw them into a PNG file, unless `path` is None. Every rank calls
+        it."""
         ...
 
     def describe(self, draw: Draw) -> str:
-        """The clip behind a draw, for error reports."""
+        """The clip of a draw, for error reports; begins with its id."""
         ...
 
 
@@ -73,7 +92,7 @@ class TrainingDivergedError(RuntimeError):
 
 
 class Result(NamedTuple):
-    """How a run ended."""
+    """The end of a run."""
 
     status: Literal["finished", "interrupted"]
     step: int
@@ -81,50 +100,52 @@ class Result(NamedTuple):
     checkpoint: Path
     """The last checkpoint."""
     signal: int = 0
-    """The signal that interrupted it."""
+    """The signal that interrupted the run."""
 
 
-def run(config: TrainConfig, task: Task, ctx: Context, *, out: Path, quiet: bool = False) -> Result:
-    """Train from the newest whole checkpoint of `ctx.store` (or from the start) to `config.steps`.
+def run(
+    config: TrainConfig,
+    task: Task,
+    ctx: Context,
+    *,
+    out: Path,
+    quiet: bool = False,
+    on_start: Callable[[], None] = lambda: None,
+) -> Result:
+    """Train from the newest complete checkpoint of `ctx.store` (or from the start) to `config.steps`.
 
     Args:
         config: the run.
-        task: what is trained, on what.
-        ctx: which process this is.
-        out: folder for log, pictures and reports; ranks other than 0 log into a folder of their own in it.
+        task: network, data and loss.
+        ctx: this process.
+        out: folder for log, previews and reports; ranks other than 0 log into a subfolder.
         quiet: print nothing.
+        on_start: called once the checkpoint, if any, is found to be of this run; nothing is written before.
 
     Raises:
-        TrainingDivergedError: loss or gradient became NaN or infinite; `out/diverged.json` has the batch.
+        TrainingDivergedError: loss or gradient became NaN or infinite; `out/diverged.json` lists the batch.
         CheckpointError: the checkpoint belongs to another run, or cannot be written.
     """
     trainer = Trainer(config, task, ctx, out)
     notes = trainer.restore()
-    silent, done = quiet or not ctx.leads, trainer.step
-    where = out if ctx.leads else out / f"rank-{ctx.rank}"
-    trackers = open_trackers(config, out, done) if ctx.leads else []
-    with Journal(where, steps=config.steps, step=done, quiet=silent, trackers=trackers) as journal, Stop() as stop:
+    on_start()
+    silent, done = quiet or not ctx.is_main, trainer.step
+    where = out if ctx.is_main else out / f"rank-{ctx.rank}"
+    trackers = open_trackers(config, out, done) if ctx.is_main else []
+    with (
+        RunLog(where, steps=config.steps, step=done, quiet=silent, trackers=trackers) as run_log,
+        GracefulShutdown() as shutdown,
+    ):
         for note in notes:
-            journal.say(note)
+            run_log.message(note)
         try:
-            return trainer.train(journal, stop)
-        except TrainingDivergedError:
-            journal.event(trainer.step, "diverged")
-            raise
+            return trainer.train(run_log, shutdown)
         finally:
             trainer.saver.close()
 
 
-def make_sampler(config: TrainConfig, clips: int) -> ClipSampler | PoolSampler:
-    """Which clips make up which step."""
-    if not config.clip.pool:
-        return ClipSampler(clips=clips, batch=config.batch, seed=config.seed)
-    pool = min(config.clip.pool, clips)
-    return PoolSampler(clips=clips, batch=config.batch, seed=config.seed, pool=pool, reuse=config.clip.reuse)
-
-
 class Trainer:
-    """State of a run: network, optimizer, running average, step."""
+    """State of a run: network, optimizer, moving average, step."""
 
     def __init__(self, config: TrainConfig, task: Task, ctx: Context, out: Path) -> None:
         self.config, self.task, self.ctx, self.out = config, task, ctx, out
@@ -132,80 +153,122 @@ class Trainer:
         self.trained = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
         if not self.trained:
             raise ValueError("nothing to train: no parameter of the network requires a gradient")
-        self.optimizer = AdamW(self.trained, config.optim, rate_shares(task.module, config.optim))
-        self.average = Average(self.trained, config.optim.ema) if config.optim.ema else None
-        self.sampler = make_sampler(config, task.clips)
-        self.sampler.step(0, ctx.rank, ctx.world * config.accumulate)  # refuses a batch that cannot be cut
+        self.optimizer = AdamW(
+            self.trained,
+            config.optim,
+            rate_shares(task.module, config.optim),
+            offload=config.compute.offload_optimizer,
+        )
+        self.ema = EMA(self.trained, config.optim.ema) if config.optim.ema else None
+        self.sampler = OrderSampler(config, task.order)
+        self.sampler.step(0, ctx.rank, ctx.world_size * config.accumulate)  # raises if the batch cannot be cut
         self.saver = Saver(ctx.store)
+        self._announced = 0
 
-    def train(self, journal: Journal, stop: Stop) -> Result:
-        """Steps until the end or a signal; the last step and an interruption leave a checkpoint."""
+    def train(self, run_log: RunLog, shutdown: GracefulShutdown) -> Result:
+        """Train until the last step or a signal; both leave a checkpoint, and so does a divergence."""
         every, meter = self.config.every, Meter(self.config, self.ctx)
         if self.step == 0:
-            journal.event(0, "started", clips=self.task.clips, trained=sum(p.numel() for p in self.trained.values()))
-            self._validate(journal)
+            trained = sum(p.numel() for p in self.trained.values())
+            run_log.event(0, "started", clips=self.task.order.clips, trained=trained)
+            self._validate(run_log)
+        first = self.step
         while self.step < self.config.steps:
-            with meter.counting():
-                step = self._take_step()
-            meter.add(step)
-            journal.tick(self.step)
-            self._note_saved(journal, self.saver.finished())
+            micro = self._draws(self.step)
+            tokens = sum(self.task.tokens(draw) for draws in micro for draw in draws)
+            with meter.counting(tokens):
+                try:
+                    step = self._take_step(micro)
+                except TrainingDivergedError as error:
+                    raise self._saved_before_exit(run_log, error) from None
+            meter.add(step, tokens)
+            if self.step == first + 1:
+                self._report_missing_gradients(run_log)
+            run_log.progress(self.step)
+            self._note_saved(run_log, self.saver.finished())
             last = self.step == self.config.steps
             if self.step % every.log == 0 or last:
                 values = meter.drain()
-                journal.numbers(self.step, "train", values)
+                run_log.metrics(self.step, "train", values)
                 for warning in health.warnings(values):
-                    journal.say(warning)
-            interrupted = self.ctx.any(stop.signal != 0) and not last
+                    run_log.message(warning)
+            interrupted = self.ctx.any(shutdown.signal != 0) and not last
             if last or (self.step % every.validate == 0 and not interrupted):
-                self._validate(journal)
+                self._validate(run_log)
             if every.sample and (last or self.step % every.sample == 0) and not interrupted:
-                self._sample(journal)
+                self._sample(run_log)
             if interrupted:
-                path = self._save(journal, wait=True)
-                journal.event(self.step, "interrupted", signal=stop.signal)
-                return Result("interrupted", self.step, path, stop.signal or signal.SIGTERM)
+                path = self._save(run_log, wait=True)
+                run_log.event(self.step, "interrupted", signal=shutdown.signal)
+                return Result("interrupted", self.step, path, shutdown.signal or signal.SIGTERM)
             if self.step % every.checkpoint == 0 and not last:
-                self._save(journal)
-        path = self._save(journal, wait=True)
-        journal.event(self.step, "finished")
+                self._save(run_log)
+        path = self._save(run_log, wait=True)
+        run_log.event(self.step, "finished")
         return Result("finished", self.step, path)
 
     def restore(self) -> list[str]:
-        """Continue from the newest whole checkpoint, if any; returns what there is to tell about it."""
+        """Load the newest complete checkpoint, if any; returns notes to print.
+
+        Raises:
+            CheckpointError: the checkpoint belongs to another run; nothing was changed on disk.
+        """
         store = self.ctx.store
-        notes = []
-        if self.ctx.leads and (left := store.clear_partial()):
-            notes.append(f"removed unfinished writes: {', '.join(left)}")
-        self.ctx.barrier()
         found = store.latest()
-        if found is None:
-            return notes
-        snapshot = read(found.path)
+        notes = []
+        if found is not None:
+            snapshot = read(found.path)
+            notes += self._check_identity(found.path, snapshot.state["identity"])
+            self._load(snapshot)
+            notes += [f"skipped {reason}" for reason in found.passed_over]
+            notes += [f"resuming from {found.path} (step {self.step})"]
+        self.ctx.wait_for_all()  # every rank has read before one of them deletes
+        if self.ctx.is_main and (left := store.clear_partial()):
+            notes.insert(0, f"removed incomplete checkpoints: {', '.join(left)}")
+        self._announced = self.step
+        return notes
+
+    def _check_identity(self, path: Path, before: Mapping[str, str]) -> list[str]:
         for key, value in self.task.identity.items():
-            before = snapshot.state["identity"].get(key)
-            if before != value:
+            if key != SKIPPED and before.get(key) != value:
                 raise CheckpointError(
-                    f"{found.path} was written with another {key} ({before}, now {value}); "
+                    f"{path} was written with another {key} ({before.get(key)}, now {value}); "
                     f"resume with the same {key}, or start a new run with --init"
                 )
-        self._load(snapshot)
-        notes += [f"passed over {reason}" for reason in found.passed_over]
-        return [*notes, f"resuming from {found.path} (step {self.step})"]
+        skipped = [set(ids.get(SKIPPED, "").split()) for ids in (before, self.task.identity)]
+        if missing := skipped[0] - skipped[1]:
+            raise CheckpointError(f"{path} was written with --skip {' '.join(sorted(missing))}; resume with it too")
+        added = sorted(skipped[1] - skipped[0])
+        return [f"skipping clips from here on: {', '.join(added)}"] if added else []
 
-    def _take_step(self) -> "Step":
-        """One optimizer step over all micro-batches; raises before the optimizer if anything is not finite."""
+    def _draws(self, step: int) -> list[list[Draw]]:
+        """The draws of this rank at a step, by micro-batch."""
+        rank, size, parts = self.ctx.rank, self.ctx.world_size, self.config.accumulate
+        return [self.sampler.step(step, rank + size * part, size * parts) for part in range(parts)]
+
+    def _announce(self) -> None:
+        """Announce the draws of the coming steps, so that they are loaded in the background."""
+        if self.task.prefetch == 0:
+            return
+        ahead = math.ceil(self.task.prefetch * self.ctx.world_size / self.config.batch)
+        last = min(self.config.steps, self.step + 1 + ahead)
+        for step in range(max(self._announced, self.step), last):
+            for draws in self._draws(step):
+                self.task.announce(draws)
+        self._announced = max(self._announced, last)
+
+    def _take_step(self, micro: Sequence[Sequence[Draw]]) -> Step:
+        """One optimizer step over all micro-batches; raises before the update if anything is not finite."""
         config, ctx = self.config, self.ctx
         begin = time.perf_counter()
-        parts = config.accumulate
-        micro = [self.sampler.step(self.step, ctx.rank + ctx.world * i, ctx.world * parts) for i in range(parts)]
+        self._announce()
         self.optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
         for draws in micro:
             terms = self.task.loss(self.step, draws)
-            (terms["loss"] / parts).backward()
+            (terms["loss"] / len(micro)).backward()
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value.detach() / parts
+                sums[name] = sums.get(name, 0.0) + value.detach() / len(micro)
         ctx.average_gradients(self.trained.values())
         limit = config.optim.clip_norm or math.inf
         norm = ctx.clip_gradients(list(self.trained.values()), limit)
@@ -213,15 +276,15 @@ class Trainer:
         rate = learning_rate(self.step, config.optim, config.steps)
         self.optimizer.step(rate)
         self.step += 1
-        if self.average:
-            self.average.update(self.trained, self.step)
+        if self.ema:
+            self.ema.update(self.trained, self.step)
         return Step(sums, norm, rate, time.perf_counter() - begin)
 
     def _check_finite(self, terms: Mapping[str, Tensor], norm: Tensor, draws: Sequence[Draw]) -> None:
         bad = not bool(torch.isfinite(terms["loss"])) or not bool(torch.isfinite(norm))
         if not self.ctx.any(bad):
             return
-        path = self.out / (f"diverged-rank{self.ctx.rank}.json" if self.ctx.world > 1 else "diverged.json")
+        path = self.out / (f"diverged-rank{self.ctx.rank}.json" if self.ctx.world_size > 1 else "diverged.json")
         with torch.no_grad():
             alone = [float(self.task.loss(self.step, [draw])["loss"]) for draw in draws]
         batch = [
@@ -234,69 +297,105 @@ class Trainer:
             "gradient_norm": repr(float(norm)),
             "batch": batch,
         }
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        blamed = [row["id"] for row, loss in zip(batch, alone, strict=True) if not math.isfinite(loss)]
+        write_text(path, json.dumps(report, indent=1) + "\n")
+        blamed = [str(row["id"]).split()[0] for row, loss in zip(batch, alone, strict=True) if not math.isfinite(loss)]
         some = 0 < len(blamed) < len(batch)
-        advice = f"look at {', '.join(blamed)}" if some else "try a lower optim.lr or a longer optim.warmup"
+        fix = f"look at {', '.join(blamed)}" if some else "use a lower optim.lr or a longer optim.warmup"
+        if some:
+            fix += f", or leave it out: fw-train resume {self.out} --skip {' '.join(dict.fromkeys(blamed))}"
         raise TrainingDivergedError(
             f"step {self.step}: loss {float(terms['loss'])}, gradient norm {float(norm)}. The step was not taken; "
-            f"the batch, with the loss of each sample alone, is in {path}: {advice}."
+            f"{path} lists the loss of each sample of the batch: {fix}"
         )
 
-    def _validate(self, journal: Journal) -> None:
+    def _saved_before_exit(self, run_log: RunLog, error: TrainingDivergedError) -> TrainingDivergedError:
+        """Save the weights before the diverged step, if they are finite; returns the error with a note about it."""
+        run_log.event(self.step, "diverged")
+        healthy = all(bool(torch.isfinite(p).all()) for p in self.trained.values())
+        if not self.ctx.any(not healthy):
+            return TrainingDivergedError(f"{error}. Checkpoint before this step: {self._save(run_log, wait=True)}")
+        self._note_saved(run_log, self.saver.wait())
+        return TrainingDivergedError(f"{error}. The weights are not finite either, so they were not saved")
+
+    def _report_missing_gradients(self, run_log: RunLog) -> None:
+        """Warn about trained parameters that the loss of the first step does not depend on."""
+        unused = [name for name, parameter in self.trained.items() if parameter.grad is None]
+        if unused:
+            count = sum(self.trained[name].numel() for name in unused)
+            run_log.message(
+                f"warning: {count:,} trained parameters got no gradient in step {self.step}: {', '.join(unused[:3])}"
+                + (f" and {len(unused) - 3} more tensors" if len(unused) > 3 else "")
+            )
+
+    def _validate(self, run_log: RunLog) -> None:
         self.task.module.eval()
         with torch.no_grad():
             values = self.task.validate()
         self.task.module.train()
-        journal.numbers(self.step, "val", values)
+        run_log.metrics(self.step, "val", values)
 
-    def _sample(self, journal: Journal) -> None:
+    def _sample(self, run_log: RunLog) -> None:
         path = self.out / SAMPLES / f"step-{self.step:08d}.png"
         self.task.module.eval()
         with torch.no_grad():
-            self.task.sample(path if self.ctx.leads else None)
+            self.task.sample(path if self.ctx.is_main else None)
         self.task.module.train()
-        if self.ctx.leads:
-            journal.picture(self.step, path)
+        if self.ctx.is_main:
+            run_log.image(self.step, path)
 
-    def _save(self, journal: Journal, *, wait: bool = False) -> Path:
-        """Begin a save, once the one before is done; `wait` for it, on every rank."""
-        self._note_saved(journal, self.saver.wait())
+    def _save(self, run_log: RunLog, *, wait: bool = False) -> Path:
+        """Start a save after the previous one; with `wait`, return once it is complete, on every rank."""
+        self._note_saved(run_log, self.saver.wait())
+        self.ctx.wait_for_all()  # rank 0 may have waited for a slow disk
         snapshot = self._snapshot()
-        if self.ctx.leads:
+        if self.ctx.is_main:
             self.saver.start(snapshot)
         if wait:
-            self._note_saved(journal, self.saver.wait())
-            self.ctx.barrier()
+            self._note_saved(run_log, self.saver.wait())
+            self.ctx.wait_for_all()
         return self.ctx.store.path(self.step)
 
-    def _note_saved(self, journal: Journal, path: Path | None) -> None:
+    def _note_saved(self, run_log: RunLog, path: Path | None) -> None:
         if path is not None:
-            journal.event(step_of(path), "saved", path=path.name)
+            run_log.event(step_of(path), "saved", path=path.name)
 
     def _snapshot(self) -> Snapshot:
-        """The state as it is now, copied to the host on rank 0; every rank calls this."""
+        """The current state, copied to the host on rank 0; every rank calls this."""
         tensors: dict[str, Mapping[str, Tensor]] = {"model": self.trained, "optimizer": self.optimizer.tensors()}
-        if self.average:
-            tensors["ema"] = self.average.weights
+        if self.ema:
+            tensors["ema"] = self.ema.weights
         copies: dict[str, dict[str, Tensor]] = {}
         for stem, named in tensors.items():
             for name, tensor in named.items():
-                put_together = whole(tensor)
-                if self.ctx.leads:
-                    copies.setdefault(stem, {})[name] = put_together.to("cpu", copy=True)
+                gathered = full_tensor(tensor)
+                if self.ctx.is_main:
+                    copies.setdefault(stem, {})[name] = gathered.to("cpu", copy=True)
         state = {"step": self.step, "stage": self.config.stage, "identity": dict(self.task.identity)}
         return Snapshot(tensors=copies, state=state)
 
     @torch.no_grad()
     def _load(self, snapshot: Snapshot) -> None:
         saved = snapshot.tensors["model"]
-        if saved.keys() != self.trained.keys():
-            differ = sorted(saved.keys() ^ self.trained.keys())
+        if differ := self._unexplained(saved):
             raise CheckpointError(f"the checkpoint trains other parameters than this run, first: {differ[:3]}")
         for name, parameter in self.trained.items():
-            fill(parameter, saved[name])
+            copy_into(parameter, saved[name])
         self.optimizer.load(snapshot.tensors["optimizer"])
-        if self.average:
-            self.average.load(snapshot.tensors["ema"])
+        if self.ema:
+            self.ema.load(snapshot.tensors["ema"])
         self.step = int(snapshot.state["step"])
+
+    def _unexplained(self, saved: Mapping[str, Tensor]) -> list[str]:
+        """Names that only the checkpoint or only this run trains.
+
+        Earlier versions counted parameters without a gradient as trained; these still have their initial values.
+        """
+        frozen = dict(self.task.module.named_parameters())
+        differ = []
+        for name in sorted(saved.keys() ^ self.trained.keys()):
+            unchanged = name in saved and name in frozen
+            if unchanged:
+                now = full_tensor(frozen[name]).cpu()
+                unchanged = torch.equal(now, saved[name].to(now.dtype))
+            differ += [] if unchanged else [name]
+        return differ

@@ -1,56 +1,76 @@
-"""AdamW, its learning rate, and the running average of weights, with every state a named tensor.
+"""AdamW, the learning-rate schedule, and the moving average of weights, with all state as named tensors.
 
-AdamW is spelled out here rather than taken from torch.optim, which imports the whole compiler (several seconds of every
-start); a test holds the two equal. Of parameters that are sharded over ranks, each rank updates the piece it holds.
+AdamW is implemented here because torch.optim imports the compiler (several seconds of every start); a test compares the
+two. Each rank updates its shards of sharded parameters.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fw_model.wan.camera_adapter import CameraAdapter
 from fw_train.config.schema import OptimConfig
-from fw_train.engine.distributed import fill, piece
+from fw_train.engine.distributed import copy_into, local_part
 
 Parameters = Mapping[str, nn.Parameter]
 EPSILON = 1e-8
+CHUNK = 1 << 26
+"""Elements that are updated together; the update needs this much memory besides the state."""
 
 
 class AdamW:
     """Loshchilov and Hutter 2019, algorithm 2; only `*.weight` of two or more axes (matrices, kernels) decays.
 
-    A parameter without a gradient is left alone, its moments and its count of steps too.
+    A parameter without a gradient keeps its value, its moments and its count of steps.
 
     Args:
-        parameters: trained parameters by name.
+        parameters: name -> parameter.
         config: moment decays and weight decay.
         shares: parameter name -> its learning rate as a share of the common one; 1 for all others.
+        offload: keep the moments in host memory; of parameters on a GPU only.
     """
 
-    def __init__(self, parameters: Parameters, config: OptimConfig, shares: Mapping[str, float] | None = None) -> None:
-        self.parameters, self.config, self.shares = parameters, config, shares or {}
-        self.first = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        self.second = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    def __init__(
+        self,
+        parameters: Parameters,
+        config: OptimConfig,
+        shares: Mapping[str, float] | None = None,
+        *,
+        offload: bool = False,
+    ) -> None:
+        self.parameters, self.config, self._offload = parameters, config, offload
+        self.shares = shares or {}
+        self.first = {name: _moments(p, offload) for name, p in parameters.items()}
+        self.second = {name: _moments(p, offload) for name, p in parameters.items()}
         self.steps = dict.fromkeys(parameters, 0)
+        self._chunks = _chunks(parameters)
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Drop all gradients."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """One update at learning rate `rate`."""
+        """Update all parameters once, at learning rate `rate`."""
+        for names in self._chunks:
+            self._update([name for name in names if self.parameters[name].grad is not None], rate)
+
+    def _update(self, names: Sequence[str], rate: float) -> None:
+        if not names:
+            return
         beta1, beta2 = self.config.betas
-        names = [name for name, p in self.parameters.items() if p.grad is not None]
         for name in names:
             self.steps[name] += 1
         rates = [rate * self.shares.get(name, 1.0) for name in names]
-        weights = [piece(self.parameters[name]) for name in names]
-        gradients = [piece(g) for name in names if (g := self.parameters[name].grad) is not None]
-        first, second = [piece(self.first[name]) for name in names], [piece(self.second[name]) for name in names]
+        weights = [local_part(self.parameters[name]) for name in names]
+        gradients = [local_part(g) for name in names if (g := self.parameters[name].grad) is not None]
+        stored = [[local_part(state[name]) for name in names] for state in (self.first, self.second)]
+        first, second = stored
+        if self._offload:
+            first, second = ([m.to(w.device, copy=True) for m, w in zip(s, weights, strict=True)] for s in stored)
         torch._foreach_mul_(weights, [1 - r * self.decay(name) for r, name in zip(rates, names, strict=True)])
         torch._foreach_lerp_(first, gradients, 1 - beta1)
         torch._foreach_mul_(second, beta2)
@@ -60,9 +80,11 @@ class AdamW:
         torch._foreach_add_(spread, EPSILON)
         updates = [-r / (1 - beta1 ** self.steps[name]) for r, name in zip(rates, names, strict=True)]
         torch._foreach_addcdiv_(weights, first, spread, updates)
+        if self._offload:
+            torch._foreach_copy_([*stored[0], *stored[1]], [*first, *second])
 
     def decay(self, name: str) -> float:
-        """Weight decay of a parameter."""
+        """Weight decay of a parameter by name."""
         matrix = self.parameters[name].ndim >= 2 and name.endswith("weight")
         return self.config.weight_decay if matrix else 0.0
 
@@ -73,10 +95,10 @@ class AdamW:
         return state | {f"{name}/steps": torch.tensor(count) for name, count in self.steps.items()}
 
     def load(self, saved: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Restore the state that `tensors` returned."""
         for name in self.parameters:
-            fill(self.first[name], saved[f"{name}/first"])
-            fill(self.second[name], saved[f"{name}/second"])
+            copy_into(self.first[name], saved[f"{name}/first"])
+            copy_into(self.second[name], saved[f"{name}/second"])
             self.steps[name] = int(saved[f"{name}/steps"])
 
 
@@ -89,8 +111,27 @@ def rate_shares(module: nn.Module, config: OptimConfig) -> dict[str, float]:
     return {name: config.camera_adapter_lr for name, _ in module.named_parameters() if name.startswith(inside)}
 
 
+def _moments(parameter: nn.Parameter, offload: bool) -> Tensor:
+    if not offload or parameter.device.type != "cuda":
+        return torch.zeros_like(parameter)
+    return torch.zeros(parameter.shape, dtype=parameter.dtype, pin_memory=True)
+
+
+def _chunks(parameters: Parameters) -> list[list[str]]:
+    """Names in groups of up to CHUNK elements."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name, parameter in parameters.items():
+        size += parameter.numel()
+        if size > CHUNK and groups[-1]:
+            groups.append([])
+            size = parameter.numel()
+        groups[-1].append(name)
+    return groups
+
+
 def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
-    """Rate of the step that follows `step` finished ones: linear warm-up, then constant or a cosine to a tenth."""
+    """Learning rate of the step after `step` steps: linear warm-up, then constant or a cosine to a tenth of it."""
     warm = min(1.0, (step + 1) / (config.warmup + 1))
     if config.schedule == "constant" or step < config.warmup:
         return config.lr * warm
@@ -98,11 +139,11 @@ def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
     return config.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-class Average:
-    """Exponential running average: `average <- d * average + (1 - d) * weights` after every step.
+class EMA:
+    """Exponential moving average: `average <- d * average + (1 - d) * weights` after every step.
 
-    d is `decay`, but after step n at most n / (n + 9), so that the weights a run began with are soon forgotten, also in
-    a run not much longer than the average: with d = 0.998 from the start 45 % of them were left after 400 steps.
+    d is `decay`, but after step n at most n / (n + 9), so that the average soon forgets the initial weights, even in a
+    short run: with d = 0.998 from the first step, 45 % of them would remain after 400 steps.
     """
 
     def __init__(self, parameters: Parameters, decay: float) -> None:
@@ -111,12 +152,12 @@ class Average:
 
     @torch.no_grad()
     def update(self, parameters: Parameters, step: int) -> None:
-        """Take in the weights after step `step`, counted from 1."""
+        """Average in the weights after step `step`, counted from 1."""
         decay = min(self.decay, step / (step + 9))
-        current = [piece(parameters[name]) for name in self.weights]
-        torch._foreach_lerp_([piece(average) for average in self.weights.values()], current, 1 - decay)
+        current = [local_part(parameters[name]) for name in self.weights]
+        torch._foreach_lerp_([local_part(average) for average in self.weights.values()], current, 1 - decay)
 
     def load(self, saved: Mapping[str, Tensor]) -> None:
-        """Put back an average from a checkpoint."""
+        """Restore an average from a checkpoint."""
         for name, average in self.weights.items():
-            fill(average, saved[name])
+            copy_into(average, saved[name])

@@ -1,4 +1,4 @@
-"""What a run says while it works: log.jsonl, trackers such as TensorBoard, and a progress bar or plain lines.
+"""Log of a run: log.jsonl, trackers such as TensorBoard, and a progress bar or plain lines on the terminal.
 
 A row of log.jsonl is one JSON object: `step` (optimizer steps done), `split` ("train" or "val") and numbers, or
 `step` and `event`. A resumed run drops the rows after its checkpoint, so curves never run backwards.
@@ -11,12 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fw_core.files import write_text
 from fw_train.engine.trackers import Tracker
 
 LOG = "log.jsonl"
 
 
-class Journal:
+class RunLog:
     """Writes the log of one run; use as a context manager.
 
     Args:
@@ -24,7 +25,7 @@ class Journal:
         steps: total steps of the run, for the progress bar.
         step: steps already done; later rows of an existing log are dropped.
         quiet: write files only.
-        trackers: where numbers and pictures go too; closed with the journal.
+        trackers: also get metrics and images; closed with the log.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Journal:
         self._quiet = quiet
         self._bar: Any = None
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "RunLog":
         if not self._quiet and sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -64,36 +65,36 @@ class Journal:
         for tracker in self._trackers:
             tracker.close()
 
-    def tick(self, step: int) -> None:
-        """Move the progress bar."""
+    def progress(self, step: int) -> None:
+        """Advance the progress bar to a step."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=step)
 
-    def numbers(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """One row of numbers, to every place."""
+    def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Log a row of measurements."""
         self._row({"step": step, "split": split, **values})
         for tracker in self._trackers:
-            tracker.numbers(step, split, values)
+            tracker.metrics(step, split, values)
         line = f"step {step}/{self._steps} {split} " + " ".join(
             f"{k} {_short(v)}" for k, v in values.items() if k.count("/") < 2
         )
         if self._bar is not None and split == "train":
             self._bar.update(self._bar.task_ids[0], completed=step, note=f"loss {_short(values['loss'])}")
         else:
-            self.say(line)
+            self.message(line)
 
     def event(self, step: int, event: str, **details: Any) -> None:
-        """One row that is not a measurement: started, resumed, saved, interrupted, diverged, finished."""
+        """Log an event: started, saved, sampled, interrupted, diverged or finished."""
         self._row({"step": step, "event": event, **details})
 
-    def picture(self, step: int, path: Path) -> None:
-        """A picture file of generated worlds, to the trackers; a row of the log names it."""
+    def image(self, step: int, path: Path) -> None:
+        """Log an image file of generated worlds."""
         self.event(step, "sampled", path=path.name)
         for tracker in self._trackers:
-            tracker.picture(step, path)
+            tracker.image(step, path)
 
-    def say(self, line: str) -> None:
-        """A line for the person watching."""
+    def message(self, line: str) -> None:
+        """Print a line."""
         if self._quiet:
             return
         if self._bar is not None:
@@ -107,7 +108,7 @@ class Journal:
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
-    """Every whole row of a run's log, oldest first; a last line cut off by a crash is left out."""
+    """All complete rows of a run's log, oldest first, without a last line that a crash cut off."""
     path = out / LOG
     rows: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []:
@@ -121,13 +122,11 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Keep the rows up to `step` only; none when the run begins anew."""
+    """Keep the rows up to `step` only; none for a run that starts over."""
     if not path.exists():
         return
     kept = [row for row in read_log(path.parent) if 0 < step >= row["step"]]
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-    fresh.replace(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _short(value: float) -> str:

@@ -1,32 +1,32 @@
-"""A polite end: the first SIGTERM or SIGINT asks the loop to save and leave, the second acts at once."""
+"""Graceful shutdown on SIGTERM and SIGINT: the first signal asks the loop to save and stop, the second acts at once."""
 
 import signal
 from typing import Any
 
 
-class Stop:
-    """While entered, notes the first SIGTERM or SIGINT in `signal` (0: none) and then gives the old handlers back."""
+class GracefulShutdown:
+    """Context that records the first SIGTERM or SIGINT in `signal` (0: none) and then restores the old handlers."""
 
     def __init__(self) -> None:
         self.signal = 0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "Stop":
+    def __enter__(self) -> "GracefulShutdown":
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
-                self._before[number] = signal.signal(number, self._ask)
-            except ValueError:  # not the main thread: whoever runs us there handles signals
+                self._before[number] = signal.signal(number, self._record)
+            except ValueError:  # not the main thread, so signals are handled elsewhere
                 break
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._give_back()
+        self._restore()
 
-    def _ask(self, number: int, _frame: object) -> None:
+    def _record(self, number: int, _frame: object) -> None:
         self.signal = number
-        self._give_back()
+        self._restore()
 
-    def _give_back(self) -> None:
+    def _restore(self) -> None:
         while self._before:
             number, handler = self._before.popitem()
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What steps measured, averaged between two log lines, and how fast they were: samples, tokens, FLOP/s and MFU."""
+"""Measurements of training steps, averaged between two log lines: loss terms, samples, tokens, FLOP/s and MFU."""
 
 import resource
 import time
@@ -31,11 +31,11 @@ PEAK_TFLOPS = {
     "RTX 4090": 165.0,
     "RTX 3090": 71.0,
 }
-"""Dense bfloat16 peak by a part of the GPU's name (vendors' data sheets); the first that fits counts."""
+"""Dense bfloat16 peak by a part of the GPU's name (vendors' data sheets); the first match counts."""
 
 
 class Step(NamedTuple):
-    """What one optimizer step measured; tensors stay on the device until they are logged."""
+    """Measurements of one optimizer step; tensors stay on the device until they are logged."""
 
     terms: Mapping[str, Tensor]
     gradient_norm: Tensor
@@ -44,39 +44,39 @@ class Step(NamedTuple):
 
 
 class Meter:
-    """Averages steps between two log lines, and says how fast they were.
+    """Averages steps between two log lines and measures their speed.
 
-    FLOPs are counted once, in the first step, by torch's own formulas: matrix products, convolutions and torch's
-    attention, forward and backward, without what activation checkpointing runs again. Attention kernels of other
-    packages are not seen.
+    FLOPs are counted once for each number of tokens per step, by torch's formulas: matrix products, convolutions and
+    torch's attention, forward and backward, without the recomputation of activation checkpointing. Attention kernels of
+    other packages are not counted.
 
     Args:
         config: the run.
-        ctx: which process this is.
+        ctx: this process.
     """
 
     def __init__(self, config: TrainConfig, ctx: Context) -> None:
         self.ctx, self.samples = ctx, config.batch
-        clip = config.clip
-        self.tokens = config.batch * (clip.frames // 4 + 1) * (clip.height // 16) * (clip.width // 16)
-        self.flops = 0
-        """Of one optimizer step of this process; 0 before the first."""
+        self.flops: dict[int, int] = {}
+        """FLOPs of one optimizer step of this process, by its number of video tokens."""
         self._dtype = torch.bfloat16 if half_precision(config.compute.precision, ctx.device) else torch.float32
         self._peak = 0.0
-        self._steps: list[Step] = []
+        self._steps: list[tuple[Step, int]] = []
 
-    def counting(self) -> AbstractContextManager[object]:
-        """Around a step: counts its FLOPs if that was not done yet."""
-        return nullcontext() if self.flops else FlopCount(self)
+    def counting(self, tokens: int) -> AbstractContextManager[object]:
+        """Context of a step of so many tokens, in which its FLOPs are counted if they are not known yet."""
+        return nullcontext() if tokens in self.flops else FlopCount(self.flops, tokens)
 
-    def add(self, step: Step) -> None:
-        """Take in one step."""
-        self._steps.append(step)
+    def add(self, step: Step, tokens: int) -> None:
+        """Add one step of so many video tokens in this process."""
+        self._steps.append((step, tokens))
 
     def drain(self) -> dict[str, float]:
         """Means since the last call; rates over all processes (TFLOP/s and MFU: of one), memory in GiB (peak)."""
-        steps = self._steps
-        rate = len(steps) / sum(step.seconds for step in steps)
+        steps = [step for step, _ in self._steps]
+        seconds = sum(step.seconds for step in steps)
+        tokens = sum(count for _, count in self._steps) * self.ctx.world_size
+        flops = sum(self.flops[count] for _, count in self._steps)
         names = list(dict.fromkeys(name for step in steps for name in step.terms))
         means = torch.stack([torch.stack([s.terms[n] for s in steps if n in s.terms]).mean() for n in names])
         row = dict(zip(names, self.ctx.mean(means.float()).tolist(), strict=True))
@@ -85,39 +85,45 @@ class Meter:
         return row | {
             "gradient_norm": float(torch.stack([step.gradient_norm for step in steps]).mean()),
             "learning_rate": steps[-1].learning_rate,
-            "samples_per_s": self.samples * rate,
-            "latent_tokens_per_s": self.tokens * rate,
-            "tflops_per_s": self.flops * rate / 1e12,
-            "mfu": self.flops * rate / self._peak,
+            "samples_per_s": self.samples * len(steps) / seconds,
+            "latent_tokens_per_s": tokens / seconds,
+            "tflops_per_s": flops / seconds / 1e12,
+            "mfu": flops / seconds / self._peak,
             "memory_gib": memory_gib(self.ctx.device),
         }
 
 
 class FlopCount(TorchDispatchMode):
-    """Adds the FLOPs of every operation while it is active to a meter's; changes no result."""
+    """Counts the FLOPs of all operations while it is active; changes no result.
+
+    Args:
+        flops: table to enter the sum into.
+        tokens: key of the entry.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # skipping it would import the whole compiler, several seconds of every start
+        return False  # skipping it would import the compiler, several seconds of every start
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, flops: dict[int, int], tokens: int) -> None:
         super().__init__()
-        self.meter = meter
+        self.flops, self.tokens = flops, tokens
+        flops[tokens] = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        # in the backward pass, what runs with gradients on is run again
+        # operations with gradients enabled during the backward pass are recomputation
         again = torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled()
         formula = None if again else _FORMULAS.get(func.overloadpacket)
         if formula is not None:
-            self.meter.flops += formula(*args, **(kwargs or {}), out_val=out)
+            self.flops[self.tokens] += formula(*args, **(kwargs or {}), out_val=out)
         return out
 
 
 def uncounted() -> AbstractContextManager[object]:
-    """Around work that is not the network's, such as the frozen encoders': a count under way does not see it."""
+    """Context of work outside of the network, such as the frozen encoders, that FLOP counts leave out."""
     return _disable_current_modes()
 
 
@@ -137,7 +143,7 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s that the device could do at best: the data sheet's for bfloat16, or else a matrix product timed here."""
+    """Peak FLOP/s of a device: from the data sheet for bfloat16 on a GPU, else of a matrix product timed here."""
     if device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for part, tflops in PEAK_TFLOPS.items():
@@ -154,7 +160,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def memory_gib(device: torch.device) -> float:
-    """Most memory that this process has held: of its GPU, or of the host."""
+    """Peak memory of this process in GiB: on its GPU, or on the host."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go beside log.jsonl: TensorBoard always, Weights & Biases when a project is named."""
+"""Trackers besides log.jsonl: TensorBoard always, Weights & Biases if a project is given."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,36 +11,36 @@ from fw_train.config.schema import ConfigError, TrainConfig
 
 @runtime_checkable
 class Tracker(Protocol):
-    """A place that shows curves."""
+    """A service that shows curves and images."""
 
-    def numbers(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Measurements after `step` optimizer steps."""
+    def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Log measurements after `step` optimizer steps."""
         ...
 
-    def picture(self, step: int, path: Path) -> None:
-        """A picture of generated worlds."""
+    def image(self, step: int, path: Path) -> None:
+        """Log an image of generated worlds."""
         ...
 
     def close(self) -> None:
-        """Write what is still held back."""
+        """Flush and close the tracker."""
         ...
 
 
 class TensorBoard:
-    """Event files in OUT/tensorboard; those of steps after `step` are dropped."""
+    """Event files in OUT/tensorboard; entries after `step` are dropped."""
 
     def __init__(self, out: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def numbers(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """One scalar for each."""
+    def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Log one scalar for each measurement."""
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
 
-    def picture(self, step: int, path: Path) -> None:
-        """The picture as it is."""
+    def image(self, step: int, path: Path) -> None:
+        """Log the image file."""
         import numpy as np
         from PIL import Image
 
@@ -48,15 +48,15 @@ class TensorBoard:
             self._board.add_image("samples", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is still held back."""
+        """Flush and close the event file."""
         self._board.close()
 
 
 class WeightsAndBiases:
-    """A run of a Weights & Biases project; a resumed run goes on under the same id.
+    """A run of a Weights & Biases project; a resumed run keeps its id.
 
-    WANDB_MODE=offline keeps everything in OUT/wandb. The curves are drawn over `step`, so that steps which a killed run
-    had taken after its last checkpoint, and takes again, do no harm.
+    WANDB_MODE=offline keeps everything in OUT/wandb. Curves are drawn over `step`, so that steps repeated after a kill
+    do not distort them.
     """
 
     def __init__(self, config: TrainConfig, out: Path) -> None:
@@ -73,21 +73,21 @@ class WeightsAndBiases:
         )
         self._run.define_metric("*", step_metric="step")
 
-    def numbers(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """All at once."""
+    def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Log all measurements of a step together."""
         self._run.log({"step": step, **{f"{split}/{name}": value for name, value in values.items()}})
 
-    def picture(self, step: int, path: Path) -> None:
-        """The picture as it is."""
+    def image(self, step: int, path: Path) -> None:
+        """Log the image file."""
         self._run.log({"step": step, "samples": self._wandb.Image(str(path))})
 
     def close(self) -> None:
-        """Say that the process is done."""
+        """Finish the run of this process."""
         self._run.finish()
 
 
 def check_trackers(config: TrainConfig) -> None:
-    """Raise ConfigError when a tracker is asked for that is not installed."""
+    """Raise ConfigError if a requested tracker is not installed."""
     if config.wandb and find_spec("wandb") is None:
         raise ConfigError(
             f"wandb = {config.wandb!r}: Weights & Biases is not installed; install the extra fw-train[wandb], "
@@ -96,6 +96,6 @@ def check_trackers(config: TrainConfig) -> None:
 
 
 def open_trackers(config: TrainConfig, out: Path, step: int) -> list[Tracker]:
-    """The trackers of a run that continues after `step` steps."""
+    """Open the trackers of a run that continues after `step` steps."""
     trackers: list[Tracker] = [TensorBoard(out, step)]
     return [*trackers, WeightsAndBiases(config, out)] if config.wandb else trackers

@@ -11,7 +11,7 @@ from rich.console import Console
 from fw_core.devices import choose_device
 from fw_model.pipeline.result import World
 from fw_train.config.schema import ConfigError
-from fw_train.data.samples import open_dataset
+from fw_train.data.split import open_dataset
 from fw_train.evaluate.checkpoint import Checkpoint, Say
 from fw_train.evaluate.compare import check_comparable, compare
 from fw_train.evaluate.evaluation import (

@@ -18,7 +18,7 @@ from fw_model.checkpoints.opening import safetensors_files
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
 from fw_train.config.schema import ClipConfig, ConfigError
-from fw_train.data.samples import open_dataset, why_unusable
+from fw_train.data.split import open_dataset, why_unusable
 from fw_train.evaluate.checkpoint import Checkpoint, Say, open_checkpoint
 from fw_train.evaluate.evaluation import Plain
 from fw_train.evaluate.generation import noise_seed

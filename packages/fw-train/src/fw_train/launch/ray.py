@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fw_train.config.load import absolute
+from fw_train.config.preflight import check_unlocked
 from fw_train.config.schema import ConfigError, TrainConfig
 
 if TYPE_CHECKING:
@@ -35,8 +37,10 @@ def fit(config: TrainConfig) -> "Outcome":
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    config = absolute(config)  # workers have another working directory
     assert config.out is not None
-    out = config.out.resolve()
+    out = config.out
+    check_unlocked(out)
     out.mkdir(parents=True, exist_ok=True)
     refusal = out / FOLDER / REFUSAL
     refusal.unlink(missing_ok=True)

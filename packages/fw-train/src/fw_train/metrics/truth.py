@@ -20,7 +20,7 @@ from fw_data.dataset.transforms import fit_window
 from fw_geometry import Trajectory, unproject
 from fw_model.losses.targets import normalize_scene
 from fw_train.config.schema import ClipConfig, ConfigError
-from fw_train.data.samples import split_clips, why_unusable
+from fw_train.data.split import split_clips, why_unusable
 from fw_train.evaluate.options import Subset
 
 

@@ -6,6 +6,8 @@ from fw_model.config import WorldConfig
 
 _TEXT_LAYERS, _TEXT_WIDTH, _TEXT_INNER, _TEXT_HIDDEN = 24, 4096, 4096, 10240
 _CLIP_LAYERS, _CLIP_WIDTH, _CLIP_HIDDEN, _CLIP_PATCH = 31, 1280, 5120, 14 * 14 * 3
+VAE_BYTES = 4 * 126_892_531
+"""Weights of Wan's video autoencoder, encoder and decoder, in float32."""
 _VAE_CLIP, _VAE_FRAME, _VAE_SQUARE, _VAE_PARAMETERS = 161_312, 4_995_945, 0.375, 53_596_928
 """FLOPs per pixel of a clip and of every frame but the first; per latent frame and squared pixel; parameters."""
 

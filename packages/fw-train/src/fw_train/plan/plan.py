@@ -20,17 +20,18 @@ from fw_model.losses.targets import GeometryTargets
 from fw_model.model.model import FantasyWorld
 from fw_train.config.check import check
 from fw_train.config.schema import ConfigError, TrainConfig
+from fw_train.data.split import Shape, shapes_of
 from fw_train.engine.distributed import half_precision
-from fw_train.engine.optim import AdamW, Average
+from fw_train.engine.optim import EMA, AdamW
 from fw_train.lora import add_adapters
 from fw_train.model_bundle import world_config
-from fw_train.plan.encoders import EncoderWork, encoder_work
+from fw_train.plan.encoders import VAE_BYTES, EncoderWork, encoder_work
 from fw_train.plan.meta_model import MetaDeviceMode
 from fw_train.plan.meter import Operation, StepMeter
 from fw_train.tasks.stages import LOSSES, Batch, choose_parameters, idle_parts, parameter_group
 from fw_train.tasks.world_task import halve_frozen, shard_units
 
-MEMORY = ("trained weights", "frozen weights", "gradients", "optimizer", "running average", "batch", "activations")
+MEMORY = ("trained weights", "frozen weights", "gradients", "optimizer", "moving average", "batch", "activations")
 """Labels of memory."""
 PARTS = (
     "camera control",
@@ -97,6 +98,8 @@ class Plan:
     """Peak bytes per GPU in a step, by label (MEMORY)."""
     encoders: list[EncoderWork]
     """Additional cost of the frozen encoders for each window without cached latents."""
+    shape: Shape
+    """Shape of the samples: of the buckets, the one with the most tokens."""
     operations: list[Operation]
     """Distinct operations of one micro-batch and the update, which can be timed separately."""
 
@@ -129,6 +132,9 @@ def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optim
         ConfigError: the batch cannot be cut for this number of GPUs, or the model does not exist.
     """
     check(config)
+    shape = max(shapes_of(config.clip), key=lambda shape: shape.tokens)
+    clip = dataclasses.replace(config.clip, frames=shape.frames, height=shape.height, width=shape.width)
+    planned = dataclasses.replace(config, clip=clip)
     parts = gpus * config.accumulate
     if gpus < 1 or config.batch % parts:
         raise ConfigError(
@@ -142,16 +148,16 @@ def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optim
     choose_parameters(world, config.stage, unfreeze_geometry=config.unfreeze_geometry)
     if config.compute.frozen_dtype == "bf16":
         halve_frozen(world)
-    meter = run_step(config, world, micro, device=device, gpus=gpus, optimizer=optimizer)
-    clip = config.clip
+    meter = run_step(planned, world, micro, device=device, gpus=gpus, optimizer=optimizer)
     return Plan(
         config=config,
         gpus=gpus,
         micro_batch=micro,
-        tokens=(clip.frames // 4 + 1) * (clip.height // 16) * (clip.width // 16),
+        tokens=shape.tokens,
         parameters=count_parameters(world),
         work=_work(meter, parts),
-        memory=_memory(meter, world, config, gpus),
+        memory=_memory(meter, world, config, gpus) | _encoder_memory(config, model),
+        shape=shape,
         encoders=encoder_work(model, clip.frames, clip.height, clip.width),
         operations=meter.operations(),
     )
@@ -206,10 +212,10 @@ def run_step(
     meter.adopt(world.buffers(), "frozen weights")
     world.set_checkpointing(config.compute.activation_checkpointing)
     with meter:
-        with meter.booking("optimizer"):
+        with meter.booking("host" if config.compute.offload_optimizer else "optimizer"):
             adam = AdamW(trained, config.optim) if optimizer else None
-        with meter.booking("running average"):
-            average = Average(trained, config.optim.ema) if config.optim.ema and optimizer else None
+        with meter.booking("moving average"):
+            ema = EMA(trained, config.optim.ema) if config.optim.ema and optimizer else None
         with meter.booking("batch"):
             batch = meta_batch(world.config, config, micro)
         if config.accumulate > 1:  # gradients of earlier micro-batches
@@ -231,8 +237,8 @@ def run_step(
         if adam:
             nn.utils.clip_grad_norm_(list(trained.values()), config.optim.clip_norm or float("inf"))
             adam.step(config.optim.lr)
-        if average:
-            average.update(trained, 1)
+        if ema:
+            ema.update(trained, 1)
     return meter
 
 
@@ -283,6 +289,13 @@ def _memory(meter: StepMeter, world: FantasyWorld, config: TrainConfig, gpus: in
     inside = {id(p) for unit in units for p in unit.parameters()}
     around = _whole(p for p in world.parameters() if id(p) not in inside)
     return memory | {"gathered": around + 2 * max(_whole(unit.parameters()) for unit in units)}
+
+
+def _encoder_memory(config: TrainConfig, model: WorldConfig) -> dict[str, int]:
+    """Weights of the video autoencoder, if it shares the GPU with the training. Text and image encoder never do."""
+    beside = config.every.sample > 0 or not config.clip.encode_first
+    wan = bool(encoder_work(model, config.clip.frames, config.clip.height, config.clip.width))
+    return {"video autoencoder": VAE_BYTES} if wan and beside else {}
 
 
 def _whole(parameters: Iterable[nn.Parameter]) -> int:

@@ -20,9 +20,8 @@ from fw_model.pipeline.components import SPEC_FILE
 from fw_model.pipeline.settings import Sampling
 from fw_toy.rooms.clip import HELD_OUT_WORLDS
 from fw_train.config.keys import is_flag
-from fw_train.config.load import CONFIG, changed_keys, load
+from fw_train.config.load import CONFIG, changed_keys, is_rooms, load
 from fw_train.config.schema import LAUNCH, ConfigError, TrainConfig
-from fw_train.data.rooms import is_rooms
 
 PLACES = ("data", "init", "out", "recipe", "model", *LAUNCH)
 """Keys that the commands of the card give separately, or that only control the launch."""

@@ -1,7 +1,7 @@
-"""Worlds generated while a run goes on: held-out clips made anew from their first frames, drawn beside the truth.
+"""Previews during a run: worlds generated from the first frames of held-out clips, drawn beside the truth.
 
-Everything random in them is a function of the clip's place among the held-out ones, so pictures of different steps
-compare, and the training that follows is the same with and without them.
+All randomness is a function of the clip's index among the held-out ones, so images of different steps compare, and
+previews do not change the training.
 
 Axes: F frames, H W pixels.
 """
@@ -16,8 +16,9 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fw_core.files import replacing
 from fw_data.dataset.schema import ClipRecord
-from fw_data.dataset.transforms import fit_video
+from fw_data.dataset.windows import Window, load_window
 from fw_geometry.camera import Trajectory
 from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.export.depth import colorize
@@ -30,53 +31,56 @@ if TYPE_CHECKING:
     from fw_train.tasks.world_task import WorldTask
 
 COLUMNS = 5
-"""Frames of a clip that a picture shows."""
+"""Frames of a clip in an image."""
 
 
 def sample_strip(task: "WorldTask", record: ClipRecord) -> UInt8[np.ndarray, "h w 3"]:
-    """Rows of a clip's true frames and generated ones, and of both depths where the stage trains geometry or after it.
+    """Rows of true and generated frames, and of true and generated depth from stage 1 on.
 
-    Each depth row has colours of its own: near is warm, far is cold.
+    Each row of depth has its own color scale: near is warm, far is cold.
     """
-    clip, start = task.config.clip, task.held_out_start(record)
+    shape, start = task.split.shape(record.id), task.held_out_start(record)
     sample = task.samples.load(record.id, start)
-    frames = task.samples.dataset.video(record.id, slice(start, start + clip.frames))
-    truth = _pixels(fit_video(frames, clip.height, clip.width))
+    window = Window(record.id, start, *shape, task.config.clip.fps, labels=False)
+    video = load_window(task.samples.dataset, window).video
+    assert video is not None, "the window asks for images"
+    truth = _pixels(torch.from_numpy(video))
     world = _generate(task, record, sample, truth[0])
     rows = [truth, world.video]
     if task.config.stage != "base":
         assert sample.depth is not None, "a stage with geometry keeps its labels"
         rows += [colorize(sample.depth.numpy()), colorize(world.depth)]
-    shown = np.unique(np.linspace(0, clip.frames - 1, COLUMNS).round().astype(int))
+    shown = np.unique(np.linspace(0, shape.frames - 1, COLUMNS).round().astype(int))
     return np.concatenate([rearrange(row[shown], "f h w c -> h (f w) c") for row in rows])
 
 
 def save_strips(path: Path, strips: Sequence[UInt8[np.ndarray, "h w 3"]]) -> None:
-    """Write the clips below each other as one PNG, which appears whole."""
+    """Write the clips below each other into one PNG, atomically; narrower ones are padded with black."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(np.concatenate(strips)).save(partial, format="PNG")
-    partial.replace(path)
+    width = max(strip.shape[1] for strip in strips)
+    padded = [np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0))) for strip in strips]
+    with replacing(path) as partial:
+        Image.fromarray(np.concatenate(padded)).save(partial, format="PNG")
 
 
 @torch.no_grad()
 def _generate(task: "WorldTask", record: ClipRecord, sample: Sample, first: UInt8[np.ndarray, "H W 3"]) -> World:
-    """The clip's world along its true camera path, in the unit that training gives it."""
-    config, parts = task.config, task.parts
+    """Generate a clip's world along its true camera path, in the unit of training."""
+    config, bundle = task.config, task.bundle
+    shape = task.split.shape(record.id)
     path = Trajectory(
         pose_c2w=sample.pose_c2w.double().numpy(),
         K=sample.K.double().numpy(),
-        width=config.clip.width,
-        height=config.clip.height,
+        width=shape.width,
+        height=shape.height,
     )
     pipeline = WorldPipeline(
         task.world,
-        parts.autoencoder,
+        bundle.autoencoder,
         _KnownTexts(task),
-        image_encoder=None if sample.image_tokens is None else _KnownPicture(sample.image_tokens),
-        sampling=parts.sampling,
+        image_encoder=None if sample.image_tokens is None else _KnownImage(sample.image_tokens),
+        sampling=bundle.sampling,
         device=task.device,
     )
     with unsharded(task.world):
@@ -88,37 +92,37 @@ def _generate(task: "WorldTask", record: ClipRecord, sample: Sample, first: UInt
             scene_scale=sample.scale,
             cross_branch=config.stage == "stage2",
         )
-    assert last.world is not None, "the last report has the world"
+    assert last.world is not None, "the last report contains the world"
     return last.world
 
 
 class _KnownTexts:
-    """A text encoder of embeddings that the run has at hand."""
+    """A text encoder that looks up the embeddings of the run."""
 
     def __init__(self, task: "WorldTask") -> None:
         video = task.world.config.video
         self.task, self.text_len, self.text_dim = task, video.text_len, video.text_dim
 
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "b l d"]:
-        return torch.stack([self.task.text(prompt) for prompt in prompts])
+        return torch.stack([self.task.text(prompt) for prompt in prompts]).to(self.task.device)
 
     def truncation(self, prompt: str) -> str | None:
         return self.task.parts.text_encoder.truncation(prompt)
 
     def spec(self) -> dict[str, Any]:
-        return self.task.parts.text_encoder.spec()
+        return self.task.bundle.text_encoder.spec()
 
     def to(self, device: torch.device | str) -> "_KnownTexts":
-        """The embeddings are where the run computes already."""
+        """Do nothing; embeddings are moved when they are read."""
         del device
         return self
 
     def free(self) -> None:
-        """There is nothing to drop."""
+        """Do nothing; there are no weights."""
 
 
-class _KnownPicture(ClipImageEncoder):
-    """A picture encoder of the one first frame whose tokens the run has at hand."""
+class _KnownImage(ClipImageEncoder):
+    """An image encoder that returns the tokens of the one first frame of the clip."""
 
     def __init__(self, tokens: Float[Tensor, "l d"]) -> None:
         self.tokens = tokens
@@ -126,12 +130,12 @@ class _KnownPicture(ClipImageEncoder):
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b l d"]:
         return self.tokens.expand(image.shape[0], -1, -1)
 
-    def to(self, device: torch.device | str) -> "_KnownPicture":
+    def to(self, device: torch.device | str) -> "_KnownImage":
         self.tokens = self.tokens.to(device)
         return self
 
     def free(self) -> None:
-        """There is nothing to drop."""
+        """Do nothing; there are no weights."""
 
 
 def _pixels(video: Float[Tensor, "F 3 H W"]) -> UInt8[np.ndarray, "F H W 3"]:

@@ -1,4 +1,4 @@
-"""The three trainings: which parameters each trains, and what its loss is.
+"""The training stages of the world model: trained parameters and loss of each.
 
 base    the video branch alone, as a small prior (flow matching; no geometry)
 stage1  the geometry branch on features of the frozen preconditioning blocks (geometry losses only)
@@ -7,6 +7,7 @@ stage2  cross-attention between the branches, camera adapters and encoder (flow 
 Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frames, H W pixels.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fw_core.tables import aligned
+from fw_model.geometry.tokens import PoseTokens
 from fw_model.losses.config import WorldLossConfig
 from fw_model.losses.losses import flow_matching_loss, geometry_loss, world_loss
 from fw_model.losses.targets import GeometryTargets
@@ -37,7 +40,7 @@ class Batch:
     """Inputs and labels of some samples at drawn noise levels."""
 
     clean: Float[Tensor, "b c f y x"]
-    """Latents without noise."""
+    """Clean latents."""
     noise: Float[Tensor, "b c f y x"]
     """Standard normal noise."""
     sigma: Float[Tensor, " b"]
@@ -56,8 +59,8 @@ class Batch:
     """The same camera for the backbone's control adapter, in every stage; None for a backbone without one."""
     targets: GeometryTargets | None
     """Depth, points and poses in units of the scene; `base` reads none."""
-    couple: bool = True
-    """Whether the branches see each other (bicross dropout)."""
+    cross_branch: bool = True
+    """Whether the branches attend to each other (cross_branch dropout)."""
     dense_frames: tuple[int, ...] | None = None
     """Ascending output frames whose depth and points are predicted and compared; None: all."""
 
@@ -66,15 +69,32 @@ Loss = Callable[[FantasyWorld, Batch, WorldLossConfig], Mapping[str, Tensor]]
 
 
 def choose_parameters(world: FantasyWorld, stage: Stage, *, unfreeze_geometry: bool = False) -> list[str]:
-    """Freeze everything but what the stage trains; returns the table of what trains, line by line.
+    """Freeze all parameters that a stage does not train; returns a table of trained and frozen parts, line by line.
+
+    Parameters that no stage passes inputs to (`unused_parameters`) are frozen too.
 
     Raises:
         ValueError: no module declares the training group of a parameter (a bug in the model).
     """
-    trained = TRAINED[stage] | {"adapters"} | ({"geometry"} if unfreeze_geometry else set())
+    trained = trained_groups(stage, unfreeze_geometry=unfreeze_geometry)
+    unused = unused_parameters(world)
     for name, parameter in world.named_parameters():
-        parameter.requires_grad_(parameter_group(world, name) in trained)
-    return _table(world, trained)
+        parameter.requires_grad_(parameter_group(world, name) in trained and name not in unused)
+    return _table(world)
+
+
+def trained_groups(stage: Stage, *, unfreeze_geometry: bool = False) -> frozenset[str]:
+    """The parameter groups that a stage trains."""
+    return TRAINED[stage] | {"adapters"} | ({"geometry"} if unfreeze_geometry else set())
+
+
+def unused_parameters(world: FantasyWorld) -> frozenset[str]:
+    """Parameters that no loss depends on: those that turn known poses into camera tokens.
+
+    The released model has them, but neither the paper nor the released code passes poses to the geometry branch.
+    """
+    owners = [name for name, module in world.named_modules() if isinstance(module, PoseTokens)]
+    return frozenset(name for name, _ in world.named_parameters() if name.startswith(tuple(f"{o}." for o in owners)))
 
 
 def parameter_group(world: FantasyWorld, name: str) -> str:
@@ -83,7 +103,7 @@ def parameter_group(world: FantasyWorld, name: str) -> str:
 
 
 def idle_parts(world: FantasyWorld, stage: Stage) -> list[nn.Module]:
-    """Submodules that a stage's loss never runs: they need not be where it is computed."""
+    """Submodules that the loss of a stage never runs, so that they may stay on another device."""
     layers = [layer for layer in world.irg if isinstance(layer, IRGBlock)]
     if stage == "stage1":
         idle = [*(layer.video for layer in layers), *(layer.cross_branch for layer in layers)]
@@ -148,7 +168,7 @@ def stage2_loss(world: FantasyWorld, batch: Batch, config: WorldLossConfig) -> M
         control=batch.control,
         predict_geometry=config.geometry > 0,
         dense_frames=batch.dense_frames,
-        cross_branch=batch.couple,
+        cross_branch=batch.cross_branch,
     )
     target = flow_target(batch.clean, batch.noise)
     loss = world_loss(
@@ -169,19 +189,21 @@ def _log_names(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"loss/{name}": value for name, value in parts.items()}
 
 
-def _table(world: FantasyWorld, trained: frozenset[str]) -> list[str]:
+def _table(world: FantasyWorld) -> list[str]:
     """One line per part of the model: group, parameters, trained or frozen."""
-    sizes: dict[tuple[str, str], int] = {}
+    sizes: Counter[tuple[bool, str, str]] = Counter()
+    unused = unused_parameters(world)
     for name, parameter in world.named_parameters():
         part = ".".join([piece for piece in name.split(".") if not piece.isdigit()][:2])
         for own in (".camera_adapter.", ".lora_"):
             if own in name:
                 part = part.split(".")[0] + own.rstrip("._")
-        key = (parameter_group(world, name), part)
-        sizes[key] = sizes.get(key, 0) + parameter.numel()
-    rows = [(part, group, f"{n:,}", "trained" if group in trained else "frozen") for (group, part), n in sizes.items()]
-    total = sum(n for (group, _), n in sizes.items() if group in trained)
-    rows.sort(key=lambda row: (row[3] == "frozen", row[1], row[0]))
-    wide = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [f"  {part:<{wide[0]}}  {group:<{wide[1]}}  {n:>{wide[2]}}  {state}" for part, group, n, state in rows]
-    return [*lines, f"  {total:,} of {sum(sizes.values()):,} parameters are trained"]
+        if name in unused:
+            part = name.rpartition(".from_poses.")[0] + ".from_poses (no input)"
+        sizes[not parameter.requires_grad, parameter_group(world, name), part] += parameter.numel()
+    rows = [
+        (part, group, f"{n:,}", "frozen" if frozen else "trained") for (frozen, group, part), n in sorted(sizes.items())
+    ]
+    total = sum(n for (frozen, _, _), n in sizes.items() if not frozen)
+    table = aligned(rows, align="llrl")
+    return [*table, f"  {total:,} of {sum(sizes.values()):,} parameters are trained"]

@@ -1,13 +1,15 @@
-"""Runs from end to end: check everything, build, train, export. The command line and programs call these.
+"""Runs from end to end: check the configuration, build the task, train, export. The command line and programs call it.
 
 outcome = train(load("tiny", "stage1"))
 outcome = resume(Path("runs/stage1"))
 """
 
 import ctypes
+import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,48 +17,66 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fw_core.files import write_text
 from fw_train.config.check import check
-from fw_train.config.load import CONFIG, check_resume, from_json, from_mapping, holds_run, only_read
+from fw_train.config.load import CONFIG, absolute, check_resume, from_json, from_mapping, holds_run, only_read
+from fw_train.config.preflight import run_lock
 from fw_train.config.schema import ConfigError, TrainConfig
-from fw_train.data.rooms import is_rooms
-from fw_train.data.samples import open_data
+from fw_train.data.encode import encode
+from fw_train.data.split import Split, open_data
 from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, read
 from fw_train.engine.distributed import Context, join
 from fw_train.engine.loop import Result, run
 from fw_train.engine.trackers import check_trackers
-from fw_train.model_bundle import check_start, export, load_parts, unread_by_model
+from fw_train.model_bundle import ModelBundle, check_start, export, frozen_fingerprint, load_bundle, unread_by_model
 from fw_train.tasks.autoencoder_task import AutoencoderTask, describe
-from fw_train.tasks.stages import choose_parameters
+from fw_train.tasks.stages import choose_parameters, parameter_group, trained_groups, unused_parameters
 from fw_train.tasks.world_task import WorldTask
 
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
+DATA = "data.json"
+"""File, in a run folder, about the clips of the run."""
+FROZEN = "frozen.json"
+"""File, in a run folder, with the hash of the frozen weights."""
 
 Say = Callable[[str], None]
 
 
 class Outcome(NamedTuple):
-    """How a run ended and what it left."""
+    """The end of a run and its result."""
 
     result: Result
     export: Path | None
     """Folder for generation and the next stage; None after an interruption."""
 
 
+class Prepared(NamedTuple):
+    """A task that is ready to train."""
+
+    task: WorldTask | AutoencoderTask
+    split: Split
+    lines: Sequence[str]
+    """Lines to print about it."""
+    files: dict[str, object]
+    """File name -> JSON value to write into the run folder."""
+
+
 def train(config: TrainConfig, *, quiet: bool = False) -> Outcome:
-    """A new run, from the checks to the export; with `config.go_on`, the run that `config.out` holds already.
+    """Train a new run and export it; with `config.go_on`, resume the run in `config.out` if there is one.
 
     Raises:
-        ConfigError: the configuration, the dataset or `init` will not do; nothing has been written then.
+        ConfigError: the configuration, the dataset or `init` is invalid, or another process trains the run; nothing was
+            written.
         TrainingDivergedError, CheckpointError: see `fw_train.engine.loop.run`.
     """
-    config = _absolute(check(config))
+    config = absolute(check(config))
     if config.launcher != "local":
         raise ConfigError(f"launcher = {config.launcher}: train() is one process; use the command, or launch.launch()")
     begun = holds_run(config)
     assert config.out is not None
     ctx = _join(config)
-    ctx.barrier()  # all ranks have looked before one of them writes
+    ctx.wait_for_all()  # every rank has looked before one of them writes
     if begun:
         before = read_run(config.out)
         config = replace(config, unread=before.unread)
@@ -67,25 +87,25 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Outcome:
 def resume(
     run_folder: Path, change: Callable[[TrainConfig], TrainConfig] | None = None, *, quiet: bool = False
 ) -> Outcome:
-    """Continue a run from its newest whole checkpoint (or from the start) and export it.
+    """Continue a run from its newest complete checkpoint (or from the start) and export it.
 
     Args:
         run_folder: folder of the run.
-        change: gives the configuration to go on with, e.g. more steps; what it may change is limited.
+        change: returns the configuration to continue with, such as one with more steps; few keys may change.
         quiet: print nothing.
 
     Raises:
-        ConfigError: no run there, or a change that would make it another run.
+        ConfigError: no run there, a change that would make it another run, or another process trains it.
         TrainingDivergedError, CheckpointError: see `fw_train.engine.loop.run`.
     """
     before = read_run(run_folder)
-    config = _absolute(check(change(before) if change else before))
+    config = absolute(check(change(before) if change else before))
     check_resume(before, config)
     return _run(config, _join(config), quiet=quiet)
 
 
 def export_run(run_folder: Path, to: Path | None = None) -> Path:
-    """Write the weights of a run's newest whole checkpoint as a folder for generation or the next stage."""
+    """Write the weights of a run's newest complete checkpoint as a folder for generation or the next stage."""
     config = read_run(run_folder)
     found = CheckpointStore(run_folder / CHECKPOINTS).latest()
     if found is None:
@@ -94,13 +114,15 @@ def export_run(run_folder: Path, to: Path | None = None) -> Path:
     trained = snapshot.tensors.get("ema", snapshot.tensors["model"])
     folder, entry = to or run_folder / EXPORT, _entry(config, found.step)
     if config.stage == "autoencoder":
-        task = AutoencoderTask(config, *open_data(config), torch.device("cpu"))
-        return task.export(folder, trained=trained, entry=entry)
-    return export(load_parts(config), folder, trained=trained, entry=entry)
+        ctx = Context(store=CheckpointStore(run_folder / CHECKPOINTS), device=torch.device("cpu"))
+        return AutoencoderTask(config, *open_data(config), ctx).export(folder, trained=trained, entry=entry)
+    notes = run_folder / DATA
+    fps = json.loads(notes.read_text(encoding="utf-8"))["fps"] if notes.is_file() else None
+    return export(_at_rate(load_bundle(config), fps), folder, trained=trained, entry=entry)
 
 
 def read_run(run_folder: Path) -> TrainConfig:
-    """The resolved configuration of a run, with `out` where the run lies now.
+    """The resolved configuration of a run, with the current place of the run as `out`.
 
     Raises:
         ConfigError: no run there.
@@ -120,49 +142,72 @@ def _join(config: TrainConfig) -> Context:
 
 def _run(config: TrainConfig, ctx: Context, *, quiet: bool) -> Outcome:
     assert config.out is not None
-    out = config.out
-    say: Say = print if ctx.leads and not quiet else (lambda _line: None)
+    existing = (config.out / CONFIG).exists()
+    with _locked(config.out, ctx, when=existing):
+        prepared = prepare(config, ctx, quiet=quiet)
+        with _locked(config.out, ctx, when=not existing):
+            if not existing and ctx.is_main:
+                holds_run(config)  # another process may have started it meanwhile
+            try:
+                return _train_and_export(config, ctx, prepared, quiet=quiet)
+            finally:
+                prepared.task.close()
+
+
+def _train_and_export(config: TrainConfig, ctx: Context, prepared: Prepared, *, quiet: bool) -> Outcome:
+    assert config.out is not None
+    out, task = config.out, prepared.task
+    say = _printer(ctx, quiet)
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
     if ctx.device.type == "cpu":
         keep_freed_memory()
-    task, lines = prepare(config, ctx)
-    for line in lines:
+    for line in prepared.lines:
         say(line)
-    if ctx.leads:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / CONFIG).write_text(json.dumps(config.to_json(), indent=1) + "\n", encoding="utf-8")
-    result = run(config, task, ctx, out=out, quiet=quiet)
-    for line in task.encodings.summary() if task.encodings else []:
+
+    def write_files() -> None:
+        for name, value in {CONFIG: config.to_json(), **prepared.files}.items() if ctx.is_main else ():
+            write_text(out / name, json.dumps(value, indent=1) + "\n")
+
+    result = run(config, task, ctx, out=out, quiet=quiet, on_start=write_files)
+    for line in task.cache.summary() if task.cache else []:
         say(line)
     if result.status == "interrupted":
-        say(f"stopped at step {result.step}; go on with: fw-train resume {out}")
+        say(f"stopped at step {result.step}; continue with: fw-train resume {out}")
         return Outcome(result, None)
     folder = out / EXPORT
-    if isinstance(task, AutoencoderTask):
-        if ctx.leads:
-            task.export(folder, trained=_final_weights(result), entry=_entry(config, result.step))
-    elif ctx.leads:
-        changed = config.compute.frozen_dtype == "bf16" or _sharded(config, ctx)
-        parts = load_parts(config) if changed else task.parts  # what was frozen leaves as it came
-        export(parts, folder, trained=_final_weights(result), entry=_entry(config, result.step))
-    ctx.barrier()
+    if ctx.is_main:
+        _export(config, ctx, prepared, result, folder)
+    ctx.wait_for_all()  # an export of a large model takes longer than a collective may
     say(f"result: {folder}")
     return Outcome(result, folder)
 
 
-def prepare(config: TrainConfig, ctx: Context) -> tuple[WorldTask | AutoencoderTask, Sequence[str]]:
-    """The task of a run, and what to tell about it; everything that can be refused is refused here.
+def _export(config: TrainConfig, ctx: Context, prepared: Prepared, result: Result, folder: Path) -> None:
+    task, entry = prepared.task, _entry(config, result.step)
+    if isinstance(task, AutoencoderTask):
+        task.export(folder, trained=_final_weights(result), entry=entry)
+        return
+    changed = config.compute.frozen_dtype == "bf16" or _sharded(config, ctx)
+    # frozen weights are exported as they were loaded
+    bundle = _at_rate(load_bundle(config), prepared.split.fps) if changed else task.bundle
+    export(bundle, folder, trained=_final_weights(result), entry=entry)
+
+
+def prepare(config: TrainConfig, ctx: Context, *, quiet: bool = True) -> Prepared:
+    """Build the task of a run; everything that can be refused is refused here, before anything is written.
+
+    With `clip.encode_first`, missing captions and windows are encoded and written into the dataset first.
 
     Raises:
-        ConfigError: dataset or `init` will not do, or too few clips for the batch.
+        ConfigError: the dataset or `init` is invalid, or there are too few clips for the batch.
     """
     check_trackers(config)
-    cuts = ctx.world * config.accumulate
+    cuts = ctx.world_size * config.accumulate
     if config.batch % cuts:
         raise ConfigError(
-            f"batch = {config.batch} cannot be cut into {ctx.world} processes x accumulate = {config.accumulate} equal "
-            f"parts; use a multiple of {cuts}"
+            f"batch = {config.batch} cannot be cut into {ctx.world_size} processes x accumulate = {config.accumulate} "
+            f"equal parts; use a multiple of {cuts}"
         )
     dataset, split = open_data(config)
     if len(split.train) < config.batch:
@@ -170,23 +215,91 @@ def prepare(config: TrainConfig, ctx: Context) -> tuple[WorldTask | AutoencoderT
             f"{len(split.train)} clips to train on are too few for batch = {config.batch}; "
             f"give --batch {len(split.train)} or less, or a larger dataset"
         )
+    how = f"on {ctx.device}, {ctx.world_size} process(es)"
     if config.stage == "autoencoder":
-        autoencoder = AutoencoderTask(config, dataset, split, ctx.device)
-        return autoencoder, [f"autoencoder on {ctx.device}, {ctx.world} process(es)", *describe(autoencoder)]
+        autoencoder = AutoencoderTask(config, dataset, split, ctx)
+        lines = [f"autoencoder {how}", *describe(autoencoder)]
+        return Prepared(autoencoder, split, lines, {DATA: split.summary()})
     check_start(config)
-    parts = load_parts(config)
-    table = choose_parameters(parts.world, config.stage, unfreeze_geometry=config.unfreeze_geometry)
+    if config.clip.encode_first:
+        _encode_first(config, ctx, _printer(ctx, quiet))
+    bundle = _at_rate(load_bundle(config), split.fps)
+    table = choose_parameters(bundle.world, config.stage, unfreeze_geometry=config.unfreeze_geometry)
+    frozen, files = _frozen_hash(config, bundle, ctx)
     sharded = _sharded(config, ctx)
-    task = WorldTask(config, parts, dataset, split, ctx.device, sharded=sharded)
-    cache = task.encodings.lines() if task.encodings else []
-    how = f"{ctx.world} process(es)" + (", sharded" if sharded else "")
-    if config.compute.shard == "full" and not sharded:
-        how += "; compute.shard = full has nothing to shard over"
-    return task, [f"{config.stage} on {ctx.device}, {how}", *table, *split.describe(), *cache]
+    task = WorldTask(config, bundle, dataset, split, ctx, frozen=frozen, sharded=sharded)
+    cache = task.cache.lines() if task.cache else []
+    if sharded:
+        how += ", sharded"
+    elif config.compute.shard == "full":
+        how += "; compute.shard = full has no effect in one process"
+    lines = [f"{config.stage} {how}", *table, *split.describe(config), *cache]
+    return Prepared(task, split, lines, {DATA: split.summary(), **files})
+
+
+def _encode_first(config: TrainConfig, ctx: Context, say: Say) -> None:
+    """Encode everything that is missing, on all ranks, before the model is loaded."""
+    for line in encode(config, rank=ctx.rank, world_size=ctx.world_size, device=ctx.device):
+        say(f"encode: {line}")
+    if ctx.device.type == "cuda":
+        torch.cuda.empty_cache()
+    ctx.wait_for_all()
+
+
+def _frozen_hash(config: TrainConfig, bundle: ModelBundle, ctx: Context) -> tuple[str, dict[str, object]]:
+    """Hash of the frozen weights, and the file that remembers it.
+
+    Rank 0 computes it, and a resumed run only if the files of `init` have changed. Parameters that a stage would train
+    if its loss depended on them are left out: earlier versions counted them as trained.
+    """
+    files = sorted(_init_files(config))
+    signature = repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+    key = hashlib.sha256(f"{config.digest()} {signature}".encode()).hexdigest()
+    found = ""
+    if ctx.is_main:
+        assert config.out is not None
+        path = config.out / FROZEN
+        known = json.loads(path.read_text(encoding="utf-8")) if files and path.is_file() else {}
+        found = known.get("sha256", "") if known.get("key") == key else ""
+        if not found:
+            groups = trained_groups(config.stage, unfreeze_geometry=config.unfreeze_geometry)
+            besides = {n for n in unused_parameters(bundle.world) if parameter_group(bundle.world, n) in groups}
+            found = frozen_fingerprint(bundle.world, besides=besides)
+    found = ctx.from_main(found)
+    return found, {FROZEN: {"key": key, "sha256": found}} if files else {}
+
+
+def _init_files(config: TrainConfig) -> list[Path]:
+    """The weight files of `init`; none for random weights."""
+    folder = check_start(config)
+    return [] if folder is None else [path for path in folder.rglob("*.safetensors") if path.is_file()]
+
+
+@contextmanager
+def _locked(out: Path, ctx: Context, *, when: bool) -> Iterator[None]:
+    """Hold the lock of a run folder on rank 0; with `when` False, do nothing."""
+    if not when or not ctx.is_main:
+        yield
+        return
+    with run_lock(out):
+        yield
+
+
+def _printer(ctx: Context, quiet: bool) -> Say:
+    def say(line: str) -> None:
+        if ctx.is_main and not quiet:
+            print(line, flush=True)
+
+    return say
+
+
+def _at_rate(bundle: ModelBundle, fps: float | None) -> ModelBundle:
+    """The bundle with exports that play at a frame rate; None keeps that of `init`."""
+    return bundle if fps is None else replace(bundle, sampling=replace(bundle.sampling, fps=fps))
 
 
 def _sharded(config: TrainConfig, ctx: Context) -> bool:
-    return config.compute.shard == "full" and ctx.world > 1
+    return config.compute.shard == "full" and ctx.world_size > 1
 
 
 def _final_weights(result: Result) -> dict[str, Tensor]:
@@ -198,21 +311,11 @@ def _entry(config: TrainConfig, steps: int) -> dict[str, str | int]:
     return {"stage": config.stage, "steps": steps, "configuration": config.digest()}
 
 
-def _absolute(config: TrainConfig) -> TrainConfig:
-    """The same with absolute paths, so that a resume may start anywhere."""
-    paths = {key: str(value.resolve()) for key in ("data", "out", "init") if (value := getattr(config, key))}
-    if is_rooms(config.data):
-        del paths["data"]
-    if Path(config.model).suffix == ".json":
-        paths["model"] = str(Path(config.model).resolve())
-    return from_mapping(paths, config)
-
-
 def keep_freed_memory() -> None:
-    """Let glibc keep what large tensors leave for the next ones, which would otherwise be new pages in every operation.
+    """Let glibc keep the memory of freed tensors for the next ones, instead of mapping new pages in every operation.
 
-    Training on a CPU is a tenth to a fifth faster for it. Does nothing with another C library, or where the environment
-    already says how to allocate (`MALLOC_...`, `GLIBC_TUNABLES`).
+    Training on a CPU is 10 to 20 % faster. Does nothing with another C library, or if the environment configures the
+    allocator (`MALLOC_...`, `GLIBC_TUNABLES`).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):

@@ -1,17 +1,18 @@
-"""The world model as a `Task` of the loop: draws become batches, batches become a stage's loss.
+"""The world model as a `Task` of the loop: draws become batches, batches become the loss of a stage.
 
-Everything random about a sample (noise, noise level, what is dropped) is a function of (seed, step, slot); its window
-is one of (seed, epoch, clip).
+Everything random about a sample (noise, noise level, dropout) is a function of (seed, step, slot); its window is one of
+(seed, epoch, clip).
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from fw_data.dataset.clip_order import Draw, window_start
+from fw_data.dataset.clip_order import Draw
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
 from fw_model.losses.targets import GeometryTargets, geometry_targets, ray_map
@@ -19,74 +20,90 @@ from fw_model.model.irg import IRGBlock
 from fw_model.model.model import FantasyWorld
 from fw_model.sampling.flow import TimestepSampler, counter_generator, counter_noise, counter_uniform
 from fw_train.config.schema import Stage, TrainConfig
-from fw_train.data.latent_cache import encodings
+from fw_train.data.latent_cache import open_cache
+from fw_train.data.order import ClipOrder
 from fw_train.data.rooms import RoomDataset
-from fw_train.data.samples import Sample, SampleSource, Split
-from fw_train.engine.distributed import half_precision, shard
+from fw_train.data.samples import Sample, SampleSource
+from fw_train.data.split import Shape, Split, middle_start, training_start
+from fw_train.engine.distributed import Context, half_precision, shard
 from fw_train.engine.health import HealthMonitor
+from fw_train.engine.loop import SKIPPED
 from fw_train.engine.throughput import uncounted
-from fw_train.model_bundle import Encoded, Parts, fingerprint
+from fw_train.model_bundle import EncodedVideo, ModelBundle
 from fw_train.tasks.previews import sample_strip, save_strips
 from fw_train.tasks.stages import LOSSES, Batch, idle_parts, place
 
 _VALIDATION_SEED = 20_240_229
-"""Held-out noise never depends on the run's seed, so validation losses compare between runs."""
+"""Noise seed of every validation, independent of the run's seed, so that validation losses compare between runs."""
+_AHEAD = 2
+"""Samples per worker that are loaded before they are needed."""
+_TEXTS = 1 << 29
+"""Bytes of caption embeddings that stay in memory."""
 
 
 class WorldTask:
     """One stage of training a FantasyWorld on a dataset.
 
+    Text and image encoder stay on the CPU; they run only for captions and windows that are not encoded yet.
+
     Args:
         config: the run.
-        parts: the model and its frozen companions; which parameters train is decided already.
-        dataset: where clips come from.
-        split: which of its clips train and which are held out.
-        device: where to compute.
-        sharded: cut the network over the ranks.
+        bundle: the model and its frozen encoders; `requires_grad` of its parameters is set.
+        dataset: source of the clips.
+        split: training and held-out clips.
+        ctx: this process.
+        frozen: hash of the frozen weights, for the identity of the run.
+        sharded: shard the network over the ranks.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        parts: Parts,
+        bundle: ModelBundle,
         dataset: ClipDataset | RoomDataset,
         split: Split,
-        device: torch.device,
+        ctx: Context,
         *,
+        frozen: str,
         sharded: bool = False,
     ) -> None:
-        self.config, self.parts, self.split, self.device = config, parts, split, device
-        frozen = fingerprint(parts.world, trained=False)
+        self.config, self.bundle, self.split, self.ctx, self.device = config, bundle, split, ctx, ctx.device
         if config.compute.frozen_dtype == "bf16":
-            halve_frozen(parts.world)
-        self.world = parts.world
+            halve_frozen(bundle.world)
+        self.world = bundle.world
         if sharded:
-            shard(self.world, shard_units(self.world, config.stage), device=device, also=["forward_geometry"])
-            self.world.to(device)
-        else:  # generating a sample runs everything
-            place(self.world, device, without=[] if config.every.sample else idle_parts(self.world, config.stage))
-        parts.encoders.to(device)
+            shard(self.world, shard_units(self.world, config.stage), device=ctx.device, also=["forward_geometry"])
+            self.world.to(ctx.device)
+        else:  # previews run the whole network
+            place(self.world, ctx.device, without=[] if config.every.sample else idle_parts(self.world, config.stage))
+        needed = config.every.sample or not config.clip.encode_first
+        self._autoencoder_device = ctx.device if needed else torch.device("cpu")
+        bundle.autoencoder.to(self._autoencoder_device)
         self.world.set_checkpointing(config.compute.activation_checkpointing)
-        self._half = half_precision(config.compute.precision, device)
-        self.encodings = encodings(dataset.path, config.clip, parts.encoders)
+        self._half = half_precision(config.compute.precision, ctx.device)
+        self.cache = open_cache(dataset.path, config.clip, bundle.encoders, split=split)
         self.samples = SampleSource(
             dataset,
             config.clip,
             self._encode,
-            self.encodings.clips if self.encodings else None,
-            control=self._control if parts.world.config.video.control_pooled else None,
+            self.cache.clips if self.cache else None,
+            control=self._control if bundle.world.config.video.control_pooled else None,
             labels=config.stage != "base",
+            shape_of=split.shape,
         )
-        self._texts: dict[str, Tensor] = {}
+        self._texts: OrderedDict[str, Tensor] = OrderedDict()
         noise = config.noise
         self._times = TimestepSampler(scheme=noise.scheme, shift=noise.shift, weighting=noise.weighting)
         self._loss = LOSSES[config.stage]
         self._health = HealthMonitor(self.world)
+        self.order: ClipOrder = split.order()
+        self.prefetch = _AHEAD * config.clip.num_workers
         self.identity: Mapping[str, str] = {
             "configuration": config.digest(),
             "model": hashlib.sha256(self.world.config.to_json().encode()).hexdigest(),
             "dataset": split.digest(),
             "frozen weights": frozen,
+            SKIPPED: " ".join(split.skipped),
         }
 
     @property
@@ -94,19 +111,23 @@ class WorldTask:
         """The network."""
         return self.world
 
-    @property
-    def clips(self) -> int:
-        """Training clips."""
-        return len(self.split.train)
+    def announce(self, draws: Sequence[Draw]) -> None:
+        """Start to decode the windows of coming draws in the worker processes."""
+        records = [(self.split.train[draw.clip], draw.epoch) for draw in draws]
+        self.samples.request((record.id, self._start(record, epoch)) for record, epoch in records)
+
+    def tokens(self, draw: Draw) -> int:
+        """Video tokens of a draw's sample."""
+        return self.split.shape(self.split.train[draw.clip].id).tokens
 
     def loss(self, step: int, draws: Sequence[Draw]) -> Mapping[str, Tensor]:
-        """The stage's loss and its terms, averaged over the draws."""
+        """The loss of the stage and its terms, averaged over the draws."""
         seed, slots, drop = self.config.seed, [draw.slot for draw in draws], self.config.dropout
         records = [self.split.train[draw.clip] for draw in draws]
         starts = [self._start(record, draw.epoch) for record, draw in zip(records, draws, strict=True)]
 
-        def dropped(chance: float, what: str) -> list[bool]:
-            return [counter_uniform(seed, step, slot, what) < chance for slot in slots]
+        def dropped(chance: float, name: str) -> list[bool]:
+            return [counter_uniform(seed, step, slot, name) < chance for slot in slots]
 
         silent = dropped(drop.text, "text")
         captions = ["" if quiet else record.caption for record, quiet in zip(records, silent, strict=True)]
@@ -121,55 +142,86 @@ class WorldTask:
             weight=times.weight,
             without_image=dropped(drop.image, "image"),
             without_camera=dropped(drop.camera, "camera"),
-            couple=counter_uniform(seed, step, 0, "bicross") >= drop.bicross,
-            dense_frames=self._dense_frames(step),
+            cross_branch=counter_uniform(seed, step, 0, "bicross") >= drop.cross_branch,
+            dense_frames=self._dense_frames(step, self.split.shape(records[0].id).frames),
         )
         return self._evaluate(batch)
 
     def validate(self) -> Mapping[str, float]:
-        """Mean loss and terms over held-out clips at the fixed noise levels, and the loss at each level."""
-        config = self.config
-        records = self.split.held_out[: config.clip.validate_on]
-        size = max(1, config.batch // config.accumulate)
+        """Mean loss and terms over held-out clips at the fixed noise levels, and the loss at each level.
+
+        The batches are divided among the ranks; every rank returns the same values.
+        """
+        config, levels = self.config, self.config.noise.validation
+        count = min(len(self.split.held_out), config.clip.validate_on)
         sums: dict[str, float] = {}
-        levels = config.noise.validation
-        for level, sigma in enumerate(levels):
-            for first in range(0, len(records), size):
-                part = records[first : first + size]
-                batch = self._batch(
-                    [self.samples.load(r.id, self.held_out_start(r)) for r in part],
-                    [r.caption for r in part],
-                    seed=_VALIDATION_SEED,
-                    step=level,
-                    slots=range(first, first + len(part)),
-                    sigma=torch.full((len(part),), sigma),
-                    weight=torch.ones(len(part)),
-                )
-                terms = {name: float(value) * len(part) for name, value in self._evaluate(batch).items()}
-                for name, value in terms.items():
-                    sums[name] = sums.get(name, 0.0) + value / (len(records) * len(levels))
-                sums[f"loss@{sigma:g}"] = sums.get(f"loss@{sigma:g}", 0.0) + terms["loss"] / len(records)
-        return sums
+        by_level: dict[str, float] = {}
+        batches = [(level, batch) for level in range(len(levels)) for batch in self._validation_batches()]
+        for number in range(0, len(batches), self.ctx.world_size):
+            mine = number + self.ctx.rank
+            level, indices = batches[min(mine, len(batches) - 1)]  # sharded ranks run the same number of batches
+            terms = self._validation_terms(level, indices)
+            if mine >= len(batches):
+                continue
+            for name, value in terms.items():
+                total = float(value) * len(indices)
+                sums[name] = sums.get(name, 0.0) + total / (count * len(levels))
+                if name == "loss":
+                    at = f"loss@{levels[level]:g}"
+                    by_level[at] = by_level.get(at, 0.0) + total / count
+        return _sum(self.ctx.gather(sums)) | _sum(self.ctx.gather(by_level))
 
     def sample(self, path: Path | None) -> None:
-        """Generate the first held-out clips anew from their first frames and draw them beside the truth."""
+        """Generate the first held-out clips from their first frames and draw them beside the truth.
+
+        The clips are divided among the ranks; rank 0 writes the file.
+        """
         records = self.split.held_out[: self.config.sampling.clips]
+        strips = {}
         with self._autocast():
-            strips = [sample_strip(self, record) for record in records]
+            for number in range(0, len(records), self.ctx.world_size):
+                mine = number + self.ctx.rank
+                strip = sample_strip(self, records[min(mine, len(records) - 1)])
+                if mine < len(records):
+                    strips[mine] = strip
+        made = {index: strip for part in self.ctx.gather(strips) for index, strip in part.items()}
         if path is not None:
-            save_strips(path, strips)
+            save_strips(path, [made[index] for index in sorted(made)])
 
     def describe(self, draw: Draw) -> str:
         """Id, source and first frame of a draw's window."""
         record = self.split.train[draw.clip]
         return f"{record.id} ({record.source}, frame {record.start_frame + self._start(record, draw.epoch)})"
 
+    def close(self) -> None:
+        """Stop the worker processes."""
+        self.samples.close()
+
     def _start(self, record: ClipRecord, epoch: int) -> int:
-        clip = self.config.clip
-        if not clip.random_start:
-            return 0
-        choices = (record.num_frames - clip.frames) // clip.start_step
-        return clip.start_step * window_start(self.config.seed, epoch, record.id, choices)
+        return training_start(record, self.split.shape(record.id), self.config, epoch)
+
+    def _validation_batches(self) -> Iterator[list[int]]:
+        """Indices of held-out clips that are measured together: of one shape, as many as in a training batch."""
+        size = max(1, self.config.batch // self.config.accumulate)
+        records = self.split.held_out[: self.config.clip.validate_on]
+        by_shape: dict[object, list[int]] = {}
+        for index, record in enumerate(records):
+            by_shape.setdefault(self.split.shape(record.id), []).append(index)
+        for indices in by_shape.values():
+            yield from (indices[first : first + size] for first in range(0, len(indices), size))
+
+    def _validation_terms(self, level: int, indices: Sequence[int]) -> Mapping[str, Tensor]:
+        records = [self.split.held_out[index] for index in indices]
+        batch = self._batch(
+            [self.samples.load(record.id, self.held_out_start(record)) for record in records],
+            [record.caption for record in records],
+            seed=_VALIDATION_SEED,
+            step=level,
+            slots=indices,
+            sigma=torch.full((len(records),), self.config.noise.validation[level]),
+            weight=torch.ones(len(records)),
+        )
+        return self._evaluate(batch)
 
     def _evaluate(self, batch: Batch) -> Mapping[str, Tensor]:
         with self._autocast():
@@ -191,7 +243,7 @@ class WorldTask:
         weight: Tensor,
         without_image: Sequence[bool] = (),
         without_camera: Sequence[bool] = (),
-        couple: bool = True,
+        cross_branch: bool = True,
         dense_frames: tuple[int, ...] | None = None,
     ) -> Batch:
         device = self.device
@@ -199,27 +251,27 @@ class WorldTask:
         noise = torch.stack([counter_noise(seed, step, slot, clean.shape[1:], device=device) for slot in slots])
         conditions = [sample.condition for sample in samples if sample.condition is not None]
         y = torch.stack(conditions).to(device) if conditions else None
-        pictures = [sample.image_tokens for sample in samples if sample.image_tokens is not None]
-        tokens = torch.stack(pictures).to(device) if pictures else None
+        images = [sample.image_tokens for sample in samples if sample.image_tokens is not None]
+        tokens = torch.stack(images).to(device) if images else None
         plucker, control = self._camera(samples)
         return Batch(
             clean=clean,
             noise=noise,
             sigma=sigma.to(device),
             weight=weight.to(device),
-            context=torch.stack([self.text(caption) for caption in captions]),
+            context=torch.stack([self.text(caption) for caption in captions]).to(device),
             y=None if y is None else _zero(y, without_image),
             clip_feature=None if tokens is None else _zero(tokens, without_image),
             plucker=None if plucker is None else _zero(plucker, without_camera),
             control=None if control is None else _zero(control, without_camera),
             targets=self._targets(samples),
-            couple=couple,
+            cross_branch=cross_branch,
             dense_frames=dense_frames,
         )
 
-    def _dense_frames(self, step: int) -> tuple[int, ...] | None:
+    def _dense_frames(self, step: int, frames: int) -> tuple[int, ...] | None:
         """The output frames whose depth and points a step trains; a function of seed and step."""
-        frames, count = self.config.clip.frames, self.config.loss.dense_frames
+        count = self.config.loss.dense_frames
         if not count or count >= frames:
             return None
         random = counter_generator(self.config.seed, step, 0, "dense frames")
@@ -254,52 +306,59 @@ class WorldTask:
         return (plucker if encoder else None), (self.world.control_input(plucker) if control else None)
 
     @torch.no_grad()
-    def _control(self, K: Tensor, pose_c2w: Tensor) -> Tensor:
-        """The pooled control adapter's input, which is small enough to keep with a sample."""
-        clip = self.config.clip
-        return self.world.control_input(ray_map(self.world.config)(K, pose_c2w, clip.height, clip.width))
+    def _control(self, K: Tensor, pose_c2w: Tensor, shape: Shape) -> Tensor:
+        """The pooled control adapter's input, which is small enough to cache with a sample."""
+        return self.world.control_input(ray_map(self.world.config)(K, pose_c2w, shape.height, shape.width))
 
-    def _encode(self, video: Tensor) -> Encoded:
-        """The video in the model's terms, on the CPU."""
+    def _encode(self, video: Tensor) -> EncodedVideo:
+        """Latents and conditions of a video, on the CPU."""
         with uncounted():
-            latents, condition, tokens = self.parts.encode(video.to(self.device))
-        return Encoded(
-            latents.cpu(), None if condition is None else condition.cpu(), None if tokens is None else tokens.cpu()
-        )
+            latents, condition, tokens = self.bundle.encode(video.to(self._autoencoder_device))
+        rest = (None if value is None else value.cpu() for value in (condition, tokens))
+        return EncodedVideo(latents.cpu(), *rest)
 
     def held_out_start(self, record: ClipRecord) -> int:
         """First frame of the window that a held-out clip is measured on: its middle."""
-        return (record.num_frames - self.config.clip.frames) // 2
+        return middle_start(record, self.split.shape(record.id), self.config.clip)
 
     def text(self, caption: str) -> Tensor:
-        """Embedding of a caption, from what was encoded before if it is there."""
+        """Embedding of a caption, on the CPU; read from the cache where it is encoded."""
         if caption not in self._texts:
-            stored = self.encodings.texts.read(caption) if self.encodings else None
+            stored = self.cache.texts.read(caption) if self.cache else None
             with uncounted():
-                embedding = self.parts.text_encoder.encode([caption])[0] if stored is None else stored
-            self._texts[caption] = embedding.to(self.device)
+                embedding = self.bundle.text_encoder.encode([caption])[0].cpu() if stored is None else stored
+            self._texts[caption] = embedding
+            while len(self._texts) * embedding.nbytes > _TEXTS:
+                self._texts.popitem(last=False)
+        self._texts.move_to_end(caption)
         return self._texts[caption]
 
 
 @torch.no_grad()
 def halve_frozen(world: nn.Module) -> None:
-    """Hold the matrices and kernels that do not train in bfloat16; vectors, tokens and modulations stay as they are."""
+    """Store frozen matrices and kernels in bfloat16; vectors, tokens and modulations keep their dtype."""
     for name, parameter in world.named_parameters():
         if not parameter.requires_grad and parameter.ndim >= 2 and name.endswith("weight"):
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def shard_units(world: FantasyWorld, stage: Stage) -> list[nn.Module]:
-    """What is gathered together when the network is sharded: a block at a time.
+    """The submodules that are gathered together when the network is sharded: the blocks.
 
-    Stage 1 never runs the video half of the later blocks, so these halves are units of their own, never gathered.
+    Stage 1 never runs the video half of the later blocks, so these halves are separate units, never gathered.
     """
     idle = [layer.video for layer in world.irg if isinstance(layer, IRGBlock)] if stage == "stage1" else []
     return [*idle, *world.pcb, *world.irg]
 
 
+def _sum(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Entry-wise sum over the ranks, in the order of their names in rank 0."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+
+
 def _zero(values: Tensor, which: Sequence[bool]) -> Tensor:
-    """The same with some samples of the batch set to zero."""
+    """The values with some samples of the batch set to zero."""
     if not any(which):
         return values
     keep = torch.tensor([not gone for gone in which], dtype=values.dtype, device=values.device)

@@ -1,4 +1,4 @@
-"""Recipes: Python functions from a stage to a full configuration. A new one is one function and one line here."""
+"""Recipes: functions from a stage to a full configuration. A new recipe is one function and one line here."""
 
 from collections.abc import Callable
 
@@ -14,4 +14,4 @@ RECIPES: dict[str, Callable[[Stage], TrainConfig]] = {
     "one-gpu-80gb": one_gpu_80gb,
     "8-gpu": eight_gpu,
 }
-"""Every recipe by the name that the command line knows."""
+"""All recipes by their name on the command line."""

@@ -1,4 +1,4 @@
-"""The machine that each recipe is for; `fw-train plan` plans for it unless told otherwise."""
+"""The machine that each recipe is for, the default of `fw-train plan`."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from fw_train.config.schema import Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """So many equal GPUs."""
+    """A number of equal GPUs."""
 
     gpu: str
-    """What the figures below are those of."""
+    """Name of the GPU."""
     gpus: int = 1
-    """Processes, one on each GPU."""
+    """Number of GPUs, with one process each."""
     memory_gib: float
-    """Memory of one GPU."""
+    """Memory of one GPU in GiB."""
     peak_tflops: float
     """Dense bfloat16 products with float32 sums, by the data sheet, 10^12 FLOP/s."""
 
@@ -25,7 +25,7 @@ _RTX4090 = {"gpu": "RTX 4090", "memory_gib": 24.0, "peak_tflops": 165.0}
 
 
 def machine(recipe: str, stage: Stage) -> Machine:
-    """What a recipe was chosen for; one H100 for recipes that are for no GPU in particular."""
+    """The machine of a recipe; one H100 for recipes without a specific GPU."""
     if recipe == "paper":
         return Machine(**_H20, gpus=112 if stage == "stage2" else 64)
     if recipe == "one-gpu-24gb":

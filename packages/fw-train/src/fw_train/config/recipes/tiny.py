@@ -1,4 +1,4 @@
-"""The small presets: `tiny`, minutes on a few clips; `small-world`, a day of a core on rooms without end."""
+"""Recipes of the small presets: `tiny`, minutes on a few clips; `small-world`, a core-day on rendered rooms."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +18,15 @@ from fw_train.config.schema import (
 
 
 def tiny(stage: Stage) -> TrainConfig:
-    """17 frames of 64x96, a few hundred steps; learning rates far above the paper's 1e-5: nothing is pretrained."""
+    """17 frames of 96x64, a few hundred steps; learning rates far above the paper's, because nothing is pretrained."""
     shared = TrainConfig(
         stage=stage,
         model="tiny",
-        # generation knows no more of a scene's size than its first frame shows
+        # as in generation, which knows the size of a scene from its first frame only
         clip=ClipConfig(frames=17, height=64, width=96, validate_on=8, scale_by_first_frame=stage != "base"),
         noise=NoiseConfig(shift=2.0),
         dropout=DropoutConfig(text=0.1),
-        sampling=SamplingConfig(steps=30, guidance=1.5),
+        sampling=SamplingConfig(num_inference_steps=30, guidance_scale=1.5),
         every=Cadence(log=5, validate=20, checkpoint=20),
     )
     if stage == "autoencoder":
@@ -39,10 +39,10 @@ def tiny(stage: Stage) -> TrainConfig:
 
 
 def small_world(stage: Stage) -> TrainConfig:
-    """The shipped small world: rooms made while training, 17 frames of 96x144; about 20 core-hours with bf16 products.
+    """The included small world: rooms rendered while training, 17 frames of 96x144; about 20 core-hours with bf16.
 
-    Every clip is drawn about seven times while it lies in a window of a thousand. Stage 2 goes on training the geometry
-    branch and adapts the video blocks, which the paper freezes: here both started from nothing.
+    Every clip is drawn about seven times while it is in a window of a thousand. Stage 2 also trains the geometry branch
+    and adapts the video blocks, which the paper freezes, because here neither is pretrained.
     """
     start = replace(
         tiny(stage),
@@ -53,7 +53,7 @@ def small_world(stage: Stage) -> TrainConfig:
             frames=17, height=96, width=144, validate_on=32, scale_by_first_frame=True, cache_gb=4.0, pool=1024, reuse=7
         ),
         noise=NoiseConfig(shift=6.0, validation=(0.5, 0.8, 1.0)),
-        sampling=SamplingConfig(steps=30, guidance=1.0, clips=6),
+        sampling=SamplingConfig(num_inference_steps=30, guidance_scale=1.0, clips=6),
         every=Cadence(log=50, validate=1000, checkpoint=250, sample=5000),
         compute=ComputeConfig(precision="auto"),
     )
@@ -64,7 +64,7 @@ def small_world(stage: Stage) -> TrainConfig:
         return replace(start, steps=2500, batch=4, optim=optim, every=every)
     if stage == "base":
         return replace(start, steps=35_000, optim=optim)
-    # depth by its share of the depth, no temporal term and confidences that move nothing else: few frames suffice
+    # relative depth, no temporal term and confidences that affect no other output: few frames suffice
     loss = replace(
         start.loss,
         dense_frames=3,
