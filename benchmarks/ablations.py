@@ -171,8 +171,8 @@ def alone(options: argparse.Namespace) -> list[str]:
         *(sys.executable, "-m", "fw_train.cli", "stage2", "small-world", "--go-on", "--seed", "0"),
         *("--model", str(options.out / "models" / "apart.json"), "--init", str(options.out / "stage1-4")),
         *("--data", str(options.data), "--out", str(options.out / "alone"), "--steps", str(options.alone_steps)),
-        *("--batch", "16", "--loss.geometry", "0", "--no-unfreeze-geometry", "--optim.lr", "5e-4"),
-        *("--lora.rank", "32", "--lora.alpha", "32"),
+        *("--batch", "16", "--set", "loss.geometry=0.0", "--no-unfreeze-geometry", "--optim.lr", "5e-4"),
+        *("--lora.rank", "32", "--set", "lora.alpha=32.0"),
         *("--set", "clip.validate_on=96", "--every.validate", str(options.alone_steps)),
         *("--launcher", "torchrun", "--workers", str(options.jobs)),
     ]

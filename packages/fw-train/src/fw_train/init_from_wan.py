@@ -1,7 +1,7 @@
-"""`fw-train init`: the folder that stage 1 of a large preset starts from, made of a downloaded Wan model.
+"""`fw-train init`: write the initial model of stage 1 of a large preset from a downloaded Wan model.
 
-The video branch gets Wan's weights, the geometry branch and its coupling get new ones (or VGGT's), and pipeline.json
-names Wan's autoencoder, text encoder and CLIP encoder, turned into safetensors where they are pickles.
+The video branch gets Wan's weights, the geometry branch and the cross-branch attention get new ones (or VGGT's), and
+pipeline.json names Wan's autoencoder, text encoder and CLIP encoder, converted to safetensors if they are pickles.
 """
 
 import shutil
@@ -25,25 +25,25 @@ _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json", "
 
 @dataclass(frozen=True, kw_only=True)
 class InitOptions:
-    """Make the folder that `fw-train stage1 --init` of a large preset wants, from a downloaded Wan model."""
+    """Write the folder for `fw-train stage1 --init` of a large preset, from a downloaded Wan model."""
 
     model: Positional[str]
     """Preset (wan21_fun_1_3b, wan21_i2v_14b, wan22_fun_a14b), or a JSON file of a WorldConfig."""
     wan: Annotated[Positional[Path], arg(metavar="WAN_FOLDER")]
-    """The downloaded model, in the original (Wan, VideoX-Fun) or in diffusers' layout."""
+    """The downloaded model, in the original layout (Wan, VideoX-Fun) or that of diffusers."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """The folder to write."""
+    """Folder to write."""
     vggt: Path | None = None
-    """VGGT safetensors to start the geometry branch from. They have their own license, which is shown."""
+    """VGGT safetensors to initialize the geometry branch. They have their own license, which is printed."""
     seed: int = 0
-    """Of the new weights."""
+    """Seed of the new weights."""
 
 
 def init(options: InitOptions) -> list[str]:
-    """Write `options.out`; returns what to tell about it, line by line.
+    """Write `options.out`; returns lines to print about it.
 
     Raises:
-        ConfigError: OUT exists already, or the Wan folder lacks a part or holds another model's.
+        ConfigError: OUT exists already, or the Wan folder is incomplete or of another model.
     """
     from fw_model.autoencoders.wan_vae import WanVAE
     from fw_model.checkpoints.checkpoint import load_video_backbone, save_world
@@ -80,10 +80,13 @@ def init(options: InitOptions) -> list[str]:
         layout = load_video_backbone(world, wan if source.suffix == ".json" else source)
         lines = [f"video branch: {source} ({layout} layout)"]
         if options.vggt is None:
-            lines.append(f"geometry branch and coupling: new, seed {options.seed}")
+            lines.append(f"geometry branch and cross-branch attention: new, seed {options.seed}")
         else:
             start = start_from_vggt(world, options.vggt)
-            lines += [f"geometry branch: {start.loaded} tensors of {options.vggt}; coupling: new", start.license]
+            lines += [
+                f"geometry branch: {start.loaded} tensors of {options.vggt}; cross-branch attention: new",
+                start.license,
+            ]
         save_world(world, partial)
         save_components(partial, vae, text_encoder, clip)
         shutil.rmtree(partial / "vae_original", ignore_errors=True)
@@ -92,11 +95,11 @@ def init(options: InitOptions) -> list[str]:
         raise ConfigError(str(error).replace(str(partial), str(out))) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return [*lines, f"go on with: fw-train stage1 RECIPE --model {options.model} --init {out} --data DATASET --out RUN"]
+    return [*lines, f"next: fw-train stage1 RECIPE --model {options.model} --init {out} --data DATASET --out RUN"]
 
 
 def _transformer(config: WorldConfig) -> tuple[str, ...]:
-    """Where a download has the transformer; of Wan2.2 the expert that the config is for."""
+    """Names of the transformer in a download; of Wan2.2, the expert of the config."""
     low, high = config.timestep_range
     if low > 0:
         return ("high_noise_model", "transformer")
@@ -104,7 +107,7 @@ def _transformer(config: WorldConfig) -> tuple[str, ...]:
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> Path:
-    """The first of some names that is there."""
+    """The first of the names that exists."""
     for name in names:
         if (folder / name).exists():
             return folder / name
@@ -112,7 +115,7 @@ def _find(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def _safetensors(source: Path, folder: Path) -> Path:
-    """`source` itself, or, for a pickle, the folder it was converted to."""
+    """`source`, or the folder that a pickle was converted to."""
     if source.suffix != ".pth":
         return source.resolve()
     from fw_model.convert import convert_checkpoint

@@ -1,7 +1,7 @@
-"""LoRA: stage 2 may adapt the frozen video blocks by trained matrices of low rank (Hu et al. 2021, section 4.1).
+"""LoRA: low-rank adapters on the frozen video blocks, for stage 2 (Hu et al. 2021, section 4.1).
 
-An adapted layer keeps its parameters under their names and gains `lora_down` and `lora_up`; an export has them added
-into the weights, so a model that was trained with adapters is loaded like any other.
+An adapted layer keeps the names of its parameters and gets `lora_down` and `lora_up`; an export has them merged into
+the weights, so it loads like any other model.
 
 Axes: r rank, i input width, o output width.
 """
@@ -22,14 +22,14 @@ _ADAPTER = re.compile(r"\.lora_(down|up)$")
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter of this name belongs to an adapter."""
+    """Whether the name is that of an adapter's parameter."""
     return _ADAPTER.search(name) is not None
 
 
 def add_adapters(world: nn.Module, config: LoraConfig, *, seed: int) -> list[str]:
-    """Adapt the linear layers of the video blocks that `config.targets` names; returns the layers' names.
+    """Adapt the linear layers of the video blocks that `config.targets` selects; returns their names.
 
-    Nothing happens at rank 0. The model's output does not change before the first step.
+    Does nothing at rank 0. The output of the model does not change before the first step.
     """
     if config.rank == 0:
         return []

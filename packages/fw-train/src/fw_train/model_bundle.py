@@ -32,7 +32,7 @@ from fw_train.config.schema import ConfigError, Stage, TrainConfig, leaves
 from fw_train.lora import add_adapters, merge_adapters, save_adapters
 
 LORA_FOLDER = "lora"
-"""Folder, inside an export, of the adapter as a file of its own; its layers are merged into the weights too."""
+"""Folder, inside an export, with the LoRA adapter as a separate file; the weights have it merged."""
 
 
 class EncodedVideo(NamedTuple):

@@ -54,7 +54,8 @@ def test_torchrun_gets_the_same_words_and_the_environment_that_restarts_need(
         raise SystemExit(0)  # the real one does not return either
 
     monkeypatch.setattr(os, "execve", execve)
-    main([*words(run), "--launcher", "torchrun", "--workers", "2"])
+    with pytest.raises(SystemExit):
+        main([*words(run), "--launcher", "torchrun", "--workers", "2"])
     ((program, command, environment),) = seen
     assert (program, environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"]) == (sys.executable, "1")
     assert {"--nproc-per-node=2", "--max-restarts=3"} <= set(command)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fw_train.config.check import check
 from fw_train.config.load import from_mapping, load
 from fw_train.config.recipes.machines import Machine, machine
 from fw_train.config.schema import ConfigError, Stage, TrainConfig
-from fw_train.data.split import split_clips
+from fw_train.data.split import shapes_of, split_clips
 from fw_train.engine.checkpoint import CheckpointStore
 from fw_train.engine.distributed import Context
 from fw_train.model_bundle import load_bundle
@@ -291,6 +292,39 @@ def test_the_command_prints_tables_and_json(mini: Path, capsys: pytest.CaptureFi
     printed = capsys.readouterr().out
     for text in ("cross-branch attention", "dense heads", "optimizer", "fits", "nothing was run"):
         assert text in printed
+
+
+def test_the_plan_counts_what_remains(
+    mini: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(dataset, data)
+    shape = ["--clip.frames", "5", "--clip.height", "32", "--clip.width", "48", "--batch", "2", "--steps", "10"]
+    words = ["base", "tiny", "--model", str(mini), "--data", str(data), "--out", str(out), *shape]
+    (out / "checkpoints" / "step-00000004").mkdir(parents=True)
+    assert main(["plan", *words, "--json"]) == 0
+    before = json.loads(capsys.readouterr().out)
+    assert before["remaining"]["steps"] == 6
+    assert before["time"]["run_h"] == pytest.approx(6 * before["time"]["step_s"] / 3600)
+    assert (before["remaining"]["windows"], before["remaining"]["captions"]) == (12, 13)
+    assert main(["encode", *words, "--compute.device", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["plan", *words, "--json"]) == 0
+    after = json.loads(capsys.readouterr().out)["remaining"]
+    assert (after["windows"], after["captions"]) == (0, 0)
+    assert main(["plan", *words]) == 0
+    assert "10 to train on" in capsys.readouterr().out
+
+
+def test_the_plan_is_of_the_largest_bucket_and_the_optimizer_may_stay_on_the_host(mini: Path) -> None:
+    clip = {"frames": 9, "height": 32, "width": 96, "frame_buckets": [5]}
+    wide = plan_of("stage1", str(mini), clip=clip)
+    square = plan_of("stage1", str(mini), clip={**clip, "aspect_buckets": True})
+    assert (str(wide.shape), str(square.shape)) == ("9 frames of 96x32", "9 frames of 96x32")
+    assert square.tokens == max(shape.tokens for shape in shapes_of(square.config.clip))
+    there, away = (plan_of("stage1", str(mini), compute={"offload_optimizer": away}) for away in (False, True))
+    assert away.memory["optimizer"] == 0
+    assert there.memory["optimizer"] == 8 * sum(row.trained for row in there.parameters)
 
 
 @pytest.mark.parametrize(

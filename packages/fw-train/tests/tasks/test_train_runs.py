@@ -18,6 +18,7 @@ from fw_core.files import locked
 from fw_data.dataset.clip_order import Draw
 from fw_data.dataset.manifest import write_manifest
 from fw_data.dataset.reader import ClipDataset
+from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.cli import main
 from fw_train.config.load import from_mapping
@@ -252,6 +253,28 @@ def test_encoding_first_leaves_nothing_to_encode_while_training(
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_text_encoders_leave_the_device_before_the_model_is_loaded(
+    configure: Configure, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(HashTextEncoder, "to", lambda self, _device: events.append("to device") or self)
+    monkeypatch.setattr(HashTextEncoder, "free", lambda _self: events.append("free"))
+    load = train_module.load_bundle
+
+    def loading(config: TrainConfig) -> Any:
+        events.append("load")
+        return load(config)
+
+    monkeypatch.setattr(train_module, "load_bundle", loading)
+    train(configure(name="plain"), quiet=True)
+    assert events == ["load"]
+    events.clear()
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    train(configure(name="first", data=str(copy), clip={**CLIP, "encode_first": True}), quiet=True)
+    assert events == ["to device", "free", "free", "load"]
+
+
 def test_frozen_weights_are_hashed_once(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     train(configure(name="base"), quiet=True)
     base = configure(name="base").out
@@ -285,7 +308,10 @@ def test_every_trained_parameter_gets_a_gradient(configure: Configure, capsys: p
     said = capsys.readouterr().out
     assert "got no gradient" not in said
     assert "geometry.tokens.from_poses (no input)" in said
-    world = WorldPipeline.from_pretrained(configure(name="s1").out).world
+    pipeline = WorldPipeline.from_pretrained(configure(name="s1").out)
+    assert not pipeline.follows_camera
+    assert WorldPipeline.from_pretrained(configure(name="s2").out).follows_camera
+    world = pipeline.world
     assert set(weights(configure(name="s1").out)).isdisjoint(unused_parameters(world))
 
 

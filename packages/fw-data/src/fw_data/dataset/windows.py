@@ -103,8 +103,8 @@ def frames_spanned(record: ClipRecord, frames: int, fps: float) -> int:
 
 def load_window(dataset: WindowSource, window: Window) -> LoadedWindow:
     """Read one window: resized to cover height x width, center-cropped, the cameras adjusted."""
-    record, size = dataset.record(window.clip_id), (window.height, window.width)
-    ratio = frame_ratio(record, window.fps)
+    size = (window.height, window.width)
+    ratio = frame_ratio(dataset.record(window.clip_id), window.fps) if window.fps else 1.0
     offsets = np.floor(np.arange(window.frames) * ratio + 0.5).astype(int)
     span = slice(window.start, window.start + int(offsets[-1]) + 1)
     every = ratio == 1.0

@@ -26,12 +26,13 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
 }
 """Keys and groups that only some stages read, with these stages; the last match counts."""
 WITHOUT_FLAG = (
-    *("stage", "recipe", "lora.targets", "loss.depth", "loss.points", "loss.camera", "sampling"),
+    *("stage", "recipe", "lora.alpha", "lora.targets", "loss", "sampling"),
     *("clip.random_start", "clip.start_step", "clip.validate_on", "clip.min_confidence", "clip.mask_moving"),
     *("clip.scale_by_first_frame", "clip.cache_gb", "clip.pool", "clip.reuse", "clip.frame_buckets", "clip.max_crop"),
+    "clip.encode_first",
     "compute.offload_optimizer",
     *("optim.betas", "optim.weight_decay", "optim.clip_norm", "optim.camera_adapter_lr"),
-    *("noise.scheme", "noise.weighting", "noise.validation"),
+    "noise",
     *("dropout.image", "dropout.camera", "dropout.cross_branch"),
 )
 """Keys and groups that are set in a TOML file or by `--set KEY=VALUE`, to keep the number of flags small."""

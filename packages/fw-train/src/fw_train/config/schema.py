@@ -18,7 +18,7 @@ from fw_model.losses.config import WorldLossConfig
 Stage = Literal["autoencoder", "base", "stage1", "stage2"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "base", "stage1", "stage2")
 LAUNCH = ("launcher", "workers", "restarts", "go_on", "wandb")
-"""Keys that say how a run is started and watched; they are not part of its identity."""
+"""Keys of launching and tracking; they are not part of a run's identity."""
 
 
 class ConfigError(ValueError):

@@ -93,7 +93,7 @@ def encode(
 
 
 def remaining(split: Split, clip: ClipConfig, cache: EncodingCache) -> Remaining:
-    """What a run needs and the cache lacks."""
+    """Windows and captions of a run that are not in the cache."""
     windows = [(record, starts - cache.clips.has(record)) for record, starts in wanted(split, clip)]
     captions = sorted({"", *(record.caption for record in (*split.train, *split.held_out))})
     return Remaining(

@@ -1,4 +1,4 @@
-"""Training and held-out clips of a run: which clips are usable, in which bucket, and what is said about them.
+"""Training and held-out clips of a run: usable clips, their buckets, and a summary.
 
 Axes: F frames, H W pixels.
 """

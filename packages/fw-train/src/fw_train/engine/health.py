@@ -1,4 +1,4 @@
-"""Two figures that show early that a model is dying, logged with every training line.
+"""Two early signs of a collapsing model, logged with every training line.
 
     health/camera_tokens    difference between the camera tokens of latent frames after the last geometry layer: the
                             rms of their deviation from their mean over their own rms. It falls towards 0 when the
@@ -20,7 +20,7 @@ from fw_model.wan.camera_adapter import CameraAdapter
 
 CAMERA_TOKENS, ADAPTER_ACTIVE = "health/camera_tokens", "health/adapter_active"
 LEAST: Mapping[str, float] = {CAMERA_TOKENS: 0.02, ADAPTER_ACTIVE: 0.05}
-"""Below these values a run is warned about."""
+"""Values below which a warning is printed."""
 ADVICE: Mapping[str, str] = {
     CAMERA_TOKENS: "the geometry branch hardly tells frames apart; use a model with geometry.time_index, a lower "
     "optim.lr, or optim.betas with 0.999",
@@ -30,7 +30,7 @@ ADVICE: Mapping[str, str] = {
 
 
 class HealthMonitor:
-    """Reads both figures off every forward pass of a model, by hooks that change nothing."""
+    """Measures both figures in every forward pass of a model, with hooks that change nothing."""
 
     def __init__(self, model: nn.Module) -> None:
         self._tokens: Tensor | None = None
@@ -42,7 +42,7 @@ class HealthMonitor:
                 module.to_shift[1].register_forward_hook(self._reader(number))
 
     def values(self) -> dict[str, Tensor]:
-        """The figures of the passes since the last call, as scalars; without those of parts that did not run."""
+        """The figures of the passes since the last call, as scalars; parts that did not run have none."""
         found: dict[str, Tensor] = {}
         if self._tokens is not None:
             found[CAMERA_TOKENS] = self._tokens
@@ -52,7 +52,7 @@ class HealthMonitor:
         return found
 
     def _read_tokens(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        # frame 0 has a token of its own, so it always differs
+        # frame 0 has a separate token, so it always differs
         if args[0].shape[1] > 2:
             self._tokens = token_difference(args[0][:, 1:].detach().float())
 
@@ -70,7 +70,7 @@ def token_difference(tokens: Float[Tensor, "b f e"]) -> Float[Tensor, ""]:
 
 
 def warnings(values: Mapping[str, float]) -> list[str]:
-    """A sentence for every figure that is too small."""
+    """A warning for every figure that is too small."""
     return [
         f"warning: {name} is {values[name]:.3g}, below {least:g}: {ADVICE[name]}"
         for name, least in LEAST.items()

@@ -32,7 +32,7 @@ class Time:
     run_h: float
     """Hours of the remaining steps."""
     encode_h: float
-    """Hours of encoding what is not encoded yet."""
+    """Hours of encoding missing windows and captions."""
     gpu_h: float
     """Hours times the number of GPUs."""
     basis: str

@@ -1,1 +1,1 @@
-"""What is trained: the world model and the autoencoder, the stages and their losses, and a run from end to end."""
+"""Tasks of the training loop: the world model in its stages, the autoencoder, previews, and runs from end to end."""

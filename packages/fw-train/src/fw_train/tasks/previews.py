@@ -107,7 +107,7 @@ class _KnownTexts:
         return torch.stack([self.task.text(prompt) for prompt in prompts]).to(self.task.device)
 
     def truncation(self, prompt: str) -> str | None:
-        return self.task.parts.text_encoder.truncation(prompt)
+        return self.task.bundle.text_encoder.truncation(prompt)
 
     def spec(self) -> dict[str, Any]:
         return self.task.bundle.text_encoder.spec()

@@ -40,7 +40,7 @@ DATA = "data.json"
 FROZEN = "frozen.json"
 """File, in a run folder, with the hash of the frozen weights."""
 
-Say = Callable[[str], None]
+Print = Callable[[str], None]
 
 
 class Outcome(NamedTuple):
@@ -157,13 +157,13 @@ def _run(config: TrainConfig, ctx: Context, *, quiet: bool) -> Outcome:
 def _train_and_export(config: TrainConfig, ctx: Context, prepared: Prepared, *, quiet: bool) -> Outcome:
     assert config.out is not None
     out, task = config.out, prepared.task
-    say = _printer(ctx, quiet)
+    show = _printer(ctx, quiet)
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
     if ctx.device.type == "cpu":
         keep_freed_memory()
     for line in prepared.lines:
-        say(line)
+        show(line)
 
     def write_files() -> None:
         for name, value in {CONFIG: config.to_json(), **prepared.files}.items() if ctx.is_main else ():
@@ -171,15 +171,15 @@ def _train_and_export(config: TrainConfig, ctx: Context, prepared: Prepared, *, 
 
     result = run(config, task, ctx, out=out, quiet=quiet, on_start=write_files)
     for line in task.cache.summary() if task.cache else []:
-        say(line)
+        show(line)
     if result.status == "interrupted":
-        say(f"stopped at step {result.step}; continue with: fw-train resume {out}")
+        show(f"stopped at step {result.step}; continue with: fw-train resume {out}")
         return Outcome(result, None)
     folder = out / EXPORT
     if ctx.is_main:
         _export(config, ctx, prepared, result, folder)
     ctx.wait_for_all()  # an export of a large model takes longer than a collective may
-    say(f"result: {folder}")
+    show(f"result: {folder}")
     return Outcome(result, folder)
 
 
@@ -237,10 +237,10 @@ def prepare(config: TrainConfig, ctx: Context, *, quiet: bool = True) -> Prepare
     return Prepared(task, split, lines, {DATA: split.summary(), **files})
 
 
-def _encode_first(config: TrainConfig, ctx: Context, say: Say) -> None:
+def _encode_first(config: TrainConfig, ctx: Context, show: Print) -> None:
     """Encode everything that is missing, on all ranks, before the model is loaded."""
     for line in encode(config, rank=ctx.rank, world_size=ctx.world_size, device=ctx.device):
-        say(f"encode: {line}")
+        show(f"encode: {line}")
     if ctx.device.type == "cuda":
         torch.cuda.empty_cache()
     ctx.wait_for_all()
@@ -285,12 +285,12 @@ def _locked(out: Path, ctx: Context, *, when: bool) -> Iterator[None]:
         yield
 
 
-def _printer(ctx: Context, quiet: bool) -> Say:
-    def say(line: str) -> None:
+def _printer(ctx: Context, quiet: bool) -> Print:
+    def show(line: str) -> None:
         if ctx.is_main and not quiet:
             print(line, flush=True)
 
-    return say
+    return show
 
 
 def _at_rate(bundle: ModelBundle, fps: float | None) -> ModelBundle:

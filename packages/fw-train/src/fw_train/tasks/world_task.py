@@ -118,6 +118,8 @@ class WorldTask:
 
     def tokens(self, draw: Draw) -> int:
         """Video tokens of a draw's sample."""
+        if not self.split.assigned:  # a record of a rendered clip takes time
+            return self.split.shapes[0].tokens
         return self.split.shape(self.split.train[draw.clip].id).tokens
 
     def loss(self, step: int, draws: Sequence[Draw]) -> Mapping[str, Tensor]:
