@@ -20,6 +20,7 @@ from fw_serve.jobs.fleet import Fleet
 from fw_serve.jobs.store import JobStore
 from fw_serve.options import UpOptions
 from fw_serve.prepare import _check_engine
+from fw_serve.storage import JobStorage
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -163,8 +164,9 @@ def _compose_command() -> list[str] | None:
 
 @pytest.fixture(scope="module")
 def metrics_text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    store = JobStore(f"sqlite:///{tmp_path_factory.mktemp('metrics') / 'jobs.db'}")
-    metrics = Metrics(store, Fleet(store))
+    folder = tmp_path_factory.mktemp("metrics")
+    store = JobStore(f"sqlite:///{folder / 'jobs.db'}")
+    metrics = Metrics(store, Fleet(store), JobStorage(folder))
     metrics.request("GET", "/v1/videos", 200, 0.1)
     text = metrics.text().decode()
     store.close()
@@ -222,9 +224,7 @@ def test_the_unit_starts_the_service(tmp_path: Path) -> None:
     options = serve_options(settings["ExecStart"])
     assert (options.host, options.only) == ("127.0.0.1", None)
     assert str(options.data).startswith(f"/var/lib/{settings['StateDirectory']}/")
-    from fw_serve.supervisor import PATIENCE_S
-
-    assert float(settings["TimeoutStopSec"]) > PATIENCE_S
+    assert float(settings["TimeoutStopSec"]) > options.stop_s
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     program = settings["ExecStart"].split()[0]

@@ -61,9 +61,11 @@ def generate_batch(options: GenerateOptions) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     failed: list[str] = []
     for number, row in enumerate(missing, start=1):
-        began, entry = time.monotonic(), {"name": row.name, "digest": row.digest()}
+        began = time.monotonic()
+        entry: dict[str, Any] = {"name": row.name, "digest": row.digest()}
         try:
             *_, last = start(pipeline, row.options, read_inputs(row.options))
+            assert last.world is not None, "a generation ends with a world"
             write(last.world, row.options.out)
             entry |= {"status": "completed", "notes": last.world.notes}
         except (ValueError, TypeError, OSError, RuntimeError) as error:  # RuntimeError: out of memory, not finite

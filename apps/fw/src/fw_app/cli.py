@@ -26,7 +26,7 @@ PROGRAM = Program(
         ),
         "generate": Command(
             help="generate a world from an image, a prompt and a camera path",
-            target="fw_app.generate:generate_anywhere",
+            target="fw_app.generate_command:generate",
             options=f"{_OPTIONS}:GenerateOptions",
             usage="(IMAGE | --batch FILE) --out OUT",
         ),

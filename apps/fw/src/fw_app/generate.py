@@ -74,23 +74,6 @@ def parse_lora(text: str) -> tuple[Path, float]:
     return path, scale
 
 
-def generate_anywhere(options: GenerateOptions) -> int:
-    """`fw generate`: one world or a batch, on this machine or on the server of `--server`. Returns the exit code."""
-    if (options.image is None) == (options.batch is None):
-        raise ValueError("give either IMAGE, for one world, or --batch FILE, for many")
-    if options.server is not None:
-        from fw_app.remote import generate_remotely
-
-        generate_remotely(options)
-        return 0
-    if options.batch is not None:
-        from fw_app.batch import generate_batch
-
-        return generate_batch(options)
-    generate(options)
-    return 0
-
-
 def generate(options: GenerateOptions) -> "World":
     """Generate a world on this machine, write it to `options.out`, print progress, and return it."""
     inputs = read_inputs(options)

@@ -13,7 +13,7 @@ Axes: b batch, F frames, H W pixels, c channels, f latent frames, y x latent row
 
 import time
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from fw_model.model.conditioning import Conditioning
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.components import HIGH_NOISE, load_components, save_components
 from fw_model.pipeline.inputs import ImageInput, check_types, prepare_image, prepare_trajectory
+from fw_model.pipeline.job import EncodedInputs, GenerationJob
 from fw_model.pipeline.placement import Placement
 from fw_model.pipeline.result import Progress, World
 from fw_model.pipeline.settings import GenerationSettings, Sampling
@@ -301,7 +302,7 @@ class WorldPipeline:
         schedule = FlowSchedule(steps=chosen.num_inference_steps, shift=chosen.shift)
         self._check_model(schedule, last_image is not None)
         notes: list[str] = []
-        job = _Job(
+        job = GenerationJob(
             notes=notes,
             image=prepare_image(image, height, width, fit, notes),
             last_image=None if last_image is None else prepare_image(last_image, height, width, fit, notes),
@@ -362,7 +363,7 @@ class WorldPipeline:
     def _experts(self) -> list[FantasyWorld]:
         return [self.world] if self.high_noise is None else [self.world, self.high_noise]
 
-    def _run(self, job: "_Job") -> Generator[Progress, None, None]:
+    def _run(self, job: GenerationJob) -> Generator[Progress, None, None]:
         start = time.monotonic()
         yield Progress(stage="encode", step=0, steps=1, seconds=0.0)
         inputs = self._encode(job)
@@ -399,7 +400,7 @@ class WorldPipeline:
         yield Progress(stage="decode", step=1, steps=1, seconds=time.monotonic() - start, eta_seconds=0.0, world=world)
 
     @torch.no_grad()
-    def _encode(self, job: "_Job") -> "_Inputs":
+    def _encode(self, job: GenerationJob) -> EncodedInputs:
         config = self.world.config
         image = job.image.to(self.device)[None]
         prompts = [job.prompt, *([job.sampling.negative_prompt] if job.sampling.guidance_scale != 1 else [])]
@@ -421,10 +422,10 @@ class WorldPipeline:
         with self.placement.part("autoencoder", self.autoencoder):
             y = first_frame_condition(self.autoencoder, image[:, :, None], len(job.path), config.video.y_dim, last=last)
         rays = path_rays(config, job.path)
-        return _Inputs(text=text, clip=clip, y=y, plucker=None if rays is None else rays.to(self.device)[None])
+        return EncodedInputs(text=text, clip=clip, y=y, plucker=None if rays is None else rays.to(self.device)[None])
 
     @torch.no_grad()
-    def _conditions(self, world: FantasyWorld, inputs: "_Inputs") -> tuple[Conditioning, Conditioning | None]:
+    def _conditions(self, world: FantasyWorld, inputs: EncodedInputs) -> tuple[Conditioning, Conditioning | None]:
         """Embed the conditioning of every step once; guidance changes the text alone."""
         made = [
             world.encode_condition(context=row[None], y=inputs.y, clip_feature=inputs.clip, plucker=inputs.plucker)
@@ -442,7 +443,7 @@ class WorldPipeline:
         return {"loras": used} if used else {}
 
     @torch.no_grad()
-    def _finish(self, job: "_Job", state: DenoiseStep, geometry: GeometryOutput) -> World:
+    def _finish(self, job: GenerationJob, state: DenoiseStep, geometry: GeometryOutput) -> World:
         frames = self.decode_frames(state.latents)
         scale = job.settings.scene_scale
         return World(
@@ -474,31 +475,6 @@ def _clean(
     """Clean latents that one step points at: exact for Euler, where the velocity is the slope of the step."""
     old, new = (float(sigma) for sigma in schedule.sigmas[state.index - 1 : state.index + 1])
     return state.latents - new * (state.latents - before) / (new - old)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Job:
-    """A checked request."""
-
-    image: Tensor
-    last_image: Tensor | None
-    prompt: str
-    path: Trajectory
-    schedule: FlowSchedule
-    sampling: Sampling
-    settings: GenerationSettings
-    notes: list[str]
-    """Changes to the inputs; encoding adds to it."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Inputs:
-    """A request's inputs in the encoders' terms."""
-
-    text: Tensor
-    clip: Tensor | None
-    y: Tensor | None
-    plucker: Tensor | None
 
 
 def _load_expert(
