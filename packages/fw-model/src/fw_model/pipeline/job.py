@@ -39,8 +39,8 @@ class GenerationJob:
 class EncodedInputs:
     """The inputs of a request after the encoders."""
 
-    text: Float[Tensor, "1 l e"]
-    """Text embeddings."""
+    text: Float[Tensor, "b l e"]
+    """Text embeddings of the prompt, and of the negative prompt under guidance (b is 1 or 2)."""
     clip: Float[Tensor, "1 n d"] | None
     """CLIP tokens of the first frame, for models that read them."""
     y: Float[Tensor, "1 cy f y x"] | None
