@@ -44,7 +44,7 @@ def test_text_files_come_first_then_the_nearest_table(tmp_path):
     found = read_captions(tmp_path, ["a.mp4", "frames", "sub/b.mp4"])
     assert found.texts == {"a.mp4": "from the text", "frames": "of a folder", "sub/b.mp4": "near"}
     text = "\n".join(found.messages)
-    assert "a.mp4: several captions" in text
+    assert "2 videos with several captions, first a.mp4" in text
     assert "metadata.csv: 1 of 3 rows name no video here; first gone.mp4" in text
 
 

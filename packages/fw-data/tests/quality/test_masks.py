@@ -19,6 +19,7 @@ from fw_data.dataset.transforms import fit_mask
 from fw_data.inspect.contact_sheet import contact_sheet
 from fw_data.inspect.stats import dataset_stats
 from fw_data.quality.dynamics import pixel_labels
+from fw_data.quality.filters import FilterConfig
 
 FRAMES, HEIGHT, WIDTH, SKY_ROWS = 13, 96, 128, 28
 SIDE = 32
@@ -176,3 +177,24 @@ def test_batches_have_them_where_asked(dataset):
     assert batch.sky[0, :, :10].float().mean() > 0.9
     assert not (batch.sky & (batch.depth > 0)).any()
     assert next(iter(ClipLoader(data, table, seed=0))).moving is None
+
+
+def test_a_logo_in_every_frame_is_masked(tmp_path, make_video, scene, run_annotate):
+    content = scene(17, height=144, width=208)
+    video = content["video"]
+    for row in range(3):  # white letters on black: strong edges that stay
+        video[:, 12 + 8 * row : 16 + 8 * row, 150:196] = 255
+        video[:, 16 + 8 * row : 20 + 8 * row, 150:196] = 0
+    make_video(tmp_path / "raw" / "tv.mp4", video)
+    (tmp_path / "truth").mkdir()
+    np.savez(tmp_path / "truth" / "tv.npz", **{key: content[key] for key in ("depth_m", "K", "pose_c2w")})
+    run_annotate(tmp_path / "raw", tmp_path / "out", config={"filters": FilterConfig(max_overlay=0.2)})
+    dataset = ClipDataset(tmp_path / "out")
+    clip = dataset.load(0)
+    logo = (slice(None), slice(14, 34), slice(154, 192))
+    assert clip.moving is not None
+    assert clip.moving[logo].mean() > 0.95
+    assert (clip.confidence[logo] == 0).mean() > 0.95
+    away = (slice(None), slice(60, None), slice(None))
+    assert clip.moving[away].mean() < 0.05
+    assert any("masked" in note for note in dataset.records[0].notes)

@@ -36,6 +36,7 @@ def read_captions(raw: Path, videos: Sequence[str]) -> Captions:
     messages: list[str] = []
     tables: dict[PurePosixPath, list[tuple[str, dict[str, str]]]] = {}
     used: set[tuple[str, str]] = set()
+    several: list[str] = []
     for source in videos:
         text, problem = read_sidecar(raw / source)
         if problem:
@@ -53,7 +54,12 @@ def read_captions(raw: Path, videos: Sequence[str]) -> Captions:
         if found and found[0]:
             texts[source] = found[0]
             if any(other != found[0] for other in found[1:]):
-                messages.append(f"{source}: several captions; the first of text file, {', '.join(TABLES)} is used")
+                several.append(source)
+    if several:
+        order = ", ".join(TABLES)
+        messages.append(
+            f"{len(several)} videos with several captions, first {several[0]}: text files count, then {order}"
+        )
     for table, rows in (pair for found in tables.values() for pair in found):
         unknown = [name for name in rows if (table, name) not in used]
         if unknown:

@@ -21,9 +21,10 @@ from fw_data.errors import DataError
 from fw_data.media.color import ColorConverter
 from fw_data.media.decode import read_frames, thumbnail
 from fw_data.media.numbered import IMAGE_FPS, numbered_images
-from fw_data.media.probe import MediaLimits, VideoInfo, probe
+from fw_data.media.probe import MediaLimits, VideoInfo, probe, without_bars
 from fw_data.media.resize import place
 from fw_data.media.times import time_gaps
+from fw_data.shots.bars import BarFinder
 from fw_data.shots.cuts import CutMethod
 from fw_data.shots.shots import THUMBNAIL_LONG_SIDE, ShotCutter, Window, choose_frames, windows
 
@@ -175,7 +176,7 @@ def _cut(
     caption: str,
 ) -> tuple[list[ClipPlan], list[Refusal]]:
     cutter = ShotCutter(fps=info.fps, min_frames=config.min_frames, trim_s=config.trim_s, cuts=config.cuts)
-    convert = ColorConverter()
+    bar_finder, convert = BarFinder(), ColorConverter()
     stamps: list[int | None] = []
     times = array("d")
     hashes = array("Q")
@@ -190,12 +191,14 @@ def _cut(
             small = thumbnail(frame.image, info, convert, THUMBNAIL_LONG_SIDE)
             hashes.append(difference_hash(small))
             cutter.add(small, gap=frame.gap)
+            bar_finder.add(small)
     except av.FFmpegError as error:
         raise DataError("unreadable", f"{path.name} stops being readable: {error.strerror}") from error
     if not cutter.frames:
         raise DataError("no-frames", f"{path.name} holds no undamaged frame")
     pauses = time_gaps(np.asarray(times))
     cutter.split_at(pauses.tolist())
+    info = without_bars(info, bar_finder.bars(info.coded_height, info.coded_width))
     notes = list(info.notes)
     if gaps or cutter.frames < 0.95 * info.declared_frames:
         declared = f" of {info.declared_frames} declared" if info.declared_frames else ""

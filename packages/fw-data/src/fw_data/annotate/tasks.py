@@ -25,7 +25,7 @@ from fw_data.engine import JobProgress
 from fw_data.errors import DataError
 from fw_data.media.decode import read_clip
 from fw_data.media.resize import place
-from fw_data.quality.dynamics import dynamic_fraction, pixel_labels
+from fw_data.quality.dynamics import dynamic_fraction, overlay_pixels, pixel_labels
 from fw_data.quality.filters import reject, score
 from fw_data.quality.grade import grade_with_reasons, median_depth, score_geometry
 from fw_data.quality.motion_tags import motion_tags
@@ -161,18 +161,22 @@ class AnnotateTask:
             raise RuntimeError(f"{backend.name} gave depth {geometry.depth_m.shape} for frames {frames.shape[:3]}")
         if not (geometry.depth_m > 0).any():
             raise AnnotationRefused("no-depth", "no pixel of the clip has a depth", "check the geometry of this video")
+        overlay = overlay_pixels(frames)
+        if overlay.any():
+            geometry = replace(geometry, confidence=np.where(overlay, np.float32(0), geometry.confidence))
         watch.start("grade")
         scores |= geometry.scores | score_geometry(geometry, times)
         scores["dynamic_fraction"] = dynamic_fraction(frames, geometry)
         letter, reasons = grade_with_reasons(scores)
         watch.start("masks")
-        labels = pixel_labels(frames, geometry)
+        labels = pixel_labels(frames, geometry, overlay)
         text, notes = plan.caption, list[str]()
         if config.captioner and not text:
             watch.start("caption")
             text, notes = caption(config.captioner, frames)
         watch.start("store")
         duration_s = times[-1] - times[0]
+        masked = [f"a logo or caption covers {overlay.mean():.1%} of the image and is masked"] if overlay.any() else []
         record = ClipRecord(
             id=plan.id,
             source=plan.source,
@@ -195,7 +199,7 @@ class AnnotateTask:
             grade=letter,
             grade_reasons=reasons,
             motion_tags=motion_tags(geometry.pose_c2w, median_depth(geometry)),
-            notes=[*plan.notes, *notes],
+            notes=[*plan.notes, *masked, *notes],
             has_masks=True,
         )
         cameras = Cameras(

@@ -27,7 +27,7 @@ from fw_data.dataset.schema import CONVENTIONS, SCORES, ClipRecord, DatasetCard,
 from fw_data.dataset.shards import ShardWriter, describe
 from fw_data.errors import DataError
 from fw_data.importers import FORMATS
-from fw_data.importers.base import ImportedScene, ImportSettings
+from fw_data.importers.base import ImportedScene, ImportSettings, VideoFrames
 from fw_data.importers.recognize import find_scenes
 from fw_data.media.resize import ResizeCrop, place, recorded_size
 from fw_data.media.times import time_gaps
@@ -149,6 +149,7 @@ class SceneImporter:
     def _add(self, scene: ImportedScene, source: str) -> None:
         if not (np.diff(scene.time_s) > 0).all():
             raise DataError("times", f"{source}: time stamps do not increase")
+        scene.notes.extend(_video_notes(scene))
         sha256 = scene.frames.sha256()
         placement = place(scene.frames.height, scene.frames.width, self.options.size)
         for start, end in self._windows(scene, source):
@@ -251,6 +252,14 @@ class SceneImporter:
                 reason=reason,
             )
         )
+
+
+def _video_notes(scene: ImportedScene) -> list[str]:
+    """Changes to the images of a video, and its gaps in time."""
+    if not isinstance(scene.frames, VideoFrames):
+        return []
+    gaps = len(time_gaps(scene.time_s))
+    return [*scene.frames.info.notes, *([f"gaps in the time stamps, where clips end: {gaps}"] if gaps else [])]
 
 
 def _without_gaps(stretches: Sequence[tuple[int, int]], time_s: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -115,8 +115,10 @@ def _read_images(folder: Path, info: VideoInfo, limits: MediaLimits) -> Iterator
 
 
 def upright(image: av.VideoFrame, info: VideoInfo, convert: ColorConverter) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB of an image as the file asks to show it: mirrored, turned; `ResizeCrop.rgb` squares oblong pixels."""
+    """RGB of an image without black bars, mirrored and turned; `ResizeCrop.rgb` squares oblong pixels."""
     rgb = convert.to_rgb(image)
+    top, bottom, left, right = info.bars
+    rgb = rgb[top : rgb.shape[0] - bottom, left : rgb.shape[1] - right]
     return np.rot90(rgb[:, ::-1] if info.mirrored else rgb, info.quarter_turns)
 
 

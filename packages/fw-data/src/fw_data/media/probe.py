@@ -5,7 +5,7 @@ Sizes are upright: after the rotation that phones write into the file, and with 
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -60,6 +60,8 @@ class VideoInfo:
     """Whether decoded images are mirrored left to right before the turns, as the display matrix of the file asks."""
     transfer: Transfer | None = None
     """Transfer function of high dynamic range video, which is tone-mapped."""
+    bars: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Black rows and columns that are cut off decoded images: top, bottom, left, right."""
     fps: float
     """Nominal frame rate; 25 where the file has none."""
     declared_frames: int
@@ -71,7 +73,18 @@ class VideoInfo:
     def notes(self) -> list[str]:
         """Changes to the images that a user should know of."""
         notes = ["mirrored left to right, as its display matrix asks"] if self.mirrored else []
+        if any(self.bars):
+            notes.append(f"black bars cut off: {self.width}x{self.height} are left")
         return notes + ([f"HDR ({self.transfer.upper()}) was tone-mapped to SDR"] if self.transfer else [])
+
+
+def without_bars(info: VideoInfo, bars: tuple[int, int, int, int]) -> VideoInfo:
+    """The video with its black bars cut off."""
+    top, bottom, left, right = bars
+    down, across = 1 - (top + bottom) / info.coded_height, 1 - (left + right) / info.coded_width
+    if info.quarter_turns % 2:
+        down, across = across, down
+    return replace(info, bars=bars, height=round(info.height * down), width=round(info.width * across))
 
 
 def find_videos(folder: Path) -> list[Path]:

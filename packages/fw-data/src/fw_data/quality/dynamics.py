@@ -12,13 +12,15 @@ from jaxtyping import Bool, UInt8
 
 from fw_data.annotators.base import ClipGeometry
 from fw_data.dataset.clip import MOVING, SKY
-from fw_data.quality.image_scores import SKY_LONG_SIDE, color_thumbnail, gray_thumbnail, sky_mask
+from fw_data.quality.image_scores import SKY_LONG_SIDE, color_thumbnail, gray_thumbnail, overlay_mask, sky_mask
 
 _LONG_SIDE = 160
 _PAIRS = 8
 _CONFIDENT = 0.3
 _LEAST_PX = 1.0
 """Smallest distance between flow and rigid flow that counts, in thumbnail pixels ..."""
+_LEAST_OVERLAY = 0.002
+"""Share of the image under overlays from which they are masked: less is noise of the detector."""
 _SHARE = 0.25
 """... and as a share of the rigid flow, since depth has errors too."""
 
@@ -39,13 +41,25 @@ def dynamic_fraction(frames: UInt8[np.ndarray, "f h w 3"], geometry: ClipGeometr
     return moving / compared if compared else 0.0
 
 
-def pixel_labels(frames: UInt8[np.ndarray, "f h w 3"], geometry: ClipGeometry) -> UInt8[np.ndarray, "f h w"]:
+def overlay_pixels(frames: UInt8[np.ndarray, "f h w 3"]) -> Bool[np.ndarray, "h w"]:
+    """Pixels under a logo or caption that is there in every frame, with a margin; see `image_scores.overlay_mask`."""
+    height, width = frames.shape[1:3]
+    mask = overlay_mask(frames)
+    if mask.mean() < _LEAST_OVERLAY:
+        return np.zeros((height, width), bool)
+    filled = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((11, 11), np.uint8))
+    return _enlarged(cv2.dilate(filled, np.ones((5, 5), np.uint8)), height, width).astype(bool)
+
+
+def pixel_labels(
+    frames: UInt8[np.ndarray, "f h w 3"], geometry: ClipGeometry, overlay: Bool[np.ndarray, "h w"] | None = None
+) -> UInt8[np.ndarray, "f h w"]:
     """The bits MOVING and SKY of every pixel, found at 160 px long side and enlarged without smoothing.
 
     A pixel moves when it does so against the frame before and the frame after (one or two frames away), or against the
     one of them in which it can be followed. What has no trusted depth, or can be followed in neither, is not marked.
     Sky is what looks like it (see `image_scores.sky_mask`) and has no trusted depth: a white ceiling that was
-    measured is none.
+    measured is none. Pixels of `overlay` count as moving.
     """
     count, height, width, _ = frames.shape
     labels = np.empty((count, height, width), np.uint8)
@@ -54,6 +68,8 @@ def pixel_labels(frames: UInt8[np.ndarray, "f h w 3"], geometry: ClipGeometry) -
         trusted = (geometry.depth_m[index] > 0) & (geometry.confidence[index] >= _CONFIDENT)
         sky = _enlarged(sky_mask(color_thumbnail(frame, SKY_LONG_SIDE)), height, width) * np.uint8(SKY)
         labels[index] = _enlarged(moving, height, width) | np.where(trusted, np.uint8(0), sky)
+    if overlay is not None:
+        labels[:, overlay] |= np.uint8(MOVING)
     return labels
 
 

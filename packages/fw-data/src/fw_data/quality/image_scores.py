@@ -50,12 +50,19 @@ def overlay_fraction(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
     come and go, and everything in images under 160 px and before a camera at rest. It does not read: text in the
     scene does not count.
     """
+    return float(overlay_mask(frames).mean())
+
+
+def overlay_mask(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "h2 w2"]:
+    """1 on the overlays of a clip, at 320 px long side, see `overlay_fraction`; black bars are cut off."""
+    mask = np.zeros(gray_thumbnail(frames[0], _OVERLAY_SIDE).shape, np.uint8)
     if max(frames.shape[1:3]) < _LEAST_SIDE:
-        return 0.0
+        return mask
     gray = np.stack([gray_thumbnail(frame, _OVERLAY_SIDE) for frame in some_frames(frames)]).astype(np.float32)
-    gray = _without_bars(gray)
+    inside = _inside_bars(gray)
+    gray = np.ascontiguousarray(gray[:, inside[0], inside[1]])
     if min(gray.shape[1:]) < 16 or len(gray) < 3:
-        return 0.0
+        return mask
     soft = [cv2.GaussianBlur(image, (0, 0), 0.8) for image in gray]
     slope_x = np.stack([cv2.Sobel(image, cv2.CV_32F, 1, 0) / 8 for image in soft])
     slope_y = np.stack([cv2.Sobel(image, cv2.CV_32F, 0, 1) / 8 for image in soft])
@@ -65,7 +72,8 @@ def overlay_fraction(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
     changing = (np.stack(soft).std(0) > _MOVING).astype(np.float32)
     still_amid_change = lasting & same & (cv2.blur(changing, (_NEIGHBORHOOD, _NEIGHBORHOOD)) > 0.5)
     closed = cv2.morphologyEx(still_amid_change.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-    return float(closed.mean())
+    mask[inside] = closed
+    return mask
 
 
 def sky_fraction(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
@@ -107,14 +115,15 @@ def color_thumbnail(frame: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[
     return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
-def _without_bars(gray: Float32[np.ndarray, "f h w"]) -> Float32[np.ndarray, "f h2 w2"]:
+def _inside_bars(gray: Float32[np.ndarray, "f h w"]) -> tuple[slice, slice]:
+    """Rows and columns between black bars."""
     brightest = gray.max(0)
     spans = []
     for axis in (1, 0):
         lit = np.flatnonzero(np.quantile(brightest, 0.95, axis=axis) > _BAR)
         length = brightest.shape[1 - axis]
         if not len(lit):
-            return gray
+            return slice(None), slice(None)
         first, last = int(lit[0]), int(lit[-1])
         spans.append(slice(first + 1 if first > 0 else 0, last if last < length - 1 else length))
-    return np.ascontiguousarray(gray[:, spans[0], spans[1]])
+    return spans[0], spans[1]
