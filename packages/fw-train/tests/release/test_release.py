@@ -137,3 +137,15 @@ def test_an_export_of_other_runs_is_refused(made: Path, tmp_path: Path) -> None:
             release(ReleaseOptions(run=made / "runs" / "stage2", out=tmp_path / "out"))
     finally:
         path.write_text(before)
+
+
+def test_a_released_stage_2_is_a_start_for_more_base_training(
+    made: Path, shipped: Path, tmp_path: Path, mini: Path
+) -> None:
+    base = _train("base", made / "dataset", shipped, tmp_path / "base", mini)
+    before, after = load_world(shipped, dtype=torch.float32), load_world(base / "export", dtype=torch.float32)
+    changed = {name for name, p in after.named_parameters() if not torch.equal(p, before.get_parameter(name))}
+    assert changed
+    assert {before.parameter_group(name) for name in changed} == {"video"}
+    with pytest.raises(ConfigError, match="stage1"):
+        _train("stage2", made / "dataset", base, tmp_path / "stage2", mini)

@@ -16,11 +16,11 @@ LOCK = "lock"
 """File, in a run folder, that the process training the run has locked."""
 FOLLOWS: dict[Stage, tuple[Stage, ...]] = {
     "autoencoder": (),
-    "base": ("autoencoder", "base"),
+    "base": ("autoencoder", "base", "stage2"),
     "stage1": ("base", "stage1"),
     "stage2": ("stage1", "stage2"),
 }
-"""The stages that each stage may continue."""
+"""The stages that each stage may continue. After more `base` training the geometry branch needs stage 1 again."""
 
 
 def preflight(config: TrainConfig) -> TrainConfig:

@@ -105,7 +105,7 @@ class AutoencoderTask:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             raw = self.vae.analyze(video)
             noise = [counter_noise(self.config.seed, step, d.slot, raw.shape[1:], device=self.device) for d in draws]
-            error = self.vae.synthesise(raw + LATENT_NOISE * torch.stack(noise)).float() - video
+            error = self.vae.synthesize(raw + LATENT_NOISE * torch.stack(noise)).float() - video
         raw = raw.float()
         squared, power = error.square().mean(), raw.square().mean((0, 1, 2, 3))
         loss = squared + ABSOLUTE * error.abs().mean() + SCALE * (power - 1).square().mean()
