@@ -14,7 +14,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
@@ -30,9 +32,20 @@ TARGETS = {
     "create_p50_ms": 15.0,
     "create_p99_ms": 60.0,
     "poll_p50_ms": 3.0,
+    "crowd_poll_p50_ms": 15.0,
     "studio_paint_ms": 1000.0,
 }
 """Largest values that are good enough."""
+BARE = """
+import sys, uvicorn
+from fastapi import FastAPI
+app = FastAPI()
+@app.get("/")
+def root():
+    return {"status": "ok"}
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+"""
+"""A program with one route, for comparison."""
 POLLS = 3
 """Polls of the job that runs, and of one that waits, for every creation."""
 
@@ -117,6 +130,61 @@ def answers(server: Server, rounds: int) -> dict[str, float]:
     }
 
 
+def crowd(server: Server, pollers: int, streams: int, seconds: float) -> dict[str, float]:
+    """Times of polls by many clients beside many event streams, and of a bare FastAPI route under the same polls."""
+    gate = server.folder / "crowd"
+    video = server.create(f"hold={gate}", image()).json()["id"]
+    wait_until(lambda: server.get(video)["status"] == "in_progress")
+    stop = threading.Event()
+
+    def follow() -> None:
+        with (
+            httpx.Client(base_url=server.url, timeout=60) as http,
+            http.stream("GET", f"/v1/videos/{video}/events") as response,
+        ):
+            for _ in response.iter_lines():
+                if stop.is_set():
+                    return
+
+    followers = [threading.Thread(target=follow, daemon=True) for _ in range(streams)]
+    for follower in followers:
+        follower.start()
+    time.sleep(1.0)
+    measured = {"crowd_poll_p50_ms": median(polls(server.settings["port"], f"/v1/videos/{video}", pollers, seconds))}
+    stop.set()
+    gate.touch()
+    server.finished(video)
+    port = free_port()
+    bare = subprocess.Popen([sys.executable, "-c", BARE, str(port)])
+    try:
+        with httpx.Client() as client:
+            wait_until(lambda: client.get(f"http://127.0.0.1:{port}/").status_code == 200)
+        measured["bare_poll_p50_ms"] = median(polls(port, "/", pollers, seconds))
+    finally:
+        bare.terminate()
+        bare.wait()
+    return measured
+
+
+def polls(port: int, path: str, clients: int, seconds: float) -> list[float]:
+    """Milliseconds of each answer to clients that poll twice a second."""
+
+    def poll(number: int) -> list[float]:
+        connection, taken = http.client.HTTPConnection("127.0.0.1", port), []
+        time.sleep(0.5 * number / clients)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            began = time.perf_counter()
+            connection.request("GET", path)
+            connection.getresponse().read()
+            taken.append(1000 * (time.perf_counter() - began))
+            time.sleep(0.5)
+        return taken
+
+    with ThreadPoolExecutor(clients) as pool:
+        return [took for taken in pool.map(poll, range(clients)) for took in taken]
+
+
 def first_paint(server: Server, loads: int) -> dict[str, float]:
     """Milliseconds to the studio's first contentful paint in a browser that is running, each with an empty cache."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -150,6 +218,7 @@ def main() -> int:
         server = Server(Path(name) / "server", limits={"queue": 100_000}, lease_s=60.0)
         try:
             measured |= answers(server.start(), options.rounds)
+            measured |= crowd(server, 50, 60, 5.0)
             measured |= first_paint(server, options.starts)
         finally:
             server.stop()

@@ -52,7 +52,7 @@ class Server:
     def url(self) -> str:
         return str(self.http.base_url)
 
-    def start(self, *, ready=True):
+    def start(self, *, ready=True, seconds=120.0):
         file = self.folder / "settings.json"
         file.write_text(json.dumps(self.settings))
         with (self.folder / "log").open("ab") as log:
@@ -63,7 +63,7 @@ class Server:
                 command += ["--data", self.settings["data"], "--device", "cpu"]
             self.process = subprocess.Popen(command, stderr=log, stdout=log)
         path = "/readyz" if ready else "/livez"
-        wait_until(lambda: self._answers(path), what=f"{path} of {self.folder}")
+        wait_until(lambda: self._answers(path), seconds, what=f"{path} of {self.folder}")
         return self
 
     def _answers(self, path) -> bool:

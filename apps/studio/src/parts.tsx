@@ -163,7 +163,7 @@ export function Dialog({ title, onClose, children }: DialogProps) {
     onClose();
   };
   return (
-    <dialog ref={box} aria-labeledby={id} onCancel={(event) => { event.preventDefault(); leave(); }}>
+    <dialog ref={box} aria-labelledby={id} onCancel={(event) => { event.preventDefault(); leave(); }}>
       <header>
         <h2 id={id}>{title}</h2>
         <IconButton icon="close" label={t('close')} onClick={leave} />

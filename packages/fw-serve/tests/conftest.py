@@ -40,9 +40,9 @@ def module_server():
     """Starts a server that lasts as long as a module's tests."""
     servers = []
 
-    def make(folder, **settings) -> Server:
+    def make(folder, *, seconds=120.0, **settings) -> Server:
         servers.append(Server(folder, **settings))
-        return servers[-1].start()
+        return servers[-1].start(seconds=seconds)
 
     yield make
     for server in servers:

@@ -1,4 +1,4 @@
-"""The same service on Ray Serve: replicas that are killed cost their job an attempt and their client nothing."""
+"""The same service on Ray Serve: killed replicas cost neither their job an attempt nor their client an error."""
 
 import importlib
 import importlib.util
@@ -17,6 +17,10 @@ from fw_serve.jobs.store import JobStore
 from fw_serve.settings import Scale, Settings
 
 LEASE_S = 2.0
+BUSY = ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S",
+        "RAY_worker_register_timeout_seconds", "RAY_raylet_start_wait_time_s")  # fmt: skip
+PATIENCE_S = 600
+"""Ten times what a start takes on an idle machine."""
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +33,10 @@ def cluster(tmp_path_factory, module_server):
         patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
         folder = tmp_path_factory.mktemp("ray")
-        patch.setenv("FW_SERVE_TEST", str(folder))  # by this the replicas are known among all processes
-        yield module_server(folder, engine="ray", workers=2, lease_s=LEASE_S)
+        patch.setenv("FW_SERVE_TEST", str(folder))  # identifies the replicas among all processes
+        for name in BUSY:  # Ray gives up a proxy or worker that a busy machine starts slowly
+            patch.setenv(name, str(PATIENCE_S))
+        yield module_server(folder, engine="ray", workers=2, lease_s=LEASE_S, seconds=float(PATIENCE_S))
 
 
 def replicas(cluster, name) -> list[int]:
@@ -51,7 +57,7 @@ def test_replicas_that_are_killed_lose_no_job_and_no_request(cluster, image, tmp
     store = JobStore(f"sqlite:///{cluster.folder / 'data' / 'jobs.db'}")
     gate = tmp_path / "gate"
     held = cluster.create(f"held hold={gate}", image).json()["id"]
-    wait_until(lambda: cluster.get(held)["status"] == "in_progress")
+    wait_until(lambda: cluster.get(held)["status"] == "in_progress", PATIENCE_S)
     others = [cluster.create(f"job{n}", image).json()["id"] for n in range(10)]
     job = store.get(held)
     assert job is not None
@@ -62,16 +68,16 @@ def test_replicas_that_are_killed_lose_no_job_and_no_request(cluster, image, tmp
     answers = [cluster.http.get(f"/v1/videos/{video}").status_code for video in others * 10]
     assert set(answers) == {200}
     gate.touch()
-    ends = [cluster.finished(video) for video in (held, *others)]
+    ends = [cluster.finished(video, PATIENCE_S) for video in (held, *others)]
     assert {end["status"] for end in ends} == {"completed"}
-    assert [end["attempts"] for end in ends] == [2] + [1] * 10
+    assert [end["attempts"] for end in ends] == [1] * 11, "a replica that is killed costs its job no attempt"
     ended = [line for line in cluster.lines() if line.startswith("end ")]
     assert len(ended) == len(set(ended)) == 11
 
     assert replicas(cluster, "Api") != [api]
-    wait_until(lambda: len(replicas(cluster, "Workers")) == 2, what="a new replica")
+    wait_until(lambda: len(replicas(cluster, "Workers")) == 2, PATIENCE_S, what="a new replica")
     running = cluster.create("steps=1000 pause=0.05", image).json()["id"]
-    wait_until(lambda: cluster.get(running)["step"] > 0)
+    wait_until(lambda: cluster.get(running)["step"] > 0, PATIENCE_S)
     assert cluster.terminate() == 0
     given_back = store.get(running)
     assert given_back is not None

@@ -84,7 +84,9 @@ def test_a_world_through_the_openai_client(real, image, tmp_path):
 
     from fw_app.options import GenerateOptions
     from fw_app.remote import generate_remotely
+    from fw_model.export import read_world
     from fw_model.pipeline.settings import GenerationSettings
+    from fw_serve.client import Client
 
     (tmp_path / "room.png").write_bytes(image)
     options = GenerateOptions(
@@ -94,5 +96,20 @@ def test_a_world_through_the_openai_client(real, image, tmp_path):
     generate_remotely(options)
     assert (tmp_path / "out" / "video.mp4").read_bytes() == content("video"), "the same seed gives the same world"
     assert np.array_equal(np.load(tmp_path / "out" / "geometry.npz")["depth"], geometry["depth"])
+    assert read_world(tmp_path / "out").video.shape == (FRAMES, HEIGHT, WIDTH, 3)
+    assert len(list((tmp_path / "out" / "depth").glob("*.png"))) == FRAMES
+    for name in ("gaussians/images/frame_00000.png", "gaussians/sparse/0/points3D.bin", "colmap/sparse/0/cameras.bin"):
+        assert (tmp_path / "out" / name).is_file(), name
+    everything = zipfile.ZipFile(io.BytesIO(content("all")))
+    everything.extractall(tmp_path / "all")
+    assert np.array_equal(read_world(tmp_path / "all").video, read_world(tmp_path / "out").video)
+    longer = Client(real.url).extend(video.id, trajectory={"preset": "pan"})
+    assert Client(real.url).wait(longer.id).extended_from_video_id == video.id
+    card = real.http.get("/v1/models").json()["data"][0]
+    assert "48x32" in card["about"]
+    expected = Client(real.url).estimate(num_frames=FRAMES)
+    assert expected.seconds is not None
+    assert expected.memory_bytes is not None
+    assert 0 < expected.memory_bytes < (expected.memory_available_bytes or 0)
     with pytest.raises(ValueError, match="--device"):
         generate_remotely(GenerateOptions(image=options.image, out=options.out, server=real.url, device="cpu"))

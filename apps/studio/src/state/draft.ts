@@ -46,6 +46,8 @@ export interface Fields {
 const KEY = 'fw-draft';
 const IMAGE_KEY = 'fw-draft-image';
 const MAX_SIDE = 2048;
+/** Types that the service accepts; other images are converted. */
+const ACCEPTED = ['image/png', 'image/jpeg', 'image/webp'];
 /** Images of more base64 than this are not kept; the browser's storage is small. */
 const KEPT_LENGTH = 3_500_000;
 
@@ -164,13 +166,14 @@ export function sizeOf(values: Fields): string | null {
   return values.width && values.height ? `${values.width}x${values.height}` : null;
 }
 
-/** Take an image for the next world; a large photo is downscaled. Rejects files that the browser cannot decode. */
+/** Take an image for the next world; large photos are downscaled, other formats converted. Rejects files that the browser cannot decode. */
 export async function takeImage(blob: Blob, name: string, box: Crop = { x: 0.5, y: 0.5, size: 1 }): Promise<void> {
   const { image, url } = await decoded(blob);
   let taken = { blob, url, width: image.naturalWidth, height: image.naturalHeight };
   const scale = MAX_SIDE / Math.max(taken.width, taken.height);
-  if (scale < 1) {
-    const smaller = await drawn(image, 0, 0, taken.width, taken.height, taken.width * scale, taken.height * scale);
+  if (scale < 1 || !ACCEPTED.includes(blob.type)) {
+    const factor = Math.min(1, scale);
+    const smaller = await drawn(image, 0, 0, taken.width, taken.height, taken.width * factor, taken.height * factor);
     URL.revokeObjectURL(url);
     const again = await decoded(smaller);
     taken = { blob: smaller, url: again.url, width: again.image.naturalWidth, height: again.image.naturalHeight };

@@ -22,6 +22,8 @@ from fw_serve.prepare import prepare, scale_of, until_stopped
 from fw_serve.settings import Scale, Settings, WorkerSettings
 from fw_serve.supervisor import Supervisor
 
+log = logging.getLogger("fw_serve.ray")
+
 NAME = "fantasy-world"
 """The application's name on the cluster."""
 
@@ -126,7 +128,12 @@ def _connect() -> bool:
     # otherwise uv runs again for every replica, in a copy of the working directory
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray waits 30 s for a node and 5 s for a proxy, too short on a busy machine
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     address = os.environ.get("RAY_ADDRESS")
+    if not address and os.environ.get("RAY_AUTH_MODE") == "disabled":
+        log.warning("RAY_AUTH_MODE=disabled: everyone who reaches this machine's ports can run code on it")
     try:
         if address:
             ray.init(logging_level=logging.ERROR)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
+from fw_model.pipeline.settings import current_names
 from fw_serve.api.errors import ApiError, invalid
 from fw_serve.api.schemas import CreateVideo
 from fw_serve.api.service import Caller, Service
@@ -21,6 +22,13 @@ from fw_serve.intake.camera import MAX_BYTES
 
 FILE_PARTS = ("input_reference", "camera_file")
 _DATA_URL = re.compile(rb'"(data:image/[a-z0-9.+-]{1,40};base64,[A-Za-z0-9+/=\\]*)"')
+_ELSEWHERE = {
+    "n": "not supported; send one request per world",
+    "user": "not supported; the API key identifies the user",
+    "quality": "not supported; set num_inference_steps",
+    "fps": "not supported; the model sets the frame rate",
+}
+"""Fields of other APIs, and what to do instead."""
 _PLACEHOLDER = "data:image/cut;base64,"
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -188,8 +196,11 @@ def _check_names(model: type[BaseModel], data: dict[str, Any]) -> None:
 
 
 def _unknown(model: type[BaseModel], name: str) -> ApiError:
-    close = get_close_matches(name[:60], model.model_fields, n=1, cutoff=0.5)
-    meant = f"did you mean {close[0]}? " if close else ""
+    if name in _ELSEWHERE and model is CreateVideo:
+        return wrong(name, _ELSEWHERE[name])
+    (today,) = current_names({name: None})
+    close = [today] if today != name else get_close_matches(name[:60], model.model_fields, n=1, cutoff=0.7)
+    meant = f"did you mean {close[0]}? " if close and close[0] in model.model_fields else ""
     return wrong(name[:60], f"unknown field; {meant}accepted: {', '.join(model.model_fields)}")
 
 

@@ -64,11 +64,10 @@ async def _events(service: Service, caller: Caller, video_id: str) -> AsyncItera
     last, silence = "", 0.0
     while True:
         try:
-            video = await run_in_threadpool(_video, service, caller, video_id)
+            text, done = await service.watched.state(caller.owner, video_id, lambda: _state(service, caller, video_id))
         except ApiError:
             yield "event: done\ndata: null\n\n"  # it was deleted meanwhile
             return
-        text, done = video.model_dump_json(), video.status in ("completed", "failed")
         if text != last:
             yield f"event: {'done' if done else 'progress'}\ndata: {text}\n\n"
             last, silence = text, 0.0
@@ -81,6 +80,6 @@ async def _events(service: Service, caller: Caller, video_id: str) -> AsyncItera
         silence += LOOK_S
 
 
-def _video(service: Service, caller: Caller, video_id: str) -> Video:
-    job = job_of(service, caller, video_id)
-    return Video.of(job)
+def _state(service: Service, caller: Caller, video_id: str) -> tuple[str, bool]:
+    video = Video.of(job_of(service, caller, video_id))
+    return video.model_dump_json(), video.status in ("completed", "failed")

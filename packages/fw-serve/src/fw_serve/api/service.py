@@ -1,7 +1,10 @@
 """Shared state of the routes, and authentication of callers."""
 
+import asyncio
 import hashlib
+import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated
@@ -21,6 +24,49 @@ from fw_serve.jobs.model import Job, ModelCard, WorldRequest
 from fw_serve.jobs.store import Admission, JobStore
 from fw_serve.settings import Settings
 from fw_serve.storage import JobStorage
+
+FRESH_S = 0.2
+"""Maximum age of a state that event streams share."""
+MAX_WATCHED = 1000
+"""Number of states above which old ones are dropped."""
+
+
+class Watched:
+    """Latest states of followed videos, so that many event streams of one video cost one query."""
+
+    def __init__(self) -> None:
+        self._states: dict[tuple[str, str], tuple[float, tuple[str, bool]]] = {}
+        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+
+    async def state(self, owner: str, video_id: str, read: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
+        """Serialized video and whether it is finished, at most `FRESH_S` old. Raises what `read` raises."""
+        key = (owner, video_id)
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            known = self._states.get(key)
+            if known is not None and time.monotonic() - known[0] < FRESH_S:
+                return known[1]
+            try:
+                found = await run_in_threadpool(read)
+            except BaseException:
+                self._states.pop(key, None)
+                self._locks.pop(key, None)
+                raise
+            if found[1]:  # finished: the streams end
+                self._states.pop(key, None)
+                self._locks.pop(key, None)
+            else:
+                self._states[key] = (time.monotonic(), found)
+                self._forget()
+            return found
+
+    def _forget(self) -> None:
+        """Drop states that nobody has followed for a while."""
+        if len(self._states) > MAX_WATCHED:
+            old = [key for key, (when, _) in self._states.items() if time.monotonic() - when > 60]
+            for key in old:
+                del self._states[key]
+                self._locks.pop(key, None)
 
 
 class Service:
@@ -44,6 +90,8 @@ class Service:
         """Bytes of request bodies in progress by owner."""
         self.streams: Counter[str] = Counter()
         """Open event streams by owner."""
+        self.watched = Watched()
+        """States that event streams share."""
 
     def close(self) -> None:
         """End processes and threads."""

@@ -32,6 +32,8 @@ def words_of(detail: dict[str, Any] | Any) -> tuple[str, str]:
     elif kind in _BOUNDS:
         word, name = _BOUNDS[kind]
         problem = f"must be {word} {limits[name]}; got {_quoted(given)}"
+        if place == ["seed"]:
+            problem += "; for a random seed, send a random number"
     elif kind in _KINDS:
         problem = f"must be {_KINDS[kind]}; got {_quoted(given)}"
     elif kind == "literal_error":
@@ -50,5 +52,5 @@ def words_of(detail: dict[str, Any] | Any) -> tuple[str, str]:
 
 
 def _quoted(value: Any) -> str:
-    text = repr(value)
+    text = "null" if value is None else repr(value)
     return text if len(text) <= _SIGNS else f"{text[:_SIGNS]}..."
