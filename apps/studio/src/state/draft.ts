@@ -69,20 +69,18 @@ const kept = readDraft();
 
 function readDraft(): Kept {
   try {
-    return JSON.parse(sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY) ?? '{}') as Kept;
+    return JSON.parse(sessionStorage.getItem(KEY) ?? '{}') as Kept;
   } catch {
     return {};
   }
 }
 
 function store(key: string, value: string | null): void {
-  for (const place of ['sessionStorage', 'localStorage'] as const) {
-    try {
-      if (value === null) window[place].removeItem(key);
-      else window[place].setItem(key, value);
-    } catch {
-      // storage is forbidden or full: the draft lasts as long as the page
-    }
+  try {
+    if (value === null) sessionStorage.removeItem(key);
+    else sessionStorage.setItem(key, value);
+  } catch {
+    // storage is forbidden or full: the draft lasts as long as the page
   }
 }
 
@@ -252,7 +250,7 @@ async function keepImage(blob: Blob, name: string): Promise<void> {
 /** Restore the image of the draft after a reload. */
 async function restoreImage(): Promise<void> {
   try {
-    const found = sessionStorage.getItem(IMAGE_KEY) ?? localStorage.getItem(IMAGE_KEY);
+    const found = sessionStorage.getItem(IMAGE_KEY);
     if (!found || inputImage.value) return;
     const { name, url } = JSON.parse(found) as { name: string; url: string };
     await takeImage(await (await fetch(url)).blob(), name, crop.value);
