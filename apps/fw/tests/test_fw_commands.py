@@ -1,6 +1,7 @@
 """The fw command: dispatch and errors, the doctor's answers, camera paths by name or file, and the demo's plan."""
 
 import json
+import socket
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -52,6 +53,23 @@ def test_doctor_says_that_this_machine_can_run(capsys: pytest.CaptureFixture[str
     assert answer["can_run"]
     names = {check["name"] for check in answer["checks"]}
     assert {"python", "torch", "attention", "memory", "disk", "XFeat + LighterGlue"} <= names
+
+
+def test_doctor_covers_serving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(doctor, "SERVE_PORT", taken.getsockname()[1])
+        monkeypatch.setattr(doctor, "SERVING_EXTRAS", {"no_such_module": ("postgres", "replicas")})
+        monkeypatch.setattr(doctor, "MIN_OPEN_FILES", 1 << 40)
+        checks = {check.name: check for check in doctor.run_checks(tmp_path)}
+    assert checks["fw-serve"].status == "ok"
+    assert "--port" in checks["port"].fix
+    assert "fw-serve[postgres]" in checks["fw-serve[postgres]"].fix
+    assert "ulimit" in checks["open files"].fix
+    monkeypatch.setattr(doctor, "SERVING_MODULES", {"no_such_module": "no-such-package"})
+    absent = {check.name: check for check in doctor.run_checks(tmp_path)}["fw-serve"]
+    assert (absent.status, "no-such-package" in absent.found) == ("note", True)
 
 
 def test_doctor_counts_a_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

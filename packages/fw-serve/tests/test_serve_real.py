@@ -103,11 +103,12 @@ def test_a_world_through_the_openai_client(real, image, tmp_path):
     everything = zipfile.ZipFile(io.BytesIO(content("all")))
     everything.extractall(tmp_path / "all")
     assert np.array_equal(read_world(tmp_path / "all").video, read_world(tmp_path / "out").video)
-    longer = Client(real.url).extend(video.id, trajectory={"preset": "pan"})
-    assert Client(real.url).wait(longer.id).extended_from_video_id == video.id
+    with Client(real.url) as client:
+        longer = client.extend(video.id, trajectory={"preset": "pan"})
+        assert client.wait(longer.id).extended_from_video_id == video.id
+        expected = client.estimate(num_frames=FRAMES)
     card = real.http.get("/v1/models").json()["data"][0]
     assert "48x32" in card["about"]
-    expected = Client(real.url).estimate(num_frames=FRAMES)
     assert expected.seconds is not None
     assert expected.memory_bytes is not None
     assert 0 < expected.memory_bytes < (expected.memory_available_bytes or 0)

@@ -1,13 +1,14 @@
 """`fw-serve up`: which checkpoint the workers are told to load, before anything is started."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fw_model.checkpoints import shipped
 from fw_model.checkpoints.shipped import SMALL_WORLD
 from fw_serve.options import UpOptions
-from fw_serve.prepare import prepare
+from fw_serve.prepare import on_devices, prepare
 
 
 def loaded(folder: Path, checkpoint: str = SMALL_WORLD) -> object:
@@ -33,3 +34,39 @@ def test_a_folder_is_made_absolute_and_a_hub_id_stays(tmp_path: Path, monkeypatc
     assert loaded(tmp_path, checkpoint="owner/name") == "owner/name"
     with pytest.raises(ValueError, match="absent"):
         loaded(tmp_path, checkpoint="absent")
+
+
+def test_every_model_has_a_worker_per_device(tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir()
+    style = tmp_path / "style.safetensors"
+    style.touch()
+    options = UpOptions(
+        data=tmp_path / "data", device=("cuda:0", "cuda:1"), model=(f"large={tmp_path / 'large'}",),
+        lora=(f"film={style}:0.5", f"plain={style}"), max_attempts=5, stop_s=2.0,
+    )  # fmt: skip
+    settings, workers = prepare(options)
+    started = on_devices(workers, options.device)
+    assert [(worker.options["name"], worker.options["device"]) for worker in started] == [
+        (None, "cuda:0"), (None, "cuda:1"), ("large", "cuda:0"), ("large", "cuda:1"),
+    ]  # fmt: skip
+    assert started[0].options["loras"] == {"film": [str(style), 0.5], "plain": [str(style), 1.0]}
+    assert {(worker.max_attempts, worker.stop_s, worker.job_timeout_s) for worker in started} == {(5, 2.0, 3600.0)}
+    assert (settings.limits.frames, settings.limits.pixels) == (None, None), "those of the model"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"model": ("large",)}, "--model large"),
+        ({"lora": ("style=absent.safetensors",)}, "--lora style"),
+        ({"allow_origin": ("*",)}, r"--allow-origin \*"),
+        ({"root_path": "worlds"}, "--root-path worlds"),
+        ({"webhook_host": ("hooks.example.org",)}, "FW_SERVE_WEBHOOK_SECRET"),
+        ({"max_attempts": 0}, "--max-attempts is 0"),
+        ({"stop_s": -1.0}, "--stop-s is -1"),
+        ({"job_timeout_s": -1.0}, "--job-timeout-s is -1"),
+    ],
+)
+def test_options_that_cannot_be_are_named(tmp_path: Path, given: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        prepare(UpOptions(data=tmp_path / "data", **given))

@@ -68,7 +68,8 @@ export async function loadWorlds(): Promise<void> {
     }));
     const ids = new Set(data.map((video) => video.id));
     const older = known.filter((video) => last && !ids.has(video.id) && video.created_at < last.created_at);
-    worlds.value = [...newest, ...older];
+    const others = (worlds.value ?? []).filter((video) => !isOwn(video.id)); // an open example or shared world stays
+    worlds.value = [...newest, ...older, ...others];
     if (!older.length) moreWorlds.value = has_more;
     listed.value = true;
     worldsError.value = '';
