@@ -496,7 +496,7 @@ def test_worlds_are_named_found_compared_and_shared(server, open_page, image):
     for name in ("my room", "world number 2"):
         history.get_by_role("button", name=name).click()
     page.get_by_role("heading", name="Comparison").wait_for()
-    assert page.locator(".compare-pair > section").count() == 2
+    page.locator(".compare-pair > section").nth(1).wait_for()
     assert serious(page) == []
 
     page.goto(f"{server.url}/#/world/{ids[2]}")
