@@ -1,9 +1,14 @@
-"""Draws the diagrams of the guides: `python docs/images/draw.py` writes model.svg, packages.svg and frames.svg.
+"""Draws the diagrams of the guides: `python docs/images/draw.py` writes model.svg, packages.svg, frames.svg and
+curves.svg.
 
-Boxes and arrows only; colors follow the reader's light or dark setting. Lengths are SVG units, the origin is top left.
+Boxes, arrows and curves; colors follow the reader's light or dark setting. Lengths are SVG units, the origin is the
+top left corner.
 """
 
+import json
 from pathlib import Path
+
+from fw_train.report import Series, svg_chart
 
 HERE = Path(__file__).parent
 STYLE = """
@@ -216,8 +221,31 @@ def _legend(d: Drawing, x: int, y: int) -> None:
         x += width
 
 
+def curves() -> str:
+    """Curves of real runs, from curves.json: four charts of the series that their log.jsonl holds."""
+    charts = json.loads((HERE / "curves.json").read_text(encoding="utf-8"))
+    width, height, gap = 430, 250, 12
+    total = 2 * width + 3 * gap, 2 * height + 3 * gap
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total[0]} {total[1]}" role="img">',
+        "<title>Curves of training runs</title><style>svg { color: #1b2430 } .page { fill: #fbfcfd } "
+        "@media (prefers-color-scheme: dark) { svg { color: #e8edf3 } .page { fill: #10151c } }</style>",
+        f'<rect class="page" width="{total[0]}" height="{total[1]}" rx="8"/>',
+    ]
+    for index, chart in enumerate(charts):
+        series = [
+            Series(name=name, steps=tuple(points["steps"]), values=tuple(points["values"]))
+            for name, points in chart["series"].items()
+        ]
+        drawn = svg_chart(series, title=chart["title"], width=width, height=height)
+        x, y = gap + index % 2 * (width + gap), gap + index // 2 * (height + gap)
+        parts.append(drawn.replace("<svg ", f'<svg x="{x}" y="{y}" ', 1))
+    return "".join([*parts, "</svg>"]) + "\n"
+
+
 def main() -> None:
-    """Write the three SVG files."""
+    """Write the SVG files."""
+    (HERE / "curves.svg").write_text(curves(), encoding="utf-8")
     (HERE / "model.svg").write_text(model(), encoding="utf-8")
     (HERE / "packages.svg").write_text(packages(), encoding="utf-8")
     (HERE / "frames.svg").write_text(frames(), encoding="utf-8")

@@ -139,7 +139,7 @@ def test_the_table_of_compat_gives_the_true_values() -> None:
 def test_diagrams_equal_the_output_of_their_script() -> None:
     folder = ROOT / "docs" / "images"
     drawn = runpy.run_path(str(folder / "draw.py"))
-    for name in ("model", "packages", "frames"):
+    for name in ("model", "packages", "frames", "curves"):
         assert (folder / f"{name}.svg").read_text(encoding="utf-8") == drawn[name]()
 
 

@@ -85,10 +85,10 @@ def test_every_bucket_draws_each_clip_once_before_any_twice(rows, seed) -> None:
 
 
 @given(st.integers(0, 40), st.sampled_from([1, 2, 3, 6]))
-def test_the_world_size_does_not_change_what_a_step_holds(step, world) -> None:
+def test_the_world_size_does_not_change_what_a_step_holds(step, world_size) -> None:
     sampler = BucketSampler((7, 11), (6, 12), 5)
     whole = sampler.step(step)
-    parts = [sampler.step(step, rank, world) for rank in range(world)]
+    parts = [sampler.step(step, rank, world_size) for rank in range(world_size)]
     assert {part.bucket for part in parts} == {whole.bucket}
     assert sorted((d for part in parts for d in part.draws), key=lambda d: d.slot) == whole.draws
 
@@ -175,7 +175,7 @@ def test_resume_is_exact_and_survives_another_world_size(shared_dataset):
     state = json.loads(json.dumps(loader.state_dict()))
     halves = []
     for rank in range(2):
-        again = ClipLoader(dataset, table, seed=3, rank=rank, world=2)
+        again = ClipLoader(dataset, table, seed=3, rank=rank, world_size=2)
         again.load_state_dict(state)
         halves.append(_take(again, 2))
     for batch, left, right in zip(straight[2:], *halves, strict=True):
@@ -215,7 +215,7 @@ def test_what_cannot_be_loaded_says_why(shared_dataset):
     with pytest.raises(DataError, match="2 clips"):
         ClipLoader(dataset, large, seed=0)
     with pytest.raises(ValueError, match=r"batch.*2.*4"):
-        ClipLoader(dataset, TABLE, seed=0, rank=3, world=4)
+        ClipLoader(dataset, TABLE, seed=0, rank=3, world_size=4)
     with pytest.raises(ValueError, match="rank"):
-        ClipLoader(dataset, TABLE, seed=0, rank=2, world=2)
+        ClipLoader(dataset, TABLE, seed=0, rank=2, world_size=2)
     assert math.isclose(TABLE.max_crop, 0.35)

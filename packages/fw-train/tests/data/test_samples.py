@@ -26,7 +26,7 @@ def encode(video: Tensor) -> EncodedVideo:
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (48, 48), (64, 64), (32, 80)])
 def test_cameras_follow_resize_and_crop(height: int, width: int) -> None:
-    """A picture that paints every pixel with its own ray direction still does so after fitting."""
+    """An image that paints every pixel with its own ray direction still does so after fitting."""
     tall, wide, frames = 96, 128, 2
     K = np.array([[70.0, 0, 60], [0, 80, 50], [0, 0, 1]])
     column, row = np.meshgrid(np.arange(wide) + 0.5, np.arange(tall) + 0.5)

@@ -153,7 +153,7 @@ def test_an_interrupted_encoding_goes_on_and_damage_is_made_good(data: Path, min
     assert json.loads(next(data.glob("encoded/video-*/key.json")).read_text())["height"] == 16
 
 
-def test_a_clip_that_changed_is_computed_anew(data: Path, mini: Path) -> None:
+def test_a_clip_that_changed_is_recomputed(data: Path, mini: Path) -> None:
     config = configure(data, mini)
     said(config)
     before = ClipDataset(data)
@@ -180,6 +180,13 @@ def test_a_clip_that_changed_is_computed_anew(data: Path, mini: Path) -> None:
     fresh = SampleSource(dataset, config.clip, bundle.encode, found.clips).load(changed, 0)
     plain = SampleSource(dataset, config.clip, bundle.encode).load(changed, 0)
     assert torch.equal(fresh.latents, plain.latents)
+
+
+def test_ranks_divide_the_work_whatever_others_have_written(data: Path, mini: Path) -> None:
+    config = configure(data, mini)
+    for rank in (1, 0):  # the second one sees the files of the first
+        list(encode(config, rank=rank, world_size=2))
+    assert "0 windows of 0 clips, 0 captions" in said(config)
 
 
 def test_the_command(data: Path, mini: Path, capsys: pytest.CaptureFixture[str]) -> None:

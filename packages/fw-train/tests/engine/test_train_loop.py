@@ -178,7 +178,7 @@ def test_a_nan_in_one_sample_is_blamed_on_it(config: TrainConfig, regression: Ta
     assert len(report["batch"]) == 4
 
 
-def test_pictures_are_drawn_on_a_schedule_and_change_nothing(config: TrainConfig, regression: TaskMaker) -> None:
+def test_previews_are_drawn_on_a_schedule_and_change_nothing(config: TrainConfig, regression: TaskMaker) -> None:
     plain = go(config, regression())
     every = dataclasses.replace(config.every, sample=10)
     drawn = dataclasses.replace(config, every=every, out=Path(str(config.out) + "-drawn"))

@@ -1,4 +1,4 @@
-"""Trackers: Weights & Biases gets every number and picture under one id; asking for it where it is not is refused."""
+"""Trackers: Weights & Biases gets every number and image under one id; asking for it where it is not is refused."""
 
 import dataclasses
 import sys
@@ -81,7 +81,7 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
         check_trackers(TrainConfig(wandb="worlds"))
 
 
-def test_tensorboard_takes_pictures(tmp_path: Path) -> None:
+def test_tensorboard_takes_images(tmp_path: Path) -> None:
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     board = TensorBoard(tmp_path, 0)
     board.image(3, tmp_path / "a.png")

@@ -196,11 +196,11 @@ def test_sampled_worlds_show_truth_and_result_and_leave_the_run_as_it_was(
     )
     train(drawn, quiet=True)
     assert hashes(tmp_path / "drawn") == hashes(chain / "stage2")
-    pictures = sorted((tmp_path / "drawn" / "samples").iterdir())
-    assert [p.name for p in pictures] == ["step-00000002.png", "step-00000003.png"]
-    with Image.open(pictures[0]) as picture:
-        assert picture.size == (5 * 48, 2 * 4 * 32)  # two clips are held out: five frames and four rows each
-        pixels = np.asarray(picture).astype(float)
+    images = sorted((tmp_path / "drawn" / "samples").iterdir())
+    assert [p.name for p in images] == ["step-00000002.png", "step-00000003.png"]
+    with Image.open(images[0]) as image:
+        assert image.size == (5 * 48, 2 * 4 * 32)  # two clips are held out: five frames and four rows each
+        pixels = np.asarray(image).astype(float)
     truth, made = pixels[:32], pixels[32:64]
     assert np.abs(truth[:, :48] - made[:, :48]).mean() < np.abs(truth[:, :48] - made[:, 96:144]).mean()
     assert pixels[64:96].std() > 0

@@ -24,7 +24,7 @@ from fw_train.cli import main
 from fw_train.config.load import from_mapping
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.data.split import split_clips
-from fw_train.engine.checkpoint import CheckpointError, read
+from fw_train.engine.checkpoint import OtherRunError, read
 from fw_train.engine.loop import TrainingDivergedError
 from fw_train.engine.run_log import read_log
 from fw_train.tasks import train as train_module
@@ -104,8 +104,11 @@ def test_resume_writes_nothing_before_the_run_is_known_to_be_the_same(configure:
     (config.out / "checkpoints" / ".partial-step-00000009").mkdir()
     write_manifest(other_data / "manifest.parquet", ClipDataset(other_data).records[1:])
     before = bytes_of(config.out)
-    with pytest.raises(CheckpointError, match="dataset"):
+    with pytest.raises(
+        OtherRunError, match=rf"dataset.*--init {config.out} \(before: 10 .* 2 held out; now: "
+    ) as error:
         resume(config.out, lambda c: from_mapping({"data": str(other_data), "steps": 5}, c), quiet=True)
+    assert error.value.exit_code == 2
     assert bytes_of(config.out) == before
     assert (config.out / "checkpoints" / ".partial-step-00000009").exists()
     assert resume(config.out, lambda c: from_mapping({"steps": 4}, c), quiet=True).result.step == 4

@@ -42,15 +42,15 @@ class ClipSampler:
         if self.clips < 1 or self.batch < 1:
             raise ValueError(f"ClipSampler needs clips and a batch of at least 1, got {self.clips} and {self.batch}")
 
-    def step(self, step: int, rank: int = 0, world: int = 1) -> list[Draw]:
-        """The draws of one rank at one step: every `world`-th slot of the global batch, starting at `rank`.
+    def step(self, step: int, rank: int = 0, world_size: int = 1) -> list[Draw]:
+        """The draws of one rank at one step: every `world_size`-th slot of the global batch, starting at `rank`.
 
         Raises:
-            ValueError: the batch cannot be cut into `world` equal parts.
+            ValueError: the batch cannot be cut into `world_size` equal parts.
         """
-        if self.batch % world:
-            raise ValueError(f"batch {self.batch} cannot be cut into {world} equal parts; use a multiple of it")
-        return [self._at(step * self.batch + slot, slot) for slot in range(rank, self.batch, world)]
+        if self.batch % world_size:
+            raise ValueError(f"batch {self.batch} cannot be cut into {world_size} equal parts; use a multiple of it")
+        return [self._at(step * self.batch + slot, slot) for slot in range(rank, self.batch, world_size)]
 
     def _at(self, position: int, slot: int) -> Draw:
         epoch, place = divmod(position, self.clips)
@@ -83,11 +83,11 @@ class PoolSampler:
                 f"clips {self.clips}, reuse {self.reuse}"
             )
 
-    def step(self, step: int, rank: int = 0, world: int = 1) -> list[Draw]:
+    def step(self, step: int, rank: int = 0, world_size: int = 1) -> list[Draw]:
         """The draws of one rank at one step; see `ClipSampler.step`."""
-        if self.batch % world:
-            raise ValueError(f"batch {self.batch} cannot be cut into {world} equal parts; use a multiple of it")
-        return [self._at(step, slot) for slot in range(rank, self.batch, world)]
+        if self.batch % world_size:
+            raise ValueError(f"batch {self.batch} cannot be cut into {world_size} equal parts; use a multiple of it")
+        return [self._at(step, slot) for slot in range(rank, self.batch, world_size)]
 
     def _at(self, step: int, slot: int) -> Draw:
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step, slot])))
@@ -126,8 +126,8 @@ class BucketSampler:
             for index, (count, batch) in enumerate(zip(clips, batches, strict=True))
         ]
 
-    def step(self, step: int, rank: int = 0, world: int = 1) -> BucketDraws:
-        """Bucket and draws of one rank at one step. ValueError if its batch cannot be cut into `world` parts."""
+    def step(self, step: int, rank: int = 0, world_size: int = 1) -> BucketDraws:
+        """Bucket and draws of one rank at one step. ValueError if its batch cannot be cut into `world_size` parts."""
         epoch = self.epoch(step)
         before, after = self._made(epoch), self._made(epoch + 1)
         owner = np.repeat(np.arange(len(self.clips)), np.subtract(after, before))
@@ -137,7 +137,7 @@ class BucketSampler:
         number = before[bucket] + int((owner[:place] == bucket).sum())
         stream = self._streams[bucket]
         assert stream is not None
-        return BucketDraws(bucket, stream.step(number, rank, world))
+        return BucketDraws(bucket, stream.step(number, rank, world_size))
 
     def epoch(self, step: int) -> int:
         """The epoch of a step."""

@@ -76,7 +76,7 @@ class ClipLoader:
         table: shapes of the samples; clips that fit none are counted in `assignment.unusable`.
         seed: of order and windows.
         rank: of this process.
-        world: number of processes; every bucket's batch must be a multiple of it.
+        world_size: number of processes; every bucket's batch must be a multiple of it.
         workers: processes that load ahead; 0 loads in this one.
         random_start: longer clips: take the window at a random start, a multiple of 4; else the middle one.
         need_depth: leave out clips that have cameras only.
@@ -84,7 +84,7 @@ class ClipLoader:
 
     Raises:
         DataError: no clip fits a bucket; the message counts the reasons.
-        ValueError: a batch that cannot be cut into `world` parts.
+        ValueError: a batch that cannot be cut into `world_size` parts.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ClipLoader:
         *,
         seed: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         workers: int = 0,
         random_start: bool = True,
         need_depth: bool = True,
@@ -104,15 +104,15 @@ class ClipLoader:
         if not any(self.assignment.clips):
             reasons = "; ".join(f"{count} clips: {why}" for why, count in self.assignment.unusable.items())
             raise DataError("no-bucket", f"no clip of {dataset.location} fits a bucket ({reasons or 'it is empty'})")
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} of {world} processes: ranks count from 0")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size} processes: ranks count from 0")
         for bucket, clips in zip(table.buckets, self.assignment.clips, strict=True):
-            if clips and bucket.batch % world:
-                raise ValueError(f"bucket {bucket}: batch {bucket.batch} cannot be cut into {world} equal parts")
+            if clips and bucket.batch % world_size:
+                raise ValueError(f"bucket {bucket}: batch {bucket.batch} cannot be cut into {world_size} equal parts")
         counts = [len(clips) for clips in self.assignment.clips]
         self.sampler = BucketSampler(counts, [bucket.batch for bucket in table.buckets], seed)
         self._dataset, self._table, self._random_start, self._masks = dataset, table, random_start, masks
-        self._rank, self._world, self._workers, self._next = rank, world, workers, 0
+        self._rank, self._world_size, self._workers, self._next = rank, world_size, workers, 0
 
     def __iter__(self) -> Iterator[ClipBatch]:
         with WindowLoader(self._dataset, workers=self._workers) as loader:
@@ -151,7 +151,7 @@ class ClipLoader:
 
     def _windows(self, step: int) -> tuple[list[Draw], list[Window]]:
         """Draws and windows of this rank at a step."""
-        index, draws = self.sampler.step(step, self._rank, self._world)
+        index, draws = self.sampler.step(step, self._rank, self._world_size)
         bucket, windows = self._table.buckets[index], []
         for draw in draws:
             record = self.assignment.clips[index][draw.clip]

@@ -30,7 +30,7 @@ AHEAD = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Remaining:
-    """Windows and captions of a run that are not encoded yet."""
+    """Missing windows and captions of a run."""
 
     windows: list[tuple[ClipRecord, set[int]]]
     """Clips and the first frames of their windows."""
@@ -68,14 +68,11 @@ def encode(
     encoders.to(device)
     found = open_cache(dataset.path, config.clip, encoders, split=split, make=True)
     assert found is not None, "the cache is made"
-    todo = remaining(split, config.clip, found)
+    todo = remaining(split, config.clip, found, rank=rank, world_size=world_size)
     yield f"to encode on {device}: {todo.count} windows of {len(todo.windows)} clips, {len(todo.captions)} captions"
-    written = sum(
-        found.texts.write(caption, encoders.text_encoder.encode([caption])[0])
-        for caption in todo.captions[rank::world_size]
-    )
+    written = sum(found.texts.write(caption, encoders.text_encoder.encode([caption])[0]) for caption in todo.captions)
     encoders.text_encoder.free()
-    clips, size = todo.windows[rank::world_size], config.clip
+    clips, size = todo.windows, config.clip
     with WindowLoader(dataset, workers=size.num_workers) as loader:
         for number, (record, starts) in enumerate(clips, start=1):
             for coming, wanted in clips[number - 1 : number + AHEAD * size.num_workers]:
@@ -92,10 +89,14 @@ def encode(
     yield f"result: {found.clips.folder}"
 
 
-def remaining(split: Split, clip: ClipConfig, cache: EncodingCache) -> Remaining:
-    """Windows and captions of a run that are not in the cache."""
-    windows = [(record, starts - cache.clips.has(record)) for record, starts in wanted(split, clip)]
-    captions = sorted({"", *(record.caption for record in (*split.train, *split.held_out))})
+def remaining(split: Split, clip: ClipConfig, cache: EncodingCache, *, rank: int = 0, world_size: int = 1) -> Remaining:
+    """Windows and captions of a run that are not in the cache, as far as this rank encodes them.
+
+    The ranks divide all windows and captions, not the missing ones, which change while others write.
+    """
+    mine = slice(rank, None, world_size)
+    windows = [(record, starts - cache.clips.has(record)) for record, starts in [*wanted(split, clip)][mine]]
+    captions = sorted({"", *(record.caption for record in (*split.train, *split.held_out))})[mine]
     return Remaining(
         windows=[(record, starts) for record, starts in windows if starts],
         captions=[caption for caption in captions if not cache.texts.has(caption)],

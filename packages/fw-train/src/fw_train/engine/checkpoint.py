@@ -35,6 +35,17 @@ class CheckpointError(ValueError):
     exit_code = 1
 
 
+class OtherRunError(CheckpointError):
+    """A checkpoint of another run: configuration, dataset or initial weights have changed."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+        """Entry of the identity that differs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Content of a checkpoint."""

@@ -20,8 +20,8 @@ from fw_data.dataset.clip_order import Draw
 from fw_train.config.schema import TrainConfig
 from fw_train.data.order import ClipOrder, OrderSampler
 from fw_train.engine import health
-from fw_train.engine.checkpoint import CheckpointError, Saver, Snapshot, read, step_of
-from fw_train.engine.distributed import Context, copy_into, full_tensor
+from fw_train.engine.checkpoint import CheckpointError, OtherRunError, Saver, Snapshot, read, step_of
+from fw_train.engine.distributed import Context, copy_into, full_tensor, local_part
 from fw_train.engine.optim import EMA, AdamW, learning_rate, rate_shares
 from fw_train.engine.run_log import RunLog
 from fw_train.engine.signals import GracefulShutdown
@@ -124,7 +124,8 @@ def run(
 
     Raises:
         TrainingDivergedError: loss or gradient became NaN or infinite; `out/diverged.json` lists the batch.
-        CheckpointError: the checkpoint belongs to another run, or cannot be written.
+        OtherRunError: the checkpoint belongs to another run; nothing was changed on disk.
+        CheckpointError: a checkpoint cannot be read or written.
     """
     trainer = Trainer(config, task, ctx, out)
     notes = trainer.restore()
@@ -211,7 +212,7 @@ class Trainer:
         """Load the newest complete checkpoint, if any; returns notes to print.
 
         Raises:
-            CheckpointError: the checkpoint belongs to another run; nothing was changed on disk.
+            OtherRunError: the checkpoint belongs to another run; nothing was changed on disk.
         """
         store = self.ctx.store
         found = store.latest()
@@ -231,13 +232,14 @@ class Trainer:
     def _check_identity(self, path: Path, before: Mapping[str, str]) -> list[str]:
         for key, value in self.task.identity.items():
             if key != SKIPPED and before.get(key) != value:
-                raise CheckpointError(
-                    f"{path} was written with another {key} ({before.get(key)}, now {value}); "
-                    f"resume with the same {key}, or start a new run with --init"
+                raise OtherRunError(
+                    f"{path} was written with another {key}; resume with the same {key}, or start a new run with "
+                    f"--init {self.out}",
+                    key=key,
                 )
         skipped = [set(ids.get(SKIPPED, "").split()) for ids in (before, self.task.identity)]
         if missing := skipped[0] - skipped[1]:
-            raise CheckpointError(f"{path} was written with --skip {' '.join(sorted(missing))}; resume with it too")
+            raise OtherRunError(f"{path} was written with --skip {' '.join(sorted(missing))}; resume with it too")
         added = sorted(skipped[1] - skipped[0])
         return [f"skipping clips from here on: {', '.join(added)}"] if added else []
 
@@ -311,7 +313,7 @@ class Trainer:
     def _saved_before_exit(self, run_log: RunLog, error: TrainingDivergedError) -> TrainingDivergedError:
         """Save the weights before the diverged step, if they are finite; returns the error with a note about it."""
         run_log.event(self.step, "diverged")
-        healthy = all(bool(torch.isfinite(p).all()) for p in self.trained.values())
+        healthy = all(bool(torch.isfinite(local_part(p)).all()) for p in self.trained.values())
         if not self.ctx.any(not healthy):
             return TrainingDivergedError(f"{error}. Checkpoint before this step: {self._save(run_log, wait=True)}")
         self._note_saved(run_log, self.saver.wait())

@@ -85,14 +85,14 @@ def work(loop_config: dict[str, Any]) -> None:
 
 
 def _outcome(out: Path, refusal: Path) -> "Outcome":
-    from fw_train.engine.checkpoint import CheckpointError, CheckpointStore
+    from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, OtherRunError
     from fw_train.engine.loop import Result, TrainingDivergedError
     from fw_train.tasks.train import CHECKPOINTS, EXPORT, Outcome
 
     if refusal.exists():
         error = json.loads(refusal.read_text(encoding="utf-8"))
         kinds: dict[str, type[Exception]] = {
-            kind.__name__: kind for kind in (ConfigError, TrainingDivergedError, CheckpointError)
+            kind.__name__: kind for kind in (ConfigError, TrainingDivergedError, CheckpointError, OtherRunError)
         }
         raise kinds[error["kind"]](error["message"])
     found = CheckpointStore(out / CHECKPOINTS).latest()

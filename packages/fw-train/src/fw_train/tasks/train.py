@@ -24,7 +24,7 @@ from fw_train.config.preflight import run_lock
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.data.encode import encode
 from fw_train.data.split import Split, open_data
-from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, read
+from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, OtherRunError, read
 from fw_train.engine.distributed import Context, join
 from fw_train.engine.loop import Result, run
 from fw_train.engine.trackers import check_trackers
@@ -169,7 +169,11 @@ def _train_and_export(config: TrainConfig, ctx: Context, prepared: Prepared, *, 
         for name, value in {CONFIG: config.to_json(), **prepared.files}.items() if ctx.is_main else ():
             write_text(out / name, json.dumps(value, indent=1) + "\n")
 
-    result = run(config, task, ctx, out=out, quiet=quiet, on_start=write_files)
+    try:
+        result = run(config, task, ctx, out=out, quiet=quiet, on_start=write_files)
+    except OtherRunError as error:
+        change = _data_change(out, prepared.split) if error.key == "dataset" else ""
+        raise OtherRunError(f"{error}{change}", key=error.key) from None
     for line in task.cache.summary() if task.cache else []:
         show(line)
     if result.status == "interrupted":
@@ -181,6 +185,16 @@ def _train_and_export(config: TrainConfig, ctx: Context, prepared: Prepared, *, 
     ctx.wait_for_all()  # an export of a large model takes longer than a collective may
     show(f"result: {folder}")
     return Outcome(result, folder)
+
+
+def _data_change(out: Path, split: Split) -> str:
+    """The numbers of clips before and now, in parentheses; empty for runs that did not store theirs."""
+    path = out / DATA
+    if not path.is_file():
+        return ""
+    before, now = json.loads(path.read_text(encoding="utf-8")), split.summary()
+    counts = (f"{row['train']} to train on and {row['held_out']} held out" for row in (before, now))
+    return " (before: {}; now: {})".format(*counts)
 
 
 def _export(config: TrainConfig, ctx: Context, prepared: Prepared, result: Result, folder: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fw_data.dataset.clip_order import Draw
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
+from fw_model.layers.float32 import Float32Module
 from fw_model.losses.targets import GeometryTargets, geometry_targets, ray_map
 from fw_model.model.irg import IRGBlock
 from fw_model.model.model import FantasyWorld
@@ -338,9 +339,15 @@ class WorldTask:
 
 @torch.no_grad()
 def halve_frozen(world: nn.Module) -> None:
-    """Store frozen matrices and kernels in bfloat16; vectors, tokens and modulations keep their dtype."""
+    """Store frozen matrices and kernels in bfloat16; those of the heads, vectors and tokens keep their dtype."""
+    heads = {id(p) for module in world.modules() if isinstance(module, Float32Module) for p in module.parameters()}
     for name, parameter in world.named_parameters():
-        if not parameter.requires_grad and parameter.ndim >= 2 and name.endswith("weight"):
+        if (
+            not parameter.requires_grad
+            and parameter.ndim >= 2
+            and name.endswith("weight")
+            and id(parameter) not in heads
+        ):
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
