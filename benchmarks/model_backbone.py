@@ -20,6 +20,7 @@ from benchmarks.model_table import Row, Times, has_fast_bfloat16, matmul_peak, p
 from fw_model.checkpoints.keys import to_diffusers
 from fw_model.config import WorldConfig, wan21_fun_1_3b
 from fw_model.model.model import FantasyWorld
+from fw_model.model.rays import RayMap
 
 LATENT = (3, 30, 52)
 """1,170 tokens: 9 frames of 240 x 416 pixels."""
@@ -193,7 +194,9 @@ def constant_flops() -> Row:
     given = inputs(world, torch.float32, "meta")
     frames, rows, columns = 4 * (LATENT[0] - 1) + 1, 8 * LATENT[1], 8 * LATENT[2]
     raw = {key: given[key] for key in ("context", "y", "clip_feature")}
-    raw["plucker"] = torch.empty(1, frames, rows, columns, 6, device="meta")
+    raw["plucker"] = RayMap(
+        rays=torch.empty(1, frames, rows, columns, 6, device="meta"), convention=world.config.compat.plucker
+    )
     with torch.no_grad():
         condition = world.encode_condition(**raw)
         with FlopCounterMode(display=False) as cached:

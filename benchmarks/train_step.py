@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -99,7 +100,7 @@ def random_batch(world: FantasyWorld, config: TrainConfig, size: int) -> Batch:
         context=like(shapes.context),
         y=None if shapes.y is None else like(shapes.y),
         clip_feature=None if shapes.clip_feature is None else like(shapes.clip_feature),
-        plucker=None if shapes.plucker is None else like(shapes.plucker),
+        plucker=None if shapes.plucker is None else replace(shapes.plucker, rays=like(shapes.plucker.rays)),
         control=None if shapes.control is None else like(shapes.control),
         targets=targets,
         dense_frames=tuple(range(0, frames, -(-frames // dense)))[:dense] if dense else None,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from fw_geometry import make_trajectory, pixel_grid, plucker_rays, unproject
+from fw_geometry import make_trajectory, pixel_grid, unproject
 from fw_model import FantasyWorld, tiny
 from fw_model.autoencoders.base import first_frame_condition
 from fw_model.autoencoders.block_dct import BlockDCT
@@ -66,7 +66,7 @@ def main() -> None:
 
     print("stage 2: cross-branch attention and camera; zero gates stop learning behind them in the first step")
     trained = freeze_all_but(world, "cross_branch")
-    rays = plucker_rays(K, scene.pose_c2w, HEIGHT, WIDTH)
+    rays = world.ray_map(K, scene.pose_c2w, HEIGHT, WIDTH)  # in the convention of this model
     both = world(noisy, timestep, context=context, y=first, plucker=rays)
     loss = world_loss(both.velocity, flow.flow_target(clean, noise), times.weight, both.geometry, targets)
     losses["stage2"] = step(trained, loss)

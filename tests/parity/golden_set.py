@@ -20,6 +20,7 @@ from fw_model.config import CameraConfig, Compat, CrossBranchConfig, GeometryCon
 from fw_model.layers.rope import plane_positions
 from fw_model.model.conditioning import Conditioning
 from fw_model.model.model import FantasyWorld, WorldOutput
+from fw_model.model.rays import RayMap
 from fw_model.sampling.flow import FlowSchedule, guide
 
 Pair = tuple[str, Tensor, Tensor]
@@ -102,11 +103,12 @@ class SetCheck:
         """The set's conditioning, or a variation of it."""
         given, adapter = self.inputs, self.world.video.control_adapter
         packed = given.get("control_camera_latents_input") if camera else None
+        rays = given.get("plucker_embedding") if camera else None
         return self.world.encode_condition(
             context=given[context],
             y=given["y"],
             clip_feature=given.get("clip_feature"),
-            plucker=given.get("plucker_embedding") if camera else None,
+            plucker=RayMap(rays=rays, convention=self.world.config.compat.plucker) if rays is not None else None,
             control=None if packed is None or adapter is None else adapter.prepare(packed),
             poses=given["camera_token_gt"] if poses else None,
         )

@@ -11,6 +11,7 @@ from fw_geometry.rays import pack_plucker
 from fw_model.checkpoints.keys import to_diffusers
 from fw_model.config import VideoConfig, WorldConfig, tiny
 from fw_model.model.model import FantasyWorld
+from fw_model.model.rays import RayMap
 
 BOUND = 5e-5
 LATENT = (3, 4, 6)
@@ -95,7 +96,8 @@ def test_equals_diffusers(kind, batch):
     y = rand(batch, v.y_dim, *LATENT) if v.y_dim else None
     clip = rand(batch, 257, v.clip_dim) if v.clip_dim else None
     plucker = rand(batch, 9, 8 * LATENT[1], 8 * LATENT[2], 6) if kind == "camera" else None
-    inputs = {"context": context, "y": y, "clip_feature": clip, "plucker": plucker}
+    rays = None if plucker is None else RayMap(rays=plucker, convention=world.config.compat.plucker)
+    inputs = {"context": context, "y": y, "clip_feature": clip, "plucker": rays}
     added = None if plucker is None else control_adapter(world, pack_plucker(plucker))
     expected = peer(world, added)(
         hidden_states=latents if y is None else torch.cat([latents, y], dim=1),

@@ -8,6 +8,7 @@ import torch
 
 from fw_model.config import CameraConfig, CrossBranchConfig, GeometryConfig, VideoConfig, WorldConfig
 from fw_model.model.model import FantasyWorld
+from fw_model.model.rays import RayMap
 
 LATENT = (2, 4, 6)
 
@@ -65,7 +66,7 @@ def make_inputs():
 
     def make(
         config: WorldConfig, batch: int = 1, frames: int = LATENT[0]
-    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
         g = torch.Generator().manual_seed(11)
 
         def rand(*shape: int) -> torch.Tensor:
@@ -73,14 +74,15 @@ def make_inputs():
 
         v = config.video
         grid, scale = (frames, *LATENT[1:]), config.camera.downscale if config.camera else 8
-        inputs = {"context": rand(batch, v.text_len, v.text_dim)}
+        inputs: dict[str, Any] = {"context": rand(batch, v.text_len, v.text_dim)}
         latents, timestep = rand(batch, 16, *grid), 1000 * torch.rand(batch, generator=g)
         if v.y_dim:
             inputs["y"] = rand(batch, v.y_dim, *grid)
         if v.clip_dim:
             inputs["clip_feature"] = rand(batch, v.clip_len, v.clip_dim)
         if config.camera or v.control_dim:
-            inputs["plucker"] = rand(batch, 4 * frames - 3, scale * grid[1], scale * grid[2], 6)
+            rays = rand(batch, 4 * frames - 3, scale * grid[1], scale * grid[2], 6)
+            inputs["plucker"] = RayMap(rays=rays, convention=config.compat.plucker)
         return latents, timestep, inputs
 
     return make

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fw_model.geometry.branch import GeometryOutput
     from fw_model.model.conditioning import Conditioning
     from fw_model.model.model import FantasyWorld, WorldOutput
+    from fw_model.model.rays import RayMap
     from fw_model.pipeline.pipeline import WorldPipeline
     from fw_model.pipeline.result import Progress, World
     from fw_model.pipeline.settings import GenerationSettings
@@ -23,6 +24,7 @@ __all__ = [
     "GenerationSettings",
     "GeometryOutput",
     "Progress",
+    "RayMap",
     "World",
     "WorldConfig",
     "WorldOutput",
@@ -40,6 +42,7 @@ _HOME = {
     "GenerationSettings": "fw_model.pipeline.settings",
     "GeometryOutput": "fw_model.geometry.branch",
     "Progress": "fw_model.pipeline.result",
+    "RayMap": "fw_model.model.rays",
     "World": "fw_model.pipeline.result",
     "WorldConfig": "fw_model.config",
     "WorldOutput": "fw_model.model.model",

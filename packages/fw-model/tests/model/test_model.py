@@ -16,6 +16,7 @@ from fw_model.layers.declarations import Group
 from fw_model.layers.modulation import RMSNorm
 from fw_model.model.conditioning import check_grid
 from fw_model.model.model import FantasyWorld
+from fw_model.model.rays import RayMap, check_rays
 
 
 def close(a: torch.Tensor, b: torch.Tensor, relative: float = 3e-6) -> bool:
@@ -254,14 +255,20 @@ def test_presets_have_the_published_sizes():
         ({"context": torch.zeros(1, 7, 13)}, r"context.*13.*12"),
         ({"context": torch.zeros(1, 6, 12)}, r"context.*6.*7"),
         ({"context": None}, "context"),
-        ({"plucker": torch.zeros(1, 6, 8, 12, 6)}, r"6 frames"),
-        ({"plucker": torch.zeros(1, 9, 8, 12, 6)}, r"9, 8, 12.*5, 8, 12"),
+        ({"plucker": RayMap(rays=torch.zeros(1, 5, 8, 12, 6), convention="relative")}, r"relative.*correct"),
+        ({"plucker": RayMap(rays=torch.zeros(1, 6, 8, 12, 6), convention="correct")}, r"6 frames"),
+        ({"plucker": RayMap(rays=torch.zeros(1, 9, 8, 12, 6), convention="correct")}, r"9, 8, 12.*5, 8, 12"),
     ],
 )
 def test_wrong_inputs_are_named(micro, world, make_inputs, change, message):
     latents, timestep, inputs = make_inputs(micro)
     with pytest.raises(ValueError, match=message):
         world(latents, timestep, **{**inputs, **change})
+
+
+def test_rays_without_a_convention_are_refused(micro):
+    with pytest.raises(TypeError, match="RayMap"):
+        check_rays(micro, torch.zeros(1, 5, 8, 12, 6))
 
 
 def test_conditions_of_another_size_are_named(micro, world, make_inputs):

@@ -16,7 +16,7 @@ from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.autoencoders.wan_vae import WanVAE
 from fw_model.config import Compat
 from fw_model.encoders.hashing import HashTextEncoder
-from fw_model.losses.targets import path_rays
+from fw_model.model.rays import RayMap
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
 from fw_model.pipeline.settings import Sampling
@@ -86,7 +86,8 @@ def test_the_loop_is_the_plain_euler_loop(pipe, image, path):
     first = BlockDCT().encode(pixels)
     y = torch.cat([first, torch.zeros(1, 16, 1, HEIGHT // 8, WIDTH // 8)], dim=2)
     K, poses = torch.from_numpy(path.K), torch.from_numpy(path.pose_c2w)
-    inputs = {"y": y, "plucker": plucker_rays(K, poses, HEIGHT, WIDTH).float()[None]}
+    rays = plucker_rays(K, poses, HEIGHT, WIDTH).float()[None]
+    inputs: Any = {"y": y, "plucker": RayMap(rays=rays, convention="correct")}
     texts = pipe.text_encoder.encode(["a red room", ""])
     positive: Any = None
     x = counter_noise(3, 0, 0, (16, 2, HEIGHT // 8, WIDTH // 8))[None]
@@ -278,18 +279,28 @@ def test_two_experts_share_the_noise_levels(config, make_world, image, path, tmp
 def test_released_rays_for_released_weights(config, path):
     for compat, rays in ((Compat(), plucker_rays), (Compat.released(), plucker_rays_double_scaled)):
         expected = rays(torch.from_numpy(path.K), torch.from_numpy(path.pose_c2w), HEIGHT, WIDTH).float()
-        torch.testing.assert_close(path_rays(dataclasses.replace(config, compat=compat), path), expected)
+        made = RayMap.from_trajectory(dataclasses.replace(config, compat=compat), path)
+        assert made is not None
+        assert made.convention == compat.plucker
+        torch.testing.assert_close(made.rays[0], expected)
 
 
 def test_relative_rays_tell_the_change_of_direction(config, path):
-    relative = path_rays(dataclasses.replace(config, compat=Compat(plucker="relative")), path)
-    plain = path_rays(config, path)
-    assert relative is not None
-    assert plain is not None
+    config = dataclasses.replace(config, camera=dataclasses.replace(config.camera, downscale=8))
+    relative_config = dataclasses.replace(config, compat=Compat(plucker="relative"))
+    made = [RayMap.from_trajectory(one, path) for one in (relative_config, config)]
+    relative, plain = (rays.rays[0] for rays in made if rays is not None)
     torch.testing.assert_close(relative[..., :3], plain[..., :3])
     torch.testing.assert_close(relative[..., 3:] + plain[:1, ..., 3:], plain[..., 3:])
     assert not relative[0].any()
     assert relative[-1].any()
+
+
+def test_rays_of_absolute_poses_are_refused(config, path):
+    K, poses = torch.from_numpy(path.K)[None], torch.from_numpy(path.pose_c2w)[None]
+    with pytest.raises(ValueError, match="identity"):
+        RayMap.from_cameras(config, K[:, 1:], poses[:, 1:], HEIGHT, WIDTH)
+    assert RayMap.from_cameras(config, K, poses, HEIGHT, WIDTH).rays.shape == (1, FRAMES, HEIGHT, WIDTH, 6)
 
 
 def test_first_frame_conditions():

@@ -206,7 +206,7 @@ def test_dropout_removes_its_input(base: TrainConfig, what: str) -> None:
     removed = {
         "text": lambda: not batch.context.any(),
         "image": lambda: batch.y is not None and not batch.y.any(),
-        "camera": lambda: batch.plucker is not None and not batch.plucker.any(),
+        "camera": lambda: batch.plucker is not None and not batch.plucker.rays.any(),
         "cross_branch": lambda: not batch.cross_branch,
     }
     assert {name for name, gone in removed.items() if gone()} == {what}
@@ -261,10 +261,10 @@ def test_the_labels_are_in_units_of_the_scene(base: TrainConfig) -> None:
     assert targets is not None
     assert batch.plucker is not None
     torch.testing.assert_close(targets.points.norm(dim=-1).mean(dim=(1, 2, 3)), torch.ones(2))
-    # a ray's moment is its camera's centre times its direction, so the camera path is in the same units
-    direction, moment = batch.plucker[..., 3:], batch.plucker[..., :3]
-    centre = -targets.pose_encoding[..., :3]  # this camera only slides: t = -c
-    expected = torch.cross(centre[:, :, None, None].expand_as(direction), direction, dim=-1)
+    # a ray's moment is its camera's center times its direction, so the camera path is in the same units
+    direction, moment = batch.plucker.rays[..., 3:], batch.plucker.rays[..., :3]
+    center = -targets.pose_encoding[..., :3]  # this camera only slides: t = -c
+    expected = torch.cross(center[:, :, None, None].expand_as(direction), direction, dim=-1)
     torch.testing.assert_close(moment, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The one module of the product that opens a pickle. Run as a process: JSON request on stdin, JSON result on stdout.
+"""The only module that opens pickles. It runs as a process: JSON request on stdin, JSON result on stdout.
 
 ``torch.load`` runs with ``weights_only=True`` (nothing but tensors and plain containers is built), and memory-mapped
 where the file allows it, so shards are written without holding the whole file.
@@ -43,6 +43,7 @@ def main() -> int:
 
 def convert(source: Path, folder: Path, config: WorldConfig | None) -> dict[str, Any]:
     """Convert one file; see ``fw_model.convert.convert_checkpoint``."""
+    # tensors under plain names, and the format that these names show
     state, notes = read(source)
     kind = looks_like(set(state))
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,8 +64,8 @@ def convert(source: Path, folder: Path, config: WorldConfig | None) -> dict[str,
         written, left_out = _write_part(folder, "diffusion_pytorch_model.safetensors", state), set()
     else:
         raise ValueError(
-            f"it looks like {kind}, and there is nothing to convert it to. Known are released FantasyWorld files and "
-            "the original Wan transformer, VAE, UMT5 and CLIP files."
+            f"it looks like {kind}, which cannot be converted; convertible are released FantasyWorld files and the "
+            "original Wan transformer, VAE, UMT5 and CLIP files."
         )
     files = [file.name for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".json")]
     return {"kind": kind, "files": files, "left_out": sorted(left_out)[:10], "notes": notes, **written}
@@ -123,6 +124,7 @@ def released_config(state: Mapping[str, Tensor], source: Path) -> WorldConfig:
 
 def _write_world(folder: Path, state: Mapping[str, Tensor], config: WorldConfig, source: Path) -> dict[str, int]:
     """config.json and model.safetensors under our names."""
+    # compare names and shapes with the model before anything is written
     with torch.device("meta"):
         world = FantasyWorld(config)
     names = released_names(world)
@@ -133,6 +135,7 @@ def _write_world(folder: Path, state: Mapping[str, Tensor], config: WorldConfig,
         source=source.name,
         purpose=f"preset {config.name!r}",
     )
+    # write the tensors in the order of the model
     renamed = {names[theirs]: value for theirs, value in state.items()}
     save_weights(folder, {name: renamed[name] for name in shapes}, dtype=None, shard_bytes=SHARD_BYTES)
     content = {"format": FORMAT, **config.to_dict()}

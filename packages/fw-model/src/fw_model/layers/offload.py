@@ -1,22 +1,30 @@
 """Offloading: weights are on the accelerator only while they are used, as whole modules or block by block.
 
-Weights are kept in host memory (pinned for CUDA). To use a module, its weights are copied to the device and replaced by
-the copies; to release it, the originals are restored and the copies dropped. Nothing is copied back, so the originals
-must not be changed while their module is in use.
+Weights are kept in host memory. To use a module, its weights are copied to the device and replaced by the copies; to
+release it, the originals are restored and the copies dropped. Nothing is copied back, so the originals must not be
+changed while their module is in use.
+
+For CUDA, the weights of a streamed block move into one host buffer, page-locked in place and copied as a whole.
+(torch's `pin_memory` rounds every tensor up to a power of two: 48.5 GiB instead of 32.8 for the 14B blocks.)
 
 A ``BlockOffloader`` records the resident modules, their bytes, the peak, and the latest moves. It works the same on any
 device; a CPU "device" gets real copies, so everything can be tested anywhere.
 """
 
+import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, get_args
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor, nn
 
 Offload = Literal["none", "model", "block"]
+_ALIGNMENT = 256
+"""Bytes; starts of tensors in a host buffer are multiples of it."""
+_LOG = logging.getLogger(__name__)
 LOG_LENGTH = 10_000
 """Number of latest moves that an offloader records."""
 
@@ -31,7 +39,7 @@ def check_offload(offload: str) -> None:
 
 
 class Move(NamedTuple):
-    """One entry of a offloader's log."""
+    """One entry of an offloader's log."""
 
     name: str
     direction: Literal["in", "out"]
@@ -53,6 +61,7 @@ class BlockOffloader:
         self._resident: dict[nn.Module, _Stay] = {}
         cuda = self.device.type == "cuda"
         self._side = torch.cuda.Stream(self.device) if cuda else None
+        self._released: deque[Any] = deque()  # CUDA events: computation with a released module has ended
 
     @property
     def resident(self) -> list[str]:
@@ -61,7 +70,7 @@ class BlockOffloader:
 
     @contextmanager
     def using(self, name: str, *modules: nn.Module) -> Iterator[None]:
-        """Have modules on the device inside the ``with`` block."""
+        """Keep modules on the device inside the ``with`` block."""
         brought = [module for module in modules if module not in self._resident]
         try:
             for module in brought:
@@ -81,7 +90,11 @@ class BlockOffloader:
         originals = {slot.key(): home for slot, home in homes}  # a parameter under two names is one
         stay = _Stay(name, homes, sum(home.nbytes for home in originals.values()))
         with nullcontext() if self._side is None else torch.cuda.stream(self._side):
-            copies = {key: home.to(self.device, non_blocking=True, copy=True) for key, home in originals.items()}
+            buffer = _BUFFERS.get(module)
+            if buffer is not None and buffer.holds(originals):
+                copies = buffer.copies(originals, self.device)
+            else:
+                copies = {key: home.to(self.device, non_blocking=True, copy=True) for key, home in originals.items()}
             for slot, _ in homes:
                 slot.put(copies[slot.key()])
             stay.ready = None if self._side is None else self._side.record_event()
@@ -105,15 +118,19 @@ class BlockOffloader:
             return
         for slot, home in stay.homes:
             slot.put(home)
+        if self._side is not None:
+            self._released.append(torch.cuda.current_stream(self.device).record_event())
         self._count(stay, "out")
 
+    def settle(self) -> None:
+        """Wait until computation with all released modules has ended, so that their memory can be used again."""
+        while self._released:
+            self._released.popleft().synchronize()
+
     def pin(self, module: nn.Module) -> None:
-        """Page-lock a module's home, so that copies run beside computation; without CUDA there is nothing to do."""
-        if self.device.type != "cuda":
-            return
-        for slot in _slots(module):
-            if not slot.tensor().is_pinned():
-                slot.put(slot.tensor().pin_memory())
+        """Move a module's weights into one page-locked host buffer; nothing happens without CUDA."""
+        if self.device.type == "cuda":
+            flatten(module)
 
     def _count(self, stay: "_Stay", direction: Literal["in", "out"]) -> None:
         self.resident_bytes += stay.nbytes if direction == "in" else -stay.nbytes
@@ -122,12 +139,13 @@ class BlockOffloader:
 
 
 class BlockStream:
-    """Transformer blocks that pass through the device in turn, the next ones on their way while one computes.
+    """Transformer blocks that are on the device in turn; the next ones are copied while one computes.
 
     Args:
         offloader: brings them.
         blocks: in the order in which they run; after the last one comes the first one again.
-        ahead: how many to fetch ahead; ``ahead + 1`` are resident at most.
+        ahead: number of blocks to fetch in advance. At most ``ahead + 1`` are on the device: the next copy starts when
+            the block before the current one has finished there, and the current one is queued.
     """
 
     def __init__(self, offloader: BlockOffloader, blocks: Sequence[nn.Module], *, ahead: int = 1) -> None:
@@ -138,7 +156,7 @@ class BlockStream:
 
     @contextmanager
     def using(self, block: nn.Module) -> Iterator[None]:
-        """Have a block on the device inside the ``with`` block."""
+        """Keep a block on the device inside the ``with`` block, and fetch the next ones after it."""
         place = self._place[block]
         wanted = [(place + i) % len(self.blocks) for i in range(self.ahead + 1)]
         for i, other in enumerate(self.blocks):
@@ -146,10 +164,11 @@ class BlockStream:
                 self.offloader.release(other)
         self.offloader.fetch(f"block {place}", block)
         self.offloader.wait(block)
-        for i in wanted[1:]:
-            self.offloader.fetch(f"block {i}", self.blocks[i])
         try:
             yield
+            self.offloader.settle()
+            for i in wanted[1:]:
+                self.offloader.fetch(f"block {i}", self.blocks[i])
         finally:
             self.offloader.release(block)
 
@@ -157,6 +176,63 @@ class BlockStream:
         """Remove the modules that were fetched ahead."""
         for block in self.blocks:
             self.offloader.release(block)
+
+
+class _HostBuffer:
+    """All tensors of a module in one host buffer."""
+
+    def __init__(self, memory: Tensor, offsets: dict[tuple[int, str], int]) -> None:
+        self.memory, self.offsets = memory, offsets
+
+    def holds(self, tensors: Mapping[tuple[int, str], Tensor]) -> bool:
+        """Whether the buffer holds these tensors, at their places."""
+        start = self.memory.data_ptr()
+        return {key: tensor.data_ptr() - start for key, tensor in tensors.items()} == self.offsets
+
+    def copies(self, tensors: Mapping[tuple[int, str], Tensor], device: torch.device) -> dict[tuple[int, str], Tensor]:
+        """The tensors on a device, by one copy of the whole buffer."""
+        memory = self.memory.to(device, non_blocking=True, copy=True)
+        return {key: _view(memory, self.offsets[key], tensor) for key, tensor in tensors.items()}
+
+
+_BUFFERS: "WeakKeyDictionary[nn.Module, _HostBuffer]" = WeakKeyDictionary()
+
+
+def flatten(module: nn.Module) -> int:
+    """Move the tensors of a module into one page-locked buffer of exactly their size; return its bytes."""
+    slots = _slots(module)
+    tensors = {slot.key(): slot.tensor() for slot in slots}
+    known = _BUFFERS.get(module)
+    if known is not None and known.holds(tensors):
+        return known.memory.nbytes
+    offsets: dict[tuple[int, str], int] = {}
+    size = 0
+    for key, tensor in tensors.items():
+        offsets[key] = size
+        size += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+    memory = torch.empty(size, dtype=torch.uint8)
+    views = {key: _view(memory, offsets[key], tensor).copy_(tensor) for key, tensor in tensors.items()}
+    for slot in slots:
+        slot.put(views[slot.key()])
+    _page_lock(memory, module)
+    _BUFFERS[module] = _HostBuffer(memory, offsets)
+    return size
+
+
+def _view(memory: Tensor, offset: int, like: Tensor) -> Tensor:
+    return memory[offset : offset + like.nbytes].view(like.dtype).view(like.shape)
+
+
+def _page_lock(memory: Tensor, owner: nn.Module) -> None:
+    """Page-lock a buffer in place until its owner is gone; without success, copies wait for each other."""
+    runtime = torch.cuda.cudart()
+    if runtime is None:
+        return
+    status = runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)
+    if int(status) != 0:
+        _LOG.warning("host memory was not page-locked (CUDA error %s); copies of blocks are slower", int(status))
+        return
+    finalize(owner, lambda: runtime.cudaHostUnregister(memory.data_ptr()))  # keeps the buffer until then
 
 
 class _Slot(NamedTuple):

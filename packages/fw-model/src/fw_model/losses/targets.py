@@ -1,4 +1,4 @@
-"""The frame and the unit that the geometry branch learns in; targets, camera rays and cameras in its terms.
+"""The frame and the unit that the geometry branch learns in; targets and recovered cameras in its terms.
 
 The world is seen from the first camera (its pose is the identity) and lengths are counted in the mean distance of
 the valid points, so scenes of any size look alike to the network; the network itself normalizes nothing.
@@ -6,7 +6,6 @@ the valid points, so scenes of any size look alike to the network; the network i
 Axes: b batch, F frames, H W pixels. OpenCV camera axes, camera-to-world poses, z-depth with 0 = invalid.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +13,8 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fw_geometry import decode_pose, encode_pose, plucker_rays, plucker_rays_double_scaled, se3_inverse, unproject
+from fw_geometry import decode_pose, encode_pose, se3_inverse, unproject
 from fw_geometry.camera import Trajectory
-from fw_model.config import WorldConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,37 +137,9 @@ def geometry_targets(
     return targets, scene
 
 
-def ray_map(config: WorldConfig) -> Callable[[Tensor, Tensor, int, int], Tensor]:
-    """The Pluecker rays that a model was made with, as a function of K, pose_c2w, height and width."""
-    rays = {"correct": plucker_rays, "double_scaled": plucker_rays_double_scaled, "relative": relative_rays}
-    return rays[config.compat.plucker]
-
-
-def relative_rays(
-    K: Float[Tensor, "*b F 3 3"], pose_c2w: Float[Tensor, "*b F 4 4"], height: int, width: int
-) -> Float[Tensor, "*b F h w 6"]:
-    """Pluecker rays whose direction is relative to frame 0: all zeros while the camera does not move.
-
-    Of the plain direction 98 % is the same for every path, and a small pose encoder that starts from nothing passes on
-    little else. Arguments and result as in ``plucker_rays``.
-    """
-    rays = plucker_rays(K, pose_c2w, height, width)
-    return torch.cat([rays[..., :3], rays[..., 3:] - rays[..., :1, :, :, 3:]], dim=-1)
-
-
-def path_rays(config: WorldConfig, path: Trajectory) -> Float[Tensor, "F py px 6"] | None:
-    """A camera path as the model reads it, at the resolution of its camera encoder; None if it reads none."""
-    if config.camera is None and config.video.control_dim is None:
-        return None
-    scale = 8 if config.camera is None else config.camera.downscale
-    height, width = scale * path.height // 8, scale * path.width // 8
-    path = path if scale == 8 else path.resized(width, height)
-    return ray_map(config)(torch.from_numpy(path.K), torch.from_numpy(path.pose_c2w), height, width).float()
-
-
 def recovered_path(encoding: Float[Tensor, "F 9"], requested: Trajectory) -> Trajectory:
     """The cameras that the camera head predicts, relative to the first one; size and units of the requested path."""
-    encoding = encoding.double().cpu()
+    encoding = encoding.cpu().double()  # in this order: mps has no float64
     # a field of view of 0 or of a half turn is no camera; an untrained head predicts such values
     encoding = torch.cat([encoding[:, :7], encoding[:, 7:].clamp(0.02, 3.0)], dim=-1)
     pose_w2c, K = decode_pose(encoding, requested.height, requested.width)

@@ -26,6 +26,7 @@ from fw_model.layers.recompute import Recompute, recomputed
 from fw_model.layers.rope import VideoRope
 from fw_model.model.conditioning import Conditioning, check_grid, check_inputs
 from fw_model.model.irg import CrossBranchStep, IRGBlock, build_video_block
+from fw_model.model.rays import RayMap, check_rays
 from fw_model.wan.blocks import Context, ContextKV, VideoStep, WanBlock
 from fw_model.wan.camera_adapter import CameraAdapter, PoseEncoder
 from fw_model.wan.embeddings import WanEmbeddings, unpatchify
@@ -87,7 +88,7 @@ class FantasyWorld(nn.Module):
         context: Float[Tensor, "b t text"] | None = None,
         y: Float[Tensor, "b cy f y x"] | None = None,
         clip_feature: Float[Tensor, "b i clip"] | None = None,
-        plucker: Float[Tensor, "b F py px p"] | None = None,
+        plucker: RayMap | None = None,
         control: Float[Tensor, "b k f y x"] | None = None,
         poses: Float[Tensor, "b F 9"] | None = None,
         predict_geometry: bool = True,
@@ -107,7 +108,8 @@ class FantasyWorld(nn.Module):
                 plain video model beside an independent geometry branch.
 
         Raises:
-            ValueError: an input is missing, not wanted by this model, or of the wrong size.
+            ValueError: an input is missing, not read by this model, of the wrong size, or rays of another convention.
+            TypeError: `plucker` is not a `RayMap`.
         """
         # embed the conditions, the noisy latents and the timestep
         condition = self._condition(condition, context, y, clip_feature, plucker, control, poses)
@@ -152,7 +154,7 @@ class FantasyWorld(nn.Module):
         context: Float[Tensor, "b t text"] | None = None,
         y: Float[Tensor, "b cy f y x"] | None = None,
         clip_feature: Float[Tensor, "b i clip"] | None = None,
-        plucker: Float[Tensor, "b F py px p"] | None = None,
+        plucker: RayMap | None = None,
         control: Float[Tensor, "b k f y x"] | None = None,
         poses: Float[Tensor, "b F 9"] | None = None,
         dense_frames: Sequence[int] | None = None,
@@ -185,7 +187,7 @@ class FantasyWorld(nn.Module):
         context: Float[Tensor, "b t text"],
         y: Float[Tensor, "b cy f y x"] | None = None,
         clip_feature: Float[Tensor, "b i clip"] | None = None,
-        plucker: Float[Tensor, "b F py px p"] | None = None,
+        plucker: RayMap | None = None,
         control: Float[Tensor, "b k f y x"] | None = None,
         poses: Float[Tensor, "b F 9"] | None = None,
         cache: bool = True,
@@ -196,14 +198,16 @@ class FantasyWorld(nn.Module):
             context: text encoder's output, padded with zeros to the model's text length.
             y: channels beside the noise (16: image latent in frame 0 and zeros; 20: mask before it).
             clip_feature: CLIP tokens of the first frame, for backbones that have an image branch.
-            plucker: Pluecker maps of all output frames, `downscale` times the latent's size; None: no camera.
+            plucker: rays of all output frames, `downscale` times the latent's size, from `ray_map`; None: no camera.
             control: input of the control adapter as `control_input` makes it of Pluecker maps, in place of making it
                 here; without `plucker` the camera adapters see no camera.
             poses: known pose encodings; their tokens take the place of the learned camera tokens.
             cache: compute keys and values of every block now (for sampling); False leaves them to the blocks.
         """
         dtype = self.video.patch_embedding.weight.dtype
-        check_inputs(self.config, context=context, y=y, clip_feature=clip_feature, plucker=plucker)
+        check_rays(self.config, plucker)
+        rays = None if plucker is None else plucker.rays
+        check_inputs(self.config, context=context, y=y, clip_feature=clip_feature, plucker=rays)
         embedded = self.video.embed_context(context.to(dtype), _cast(clip_feature, dtype))
         adapter = self.video.control_adapter
         if adapter is not None and control is None and plucker is not None:
@@ -211,17 +215,24 @@ class FantasyWorld(nn.Module):
         return Conditioning(
             context=tuple(self._project(b, embedded) for b in (*self.pcb, *self.irg)) if cache else embedded,
             y=_cast(y, dtype),
-            camera=None if plucker is None or self.pose_encoder is None else self.pose_encoder(plucker.to(dtype)),
+            camera=None if plucker is None or self.pose_encoder is None else self.pose_encoder(plucker.rays.to(dtype)),
             control=None if control is None or adapter is None else adapter(control.to(dtype)),
             pose_tokens=None if poses is None else self.geometry.tokens.from_poses(poses.to(dtype)),
         )
 
-    def control_input(self, plucker: Float[Tensor, "b F py px p"]) -> Float[Tensor, "b k f y x"]:
+    def ray_map(
+        self, K: Float[Tensor, "b F 3 3"], pose_c2w: Float[Tensor, "b F 4 4"], height: int, width: int
+    ) -> RayMap:
+        """Rays of cameras in this model's convention, for `plucker`; see `RayMap.from_cameras`."""
+        return RayMap.from_cameras(self.config, K, pose_c2w, height, width)
+
+    def control_input(self, plucker: RayMap) -> Float[Tensor, "b k f y x"]:
         """Pluecker maps as the control adapter reads them: packed by four frames, brought to the latent grid."""
+        check_rays(self.config, plucker)
         adapter = self.video.control_adapter
         if adapter is None:
-            raise ValueError(f"model {self.config.name!r} has no control adapter; leave control out.")
-        return adapter.prepare(pack_plucker(plucker))
+            raise ValueError(f"model {self.config.name!r} has no control adapter; omit control.")
+        return adapter.prepare(pack_plucker(plucker.rays))
 
     @classmethod
     def from_pretrained(
@@ -347,11 +358,11 @@ class FantasyWorld(nn.Module):
         context: Tensor | None,
         y: Tensor | None,
         clip_feature: Tensor | None,
-        plucker: Tensor | None,
+        plucker: RayMap | None,
         control: Tensor | None,
         poses: Tensor | None,
     ) -> Conditioning:
-        raw = {"context": context, "y": y, "clip_feature": clip_feature, "plucker": plucker}
+        raw: dict[str, object] = {"context": context, "y": y, "clip_feature": clip_feature, "plucker": plucker}
         raw |= {"control": control, "poses": poses}
         given = [name for name, value in raw.items() if value is not None]
         if condition is not None:

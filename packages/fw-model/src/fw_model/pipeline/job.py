@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fw_geometry import Trajectory
+from fw_model.model.rays import RayMap
 from fw_model.pipeline.settings import GenerationSettings, Sampling
 from fw_model.sampling.flow import FlowSchedule
 
@@ -45,5 +46,5 @@ class EncodedInputs:
     """CLIP tokens of the first frame, for models that read them."""
     y: Float[Tensor, "1 cy f y x"] | None
     """First-frame condition."""
-    plucker: Tensor | None
+    plucker: RayMap | None
     """Camera rays."""

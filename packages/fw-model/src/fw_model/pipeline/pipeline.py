@@ -35,9 +35,10 @@ from fw_model.layers.attention import Backend, check_backend
 from fw_model.layers.offload import Offload, check_offload
 from fw_model.lora.apply import LoadedLora, loaded_loras
 from fw_model.lora.experts import Expert, load_on_experts, unload_from_experts
-from fw_model.losses.targets import path_rays, recovered_path
+from fw_model.losses.targets import recovered_path
 from fw_model.model.conditioning import Conditioning
 from fw_model.model.model import FantasyWorld
+from fw_model.model.rays import RayMap
 from fw_model.pipeline.components import HIGH_NOISE, load_components, save_components
 from fw_model.pipeline.inputs import ImageInput, check_types, prepare_image, prepare_trajectory
 from fw_model.pipeline.job import EncodedInputs, GenerationJob
@@ -421,8 +422,8 @@ class WorldPipeline:
         last = None if job.last_image is None else job.last_image.to(self.device)[None, :, None]
         with self.placement.part("autoencoder", self.autoencoder):
             y = first_frame_condition(self.autoencoder, image[:, :, None], len(job.path), config.video.y_dim, last=last)
-        rays = path_rays(config, job.path)
-        return EncodedInputs(text=text, clip=clip, y=y, plucker=None if rays is None else rays.to(self.device)[None])
+        rays = RayMap.from_trajectory(config, job.path)
+        return EncodedInputs(text=text, clip=clip, y=y, plucker=None if rays is None else rays.to(self.device))
 
     @torch.no_grad()
     def _conditions(self, world: FantasyWorld, inputs: EncodedInputs) -> tuple[Conditioning, Conditioning | None]:

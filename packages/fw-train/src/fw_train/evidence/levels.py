@@ -9,7 +9,8 @@ from einops import rearrange
 
 from fw_geometry import unproject
 from fw_model.autoencoders.base import first_frame_condition
-from fw_model.losses.targets import path_rays, recovered_path
+from fw_model.losses.targets import recovered_path
+from fw_model.model.rays import RayMap
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
 from fw_model.sampling.flow import TRAIN_STEPS, add_noise, counter_noise
@@ -40,14 +41,14 @@ def world_at_level(pipeline: WorldPipeline, truth: TruthClip, sigma: float, *, s
     clean = pipeline.autoencoder.encode(video)
     noise = counter_noise(seed, 0, 0, clean.shape[1:], device=device)[None]
     path = truth.trajectory
-    rays = path_rays(config, path)
+    rays = RayMap.from_trajectory(config, path)
     level = torch.full((1,), sigma, device=device)
     out = world(
         add_noise(clean, noise, level),
         level * TRAIN_STEPS,
         context=pipeline.text_encoder.encode([truth.record.caption]).to(device),
         y=first_frame_condition(pipeline.autoencoder, video[:, :, :1], len(path), config.video.y_dim),
-        plucker=None if rays is None else rays.to(device)[None],
+        plucker=None if rays is None else rays.to(device),
     ).geometry
     assert out is not None, "the forward pass runs the heads"
     depth, depth_confidence, points, points_confidence = (

@@ -18,6 +18,7 @@ from torch import nn
 from fw_model.config import WorldConfig
 from fw_model.losses.targets import GeometryTargets
 from fw_model.model.model import FantasyWorld
+from fw_model.model.rays import RayMap
 from fw_train.config.check import check
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.data.split import Shape, shapes_of
@@ -272,7 +273,9 @@ def meta_batch(model: WorldConfig, config: TrainConfig, size: int) -> Batch:
         context=empty(video.text_len, video.text_dim),
         y=empty(video.y_dim, *grid) if video.y_dim else None,
         clip_feature=None if video.clip_dim is None else empty(video.clip_len, video.clip_dim),
-        plucker=empty(frames, height, width, 6) if model.camera is not None and config.stage == "stage2" else None,
+        plucker=RayMap(rays=empty(frames, height, width, 6), convention=model.compat.plucker)
+        if model.camera is not None and config.stage == "stage2"
+        else None,
         control=None if video.control_dim is None else empty(video.control_dim * pixels, *grid),
         targets=None if config.stage == "base" else targets,
     )

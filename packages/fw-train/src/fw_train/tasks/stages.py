@@ -22,6 +22,7 @@ from fw_model.losses.losses import flow_matching_loss, geometry_loss, world_loss
 from fw_model.losses.targets import GeometryTargets
 from fw_model.model.irg import IRGBlock
 from fw_model.model.model import FantasyWorld
+from fw_model.model.rays import RayMap
 from fw_model.sampling.flow import TRAIN_STEPS, add_noise, flow_target
 from fw_train.config.schema import Stage
 from fw_train.lora import is_adapter
@@ -53,7 +54,7 @@ class Batch:
     """First-frame condition."""
     clip_feature: Float[Tensor, "b l e"] | None
     """CLIP tokens of the first frame."""
-    plucker: Float[Tensor, "b F H W 6"] | None
+    plucker: RayMap | None
     """Camera rays in units of the scene, for the pose encoder, which stage 2 trains; None elsewhere."""
     control: Float[Tensor, "b k f y x"] | None
     """The same camera for the backbone's control adapter, in every stage; None for a backbone without one."""

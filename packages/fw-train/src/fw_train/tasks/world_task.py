@@ -7,6 +7,7 @@ Everything random about a sample (noise, noise level, dropout) is a function of 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,9 +17,10 @@ from fw_data.dataset.clip_order import Draw
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
 from fw_model.layers.float32 import Float32Module
-from fw_model.losses.targets import GeometryTargets, geometry_targets, ray_map
+from fw_model.losses.targets import GeometryTargets, geometry_targets
 from fw_model.model.irg import IRGBlock
 from fw_model.model.model import FantasyWorld
+from fw_model.model.rays import RayMap
 from fw_model.sampling.flow import TimestepSampler, counter_generator, counter_noise, counter_uniform
 from fw_train.config.schema import Stage, TrainConfig
 from fw_train.data.latent_cache import open_cache
@@ -265,7 +267,7 @@ class WorldTask:
             context=torch.stack([self.text(caption) for caption in captions]).to(device),
             y=None if y is None else _zero(y, without_image),
             clip_feature=None if tokens is None else _zero(tokens, without_image),
-            plucker=None if plucker is None else _zero(plucker, without_camera),
+            plucker=None if plucker is None else replace(plucker, rays=_zero(plucker.rays, without_camera)),
             control=None if control is None else _zero(control, without_camera),
             targets=self._targets(samples),
             cross_branch=cross_branch,
@@ -290,7 +292,7 @@ class WorldTask:
         only_first = self.config.clip.scale_by_first_frame
         return geometry_targets(depth, K, pose_c2w, weight=confidence, first_frame_only=only_first)[0]
 
-    def _camera(self, samples: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None]:
+    def _camera(self, samples: Sequence[Sample]) -> tuple[RayMap | None, Tensor | None]:
         """Rays for the pose encoder, which stage 2 trains, and the control adapter's input, which every stage reads."""
         config = self.world.config
         encoder = config.camera is not None and self.config.stage == "stage2"
@@ -305,13 +307,13 @@ class WorldTask:
         )
         pose_c2w[..., :3, 3] /= torch.tensor([sample.scale for sample in samples], device=self.device)[:, None, None]
         height, width = (8 * side for side in samples[0].latents.shape[-2:])
-        plucker = ray_map(config)(K, pose_c2w, height, width)
+        plucker = self.world.ray_map(K, pose_c2w, height, width)
         return (plucker if encoder else None), (self.world.control_input(plucker) if control else None)
 
     @torch.no_grad()
     def _control(self, K: Tensor, pose_c2w: Tensor, shape: Shape) -> Tensor:
         """The pooled control adapter's input, which is small enough to cache with a sample."""
-        return self.world.control_input(ray_map(self.world.config)(K, pose_c2w, shape.height, shape.width))
+        return self.world.control_input(self.world.ray_map(K, pose_c2w, shape.height, shape.width))
 
     def _encode(self, video: Tensor) -> EncodedVideo:
         """Latents and conditions of a video, on the CPU."""
