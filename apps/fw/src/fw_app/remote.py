@@ -45,6 +45,8 @@ def generate_remotely(options: GenerateOptions, client: Client | None = None) ->
     if given:
         named = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{named} cannot be used with --server; remove it, or generate on this machine")
+    if options.image is None:
+        raise ValueError("--server needs an IMAGE: the first frame, as a file or example:NAME")
     image, prompt = resolve_image(options.image, options.prompt)
     with client or Client(options.server, api_key=os.environ.get("FW_API_KEY")) as service:
         video = service.create(

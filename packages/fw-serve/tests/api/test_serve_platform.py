@@ -294,6 +294,8 @@ def test_traces_span_every_request(monkeypatch, tmp_path):
     asyncio.run(ask())
     (span,) = exporter.get_finished_spans()
     assert span.name == "GET /v1/models"
+    assert span.context is not None
+    assert span.attributes is not None
     assert format(span.context.trace_id, "032x") == parent.split("-")[1]
     assert span.attributes["http.response.status_code"] == 200
     store.close()

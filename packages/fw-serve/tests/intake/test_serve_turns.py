@@ -103,7 +103,7 @@ def test_a_slow_server_cannot_stretch_the_deadline():
 def test_a_slow_resolver_cannot_stretch_the_deadline():
     blocked = threading.Event()
     fetcher = Fetcher(
-        ("http://slow.example",), max_bytes=1000, deadline_s=0.2, resolve=lambda *_: blocked.wait(60) and []
+        ("http://slow.example",), max_bytes=1000, deadline_s=0.2, resolve=lambda *_: [str(blocked.wait(60))]
     )  # fmt: skip
     with pytest.raises(FetchError, match=r"0\.2 s"):
         fetcher.fetch("http://slow.example/a.png")

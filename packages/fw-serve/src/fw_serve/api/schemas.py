@@ -13,20 +13,29 @@ from fw_model.pipeline.settings import GenerationSettings
 from fw_serve.jobs.model import Job
 
 
-def _shaped(pattern: str, example: str) -> Any:
-    """Text of a pattern; the error shows an example."""
+def _like(pattern: str, example: str) -> AfterValidator:
+    """Check that a text matches a pattern; the error shows an example."""
 
     def check(text: str) -> str:
         if len(text) > 12 or not re.fullmatch(pattern, text):
             raise ValueError(f"write it like {example}; got {text[:20]!r}")
         return text
 
-    schema = WithJsonSchema({"type": "string", "maxLength": 12, "pattern": f"^{pattern}$"})
-    return Annotated[str, AfterValidator(check), schema]
+    return AfterValidator(check)
 
 
-Size = _shaped(r"[1-9][0-9]{1,4}x[1-9][0-9]{1,4}", "96x64 (WIDTHxHEIGHT)")
-Seconds = _shaped(r"[0-9]{1,3}(\.[0-9]{1,3})?", "4 or 1.5")
+_SIZE = r"[1-9][0-9]{1,4}x[1-9][0-9]{1,4}"
+_SECONDS = r"[0-9]{1,3}(\.[0-9]{1,3})?"
+Size = Annotated[
+    str,
+    _like(_SIZE, "96x64 (WIDTHxHEIGHT)"),
+    WithJsonSchema({"type": "string", "maxLength": 12, "pattern": f"^{_SIZE}$"}),
+]
+Seconds = Annotated[
+    str,
+    _like(_SECONDS, "4 or 1.5"),
+    WithJsonSchema({"type": "string", "maxLength": 12, "pattern": f"^{_SECONDS}$"}),
+]
 VideoId = Annotated[str, Field(examples=["video_3f6c0e9d2b7a4c518e90ab12"])]
 
 
