@@ -5,6 +5,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from fw_data.annotators.dust3r.alignment import AlignmentConfig, PairClouds, align
+from fw_data.annotators.dust3r.alignment.groups import conspiring_pairs
+from fw_data.annotators.dust3r.alignment.start import start
 from fw_data.annotators.dust3r.pairs import pair_graph
 from fw_geometry.metrics import ate, rpe
 
@@ -24,8 +26,9 @@ def make(
     hole: bool = False,
     travel: float = 0.1,
     turning: float = 0.05,
+    conspire: bool = False,
 ) -> tuple[PairClouds, np.ndarray, np.ndarray, np.ndarray]:
-    """Clouds, true poses, true depth (f, p), and which pairs are wrong (given a motion of their own)."""
+    """Clouds, true poses, true depth (f, p), and which pairs are wrong (each with its own motion, or `conspire`)."""
     rng = np.random.default_rng(seed)
     focal = np.full(frames, FOCAL_PX) if focal_px is None else focal_px
     columns, rows = np.meshgrid(np.arange(WIDTH) + 0.5 - WIDTH / 2, np.arange(HEIGHT) + 0.5 - HEIGHT / 2)
@@ -49,7 +52,14 @@ def make(
             clouds.append(cloud)
         move = np.linalg.inv(pose[i]) @ pose[j]
         outlier.append((min(i, j), max(i, j)) in bad)
-        if outlier[-1]:
+        if outlier[-1] and conspire:
+            other = np.random.default_rng(seed + 100)
+            turns = Rotation.from_rotvec(other.normal(0, 0.3, (frames, 3))).as_matrix()
+            moved = pose.copy()
+            moved[:, :3, :3] = turns @ pose[:, :3, :3]
+            moved[:, :3, 3] += other.normal(0, 0.3, (frames, 3))
+            move = np.linalg.inv(moved[i]) @ moved[j]
+        elif outlier[-1]:
             turn = Rotation.from_rotvec(rng.normal(0, 0.4, 3)).as_matrix()
             move[:3] = turn @ move[:3] + np.pad(rng.normal(0, 0.5, (3, 1)), ((0, 0), (3, 0)))
         scale = np.exp(rng.normal(0, 0.3))
@@ -106,10 +116,28 @@ def test_a_third_of_wrong_pairs_is_rejected_and_harmless() -> None:
     found = align(clouds)
     assert outlier.sum() == 2 * (len(graph) // 6)
     assert np.array_equal(found.accepted, ~outlier)
+    assert not found.conspiring.any()
     assert ate(found.pose_c2w, pose).rmse < 0.002
     assert rpe(found.pose_c2w, pose).rot_deg < 0.05
     wrong_of_frame = np.bincount(clouds.pairs[outlier].ravel(), minlength=9)
     assert found.frame_confidence.argmin() in np.flatnonzero(wrong_of_frame >= np.sort(wrong_of_frame)[-3])
+
+
+@pytest.mark.parametrize(("seed", "share"), [(2, 0.35), (3, 0.45), (7, 0.5)])
+def test_pairs_that_conspire_are_reported(seed: int, share: float) -> None:
+    graph = pair_graph(12, "swin", 4)
+    wrong = round(share * len(graph) / 2)
+    clouds, _, _, outlier = make(12, graph, seed=seed, noise=0.02, across=0.001, wrong=wrong, conspire=True)
+    found = align(clouds)
+    assert found.conspiring.mean() > 0.1
+    assert found.conspiring[outlier].any() != found.conspiring[~outlier].any()  # one group, not both
+
+
+@pytest.mark.parametrize("seed", [2, 5, 6])
+def test_independent_errors_are_no_conspiracy(seed: int) -> None:
+    graph = pair_graph(12, "swin", 4)
+    clouds, *_ = make(12, graph, seed=seed, noise=0.05, across=0.004, wrong=len(graph) // 5)
+    assert not conspiring_pairs(clouds.pairs, start(clouds, shared_focal=True).pair_rotation).any()
 
 
 def test_a_zoom_is_followed_with_one_focal_length_per_frame() -> None:

@@ -7,8 +7,10 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from fw_data.annotators.base import AnnotationRefused
+from fw_data.annotators.sfm import refusals
 from fw_data.annotators.sfm.bundle import adjust, drop_outliers, to_reconstruction
-from fw_data.annotators.sfm.calibration import USUAL_FOCAL, fit_lens, fit_shutter, settle_focal
+from fw_data.annotators.sfm.calibration import FOCAL_SPREAD, USUAL_FOCAL, fit_lens, fit_shutter, settle_focal
 from fw_data.annotators.sfm.dense.views import choose_sources, depth_limits
 from fw_data.annotators.sfm.focal import guess_focal_px
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
@@ -17,6 +19,7 @@ from fw_data.annotators.sfm.matching.matching import PairMatches, verify_pair
 from fw_data.annotators.sfm.reversal import candidates, likeliest, reverse
 from fw_data.annotators.sfm.rolling_shutter import estimate_readout, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
+from fw_data.annotators.sfm.zoom import fit_zoom
 from fw_geometry.metrics import ate
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 260.0
@@ -160,8 +163,50 @@ def test_the_lens_bends_only_where_it_shows() -> None:
     assert fit_lens(ideal, threads=1).radial == 0
 
 
+def test_a_strong_distortion_is_found_with_the_focal_length_and_refused() -> None:
+    bent = make_scene(radial=-0.35, noise_px=0.2, points=400)
+    start = adjust(replace(bent, radial=0.0), loss_px=1.0, max_iterations=60, threads=1)
+    assert start.focal_px > 1.4 * FOCAL  # an ideal lens hides the distortion in the focal length
+    found = fit_lens(start, threads=1)
+    assert found.radial == pytest.approx(-0.35, abs=0.02)
+    assert found.focal_px == pytest.approx(FOCAL, rel=0.02)
+    with pytest.raises(AnnotationRefused) as refusal:
+        refusals.check_camera(found, 0.0)
+    assert refusal.value.code == "lens-distortion"
+
+
+@pytest.mark.parametrize("trend", [np.log(1.6), -np.log(1.6), np.log(1.25)])
+def test_a_zoom_within_the_shot_is_found_and_refused(trend: float) -> None:
+    scene = make_scene(noise_px=0.2, points=300)
+    center = np.array([WIDTH, HEIGHT]) / 2
+    factor = np.exp(trend * (scene.obs_frame / (FRAMES - 1) - 0.5))[:, None]
+    start = adjust(
+        replace(scene, obs_xy=center + (scene.obs_xy - center) * factor), loss_px=1.0, max_iterations=60, threads=1
+    )
+    assert start.focal_px > 1.2 * FOCAL
+    found = fit_zoom(start, threads=1)
+    assert found == pytest.approx(trend, rel=0.25)
+    with pytest.raises(AnnotationRefused) as refusal:
+        refusals.check_camera(replace(scene, focal_px=FOCAL), found)
+    assert refusal.value.code == "zoom"
+
+
+@pytest.mark.parametrize("path", [{}, {"step": (0.02, 0.01, 0.4)}, {"turn": 0.0, "step": (0.02, 0.01, 0.4)}])
+def test_a_dolly_is_no_zoom(path: dict) -> None:
+    scene = adjust(make_scene(noise_px=0.3, points=300, **path), loss_px=0.5, threads=1)
+    assert fit_zoom(scene, threads=1) == 0
+    refusals.check_camera(scene, 0.0)
+
+
+def test_an_implausible_focal_length_is_refused() -> None:
+    with pytest.raises(AnnotationRefused) as refusal:
+        refusals.check_camera(replace(make_scene(), focal_px=6.1 * WIDTH), 0.0)
+    assert refusal.value.code == "focal-implausible"
+
+
 def test_a_focal_length_that_the_motion_determines_is_kept() -> None:
-    found = settle_focal(adjust(make_scene(noise_px=0.1), loss_px=0.5, threads=1), threads=1)
+    found, sigma = settle_focal(adjust(make_scene(noise_px=0.1), loss_px=0.5, threads=1), threads=1)
+    assert sigma < 0.06
     assert found.focal_px == pytest.approx(FOCAL, rel=0.01)
     assert pytest.approx(USUAL_FOCAL * WIDTH, rel=0.05) != FOCAL
 
@@ -174,7 +219,8 @@ def test_a_focal_length_that_nothing_determines_becomes_the_usual_one() -> None:
     pose[:, :3, 3] *= stretch
     wrong = replace(scene, points=scene.points * stretch, pose_w2c=pose, focal_px=1.5 * FOCAL)
     assert residuals_px(wrong).max() < 1e-6
-    found = settle_focal(wrong, threads=1)
+    found, sigma = settle_focal(wrong, threads=1)
+    assert sigma == pytest.approx(FOCAL_SPREAD, rel=0.02)  # that of the prior: the footage adds nothing
     assert found.focal_px == pytest.approx(USUAL_FOCAL * WIDTH, rel=0.02)
     assert np.median(residuals_px(found)) < 0.01
 

@@ -24,6 +24,7 @@ STAGES = {"pairs": 0.0, "alignment": 0.75, "depth": 0.9}
 """Start of each stage, as a fraction of the whole work."""
 SCORE_MEANINGS = {
     "pairs_accepted": "fraction of the frame pairs whose point maps agree with the rest",
+    "pairs_conspiring": "fraction of the frame pairs that agree on another scene",
     "across_px": "typical error of the point maps across the line of sight, in pixels of the frames",
     "along": "typical relative depth error of single point maps",
     "path_over_depth": "length of the camera's way over the median depth",
@@ -32,6 +33,8 @@ SCORE_MEANINGS = {
 MULTIPLE = 16
 MIN_ACCEPTED = 0.3
 """Part of the pairs that must agree on one scene."""
+MAX_CONSPIRING = 0.05
+"""Fraction of the pairs that may agree on another scene."""
 MAX_ACROSS, MAX_ALONG = 0.02, 0.25
 """Typical errors beyond which they agree in name only: across in parts of the image's width, along of the depth."""
 SURE = 0.3
@@ -104,6 +107,7 @@ class Dust3rBackend:
         typical = float(np.median(depth[known]))
         scores = {
             "pairs_accepted": scene.accepted,
+            "pairs_conspiring": scene.conspiring,
             "across_px": scene.across_px * width / placement.resized_width,
             "along": scene.along,
             "path_over_depth": float(np.linalg.norm(np.diff(scene.pose_c2w[:, :3, 3], axis=0), axis=1).sum() / typical),
@@ -188,6 +192,13 @@ def _check(scene: PairScene, width: int) -> None:
             "no-confidence",
             "The pair network trusts none of its points: the images may be black, plain or blurred.",
             "Use sharp footage with visible detail.",
+        )
+    if scene.conspiring > MAX_CONSPIRING:
+        raise AnnotationRefused(
+            "pairs-ambiguous",
+            f"{100 * scene.conspiring:.0f} % of the frame pairs agree on another scene than the rest, so two camera "
+            "paths explain the clip. Repeated structures (equal rooms, facades) or a large moving thing cause this.",
+            "Split the clip, or use footage without repeated structures.",
         )
     if scene.accepted < MIN_ACCEPTED or scene.across_px > MAX_ACROSS * width or scene.along > MAX_ALONG:
         raise AnnotationRefused(

@@ -37,7 +37,9 @@ class PairScene:
     confidence: Float32[np.ndarray, "f h w"]
     """Trust in it, in [0, 1]."""
     accepted: float
-    """Part of the pairs that agree."""
+    """Fraction of the pairs that agree."""
+    conspiring: float
+    """Fraction of the pairs that agree on another scene."""
     across_px: float
     """Typical error of points across the line of sight, in pixels of the images."""
     along: float
@@ -164,6 +166,7 @@ def join(
         depth=depth,
         confidence=confidence,
         accepted=float(np.concatenate([scene.accepted for scene in found]).mean()),
+        conspiring=float(np.concatenate([scene.conspiring for scene in found]).mean()),
         across_px=float(np.median([scene.across_px for scene in found])),
         along=float(np.median([scene.along for scene in found])),
     )

@@ -32,11 +32,12 @@ class SfmBackend:
     Scores of the result: `reprojection_px` (median error of the scene points, in pixels of the frames),
     `parallax_deg` (median angle under which points are seen), `points_per_frame`, `match_inlier_fraction` (how rigid
     the footage is), `depth_confirmed` (part of the pixels whose depth other frames confirm), `rolling_shutter`
-    (readout as a part of the frame interval, across or down, whichever is larger), `radial_distortion`.
+    (readout as a part of the frame interval, across or down, whichever is larger), `radial_distortion`,
+    `focal_sigma` (standard deviation of the logarithm of the focal length).
     """
 
     name = "sfm"
-    version = "1"
+    version = "2"
 
     def __init__(self, config: SfmConfig | None = None) -> None:
         self.config = config or SfmConfig()
@@ -117,6 +118,7 @@ def _clip_geometry(
             "depth_confirmed": float((confidence > refusals.SURE).mean()),
             "rolling_shutter": float(max(scene.readout, key=abs)),
             "radial_distortion": scene.radial,
+            "focal_sigma": result.focal_sigma,
         },
     )
 

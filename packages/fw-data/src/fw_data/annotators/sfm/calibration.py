@@ -17,6 +17,8 @@ MAX_ERROR_PX = 20.0
 """Larger residuals, and those of points behind a camera, cost as much as this one."""
 EVIDENCE = 1 / 15
 """Independent observations per observation."""
+FOCAL_RANGE = (0.35, 3.0)
+"""Plausible focal lengths, in long sides (110 to 19 degrees)."""
 USUAL_FOCAL = 0.9
 """In long sides: about 58 degrees, between phones and camcorders."""
 FOCAL_SPREAD = 0.35
@@ -26,6 +28,9 @@ MAX_FOCAL_STEP = 0.25
 MAX_FOCAL_STEPS = 5
 RADIAL_SPREAD = 0.03
 MAX_RADIAL = 0.15
+"""Distortion beyond which images would have to be undistorted."""
+MAX_ZOOM = 0.1
+"""Change of the focal length within a shot, as a logarithm, from which one focal length is wrong."""
 MIN_READOUT = 0.03
 SHUTTER_GAIN = 0.97
 """A rolling shutter must bring the robust cost below this part of what a global one leaves."""
@@ -55,24 +60,25 @@ def fit_shutter(scene: SparseScene, threads: int, steps: int = 4) -> SparseScene
 
 
 def fit_lens(scene: SparseScene, threads: int) -> SparseScene:
-    """Let the lens distort; an ideal lens stays when the gain does not outweigh how unusual the distortion is."""
+    """Fit one radial coefficient; an ideal lens is kept unless the gain outweighs how unusual the distortion is."""
     bent = adjust(scene, loss_px=LOSS_PX, refine_radial=True, threads=threads)
     gain = EVIDENCE * len(scene.obs_xy) * (robust_cost(scene) - robust_cost(bent))
     unusual = 1 + (bent.radial / RADIAL_SPREAD) ** 2 / 2
-    return bent if gain > unusual and abs(bent.radial) < MAX_RADIAL else scene
+    return bent if gain > unusual else scene
 
 
-def settle_focal(scene: SparseScene, threads: int) -> SparseScene:
-    """The focal length between what the footage asks for and what is usual, weighted by how sure each one is.
+def settle_focal(scene: SparseScene, threads: int) -> tuple[SparseScene, float]:
+    """Maximum a posteriori focal length from the footage and a prior, and the standard deviation of its logarithm.
 
     The cost is probed a little below and above the focal length, everything else adjusted; with the log-normal prior
     this is one step of Newton's method, repeated while steps are long. Where the motion determines the focal length
-    nothing moves; where it does not (a camera that moves straight ahead, one that hardly turns) the usual one wins.
+    nothing moves; where it does not (a camera that moves straight ahead, one that hardly turns) the prior wins.
     """
     count = EVIDENCE * len(scene.obs_xy)
     pull = 1 / FOCAL_SPREAD**2
     usual = np.log(USUAL_FOCAL * max(scene.width, scene.height))
     width = np.log(FOCAL_PROBE)
+    curvature = pull
     for _ in range(MAX_FOCAL_STEPS):
         below, above = (
             _with_focal(scene, scene.focal_px * factor, threads) for factor in (1 / FOCAL_PROBE, FOCAL_PROBE)
@@ -85,7 +91,7 @@ def settle_focal(scene: SparseScene, threads: int) -> SparseScene:
         scene = _with_focal(start, scene.focal_px * np.exp(step), threads)
         if abs(step) < width:
             break
-    return scene
+    return scene, float(1 / np.sqrt(curvature))
 
 
 def _with_focal(scene: SparseScene, focal_px: float, threads: int) -> SparseScene:

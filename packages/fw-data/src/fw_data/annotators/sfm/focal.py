@@ -6,12 +6,9 @@ Axis legend: m matches.
 import numpy as np
 import poselib
 
-from fw_data.annotators.sfm.calibration import USUAL_FOCAL
+from fw_data.annotators.sfm.calibration import FOCAL_RANGE, USUAL_FOCAL
 from fw_data.annotators.sfm.matching.features import Features
 from fw_data.annotators.sfm.matching.matching import PairMatches
-
-RANGE = (0.35, 3.0)
-"""Focal lengths taken seriously, in units of the long side (110 to 19 degrees)."""
 
 
 def guess_focal_px(features: list[Features], pairs: list[PairMatches], seed: int, max_pairs: int = 12) -> float:
@@ -34,7 +31,7 @@ def guess_focal_px(features: list[Features], pairs: list[PairMatches], seed: int
             a, b, np.zeros(2), {"seed": seed, "max_epipolar_error": 1.5, "max_iterations": 1000, "min_iterations": 100}
         )
         focal = float(result.camera1.focal())
-        if RANGE[0] * long_side < focal < RANGE[1] * long_side:
+        if FOCAL_RANGE[0] * long_side < focal < FOCAL_RANGE[1] * long_side:
             votes.append(focal)
             weights.append(float(info["num_inliers"]))
     if not votes:

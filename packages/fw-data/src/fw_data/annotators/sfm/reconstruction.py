@@ -13,9 +13,15 @@ from torch import Tensor
 
 from fw_data.annotators.sfm import refusals
 from fw_data.annotators.sfm.bundle import adjust, drop_outliers
-from fw_data.annotators.sfm.calibration import LOSS_PX, fit_lens, fit_shutter, robust_cost, settle_focal
+from fw_data.annotators.sfm.calibration import (
+    FOCAL_RANGE,
+    LOSS_PX,
+    fit_lens,
+    fit_shutter,
+    robust_cost,
+    settle_focal,
+)
 from fw_data.annotators.sfm.config import SfmConfig
-from fw_data.annotators.sfm.focal import RANGE as FOCAL_RANGE
 from fw_data.annotators.sfm.focal import guess_focal_px
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching.features import Features, extract_features
@@ -26,6 +32,7 @@ from fw_data.annotators.sfm.resection import pose_remaining_frames
 from fw_data.annotators.sfm.reversal import candidates, likeliest
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.workers import map_parallel
+from fw_data.annotators.sfm.zoom import fit_zoom
 
 Report = Callable[[str, float], None]
 
@@ -48,6 +55,8 @@ class Reconstruction:
     keyframes: list[int]
     match_inlier_fraction: float
     """Part of the matches that agreed with one rigid scene, over all pairs."""
+    focal_sigma: float
+    """Standard deviation of the logarithm of the focal length."""
 
 
 def reconstruct(
@@ -83,7 +92,8 @@ def reconstruct(
     ways = [pose_remaining_frames(way, gray, config.seed) for way in candidates(scene, config.threads)]
     scene = _likelier(ways, gray, config) if len(ways) > 1 else ways[0]
     refusals.check_posed(scene.posed, config.min_posed_fraction)
-    scene = polish(scene, gray, motion, config, lambda part: report("adjusting", part))
+    scene, focal_sigma = polish(scene, gray, motion, config, lambda part: report("adjusting", part))
+    refusals.check_camera(scene, fit_zoom(scene, config.threads))
     refusals.check_posed(scene.posed, config.min_posed_fraction)
     refusals.check_parallax(scene, config.min_triangulation_angle_deg)
     matches = sum(pair.candidates for pair in pairs)
@@ -92,6 +102,7 @@ def reconstruct(
         motion=motion,
         keyframes=keyframes,
         match_inlier_fraction=sum(len(pair.indices) for pair in pairs) / max(matches, 1),
+        focal_sigma=focal_sigma,
     )
 
 
@@ -101,8 +112,10 @@ def polish(
     motion: Motion,
     config: SfmConfig,
     report: Callable[[float], None],
-) -> SparseScene:
-    """Positions below one pixel, then everything adjusted together, with lens and shutter where the footage shows them.
+) -> tuple[SparseScene, float]:
+    """Sub-pixel positions, then a joint adjustment, with lens and shutter where the footage shows them.
+
+    The second value is the standard deviation of the logarithm of the focal length.
 
     The order matters: the shutter is fitted with an ideal lens, as a lens would take up part of what the shutter does.
     """

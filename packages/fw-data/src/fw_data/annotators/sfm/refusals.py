@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from fw_data.annotators.base import AnnotationRefused
+from fw_data.annotators.sfm.calibration import FOCAL_RANGE, MAX_RADIAL, MAX_ZOOM
 from fw_data.annotators.sfm.config import MIN_SIDE_PX
 from fw_data.annotators.sfm.matching.keyframes import Motion
 from fw_data.annotators.sfm.matching.matching import PairMatches
@@ -111,6 +112,30 @@ def check_parallax(scene: SparseScene, min_angle_deg: float) -> None:
     median = float(np.median(angle)) if len(angle) else 0.0
     if median < min_angle_deg:
         raise no_parallax(f"half of the scene points are seen under less than {median:.2f} degrees of parallax")
+
+
+def check_camera(scene: SparseScene, zoom: float) -> None:
+    """Refuse cameras that one plausible pinhole camera does not describe."""
+    long_sides = scene.focal_px / max(scene.width, scene.height)
+    if not FOCAL_RANGE[0] < long_sides < FOCAL_RANGE[1]:
+        raise AnnotationRefused(
+            "focal-implausible",
+            f"The focal length that fits best is {long_sides:.2g} times the long side of the image, outside of "
+            f"{FOCAL_RANGE[0]} to {FOCAL_RANGE[1]}: the cameras are probably wrong.",
+            "Use footage in which the camera moves sideways past things at different distances.",
+        )
+    if abs(scene.radial) >= MAX_RADIAL:
+        raise AnnotationRefused(
+            "lens-distortion",
+            f"The lens is strongly distorted (first radial coefficient about {scene.radial:.2f}).",
+            "Undistort the video first, for instance with ffmpeg's lenscorrection filter.",
+        )
+    if abs(zoom) > MAX_ZOOM:
+        raise AnnotationRefused(
+            "zoom",
+            f"The focal length changes by about {np.exp(abs(zoom)):.2f} times within the clip: the camera zooms.",
+            "Cut the clip where the zoom starts and ends.",
+        )
 
 
 def check_depth(confidence: Float32[np.ndarray, "f h w"]) -> None:

@@ -70,34 +70,52 @@ def residuals_px(scene: SparseScene) -> Float64[np.ndarray, " o"]:
 def estimate_readout(scene: SparseScene, loss_px: float = 0.5, iterations: int = 5) -> tuple[float, float]:
     """The readout that explains the residuals best, given that every pose may shift to help: (across, down).
 
-    Sensors are read along their short side, so one of the two is 0: across in portrait video, down otherwise. Linear
-    least squares with Cauchy weights: each frame's six pose parameters are projected out, so what is left of the
-    residual is what only the shutter can explain.
+    Sensors are read along their short side, so one of the two is 0: across in portrait video, down otherwise.
     """
     axis = 0 if scene.width < scene.height else 1
     unit = (1.0, 0.0) if axis == 0 else (0.0, 1.0)
-    residual, depth = _residual_vectors(replace(scene, readout=(0.0, 0.0)))
-    points = scene.points[scene.obs_point]
-    shutter = shift_px(scene, scene.obs_frame, points, scene.obs_xy, unit)
-    pose_columns = _pose_jacobian(scene, points)
+    still = replace(scene, readout=(0.0, 0.0))
+    shutter = shift_px(scene, scene.obs_frame, scene.points[scene.obs_point], scene.obs_xy, unit)
+    estimate = fit_field(
+        still, shutter, start=scene.readout[axis], limit=MAX_READOUT, loss_px=loss_px, iterations=iterations
+    )
+    return (estimate, 0.0) if axis == 0 else (0.0, estimate)
+
+
+def fit_field(
+    scene: SparseScene,
+    field: Float64[np.ndarray, "o 2"],
+    *,
+    start: float,
+    limit: float,
+    loss_px: float = 0.5,
+    iterations: int = 5,
+) -> float:
+    """The factor of a displacement field that explains the residuals best, given that every pose may shift to help.
+
+    Linear least squares with Cauchy weights: each frame's six pose parameters are projected out, so what is left of the
+    residual is only explained by the field. 0 where poses explain all of it; else within [-limit, limit].
+    """
+    residual, depth = _residual_vectors(scene)
+    pose_columns = _pose_jacobian(scene, scene.points[scene.obs_point])
     frames = [np.flatnonzero((scene.obs_frame == frame) & (depth > 0)) for frame in np.flatnonzero(scene.posed)]
     frames = [rows for rows in frames if len(rows) >= MIN_OBSERVATIONS]
-    estimate = scene.readout[axis]
+    estimate = start
     for _ in range(iterations):
-        left = residual - estimate * shutter
+        left = residual - estimate * field
         weight = 1 / (1 + (left**2).sum(axis=1) / loss_px**2)
         normal = right = 0.0
         for rows in frames:
             root = np.sqrt(np.repeat(weight[rows], 2))
             basis, _ = np.linalg.qr(root[:, None] * pose_columns[rows].reshape(-1, 6))
-            moved = root * shutter[rows].reshape(-1)
+            moved = root * field[rows].reshape(-1)
             moved = moved - basis @ (basis.T @ moved)
             normal += moved @ moved
             right += moved @ (root * residual[rows].reshape(-1))
         if normal < 1e-9 * max(len(residual), 1):
-            return (0.0, 0.0)
-        estimate = float(np.clip(right / normal, -MAX_READOUT, MAX_READOUT))
-    return (estimate, 0.0) if axis == 0 else (0.0, estimate)
+            return 0.0
+        estimate = float(np.clip(right / normal, -limit, limit))
+    return estimate
 
 
 def _residual_vectors(scene: SparseScene) -> tuple[Float64[np.ndarray, "o 2"], Float64[np.ndarray, " o"]]:

@@ -21,6 +21,7 @@ SCORE_MEANINGS = {
     "depth_confirmed": "fraction of pixels whose depth other frames confirm",
     "rolling_shutter": "readout time as a fraction of the frame interval",
     "radial_distortion": "first radial coefficient of the lens",
+    "focal_sigma": "standard deviation of the logarithm of the focal length",
 }
 
 

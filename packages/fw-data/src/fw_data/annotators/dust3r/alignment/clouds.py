@@ -85,6 +85,8 @@ class SceneAlignment:
     """Factor from the unit of each pair to that of the scene."""
     accepted: Bool[np.ndarray, " e"]
     """Pairs that agree with the rest."""
+    conspiring: Bool[np.ndarray, " e"]
+    """Pairs that agree with each other on another scene than most."""
     depth: Float64[np.ndarray, "f p"]
     """Agreed z-depth of every pixel; 0 where no accepted pair knows it."""
     depth_spread: Float64[np.ndarray, "f p"]

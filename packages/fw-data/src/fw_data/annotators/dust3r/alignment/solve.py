@@ -4,6 +4,7 @@ import numpy as np
 
 from fw_data.annotators.dust3r.alignment.adjust import Residuals, adjust
 from fw_data.annotators.dust3r.alignment.clouds import AlignmentConfig, PairClouds, SceneAlignment
+from fw_data.annotators.dust3r.alignment.groups import conspiring_pairs
 from fw_data.annotators.dust3r.alignment.start import State, start
 from fw_geometry.rigid import compose_poses, invert_poses, nearest_rotations
 
@@ -62,6 +63,7 @@ def _result(clouds: PairClouds, state: State, found: Residuals, steps: int, conf
         focal_px=np.exp(state.log_focal),
         pair_scale=np.exp(state.log_scale),
         accepted=accepted,
+        conspiring=conspiring_pairs(clouds.pairs, state.pair_rotation),
         depth=np.where(known > 0, np.exp(found.agreed), 0),
         depth_spread=found.spread,
         frame_confidence=good / np.maximum(total, 1e-12),

@@ -6,7 +6,7 @@ Axis legend: e pairs, f frames, p pixels. Motions map points of the first frame'
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
@@ -16,7 +16,8 @@ from fw_data.annotators.dust3r.alignment.motions import masked_median, pair_moti
 MIN_FOCAL, MAX_FOCAL = 0.5, 3.5
 """Bounds on the focal length, over that of a 60 degree view."""
 _FOCAL_STEPS = 10
-_CYCLE_RAD = np.radians(3.0)
+CYCLE_RAD = np.radians(3.0)
+"""Rotations of three pairs around a cycle agree within this angle."""
 
 
 @dataclass(kw_only=True)
@@ -27,6 +28,8 @@ class State:
     translation_w2c: Float64[np.ndarray, "f 3"]
     log_scale: Float64[np.ndarray, " e"]
     log_focal: Float64[np.ndarray, " f"]
+    pair_rotation: Float64[np.ndarray, "e 3 3"]
+    """Rotation of each pair alone, first camera to second; constant."""
 
 
 def start(clouds: PairClouds, *, shared_focal: bool) -> State:
@@ -35,7 +38,7 @@ def start(clouds: PairClouds, *, shared_focal: bool) -> State:
     focal = focal_lengths(clouds, shared=shared_focal)
     shape = depth_shapes(clouds)
     rotation, translation, fitted = pair_motions(clouds, focal, shape)
-    trust = cycle_trust(clouds, rotation) * np.clip(fitted, 0.05, 1) * _confidence(clouds)
+    trust = cycle_trust(clouds.pairs, clouds.frames, rotation) * np.clip(fitted, 0.05, 1) * _confidence(clouds)
     first, second = clouds.pairs.T
     seen_second = (clouds.second @ rotation.swapaxes(1, 2) + translation[:, None])[..., 2]
     # 2. log-factor from the unit of each pair to the depth shape of its first and its second frame
@@ -46,6 +49,7 @@ def start(clouds: PairClouds, *, shared_focal: bool) -> State:
         translation_w2c=np.zeros((clouds.frames, 3)),
         log_scale=np.zeros(len(first)),
         log_focal=np.log(focal),
+        pair_rotation=rotation,
     )
     # 3. place the cameras along the tree, from the most central frame outwards
     unit = np.zeros(clouds.frames)  # log-factor from each depth shape to the scene
@@ -126,19 +130,21 @@ def depth_shapes(clouds: PairClouds) -> Float64[np.ndarray, "f p"]:
     return shapes
 
 
-def cycle_trust(clouds: PairClouds, rotation: Float64[np.ndarray, "e 3 3"]) -> Float64[np.ndarray, " e"]:
-    """Part of the ways through a third frame that turn as each pair does; pairs without such a way get 0.5."""
-    direct = np.zeros((clouds.frames, clouds.frames, 3, 3))
-    have = np.zeros((clouds.frames, clouds.frames), bool)
-    first, second = clouds.pairs.T
+def cycle_trust(
+    pairs: Int64[np.ndarray, "e 2"], frames: int, rotation: Float64[np.ndarray, "e 3 3"]
+) -> Float64[np.ndarray, " e"]:
+    """Fraction of the ways through a third frame that turn as each pair does; pairs without such a way get 0.5."""
+    direct = np.zeros((frames, frames, 3, 3))
+    have = np.zeros((frames, frames), bool)
+    first, second = pairs.T
     direct[second, first], have[second, first] = rotation.swapaxes(1, 2), True
     direct[first, second], have[first, second] = rotation, True
-    trust = np.full(len(clouds.pairs), 0.5)
-    for index, (i, j) in enumerate(clouds.pairs):
+    trust = np.full(len(pairs), 0.5)
+    for index, (i, j) in enumerate(pairs):
         via = np.flatnonzero(have[i] & have[:, j])
         if len(via):
             round_trip = direct[via, j] @ direct[i, via] @ rotation[index].T
-            trust[index] = (_angles(round_trip) < _CYCLE_RAD).mean()
+            trust[index] = (turn_angles(round_trip) < CYCLE_RAD).mean()
     return np.clip(trust, 0.02, 1)
 
 
@@ -156,7 +162,8 @@ def _offset(
     return masked_median(shape - np.log(np.where(known, depth, 1)), known, axis=1)
 
 
-def _angles(rotation: Float64[np.ndarray, "n 3 3"]) -> Float64[np.ndarray, " n"]:
+def turn_angles(rotation: Float64[np.ndarray, "n 3 3"]) -> Float64[np.ndarray, " n"]:
+    """Angles of rotations, in radians."""
     skew = rotation - rotation.swapaxes(1, 2)
     sine = np.sqrt(skew[:, 2, 1] ** 2 + skew[:, 0, 2] ** 2 + skew[:, 1, 0] ** 2) / 2
     return np.arctan2(sine, (np.trace(rotation, axis1=1, axis2=2) - 1) / 2)
