@@ -313,7 +313,9 @@ def test_the_plan_counts_what_remains(
     after = json.loads(capsys.readouterr().out)["remaining"]
     assert (after["windows"], after["captions"]) == (0, 0)
     assert main(["plan", *words]) == 0
-    assert "10 to train on" in capsys.readouterr().out
+    first = before["remaining"]["lines"][0]
+    assert "held out" in first
+    assert first in capsys.readouterr().out
 
 
 def test_the_plan_is_of_the_largest_bucket_and_the_optimizer_may_stay_on_the_host(mini: Path) -> None:
