@@ -111,16 +111,16 @@ def test_both_stages_train_from_it(start, run, tmp_path):
             assert torch.equal(parameter, given[name]), name
 
 
-def test_picture_tokens_reach_the_loss(run, tmp_path):
+def test_image_tokens_reach_the_loss(run, tmp_path):
     context = Context(store=CheckpointStore(tmp_path / "store"), device=torch.device("cpu"))
     losses = []
-    for chance in (0.0, 1.0):  # without and with every picture dropped
+    for chance in (0.0, 1.0):  # without and with every image dropped
         task = prepare(dataclasses.replace(run, dropout=DropoutConfig(text=0.0, image=chance)), context).task
         assert isinstance(task, WorldTask)
         tokens = task.bundle.encode(torch.rand(1, 3, 5, 32, 32)).image_tokens
         assert tokens is not None
         assert tokens.shape == (1, 1 + (IMAGE // PATCH) ** 2, D)
-        draws = ClipSampler(clips=task.clips, batch=2, seed=0).step(0, 0, 1)
+        draws = ClipSampler(clips=task.order.clips, batch=2, seed=0).step(0, 0, 1)
         losses.append(float(task.loss(0, draws)["loss"].detach()))
     assert losses[0] != losses[1]
 

@@ -105,7 +105,7 @@ def test_resume_writes_nothing_before_the_run_is_known_to_be_the_same(configure:
     write_manifest(other_data / "manifest.parquet", ClipDataset(other_data).records[1:])
     before = bytes_of(config.out)
     with pytest.raises(
-        OtherRunError, match=rf"dataset.*--init {config.out} \(before: 10 .* 2 held out; now: "
+        OtherRunError, match=rf"dataset.*--init {config.out} \(before: 8 to train on and 4 held out; now: 7 "
     ) as error:
         resume(config.out, lambda c: from_mapping({"data": str(other_data), "steps": 5}, c), quiet=True)
     assert error.value.exit_code == 2
