@@ -119,7 +119,9 @@ def test_a_nan_stops_the_run_before_the_step(config: TrainConfig, regression: Ta
     assert [row["slot"] for row in report["batch"]] == [0, 1, 2, 3]
     assert all(row["id"] == f"clip-{row['clip']}" for row in report["batch"])
     assert {row["loss"] for row in report["batch"]} == {"nan"}
-    assert [row["event"] for row in read_log(config.out)[-2:]] == ["diverged", "saved"]
+    events = [row for row in read_log(config.out) if "event" in row]
+    assert "diverged" in [row["event"] for row in events]
+    assert events[-1] == {"step": 8, "event": "saved", "path": "step-00000008"}
     found = CheckpointStore(config.out / "checkpoints").latest()
     assert found is not None
     assert found.step == 8
@@ -151,8 +153,8 @@ def test_skipped_clips_may_only_grow(config: TrainConfig, regression: TaskMaker)
 
     go(dataclasses.replace(config, steps=5), skipping("a"))
     go(config, skipping("a b"))
-    for ids in ("a", ""):
-        with pytest.raises(CheckpointError, match="--skip a b"):
+    for ids, missing in (("a", "b"), ("", "a b")):
+        with pytest.raises(CheckpointError, match=f"--skip {missing};"):
             go(config, skipping(ids))
 
 
