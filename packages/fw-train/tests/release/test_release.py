@@ -22,6 +22,8 @@ from fw_train.config.schema import Cadence, ClipConfig, ConfigError, Stage
 from fw_train.release.release import ReleaseOptions, release
 from fw_train.tasks.train import read_run, train
 
+STAGES: tuple[Stage, ...] = ("autoencoder", "base", "stage1", "stage2")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, mini: Path) -> Path:
@@ -35,8 +37,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, mini: Path) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", ["fw-data", *words])
             assert not fw_data(words)
-    before, stages = None, ("autoencoder", "base", "stage1", "stage2")
-    for stage in stages:
+    before: Path | None = None
+    for stage in STAGES:
         before = _train(stage, root / "dataset", before, root / "runs" / stage, mini)
     return root
 
