@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from tyro.conf import Positional, arg
 
@@ -17,7 +17,7 @@ DatasetDir = Annotated[Path, arg(metavar="DATASET")]
 
 def _one_of(*names: str) -> Any:
     """A str option that takes the names of a registry."""
-    return arg(constructor=Literal.__getitem__(names))
+    return arg(constructor=cast(Any, Literal)[names])
 
 
 @dataclass(frozen=True, kw_only=True)

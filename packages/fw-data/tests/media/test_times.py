@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.container import InputContainer
 
 from fw_data import ClipDataset
 from fw_data.cli import main
@@ -68,6 +69,7 @@ def test_gaps(steps, gaps):
 def remux(source, target, stamps: list[int]) -> None:
     """Copy an intra-only video with other time stamps, in milliseconds."""
     with av.open(source, "r") as container, av.open(target, "w") as sink:
+        assert isinstance(container, InputContainer)
         stream = container.streams.video[0]
         copy = sink.add_stream_from_template(stream)
         packets = [packet for packet in container.demux(stream) if packet.dts is not None]

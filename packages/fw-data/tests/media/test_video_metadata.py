@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.container import InputContainer
 from av.video.reformatter import Colorspace, VideoReformatter
 
 from fw_data.annotate.scan import ScanConfig, scan
@@ -184,6 +185,7 @@ def test_frames_behind_an_edit_list_are_not_missed(tmp_path, make_video):
     whole = make_video(tmp_path / "whole.mp4", np.stack([np.roll(quarters(), 2 * i, 1) for i in range(24)]))
     trimmed = tmp_path / "trimmed.mp4"
     with av.open(whole, "r") as source, av.open(trimmed, "w") as sink:
+        assert isinstance(source, InputContainer)
         stream = source.streams.video[0]
         copy = sink.add_stream_from_template(stream)
         assert stream.time_base is not None

@@ -311,11 +311,13 @@ def test_every_trained_parameter_gets_a_gradient(configure: Configure, capsys: p
     said = capsys.readouterr().out
     assert "got no gradient" not in said
     assert "geometry.tokens.from_poses (no input)" in said
-    pipeline = WorldPipeline.from_pretrained(configure(name="s1").out)
+    stage1, stage2 = configure(name="s1").out, configure(name="s2").out
+    assert stage1 is not None
+    assert stage2 is not None
+    pipeline = WorldPipeline.from_pretrained(stage1)
     assert not pipeline.follows_camera
-    assert WorldPipeline.from_pretrained(configure(name="s2").out).follows_camera
-    world = pipeline.world
-    assert set(weights(configure(name="s1").out)).isdisjoint(unused_parameters(world))
+    assert WorldPipeline.from_pretrained(stage2).follows_camera
+    assert set(weights(stage1)).isdisjoint(unused_parameters(pipeline.world))
 
 
 def test_a_checkpoint_that_counted_unused_parameters_as_trained_resumes(configure: Configure) -> None:

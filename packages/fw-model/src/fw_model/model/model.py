@@ -77,7 +77,8 @@ class FantasyWorld(nn.Module):
         if self.video.control_adapter is not None:
             return True
         adapters = [module for module in self.modules() if isinstance(module, CameraAdapter)]
-        return any(bool(adapter.to_shift[-1].weight.any()) for adapter in adapters)  # new ones shift nothing
+        last_layers = [adapter.to_shift[-1] for adapter in adapters]
+        return any(bool(weight.any()) for layer in last_layers for weight in layer.parameters())  # new ones are zero
 
     def forward(
         self,
