@@ -1,9 +1,7 @@
 # A fresh machine needs python3 and make only: uv is found, or installed privately under .tools.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-# targets without a description belong to other targets
-.PHONY: evidence-data
-.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-overfit bench-serve house small-world evidence studio format clean
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-overfit bench-measures bench-serve house small-world evidence ablations studio format clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
@@ -80,6 +78,9 @@ bench-train: env ## compare the small-world step and stage 1 with plain versions
 bench-overfit: env ## train on one room until the generated world repeats it (an hour on 2 cores; resumes)
 	@$(RUN) python -m benchmarks.overfit --out bench/overfit
 
+bench-measures: env ## damage perfect worlds in 19 ways and check that every measure moves as it must (minutes)
+	@$(RUN) python -m benchmarks.measures --out bench/measures
+
 bench-serve: env ## time requests and startup of the service, measure memory (idle machine)
 	@$(RUN) python -m benchmarks.serve --out bench
 
@@ -99,12 +100,12 @@ small-world: env ## train a small world on rendered rooms in small_world/ (most 
 	@$(TRAIN) stage2 small-world --init $(SMALL)/stage1 --out $(SMALL)/stage2 $(GO) $(call STEPS,5625)
 	@$(TRAIN) release $(SMALL)/stage2 $(SMALL)/release
 
-evidence-data: env
-	@$(RUN) fw-data toy $(SMALL)/new --clips 208 --takes 2 --frames 17 --size 96x64 --seed 1007
-	@$(RUN) fw-data annotate $(SMALL)/new/raw $(SMALL)/newds --geometry oracle --truth $(SMALL)/new/truth --duplicate-bits -1
+evidence: env ## measure the included weights on 200 held-out rooms (resumes)
+	@$(TRAIN) evidence --checkpoint small-world --data rooms --out $(SMALL)/evidence $(if $(wildcard $(SMALL)/base/export),--base $(SMALL)/base)
 
-evidence: evidence-data ## measure the included weights for docs/benchmarks/evidence.md
-	@$(TRAIN) evidence --checkpoint small-world --data $(SMALL)/newds --out $(SMALL)/evidence --takes 2
+ablations: env ## train and measure the ablations of make small-world (several hours on 2 cores; resumes)
+	@$(RUN) python -m benchmarks.ablations --stage1 $(SMALL)/stage1 --autoencoder $(SMALL)/autoencoder --out $(SMALL)/ablations \
+	  --launcher torchrun --workers 2
 
 studio: ## build the web page of fw-serve (needs node)
 	@cd apps/studio && npm ci --no-fund --no-audit && npm run build

@@ -67,7 +67,7 @@ def build(config: TrainConfig, way: Way) -> FantasyWorld:
 
 def choose(world: FantasyWorld, config: TrainConfig, way: Way) -> None:
     """Freeze what a way does not train, and set its checkpointing."""
-    choose_parameters(world, config.stage, unfreeze_geometry=config.unfreeze_geometry)
+    choose_parameters(world, config.stage, unfreeze=config.unfrozen)
     world.set_checkpointing(config.compute.activation_checkpointing)
     if way == "plain":
         choose_plain(world)

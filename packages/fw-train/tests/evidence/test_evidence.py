@@ -18,11 +18,14 @@ from fw_model.checkpoints.checkpoint import load_world, save_world
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.config.schema import ConfigError
 from fw_train.evaluate.options import EvidenceOptions
-from fw_train.evidence.evidence import LINES, evidence, read_lines, world_of
-from fw_train.evidence.levels import true_world, world_at_level
+from fw_train.evidence.clips import world_of
+from fw_train.evidence.evidence import GENERATED, evidence
+from fw_train.evidence.levels import passes, true_world
+from fw_train.evidence.lines import LINES, read_lines
 from fw_train.evidence.scores import frame_ranges, reconstruct, reference_scores, video_scores
-from fw_train.evidence.strip import STRIP
-from fw_train.evidence.tables import Result, Table, write_tables
+from fw_train.evidence.strip import STEPS, STRIP
+from fw_train.evidence.summaries import Result, Table
+from fw_train.evidence.tables import write_tables
 from fw_train.metrics.measure import measure_geometry
 from fw_train.metrics.recovery import recover_path
 from fw_train.metrics.truth import TruthClip, load_truth
@@ -138,14 +141,19 @@ def test_true_geometry_has_no_error(truth: TruthClip):
     assert scores["points/chamfer"] == pytest.approx(0, abs=1e-5)
 
 
-def test_geometry_at_a_level_is_that_of_one_pass(checkpoint: Path, truth: TruthClip):
+def test_passes_at_levels_have_fixed_noise(checkpoint: Path, truth: TruthClip):
     pipeline = WorldPipeline.from_pretrained(checkpoint)
-    clean, again = (world_at_level(pipeline, truth, 0.0, seed=seed) for seed in (0, 1))
-    np.testing.assert_array_equal(clean.depth, again.depth)
-    noisy, other = (world_at_level(pipeline, truth, 0.5, seed=seed) for seed in (0, 1))
-    assert not np.array_equal(noisy.depth, other.depth)
-    assert not np.array_equal(noisy.depth, clean.depth)
-    assert clean.video is truth.video
+    found = {one.sigma: one for one in passes(pipeline, truth, levels=(0.0, 0.5, 1.0))}
+    again = {one.sigma: one for one in passes(pipeline, truth, levels=(0.5,))}
+    assert found[0.0].latent_error is None
+    assert found[0.5].latent_error == again[0.5].latent_error
+    worlds = {sigma: one.world for sigma, one in found.items() if one.world is not None}
+    assert len(worlds) == 3
+    assert not np.array_equal(worlds[0.0].depth, worlds[0.5].depth)
+    assert worlds[0.0].video is truth.video
+    (alone,) = passes(pipeline, truth, levels=(0.5,), geometry=False, cross_branch=False)
+    assert alone.world is None
+    assert alone.latent_error == pytest.approx(found[0.5].latent_error)  # the gates of new weights are zero
 
 
 def test_seeds_are_averaged_and_the_trainings_are_told_apart(tmp_path: Path):
@@ -161,7 +169,12 @@ def test_seeds_are_averaged_and_the_trainings_are_told_apart(tmp_path: Path):
     assert difference is not None
     assert difference.mean == -3
     assert difference.mean_interval == (-3, -3)
-    page = write_tables(tmp_path, results, {"clips": 2}, arms=["full", "apart"], frames=5).read_text()
+    results += [one("apart", 1, "a", 9), one("apart", 1, "b", 11)]
+    both = Table(results).difference("apart", "full", "video/psnr")
+    assert both is not None
+    assert both.mean == -3
+    assert both.mean_interval == (-5, -1)  # trainings differ by 1 and by 5
+    page = write_tables(tmp_path, results, {"steps": 1}, arms=["full", "apart"], frames=5, maps={}).read_text()
     assert "| full | 2 | 13.0 [12, 14]; 11 to 15 |" in page
     assert "difference from full" in page
     assert "Autoencoder" not in page
@@ -191,7 +204,14 @@ def test_the_prior_of_a_frozen_video_branch_is_the_checkpoint_without_its_camera
     found = {}
     for name, base in (("live", live), ("plain", plain)):
         options = EvidenceOptions(
-            checkpoint=live, base=base, data=dataset, out=tmp_path / name / "evidence", clips=1, steps=2, strip=0
+            checkpoint=live,
+            base=base,
+            data=dataset,
+            out=tmp_path / name / "evidence",
+            clips=1,
+            steps=2,
+            strip=0,
+            few_steps_clips=0,
         )
         evidence(options, lambda _line: None)
         found[name] = {line.model: line.scores for line in read_lines(options.out / LINES)}
@@ -210,16 +230,21 @@ def test_the_command_goes_on_where_it_stopped(checkpoint: Path, dataset: Path, t
         clips=2,
         steps=1,
         strip=1,
+        few_steps=(1, 2),
+        few_steps_clips=1,
     )
     printed: list[str] = []
     page = evidence(options, printed.append)
     lines = read_lines(out / LINES)
-    assert [line.model for line in lines] == ["reference"] * 2 + ["model"] * 2 + ["base"] * 2 + ["same"] * 2
+    assert [line.model for line in lines] == ["reference"] * 2 + ["model"] * 3 + ["base"] * 2 + ["same"] * 2
+    assert [line.steps for line in lines[:6]] == [0, 0, 1, 1, 2, 1]
     text = page.read_text()
-    for title in ("Autoencoder", "PSNR, dB", "SSIM", "Camera following", "Geometry of one pass", "3D consistency"):
-        assert title in text
-    with Image.open(out / STRIP) as strip:
+    titles = ["Autoencoder", "PSNR, dB", "SSIM", "Camera following", "Denoising error", "Geometry of one pass"]
+    titles += ["3D consistency", "Number of denoising steps", "Ablation"]
+    assert all(title in text for title in titles)
+    with Image.open(out / STRIP) as strip, Image.open(out / STEPS) as steps:
         assert strip.size == (8 * 48 + 7 * 2, 32)
+        assert steps.size == (4 * 48 + 3 * 2, 32)
     stored = json.loads((out / "evidence.json").read_text())["summary"]
     assert stored["same"]["video/psnr"]["mean"] == stored["model"]["video/psnr"]["mean"]
     assert stored["model"]["video/psnr"]["count"] == 2
@@ -230,8 +255,13 @@ def test_the_command_goes_on_where_it_stopped(checkpoint: Path, dataset: Path, t
     assert evidence(options, printed.append).read_text() == text
     assert (out / LINES).read_bytes() == whole
     assert sum("measured" in line for line in printed) == 1
-    other = EvidenceOptions(checkpoint=checkpoint, data=dataset, out=out, clips=2, steps=2)
-    with pytest.raises(ConfigError, match=r"steps.*1.*2"):
+    (out / LINES).unlink()  # the worlds are kept: nothing is generated again
+    before = {path: path.stat().st_mtime_ns for path in (out / GENERATED).rglob("*.npz")}
+    assert len(before) == 7
+    assert evidence(options, printed.append).read_text() == text
+    assert {path: path.stat().st_mtime_ns for path in (out / GENERATED).rglob("*.npz")} == before
+    other = EvidenceOptions(checkpoint=checkpoint, data=dataset, out=out, clips=2, steps=1, guidance=2.0)
+    with pytest.raises(ConfigError, match=r"guidance.*1.*2"):
         evidence(other, printed.append)
 
 

@@ -37,7 +37,7 @@ def make(config: TrainConfig, stage: Stage, unfreeze_geometry: bool = False, **c
     assert config.data is not None
     bundle: ModelBundle = load_bundle(config)
     awake(bundle.world)
-    choose_parameters(bundle.world, stage, unfreeze_geometry=unfreeze_geometry)
+    choose_parameters(bundle.world, stage, unfreeze={"geometry"} if unfreeze_geometry else ())
     data = ClipDataset(config.data)
     config = from_mapping({"stage": stage, **changes}, config)
     return WorldTask(

@@ -13,6 +13,7 @@ from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.config.schema import ConfigError
 from fw_train.evaluate.options import WorldScoreOptions
 from fw_train.worldscore.format import MOVEMENTS, BenchmarkImage, camera_data, camera_path, read_images
+from fw_train.worldscore.measures import LABELS
 from fw_train.worldscore.run import run
 
 HALF = 0.8660254
@@ -123,6 +124,10 @@ def test_outputs_are_what_the_evaluation_reads_and_a_second_run_resumes(
     assert "resolution: [48, 32]" in config
     assert "frames: 5" in config
     assert not list(folder.parent.glob(".*"))
+    ours = json.loads((folder / "our_measures.json").read_text())["movements"]
+    assert len(ours) == 2
+    assert all(set(movement) == set(LABELS) for movement in ours)
+    assert "ours, not WorldScore: photometric consistency" in capsys.readouterr().out
 
     before = (folder / "frames" / "004.png").stat().st_mtime_ns
     capsys.readouterr()
@@ -201,9 +206,11 @@ def test_a_folder_that_is_no_dataset_and_missing_images(benchmark: Path, checkpo
     ],
 )
 def test_check_names_missing_files(benchmark: Path, checkpoint: Path, tmp_path: Path, capsys, harm, reason: str):
-    options = WorldScoreOptions(dataset=benchmark, out=tmp_path, checkpoint=checkpoint, limit=1, focal_px=40.0)
+    options = WorldScoreOptions(dataset=benchmark, out=tmp_path, checkpoint=checkpoint, limit=1)
     assert run(options) == 0
-    harm(tmp_path / BenchmarkImage.model_validate(entry("000", ["push_in"])).place)
+    folder = tmp_path / BenchmarkImage.model_validate(entry("000", ["push_in"])).place
+    assert json.loads((folder / "camera_data.json").read_text())["focal_length"] == 500 / 512 * 32
+    harm(folder)
     capsys.readouterr()
     assert run(WorldScoreOptions(dataset=benchmark, out=tmp_path, check=True, limit=1)) == 1
     assert reason in capsys.readouterr().out

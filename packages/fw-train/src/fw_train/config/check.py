@@ -86,6 +86,7 @@ def _requirements(config: TrainConfig) -> list[tuple[str, bool, str]]:
             f"must be shorter than clip.frames = {clip.frames}",
         ),
         ("clip.max_crop", clip.aspect_buckets or clip.max_crop == usual.clip.max_crop, "needs clip.aspect_buckets"),
+        ("unfreeze_video", not config.unfreeze_video or config.lora.rank == 0, "needs lora.rank = 0"),
         (
             "clip.pool",
             clip.pool == 0 or not (clip.aspect_buckets or clip.frame_buckets),

@@ -6,6 +6,7 @@ _WORLD: tuple[Stage, ...] = ("base", "stage1", "stage2")
 READ_BY: dict[str, tuple[Stage, ...]] = {
     "init": _WORLD,
     "unfreeze_geometry": ("stage2",),
+    "unfreeze_video": ("stage2",),
     "clip.min_confidence": _WORLD,
     "clip.mask_moving": _WORLD,
     "clip.scale_by_first_frame": _WORLD,
@@ -26,7 +27,7 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
 }
 """Keys and groups that only some stages read, with these stages; the last match counts."""
 WITHOUT_FLAG = (
-    *("stage", "recipe", "lora.alpha", "lora.targets", "loss", "sampling"),
+    *("stage", "recipe", "unfreeze_video", "lora.alpha", "lora.targets", "loss", "sampling"),
     *("clip.random_start", "clip.start_step", "clip.validate_on", "clip.min_confidence", "clip.mask_moving"),
     *("clip.scale_by_first_frame", "clip.cache_gb", "clip.pool", "clip.reuse", "clip.frame_buckets", "clip.max_crop"),
     "clip.encode_first",

@@ -96,6 +96,8 @@ def init_folder(config: TrainConfig) -> Path | None:
     folder = _export_folder(config.init)
     stages = history(folder)
     before = stages[-1]["stage"] if stages else "autoencoder" if autoencoder_alone(folder) else None
+    if before == "autoencoder" and config.unfrozen == {"geometry", "video"}:
+        return folder
     if before is not None and before not in FOLLOWS[config.stage]:
         continued = " or ".join(FOLLOWS[config.stage])
         raise ConfigError(f"init {folder} is the result of {before}, but {config.stage} continues {continued}")

@@ -224,6 +224,9 @@ class TrainConfig:
     """Ids of training clips to leave out, such as one that diverges; `resume` may add ids. Others take their places."""
     unfreeze_geometry: bool = False
     """Stage 2: train the geometry branch too."""
+    unfreeze_video: bool = False
+    """Stage 2: train all video weights too. With `unfreeze_geometry`, `init` may then be the result of `autoencoder`:
+    both branches start from random weights."""
     launcher: Literal["local", "torchrun", "ray"] = "local"
     """How processes are started: local is this process (or one of those that torchrun started)."""
     workers: int = 1
@@ -258,6 +261,12 @@ class TrainConfig:
             node[name] = value
         return tree
 
+    @property
+    def unfrozen(self) -> frozenset[str]:
+        """Parameter groups that are trained beside those of the stage."""
+        groups = {"geometry": self.unfreeze_geometry, "video": self.unfreeze_video}
+        return frozenset(group for group, trained in groups.items() if trained)
+
     def digest(self) -> str:
         """Hash of everything that the weights depend on: not paths, cadence, or `steps` at a constant rate.
 
@@ -271,6 +280,8 @@ class TrainConfig:
             del tree["steps"]
         if self.lora.rank == 0:
             del tree["lora"]
+        if not self.unfreeze_video:
+            del tree["unfreeze_video"]
         if self.optim.camera_adapter_lr == 1.0:
             _drop(tree["optim"], "camera_adapter_lr")
         _drop(tree["compute"], "activation_checkpointing", "offload_optimizer", "shard", "threads")

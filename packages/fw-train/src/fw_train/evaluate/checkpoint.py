@@ -45,6 +45,11 @@ class Checkpoint:
     fingerprint: str
     """Checksum of the weights."""
 
+    @property
+    def first_frame_only(self) -> bool:
+        """Whether the scene unit of the training is that of the first frame; assumed for an export without its run."""
+        return self.training is None or self.training.scale_by_first_frame
+
     def pipeline(self, device: str, dtype: str | None) -> "WorldPipeline":
         """Load the generation pipeline."""
         from fw_model.pipeline.pipeline import WorldPipeline

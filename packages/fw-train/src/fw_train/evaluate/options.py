@@ -46,6 +46,8 @@ class EvaluateOptions:
     """Source of the recovered path: the model's cameras; `sfm` adds cameras recovered from the generated video."""
     lpips_weights: Path | None = None
     """Safetensors of the LPIPS network (AlexNet, version 0.1), to measure LPIPS too."""
+    st_lpips_weights: Path | None = None
+    """The wheel stlpips-pytorch 0.0.2 or its weight file, to measure ST-LPIPS too (not comparable with LPIPS)."""
     fvd_network: Path | None = None
     """TorchScript file of the I3D network (i3d_torchscript.pt), to measure FVD, one number for all clips together. The
     file is executed as a program; use only files from a trusted source."""
@@ -76,28 +78,39 @@ class EvidenceOptions:
     checkpoint: Path | None = None
     """A run of fw-train, its export, or small-world for the weights included in fw-model."""
     base: Path | None = None
-    """The video prior as a baseline: a run of `fw-train base`, or the checkpoint itself if its video blocks have no
-    LoRA. It generates without camera adapters and without the geometry branch."""
+    """The video model before the joint training, as a baseline: a run of `fw-train base`, or the checkpoint itself if
+    its video blocks have no LoRA. It generates without camera adapters and without the geometry branch."""
     arm: UseAppendAction[tuple[str, ...]] = ()
     """An ablation as NAME=EXPORT, repeatable; repeat NAME for trainings with other seeds. The first arm is the
     baseline."""
     data: Path
-    """Annotated dataset with the ground-truth clips; use clips that were not trained on."""
+    """Clips with exact truth that were not trained on: an annotated dataset, `rooms` for held-out rooms rendered from
+    seeds, or `rooms:FIRST-LAST` for some of them; seeds from 2,000,000,000 have kinds of path that training never
+    shows."""
     out: Path
-    """Folder for clips.jsonl (one line per clip and model; a stopped run resumes here), evidence.json, evidence.md
-    and strip.png."""
+    """Folder for clips.jsonl (one line per clip and pass; a stopped run resumes here), evidence.json, evidence.md,
+    strip.png and steps.png, and the generated worlds."""
     clips: int = 200
-    """Number of usable clips, in the order of their sources."""
+    """Number of clips: the first rooms, or the first usable clips in the order of their sources."""
     takes: int = 1
     """Number of consecutive clips of one world (`fw-data toy --takes`); intervals are computed over worlds."""
     seeds: tuple[int, ...] = (0,)
     """Noise seeds; each clip is generated once per seed, and the scores are averaged."""
     steps: int = 15
     """Denoising steps."""
+    few_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 30)
+    """Numbers of denoising steps to compare."""
+    few_steps_clips: int = 40
+    """Number of clips in this comparison; 0 omits it."""
     guidance: float = 1.0
     """Text guidance scale; 1 disables guidance and halves the time."""
     strip: int = 12
     """Number of clips in strip.png."""
+    splats: int = 0
+    """Number of clips to fit with 3D Gaussians, with frames held out (minutes of a core each); OUT/splats holds them as
+    PLY files for 3DGS viewers."""
+    splat_steps: int = 300
+    """Optimizer steps of each fit."""
     min_confidence: float = 0.3
     """Minimum confidence (0 to 1) of annotated depth; depth below it is ignored."""
     device: str = "auto"
@@ -132,8 +145,9 @@ class WorldScoreOptions:
     """Text guidance scale; 1 disables guidance (default: from the checkpoint)."""
     seed: int = 0
     """Noise seed; the noise of a movement depends on this seed, the image and the movement."""
-    focal_px: float = 500.0
-    """Focal length in pixels of the output; the benchmark uses 500. Use less for images much smaller than 512."""
+    focal_px: float | None = None
+    """Focal length in pixels of the output (default: 500/512 of the shorter side, since the benchmark assumes 500 at
+    512x512 in its camera and 3D metrics)."""
     unit: float = 1.0
     """Length of one unit of the benchmark's paths in mean scene distances; its camera score is invariant to it."""
     device: str = "auto"

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +31,18 @@ from fw_train.evaluate.tasks import EvaluationTask, existing_worlds, worlds_to_g
 from fw_train.metrics.frechet import VideoFeatures, frechet_distance
 from fw_train.metrics.measure import measure
 from fw_train.metrics.perceptual import LPIPS_PIXELS, Lpips
+from fw_train.metrics.st_lpips import ST_LPIPS_PIXELS, StLpips, read_weights
 from fw_train.metrics.truth import TruthClip
 
 COMPARISON = "comparison.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Networks:
+    """Networks of the perceptual distances; None: not measured."""
+
+    lpips: Lpips | None
+    st_lpips: StLpips | None
 
 
 def evaluate(options: EvaluateOptions, say: Say = print) -> Path:
@@ -44,9 +53,12 @@ def evaluate(options: EvaluateOptions, say: Say = print) -> Path:
     """
     _check(options)
     dataset = open_dataset(options.data)
-    lpips = Lpips(options.lpips_weights) if options.lpips_weights else None
+    networks = _Networks(
+        lpips=Lpips(options.lpips_weights) if options.lpips_weights else None,
+        st_lpips=StLpips(read_weights(options.st_lpips_weights)) if options.st_lpips_weights else None,
+    )
     task = existing_worlds(options, dataset) if options.worlds else worlds_to_generate(options, dataset, say)
-    _check_shape(task.shape, lpips)
+    _check_shape(task.shape, networks)
     features = _features(options, task)
     measured = _settings(options, task)
     earlier = [read_evaluation(folder) for folder in options.against]
@@ -57,7 +69,7 @@ def evaluate(options: EvaluateOptions, say: Say = print) -> Path:
     clips, seen = [], []
     for number, clip_id in enumerate(task.clips, start=1):
         world, truth = task.pair(clip_id)
-        clips.append(_measure_clip(task, world, truth, lpips, options.recover))
+        clips.append(_measure_clip(task, world, truth, networks, options.recover))
         if features is not None:
             seen.append((features(world.video), features(truth.video)))
         say(f"[{number}/{len(task.clips)}] {clip_id}: measured")
@@ -110,15 +122,19 @@ def _check(options: EvaluateOptions) -> None:
         raise ConfigError(f"--min-confidence is {options.min_confidence}; it must be 0 to 1")
 
 
-def _check_shape(shape: tuple[int, int, int], lpips: Lpips | None) -> None:
+def _check_shape(shape: tuple[int, int, int], networks: _Networks) -> None:
     frames, height, width = shape
     if frames < 2:
         raise ConfigError("worlds of one frame have no motion to measure; give --frames 5 or more")
-    if lpips and min(height, width) < LPIPS_PIXELS:
-        raise ConfigError(
-            f"LPIPS needs images of at least {LPIPS_PIXELS} pixels a side, the worlds are {height}x{width}; omit "
-            "--lpips-weights, or measure larger worlds"
-        )
+    for name, network, least in (
+        ("lpips", networks.lpips, LPIPS_PIXELS),
+        ("st-lpips", networks.st_lpips, ST_LPIPS_PIXELS),
+    ):
+        if network and min(height, width) < least:
+            raise ConfigError(
+                f"{name.upper()} needs images of at least {least} pixels a side, the worlds are {height}x{width}; omit "
+                f"--{name}-weights, or measure larger worlds"
+            )
 
 
 def _features(options: EvaluateOptions, task: EvaluationTask) -> VideoFeatures | None:
@@ -139,8 +155,8 @@ def _fvd(seen: Sequence[tuple[np.ndarray, np.ndarray]]) -> SetDistance:
 
 def _settings(options: EvaluateOptions, task: EvaluationTask) -> dict[str, Plain]:
     """The measurement settings, which the scores depend on besides worlds and clips."""
-    files = (options.lpips_weights, options.fvd_network)
-    lpips, fvd = (path and hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files)
+    files = (options.lpips_weights, options.st_lpips_weights, options.fvd_network)
+    lpips, st_lpips, fvd = (path and hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files)
     frames, height, width = task.shape
     return {
         "frames": frames,
@@ -149,6 +165,7 @@ def _settings(options: EvaluateOptions, task: EvaluationTask) -> dict[str, Plain
         "min_confidence": options.min_confidence,
         "recover": None if options.recover == "model" else options.recover,
         "lpips_weights": lpips,
+        "st_lpips_weights": st_lpips,
         "fvd_network": fvd,
     }
 
@@ -176,11 +193,11 @@ def _generate(options: EvaluateOptions, task: EvaluationTask, checkpoint: Checkp
 
 
 def _measure_clip(
-    task: EvaluationTask, world: World, truth: TruthClip, lpips: Lpips | None, recover: Recover
+    task: EvaluationTask, world: World, truth: TruthClip, networks: _Networks, recover: Recover
 ) -> MeasuredClip:
     record = truth.record
     try:
-        result = measure(world, truth, lpips=lpips, recover=recover)
+        result = measure(world, truth, lpips=networks.lpips, st_lpips=networks.st_lpips, recover=recover)
     except ValueError as error:
         raise ConfigError(f"{task.worlds / record.id}: {error}") from None
     return MeasuredClip(

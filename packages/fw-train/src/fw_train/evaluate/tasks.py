@@ -47,7 +47,13 @@ class EvaluationTask:
         """Load a clip at the size of the worlds."""
         frames, height, width = self.shape
         return load_truth(
-            self.dataset, clip_id, frames=frames, height=height, width=width, min_confidence=self.min_confidence
+            self.dataset,
+            clip_id,
+            frames=frames,
+            height=height,
+            width=width,
+            min_confidence=self.min_confidence,
+            first_frame_only=self.checkpoint is None or self.checkpoint.first_frame_only,
         )
 
     def pair(self, clip_id: str) -> tuple[World, TruthClip]:

@@ -1,150 +1,96 @@
-"""`fw-train evidence`: measure trained weights and ablations on a dataset with exact ground truth.
+"""`fw-train evidence`: measure trained weights and ablations against exact truth.
 
-Each clip is measured once per model, training and noise seed, with the noise schedule of the first checkpoint. Each
-result is a line of clips.jsonl; later runs reuse existing lines. The tables and the strip are made from all lines.
+Each clip is measured once per pass (model, training, noise seed, steps), with the noise schedule of the first
+checkpoint. The result is a line of clips.jsonl, and the generated world a file of generated/; later runs reuse both.
+Tables and images are made from them at the end.
 """
 
 import hashlib
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from fw_data.dataset.reader import ClipDataset
-from fw_data.dataset.schema import ClipRecord
+from fw_core.devices import choose_device
 from fw_model.checkpoints.opening import safetensors_files
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
-from fw_train.config.schema import ClipConfig, ConfigError
-from fw_train.data.split import open_dataset, why_unusable
-from fw_train.evaluate.checkpoint import Checkpoint, Say, open_checkpoint
+from fw_train.config.schema import ConfigError
+from fw_train.evaluate.checkpoint import Say
 from fw_train.evaluate.evaluation import Plain
 from fw_train.evaluate.generation import noise_seed
 from fw_train.evaluate.options import EvidenceOptions
+from fw_train.evidence.clips import Clips, choose
+from fw_train.evidence.depth_maps import coarse_log_depth, load_maps, save_maps
+from fw_train.evidence.levels import passes, true_world
+from fw_train.evidence.lines import LINES, Key, Line, check_settings, read_lines
+from fw_train.evidence.passes import (
+    BASE,
+    MODEL,
+    REFERENCE,
+    SPLATS,
+    Pass,
+    Subject,
+    arm_names,
+    common_shape,
+    find_subjects,
+    passes_of,
+)
 from fw_train.evidence.scores import Scores, level_scores, reference_scores, video_scores, world_scores
-from fw_train.evidence.strip import save_row, write_strip
-from fw_train.evidence.tables import Result, write_tables
-from fw_train.metrics.truth import TruthClip, load_truth
+from fw_train.evidence.strip import write_steps, write_strip
+from fw_train.evidence.summaries import Maps, Result
+from fw_train.evidence.tables import write_tables
+from fw_train.evidence.worlds import stored_world
+from fw_train.metrics.splats.fit import fit_splats, held_out_frames
+from fw_train.metrics.splats.gaussians import write_splat_ply
+from fw_train.metrics.truth import TruthClip
 
-LINES = "clips.jsonl"
-REFERENCE, MODEL, BASE = "reference", "model", "base"
-"""Names of the measured models besides the arms."""
-
-
-class Line(BaseModel):
-    """The measured scores of one clip of one model: a line of clips.jsonl."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str
-    """`reference`, `model`, `base` or the name of an arm."""
-    run: int
-    """Number of the training under this name, from 0."""
-    seed: int
-    """Noise seed."""
-    clip: str
-    """Clip id."""
-    group: str
-    """World that the clip shows."""
-    settings: dict[str, Plain]
-    """Settings that determine the scores."""
-    scores: Scores
-    """Scores by name (see `fw_train.evidence.scores`); null = not defined for this clip."""
-
-    @property
-    def key(self) -> tuple[str, int, int, str]:
-        """Model, run, seed and clip; unique among the lines."""
-        return self.model, self.run, self.seed, self.clip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A set of weights to measure."""
-
-    name: str
-    """Name in the tables."""
-    run: int
-    """Number of the training under this name, from 0."""
-    checkpoint: Checkpoint
-    """The checkpoint with the weights."""
+GENERATED, MAPS, PLY = "generated", "maps", "splats"
+STEP_ROWS = 4
+"""Number of clips in steps.png."""
 
 
 def evidence(options: EvidenceOptions, say: Say = print) -> Path:
-    """Measure all clips without a line and write the tables; returns the path of evidence.md.
+    """Measure all clips without a line and write tables and images; returns the path of evidence.md.
 
     Raises:
-        ConfigError: invalid options, checkpoints or dataset, or existing lines with other settings.
+        ConfigError: invalid options, checkpoints or data, or existing lines with other settings.
     """
     _check(options)
-    subjects = _subjects(options)
-    shape = _common_shape(subjects)
-    dataset = open_dataset(options.data)
-    records = _choose(dataset.records, shape, options)
-    groups = {record.id: world_of(record, options.takes) for record in records}
-    say(f"clips: {len(records)} of {len(set(groups.values()))} worlds")
+    subjects = find_subjects(options)
+    shape = common_shape(subjects)
+    if options.splats:
+        try:
+            held_out_frames(shape[0])
+        except ValueError as error:
+            raise ConfigError(f"--splats {options.splats}: {error}") from None
+    clips = choose(options.data, shape, count=options.clips, takes=options.takes, min_confidence=options.min_confidence)
+    clips = replace(clips, first_frame_only=subjects[0].checkpoint.first_frame_only)
+    say(f"clips: {len(clips.records)} of {len(set(clips.groups.values()))} worlds")
     options.out.mkdir(parents=True, exist_ok=True)
-    lines = {line.key: line for line in read_lines(options.out / LINES)}
-    _measure_missing(options, subjects, dataset, records, shape, groups, lines, say)
-    wanted = {(name, run, seed, record.id) for name, run, seed in _passes(options, subjects) for record in records}
-    results = [
-        Result(model=line.model, run=line.run, clip=line.clip, group=line.group, scores=line.scores)
-        for key, line in lines.items()
-        if key in wanted
-    ]
+    run = _Run(options, subjects, clips, say)
+    run.measure_missing()
     about: dict[str, Plain] = {
-        "clips": len(records),
-        "worlds": len(set(groups.values())),
+        "data": str(options.data),
+        "clips": len(clips.records),
+        "worlds": len(set(clips.groups.values())),
         "noise_seeds": len(options.seeds),
         "steps": options.steps,
         "guidance": options.guidance,
-        "shift": subjects[0].checkpoint.sampling.shift,
+        "shift": run.shift,
         "frames": shape[0],
         "height": shape[1],
         "width": shape[2],
     }
     for subject in subjects:
         about[f"weights of {subject.name} {subject.run}"] = subject.checkpoint.fingerprint
-    page = write_tables(options.out, results, about, arms=_arm_names(options), frames=shape[0])
-    if options.strip and options.checkpoint is not None:
-        say(f"strip: {write_strip(options.out, [record.id for record in records[: options.strip]])}")
+    few = sorted({*options.few_steps, options.steps}) if any(not one.main for one in run.passes) else []
+    page = write_tables(
+        options.out, run.results(), about, arms=arm_names(options), frames=shape[0], maps=run.maps(), few_steps=few
+    )
+    if options.checkpoint is not None:
+        run.write_images(few)
     say(f"result: {page}")
     return page
-
-
-def world_of(record: ClipRecord, takes: int) -> str:
-    """The world that a clip shows: its source video, or the number of the source divided by `takes`.
-
-    Raises:
-        ConfigError: `takes` is above 1 and the source name has no number.
-    """
-    if takes == 1:
-        return record.source_sha256
-    number = re.search(r"(\d+)$", Path(record.source).stem)
-    if number is None:
-        raise ConfigError(
-            f"--takes {takes}: the name of source {record.source!r} does not end in a number; omit --takes"
-        )
-    return f"world-{int(number[1]) // takes:06d}"
-
-
-def read_lines(path: Path) -> list[Line]:
-    """The lines of an earlier run, without an incomplete last line of a killed run.
-
-    Raises:
-        ConfigError: another line is invalid.
-    """
-    if not path.is_file():
-        return []
-    texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if texts and not texts[-1].endswith("\n"):
-        texts.pop()
-        path.write_text("".join(texts), encoding="utf-8")
-    try:
-        return [Line.model_validate_json(text) for text in texts]
-    except ValidationError as error:
-        raise ConfigError(f"{path} has a line that this version cannot read ({error}); use another --out") from None
 
 
 def _check(options: EvidenceOptions) -> None:
@@ -155,150 +101,194 @@ def _check(options: EvidenceOptions) -> None:
         raise ConfigError("--checkpoint EXPORT or --arm NAME=EXPORT is missing; give at least one of them")
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
         raise ConfigError("--seeds must be one or more different numbers")
-    if options.strip < 0:
-        raise ConfigError(f"--strip is {options.strip}; it must be 0 or more")
+    if min(options.few_steps, default=1) < 1:
+        raise ConfigError(f"--few-steps has {min(options.few_steps)}; each number must be 1 or more")
+    for name in ("strip", "few_steps_clips", "splats", "splat_steps"):
+        if getattr(options, name) < 0:
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be 0 or more")
 
 
-def _subjects(options: EvidenceOptions) -> list[Subject]:
-    found = []
-    if options.checkpoint is not None:
-        found.append(Subject(name=MODEL, run=0, checkpoint=open_checkpoint(options.checkpoint)))
-    if options.base is not None:
-        found.append(Subject(name=BASE, run=0, checkpoint=open_checkpoint(options.base, video_alone=True)))
-    runs: dict[str, int] = {}
-    for arm in options.arm:
-        name, equals, path = arm.partition("=")
-        if not equals or not name or not path or name in (REFERENCE, MODEL, BASE):
-            raise ConfigError(f"--arm {arm!r} is not NAME=EXPORT; {REFERENCE}, {MODEL} and {BASE} are reserved names")
-        runs[name] = runs.get(name, -1) + 1
-        found.append(Subject(name=name, run=runs[name], checkpoint=open_checkpoint(Path(path))))
-    return found
+class _Run:
+    """The state of one command: lines so far, and the pipeline that is loaded."""
 
+    def __init__(self, options: EvidenceOptions, subjects: Sequence[Subject], clips: Clips, say: Say) -> None:
+        self.options, self.clips, self.say = options, clips, say
+        self.subjects = {(subject.name, subject.run): subject for subject in subjects}
+        self.first = subjects[0]
+        self.shift = self.first.checkpoint.sampling.shift
+        self.passes = list(passes_of(options, subjects, len(clips.records)))
+        self.lines: dict[Key, Line] = {line.key: line for line in read_lines(options.out / LINES)}
+        self._loaded: tuple[Subject, WorldPipeline] | None = None
+        self._components: dict[Path, str] = {}
 
-def _arm_names(options: EvidenceOptions) -> list[str]:
-    return list(dict.fromkeys(arm.partition("=")[0] for arm in options.arm))
+    def measure_missing(self) -> None:
+        """Measure every clip of every pass that has no line."""
+        with (self.options.out / LINES).open("a", encoding="utf-8") as file:
+            for one in self.passes:
+                settings = self._settings(one)
+                for number, record in enumerate(self.clips.records[: one.count], start=1):
+                    before = self.lines.get((one.name, one.run, one.seed, one.steps, record.id))
+                    if before is not None:
+                        check_settings(before, settings, self.options.out)
+                        continue
+                    line = Line(
+                        model=one.name,
+                        run=one.run,
+                        seed=one.seed,
+                        steps=one.steps,
+                        clip=record.id,
+                        group=self.clips.groups[record.id],
+                        settings=settings,
+                        scores=self._scores(one, self.clips.truth(record.id)),
+                    )
+                    file.write(line.model_dump_json() + "\n")
+                    file.flush()
+                    self.lines[line.key] = line
+                    self.say(f"{one.folder} [{number}/{one.count}] {record.id}: measured")
 
+    def results(self) -> list[Result]:
+        """The lines of all passes; those of the table of steps are named model@STEPS."""
+        found = []
+        for one in self.passes:
+            for record in self.clips.records[: one.count]:
+                line = self.lines[one.name, one.run, one.seed, one.steps, record.id]
+                name = one.name if one.main else f"{one.name}@{one.steps}"
+                found.append(Result(model=name, run=one.run, clip=line.clip, group=line.group, scores=line.scores))
+        return found
 
-def _common_shape(subjects: Sequence[Subject]) -> tuple[int, int, int]:
-    shapes: dict[tuple[int, int, int], Path] = {}
-    for checkpoint in (subject.checkpoint for subject in subjects):
-        sampling = checkpoint.sampling
-        shapes.setdefault((sampling.num_frames, sampling.height, sampling.width), checkpoint.folder)
-    if len(shapes) > 1:
-        text = "; ".join(f"{folder}: {shape}" for shape, folder in shapes.items())
-        raise ConfigError(
-            f"the checkpoints differ in frames or size ({text}); compare checkpoints with the same clip shape"
-        )
-    return next(iter(shapes))
+    def maps(self) -> Maps:
+        """Coarse log depths of the references and of the model, by kind and clip."""
+        found: Maps = {}
+        for one in self.passes:
+            if one.name not in (REFERENCE, MODEL) or not one.main or one.seed not in (0, self.options.seeds[0]):
+                continue
+            for record in self.clips.records:
+                stored = load_maps(self._maps_file(one, record.id))
+                for kind, values in stored.items():
+                    found.setdefault(kind, {})[record.id] = values
+        return found
 
+    def write_images(self, few_steps: Sequence[int]) -> None:
+        """Write strip.png and, if `few_steps` has numbers, steps.png."""
+        main = next(one for one in self.passes if one.name == MODEL and one.main)
+        shown = [self.clips.truth(record.id) for record in self.clips.records[: self.options.strip]]
+        if shown:
+            rows = [(self._world(main, truth), truth) for truth in shown]
+            self.say(f"strip: {write_strip(self.options.out, rows)}")
+        if few_steps:
+            by_steps = {one.steps: one for one in self.passes if one.name == MODEL and one.seed == main.seed}
+            chosen = self.clips.records[: min(STEP_ROWS, self.options.few_steps_clips)]
+            truths = [self.clips.truth(record.id) for record in chosen]
+            images = [({steps: self._world(by_steps[steps], truth) for steps in few_steps}, truth) for truth in truths]
+            self.say(f"steps: {write_steps(self.options.out, images)}")
 
-def _choose(records: Sequence[ClipRecord], shape: tuple[int, int, int], options: EvidenceOptions) -> list[ClipRecord]:
-    frames, height, width = shape
-    config = ClipConfig(frames=frames, height=height, width=width)
-    usable = [record for record in records if not why_unusable(record, config)]
-    if not usable:
-        reason = why_unusable(records[0], config) if records else "the dataset is empty"
-        raise ConfigError(f"none of {len(records)} clips of {options.data} can be measured ({reason})")
-    return sorted(usable, key=lambda record: (record.source, record.start_frame))[: options.clips]
+    def _scores(self, one: Pass, truth: TruthClip) -> Scores:
+        clip = truth.record.id
+        if one.name == REFERENCE:
+            maps = {"truth": coarse_log_depth(true_world(truth).depth, truth.depth)}
+            save_maps(self._maps_file(one, clip), maps)
+            return reference_scores(truth, self._pipeline(self.first).autoencoder)
+        if one.name == SPLATS:
+            return self._splat_scores(replace(one, name=MODEL), truth)
+        world = self._world(one, truth)
+        scores = video_scores(world.video, truth)
+        has_geometry = self._has_geometry(one)
+        maps = {}
+        if has_geometry:
+            scores |= world_scores(world, truth)
+            maps["generated"] = coarse_log_depth(world.depth, truth.depth)
+        if one.levels:
+            pipeline = self._pipeline(self._subject(one))
+            for level in passes(pipeline, truth, geometry=has_geometry, cross_branch=has_geometry):
+                scores |= level_scores(level, truth)
+                if level.world is not None:
+                    maps[f"level@{level.sigma:g}"] = coarse_log_depth(level.world.depth, truth.depth)
+        if one.name == MODEL and one.main:
+            save_maps(self._maps_file(one, clip), maps)
+        return scores
 
+    def _splat_scores(self, one: Pass, truth: TruthClip) -> Scores:
+        """Fit Gaussians to the generated world, with and without its geometry, and to the truth."""
+        world = self._world(one, truth)
+        scores: Scores = {}
+        for kind, fitted, geometry in (
+            ("own", world, True),
+            ("random", world, False),
+            ("truth", true_world(truth), True),
+        ):
+            fit = fit_splats(
+                fitted, geometry=geometry, steps=self.options.splat_steps, device=choose_device(self.options.device)
+            )
+            scores |= {f"{kind}/psnr": fit.psnr, f"{kind}/ssim": fit.ssim, f"{kind}/fitted_psnr": fit.fitted_psnr}
+            if kind == "own":
+                write_splat_ply(self.options.out / PLY / f"{truth.record.id}.ply", fit.gaussians)
+        return scores
 
-def _passes(options: EvidenceOptions, subjects: Sequence[Subject]) -> Iterator[tuple[str, int, int]]:
-    yield REFERENCE, 0, 0
-    for subject in subjects:
-        for seed in options.seeds:
-            yield subject.name, subject.run, seed
+    def _world(self, one: Pass, truth: TruthClip) -> World:
+        """The generated world of a clip, from its file or generated now."""
+        settings = {**self._settings(one), "seed": one.seed, "clip": truth.record.id}
+        path = self.options.out / GENERATED / one.folder / f"{truth.record.id}.npz"
 
+        def generate() -> World:
+            *_, last = self._pipeline(self._subject(one)).generate(
+                truth.video[0],
+                truth.record.caption,
+                truth.trajectory,
+                num_inference_steps=one.steps,
+                guidance_scale=self.options.guidance,
+                seed=noise_seed(one.seed, truth.record.id),
+                shift=self.shift,
+                cross_branch=self._has_geometry(one),
+            )
+            assert last.world is not None, "generation ends with a world"
+            return last.world
 
-def _measure_missing(
-    options: EvidenceOptions,
-    subjects: Sequence[Subject],
-    dataset: ClipDataset,
-    records: Sequence[ClipRecord],
-    shape: tuple[int, int, int],
-    groups: dict[str, str],
-    lines: dict[tuple[str, int, int, str], Line],
-    say: Say,
-) -> None:
-    by_name = {(s.name, s.run): s for s in subjects}
-    shift = subjects[0].checkpoint.sampling.shift
-    loaded: tuple[Subject, WorldPipeline] | None = None
-    with (options.out / LINES).open("a", encoding="utf-8") as file:
-        for name, run, seed in _passes(options, subjects):
-            subject = by_name.get((name, run), subjects[0])
-            settings = _settings(options, subject, shape, shift=None if name == REFERENCE else shift)
-            for number, record in enumerate(records, start=1):
-                before = lines.get((name, run, seed, record.id))
-                if before is not None:
-                    _check_settings(before, settings, options.out)
-                    continue
-                if loaded is None or loaded[0] is not subject:
-                    loaded = subject, subject.checkpoint.pipeline(options.device, None)
-                    if name == BASE:
-                        _remove_camera_adapters(loaded[1])
-                truth = load_truth(
-                    dataset,
-                    record.id,
-                    frames=shape[0],
-                    height=shape[1],
-                    width=shape[2],
-                    min_confidence=options.min_confidence,
-                )
-                in_strip = name == MODEL and seed == options.seeds[0] and number <= options.strip
-                scores = _scores(options, name, seed, loaded[1], truth, shift=shift, draw=in_strip)
-                line = Line(
-                    model=name,
-                    run=run,
-                    seed=seed,
-                    clip=record.id,
-                    group=groups[record.id],
-                    settings=settings,
-                    scores=scores,
-                )
-                file.write(line.model_dump_json() + "\n")
-                file.flush()
-                lines[line.key] = line
-                say(f"{name} {run}, seed {seed} [{number}/{len(records)}] {record.id}: measured")
+        return stored_world(path, settings, truth.trajectory, generate)
 
+    def _has_geometry(self, one: Pass) -> bool:
+        """Whether the geometry branch was trained and may be used."""
+        return one.name != BASE and self._subject(one).checkpoint.stage != "base"
 
-def _scores(
-    options: EvidenceOptions,
-    name: str,
-    seed: int,
-    pipeline: WorldPipeline,
-    truth: TruthClip,
-    *,
-    shift: float,
-    draw: bool,
-) -> Scores:
-    if name == REFERENCE:
-        return reference_scores(truth, pipeline.autoencoder)
-    clip = truth.record.id
-    world = _generated(options, pipeline, truth, seed=noise_seed(seed, clip), shift=shift, cross_branch=name != BASE)
-    if draw:
-        save_row(options.out, clip, world, truth)
-    scores = video_scores(world.video, truth)
-    if name != BASE:
-        scores |= world_scores(world, truth)
-    if name == MODEL:
-        scores |= level_scores(pipeline, truth, seed=noise_seed(seed, clip))
-    return scores
+    def _maps_file(self, one: Pass, clip: str) -> Path:
+        return self.options.out / MAPS / one.folder / f"{clip}.npz"
 
+    def _subject(self, one: Pass) -> Subject:
+        return self.subjects[one.name, one.run]
 
-def _generated(
-    options: EvidenceOptions, pipeline: WorldPipeline, truth: TruthClip, *, seed: int, shift: float, cross_branch: bool
-) -> World:
-    *_, last = pipeline.generate(
-        truth.video[0],
-        truth.record.caption,
-        truth.trajectory,
-        num_inference_steps=options.steps,
-        guidance_scale=options.guidance,
-        seed=seed,
-        shift=shift,
-        cross_branch=cross_branch,
-    )
-    assert last.world is not None, "generation ends with a world"
-    return last.world
+    def _pipeline(self, subject: Subject) -> WorldPipeline:
+        if self._loaded is None or self._loaded[0] is not subject:
+            self._loaded = subject, subject.checkpoint.pipeline(self.options.device, None)
+            if subject.name == BASE:
+                _remove_camera_adapters(self._loaded[1])
+        return self._loaded[1]
+
+    def _settings(self, one: Pass) -> dict[str, Plain]:
+        subject = self.subjects.get((one.name, one.run), self.first)
+        folder = subject.checkpoint.folder
+        if folder not in self._components:
+            digest = hashlib.sha256()
+            parts = sorted(part for part in folder.iterdir() if part.is_dir())
+            for path in [folder / "pipeline.json", *(file for part in parts for file in safetensors_files(part))]:
+                digest.update(path.read_bytes())
+            self._components[folder] = digest.hexdigest()[:16]
+        frames, height, width = self.clips.shape
+        settings: dict[str, Plain] = {
+            "frames": frames,
+            "height": height,
+            "width": width,
+            "min_confidence": self.options.min_confidence,
+            "components": self._components[folder],
+        }
+        if one.name == SPLATS:
+            settings["splat_steps"] = self.options.splat_steps
+        if one.name != REFERENCE:
+            settings |= {
+                "weights": subject.checkpoint.fingerprint,
+                "steps": one.steps,
+                "guidance": self.options.guidance,
+                "shift": self.shift,
+            }
+        return settings
 
 
 def _remove_camera_adapters(pipeline: WorldPipeline) -> None:
@@ -306,37 +296,3 @@ def _remove_camera_adapters(pipeline: WorldPipeline) -> None:
     for world in [pipeline.world] if pipeline.high_noise is None else [pipeline.world, pipeline.high_noise]:
         for block in world.video_blocks():
             block.camera_adapter = None
-
-
-def _settings(
-    options: EvidenceOptions, subject: Subject, shape: tuple[int, int, int], *, shift: float | None
-) -> dict[str, Plain]:
-    folder = subject.checkpoint.folder
-    digest = hashlib.sha256()
-    folders = sorted(part for part in folder.iterdir() if part.is_dir())
-    for path in [folder / "pipeline.json", *(file for part in folders for file in safetensors_files(part))]:
-        digest.update(path.read_bytes())
-    settings: dict[str, Plain] = {
-        "frames": shape[0],
-        "height": shape[1],
-        "width": shape[2],
-        "min_confidence": options.min_confidence,
-        "companions": digest.hexdigest()[:16],
-    }
-    if shift is not None:
-        settings |= {
-            "weights": subject.checkpoint.fingerprint,
-            "steps": options.steps,
-            "guidance": options.guidance,
-            "shift": shift,
-        }
-    return settings
-
-
-def _check_settings(before: Line, settings: dict[str, Plain], out: Path) -> None:
-    names = sorted(k for k in before.settings.keys() | settings.keys() if before.settings.get(k) != settings.get(k))
-    if names:
-        changes = "; ".join(f"{name}: {before.settings.get(name)} before, {settings.get(name)} now" for name in names)
-        raise ConfigError(
-            f"{out / LINES} has clips of {before.model} with other settings ({changes}); use another --out"
-        )

@@ -15,9 +15,8 @@ from jaxtyping import UInt8
 from fw_geometry import camera_error
 from fw_model.autoencoders.base import VideoAutoencoder
 from fw_model.autoencoders.block_dct import BlockDCT
-from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
-from fw_train.evidence.levels import NOISE_LEVELS, true_world, world_at_level
+from fw_train.evidence.levels import LevelPass, still_latent_error, true_world
 from fw_train.metrics.consistency import HEADLINE_GAP, reprojection
 from fw_train.metrics.images import psnr, ssim
 from fw_train.metrics.measure import measure, measure_geometry
@@ -28,7 +27,7 @@ from fw_train.metrics.truth import TruthClip
 from fw_train.metrics.warp import warp_first_frame
 
 Scores = dict[str, float | None]
-GEOMETRY = ("depth/abs_rel", "depth/delta1", "pose/ate", "points/chamfer")
+GEOMETRY = ("depth/abs_rel", "depth/delta1", "pose/ate", "points/chamfer", "follow/rotation", "follow/direction")
 """Measures of depth, cameras and points, taken at every noise level."""
 _GROUPS = 4
 
@@ -53,6 +52,7 @@ def reference_scores(truth: TruthClip, autoencoder: VideoAutoencoder) -> Scores:
     scores: Scores = {
         "autoencoder/psnr_all": float(psnr(learned, truth.video).mean()),
         "block_dct/psnr_all": float(psnr(fixed, truth.video).mean()),
+        "still/latent_error": still_latent_error(truth, autoencoder),
     }
     for name, video in (("autoencoder", learned), ("still", still), ("warp", warped)):
         scores |= _by_distance(name, video, truth)
@@ -71,17 +71,21 @@ def video_scores(video: UInt8[np.ndarray, "F H W 3"], truth: TruthClip) -> Score
 
 
 def world_scores(world: World, truth: TruthClip) -> Scores:
-    """Scores of the geometry that the model predicts for its sample: depth, points, cameras, consistency."""
+    """Scores of the geometry that the model predicts for its sample, and of the first frame warped with it."""
     found = measure(world, truth).scores
-    return {f"own/{name}": found[name] for name in found if not name.startswith("video/")}
+    warped = warp_first_frame(truth.video[0], world.depth[0], truth.trajectory)
+    scores = {f"own/{name}": found[name] for name in found if not name.startswith("video/")}
+    return scores | _by_distance("own_warp", warped, truth) | _progress("own_warp", warped, truth)
 
 
-def level_scores(pipeline: WorldPipeline, truth: TruthClip, *, seed: int) -> Scores:
-    """Scores of the geometry predicted from real latents, by noise level."""
+def level_scores(found: LevelPass, truth: TruthClip) -> Scores:
+    """Denoising error and geometry of one pass over real latents."""
     scores: Scores = {}
-    for sigma in NOISE_LEVELS:
-        found = measure_geometry(world_at_level(pipeline, truth, sigma, seed=seed), truth).scores
-        scores |= {f"level/{name}@{sigma:g}": found[name] for name in GEOMETRY}
+    if found.latent_error is not None:
+        scores[f"latent_error@{found.sigma:g}"] = found.latent_error
+    if found.world is not None:
+        measured = measure_geometry(found.world, truth).scores
+        scores |= {f"level/{name}@{found.sigma:g}": measured[name] for name in GEOMETRY}
     return scores
 
 
@@ -124,6 +128,6 @@ def _true_consistency(kind: str, video: UInt8[np.ndarray, "F H W 3"], truth: Tru
     gap = min(HEADLINE_GAP, len(video) - 1)
     found = reprojection(replace(true_world(truth), video=video), gap)
     return {
-        f"{kind}/photometric": None if found is None else finite(found.photometric),
-        f"{kind}/photometric_ratio": None if found is None else finite(found.photometric_ratio),
+        f"{kind}/photometric": finite(found.photometric),
+        f"{kind}/photometric_ratio": finite(found.photometric_ratio),
     }

@@ -1,5 +1,8 @@
 """3D consistency of a world across frames: warp frame i into frame j with the depth and cameras of the world.
 
+No pixel is left out because of the depth under test: noisy depth would otherwise mask its own errors. A pixel that is
+hidden in the other frame, by the depth there, counts at least as much as without a warp.
+
 Axis legend: F frames, H W pixels, n compared pixels; OpenCV axes, camera-to-world, pixel centers at +0.5.
 """
 
@@ -19,8 +22,8 @@ HEADLINE_GAP = 4
 """Gap of the summary (the largest measured gap for shorter clips)."""
 HIDDEN = 1.1
 """A pixel is hidden in frame i if its depth is more than this factor times the depth of the visible surface."""
-EDGE = 1.1
-"""Pixels are skipped if depth changes by more than this ratio within 3 x 3 pixels."""
+LEAST_VISIBLE = 0.1
+"""Share of visible pixels below which reprojection has failed."""
 _MOST_PIXELS = 16384
 _STILL_COLOR = 0.5 / 255
 _STILL_DEPTH = 1e-4
@@ -28,20 +31,25 @@ _STILL_DEPTH = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Reprojection:
-    """Agreement of frames `gap` apart, over all such pairs and all pixels visible in both."""
+    """Agreement of frames `gap` apart, over all such pairs and all pixels that stay inside the frame."""
 
     gap: int
     """Frames between the two views."""
     depth: float
-    """Median of |z_moved - z_seen| / z_seen."""
+    """Median of |z_moved - z_seen| / z_seen; at least 1 if reprojection has failed."""
     depth_still: float
     """The same for a static camera."""
     photometric: float
-    """Mean absolute color difference, 0 to 1."""
+    """Mean absolute color difference, 0 to 1; at least `photometric_still` if reprojection has failed."""
     photometric_still: float
     """The same between the two unwarped frames."""
     visible: float
-    """Share of the pixels that were compared, 0 to 1."""
+    """Share of the pixels that are inside the other frame and not hidden there, 0 to 1."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether too few pixels are visible in both frames."""
+        return self.visible < LEAST_VISIBLE
 
     @property
     def depth_ratio(self) -> float | None:
@@ -54,12 +62,13 @@ class Reprojection:
         return self.photometric / self.photometric_still if self.photometric_still > _STILL_COLOR else None
 
 
-def reprojection(world: World, gap: int) -> Reprojection | None:
-    """Warp each frame into the frame `gap` later; None if no pixel is visible in both.
+def reprojection(world: World, gap: int) -> Reprojection:
+    """Warp each frame into the frame `gap` later.
 
     Each pixel of frame j is unprojected with its depth and sampled in frame i: color bilinearly, depth linearly in
-    1 / z (exact on planes). Pixels are skipped if they leave the frame, are occluded in frame i (`HIDDEN`) or fall on a
-    depth edge (`EDGE`). Large images are subsampled to about 16,000 pixels a frame.
+    1 / z (exact on planes). Pixels that leave frame i are not compared. Pixels that are hidden in frame i (`HIDDEN`)
+    count with their depth error, and with the larger of both color differences, warped and not. Large images are
+    subsampled to about 16,000 pixels a frame.
 
     Raises:
         ValueError: the world has `gap` frames or fewer.
@@ -72,6 +81,8 @@ def reprojection(world: World, gap: int) -> Reprojection | None:
     K = torch.from_numpy(world.trajectory.K).float()
     pose = torch.from_numpy(world.trajectory.pose_c2w).double()
     errors: list[Tensor] = []
+    still_everywhere: list[Tensor] = []
+    visible = 0
     for i in range(frames - gap):
         j = i + gap
         here = rearrange(layers[j], "c h w -> (h w) c")[pixel]
@@ -85,39 +96,43 @@ def reprojection(world: World, gap: int) -> Reprojection | None:
         at = (points @ K[i].T)[:, :2] / z.clamp_min(1e-6)[:, None]
         there, inside = _sampled(layers[i], at)
         depth_i = 1 / there[:, 3].clamp_min(1e-12)
-        # keep the pixels that are visible in both frames and not at a depth edge
-        use = inside & (z > 0) & (there[:, 4] == 0) & (here[:, 4] == 0) & (z <= HIDDEN * depth_i)
-        errors.append(
-            torch.stack(
-                [
-                    (z - depth_i).abs() / depth_i,
-                    (depth_j - 1 / still[:, 3]).abs() * still[:, 3],
-                    (here[:, :3] - there[:, :3]).abs().mean(dim=-1),
-                    (here[:, :3] - still[:, :3]).abs().mean(dim=-1),
-                ],
-                dim=-1,
-            )[use]
+        inside &= z > 0
+        hidden = z > HIDDEN * depth_i
+        # compare color and depth, with and without the warp
+        color_still = (here[:, :3] - still[:, :3]).abs().mean(dim=-1)
+        color = (here[:, :3] - there[:, :3]).abs().mean(dim=-1)
+        color = torch.where(hidden, torch.maximum(color, color_still), color)
+        depth_still = (depth_j - 1 / still[:, 3]).abs() * still[:, 3]
+        errors.append(torch.stack([(z - depth_i).abs() / depth_i, depth_still, color, color_still], dim=-1)[inside])
+        still_everywhere.append(torch.stack([depth_still, color_still], dim=-1))
+        visible += int((inside & ~hidden).sum())
+    found, without = torch.cat(errors), torch.cat(still_everywhere)
+    share = visible / len(without)
+    if share < LEAST_VISIBLE:
+        return Reprojection(
+            gap=gap,
+            depth=max(1.0, float(found[:, 0].median()) if len(found) else 1.0),
+            depth_still=float(without[:, 0].median()),
+            photometric=max(
+                float(without[:, 1].double().mean()), float(found[:, 2].double().mean()) if len(found) else 0.0
+            ),
+            photometric_still=float(without[:, 1].double().mean()),
+            visible=share,
         )
-    found = torch.cat(errors)
-    if len(found) == 0:
-        return None
     return Reprojection(
         gap=gap,
         depth=float(found[:, 0].median()),
         depth_still=float(found[:, 1].median()),
         photometric=float(found[:, 2].double().mean()),
         photometric_still=float(found[:, 3].double().mean()),
-        visible=len(found) / (len(pixel) * (frames - gap)),
+        visible=share,
     )
 
 
-def _layers(world: World) -> Float[Tensor, "F 5 H W"]:
-    """Color 0 to 1, 1 / depth, and 1 where the depth has an edge."""
+def _layers(world: World) -> Float[Tensor, "F 4 H W"]:
+    """Color 0 to 1, and 1 / depth."""
     color = rearrange(torch.from_numpy(world.video).float() / 255, "f h w c -> f c h w")
-    disparity = 1 / torch.from_numpy(world.depth).float().clamp_min(1e-12)[:, None]
-    nearest = functional.max_pool2d(disparity, 3, stride=1, padding=1)
-    farthest = -functional.max_pool2d(-disparity, 3, stride=1, padding=1)
-    return torch.cat([color, disparity, (nearest > EDGE * farthest).float()], dim=1)
+    return torch.cat([color, 1 / torch.from_numpy(world.depth).float().clamp_min(1e-12)[:, None]], dim=1)
 
 
 def _grid(height: int, width: int) -> tuple[Float[Tensor, "n 2"], Tensor]:

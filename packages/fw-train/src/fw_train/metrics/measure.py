@@ -27,13 +27,21 @@ from fw_train.metrics.consistency import HEADLINE_GAP, measured_gaps, reprojecti
 from fw_train.metrics.images import psnr, ssim
 from fw_train.metrics.measures import ClipScores, finite
 from fw_train.metrics.perceptual import Lpips
+from fw_train.metrics.st_lpips import StLpips
 from fw_train.metrics.truth import TruthClip
 
 _MOST_FITTED = 1_000_000
 _MOST_POINTS = 10_000  # for distant clouds, nearest-neighbor search costs almost the square of this
 
 
-def measure(world: World, truth: TruthClip, *, lpips: Lpips | None = None, recover: Recover = "model") -> ClipScores:
+def measure(
+    world: World,
+    truth: TruthClip,
+    *,
+    lpips: Lpips | None = None,
+    st_lpips: StLpips | None = None,
+    recover: Recover = "model",
+) -> ClipScores:
     """Measure a world (in scene units) against its clip.
 
     Raises:
@@ -45,7 +53,7 @@ def measure(world: World, truth: TruthClip, *, lpips: Lpips | None = None, recov
         raise ValueError("a world of one frame has no motion to measure; generate at least five frames")
     _check_geometry(world, truth)
     result = ClipScores()
-    _video(result, world, truth, lpips)
+    _video(result, world, truth, lpips, st_lpips)
     scale = _depth(result, world, truth)
     _poses(result, world, truth)
     _points(result, world, truth, scale)
@@ -65,6 +73,7 @@ def measure_geometry(world: World, truth: TruthClip) -> ClipScores:
     scale = _depth(result, world, truth)
     _poses(result, world, truth)
     _points(result, world, truth, scale)
+    _following(result, world, "model")
     return result
 
 
@@ -77,8 +86,9 @@ def _check_geometry(world: World, truth: TruthClip) -> None:
         raise ValueError("the world's depth or points are not finite and positive everywhere; generate it again")
 
 
-def _video(result: ClipScores, world: World, truth: TruthClip, lpips: Lpips | None) -> None:
+def _video(result: ClipScores, world: World, truth: TruthClip, lpips: Lpips | None, st_lpips: StLpips | None) -> None:
     per_frame = {"video/psnr": psnr, "video/ssim": ssim} | ({"video/lpips": lpips} if lpips else {})
+    per_frame |= {"video/st_lpips": st_lpips} if st_lpips else {}
     for name, function in per_frame.items():
         values = function(world.video, truth.video)
         result.scores[name] = float(values[1:].mean())
@@ -114,7 +124,22 @@ def _poses(result: ClipScores, world: World, truth: TruthClip) -> None:
     position = ate(pred, true)
     drift = rpe(pred, true)
     result.scores |= {"pose/ate": position.rmse, "pose/rpe_trans": drift.trans, "pose/rpe_rot": drift.rot_deg}
+    result.scores |= {"pose/ate_directed": _directed_ate(pred, true), "pose/ate_still": _spread(true)}
     result.curves["pose/position"] = [(frame, float(error)) for frame, error in enumerate(position.errors)]
+
+
+def _directed_ate(pred: Float[np.ndarray, "F 4 4"], true: Float[np.ndarray, "F 4 4"]) -> float:
+    """ATE with the rotation of the camera directions and the scale of the spreads; reversed travel is not turned."""
+    turn = align_poses(pred, true, with_scale=False).R
+    moved, target = (centers - centers.mean(axis=0) for centers in (pred[:, :3, 3] @ turn.T, true[:, :3, 3]))
+    scale = _spread(true) / spread if (spread := _spread(pred)) > 1e-9 else 0.0
+    return float(np.sqrt(((scale * moved - target) ** 2).sum(axis=-1).mean()))
+
+
+def _spread(pose_c2w: Float[np.ndarray, "F 4 4"]) -> float:
+    """Root mean square distance of the camera centers from their mean."""
+    centers = pose_c2w[:, :3, 3]
+    return float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=-1).mean()))
 
 
 def _points(result: ClipScores, world: World, truth: TruthClip, depth_scale: float) -> None:
@@ -142,7 +167,13 @@ def _following(result: ClipScores, world: World, recover: Recover) -> None:
     requested = world.requested.pose_c2w
     own = camera_error(world.trajectory.pose_c2w, requested)
     result.scores |= {"follow/rotation": own.rotation_deg, "follow/direction": finite(own.translation_deg)}
-    if own.translation_deg != own.translation_deg:
+    length = world.requested.path_length()
+    recovered = world.trajectory.relative_to_first()
+    away = np.linalg.norm(recovered.centers_world - world.requested.relative_to_first().centers_world, axis=-1)[1:]
+    moves = np.isfinite(own.translation_deg)
+    result.scores["follow/position"] = float(away.mean()) / length if moves else None
+    result.scores["follow/length"] = recovered.path_length() / length if moves else None
+    if not moves:
         result.notes.append("the requested camera does not move: the direction of travel is not defined")
     if recover == "sfm":
         found = _recovered_by_sfm(result, world)
@@ -172,12 +203,14 @@ def _consistency(result: ClipScores, world: World) -> None:
     for gap in gaps:
         found = reprojection(world, gap)
         for name in names:
-            value = None if found is None else finite(getattr(found, name))
+            value = finite(getattr(found, name))
             result.curves[f"consistency/{name}"].append((gap, value))
             if gap == headline:
                 result.scores[f"consistency/{name}"] = value
-        if gap == headline and found is None:
-            result.notes.append(f"no pixel is visible in two frames {gap} apart: consistency is not defined")
+        if gap == headline and found.failed:
+            result.notes.append(
+                f"reprojection has failed: {100 * found.visible:.1f} % of the pixels are visible {gap} frames apart"
+            )
 
 
 def _some(mask: Bool[np.ndarray, "F H W"], most: int) -> np.ndarray:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+Better = Literal["lower", "higher", "neither"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
@@ -13,7 +15,7 @@ class Measure:
     """Label in tables."""
     unit: str
     """Unit of the score; empty for shares and ratios."""
-    better: Literal["lower", "higher", "neither"]
+    better: Better
     """The better direction; "neither" for measures that only explain others."""
     meaning: str
     """Meaning in one sentence."""
@@ -33,130 +35,132 @@ class ClipScores:
     """Remarks on the scores."""
 
 
+def _measure(label: str, better: Better, meaning: str, *, unit: str = "", ranked: bool = False) -> Measure:
+    return Measure(label=label, unit=unit, better=better, meaning=meaning, ranked=ranked)
+
+
+_LATER = "mean over all frames after the input"
+_SCALED = "after one scale for the whole clip"
+_AFFINE = "after one scale and one shift in disparity (1 / depth) for the whole clip"
+_LENGTH = "scene units"
 MEASURES: dict[str, Measure] = {
-    "video/psnr": Measure(
-        label="PSNR",
-        unit="dB",
-        better="higher",
-        meaning="peak signal-to-noise ratio against the real frames, mean over all frames after the input",
+    "video/psnr": _measure(
+        "PSNR", "higher", f"peak signal-to-noise ratio against the real frames, {_LATER}", unit="dB", ranked=True
+    ),
+    "video/ssim": _measure("SSIM", "higher", f"structural similarity to the real frames (11 x 11 Gaussian), {_LATER}"),
+    "video/lpips": _measure(
+        "LPIPS", "lower", f"perceptual distance to the real frames (AlexNet, version 0.1), {_LATER}"
+    ),
+    "video/st_lpips": _measure(
+        "ST-LPIPS", "lower", f"shift-tolerant perceptual distance to the real frames (not LPIPS), {_LATER}"
+    ),
+    "depth/abs_rel": _measure(
+        "AbsRel, scale",
+        "lower",
+        f"mean relative depth error over pixels with trusted depth, {_SCALED}",
         ranked=True,
     ),
-    "video/ssim": Measure(
-        label="SSIM",
-        unit="",
-        better="higher",
-        meaning="structural similarity to the real frames (11 x 11 Gaussian), mean over all frames after the input",
+    "depth/delta1": _measure(
+        "delta < 1.25, scale", "higher", f"share of pixels whose depth is within a factor of 1.25, {_SCALED}"
     ),
-    "video/lpips": Measure(
-        label="LPIPS",
-        unit="",
-        better="lower",
-        meaning="perceptual distance to the real frames (AlexNet, version 0.1), mean over all frames after the input",
+    "depth/abs_rel_affine": _measure("AbsRel, scale and shift", "lower", f"mean relative depth error, {_AFFINE}"),
+    "depth/delta1_affine": _measure(
+        "delta < 1.25, scale and shift", "higher", f"share of pixels within a factor of 1.25, {_AFFINE}"
     ),
-    "depth/abs_rel": Measure(
-        label="AbsRel, scale",
-        unit="",
-        better="lower",
-        meaning="mean relative depth error over pixels with trusted depth, after one scale for the whole clip",
+    "pose/ate": _measure(
+        "ATE",
+        "lower",
+        "root mean square distance of the camera centers from the true ones after Sim(3) alignment (Umeyama)",
+        unit=_LENGTH,
+    ),
+    "pose/ate_directed": _measure(
+        "ATE, directed",
+        "lower",
+        "the same, with the rotation of the alignment from the camera directions and the scale from the spread of the "
+        "centers, so that reversed travel is an error",
+        unit=_LENGTH,
+    ),
+    "pose/ate_still": _measure(
+        "ATE of a standing camera", "neither", "ATE of a camera that does not move, for comparison", unit=_LENGTH
+    ),
+    "pose/rpe_trans": _measure(
+        "RPE, translation",
+        "lower",
+        "root mean square drift of the motion from frame to frame, after Sim(3) alignment",
+        unit=_LENGTH,
+    ),
+    "pose/rpe_rot": _measure(
+        "RPE, rotation", "lower", "root mean square drift of the turn from frame to frame", unit="deg"
+    ),
+    "points/chamfer": _measure(
+        "Chamfer",
+        "lower",
+        "symmetric Chamfer distance of the point map to the true points, after the Sim(3) of the cameras",
+        unit=_LENGTH,
         ranked=True,
     ),
-    "depth/delta1": Measure(
-        label="delta < 1.25, scale",
-        unit="",
-        better="higher",
-        meaning="share of those pixels whose depth is within a factor of 1.25, after one scale for the whole clip",
-    ),
-    "depth/abs_rel_affine": Measure(
-        label="AbsRel, scale and shift",
-        unit="",
-        better="lower",
-        meaning="the same after one scale and one shift in disparity (1 / depth) for the whole clip",
-    ),
-    "depth/delta1_affine": Measure(
-        label="delta < 1.25, scale and shift",
-        unit="",
-        better="higher",
-        meaning="the same after one scale and one shift in disparity (1 / depth) for the whole clip",
-    ),
-    "pose/ate": Measure(
-        label="ATE",
-        unit="scene units",
-        better="lower",
-        meaning="root mean square distance of the camera centers from the true ones after Sim(3) alignment (Umeyama)",
-    ),
-    "pose/rpe_trans": Measure(
-        label="RPE, translation",
-        unit="scene units",
-        better="lower",
-        meaning="root mean square drift of the motion from frame to frame, after Sim(3) alignment",
-    ),
-    "pose/rpe_rot": Measure(
-        label="RPE, rotation",
+    "follow/rotation": _measure(
+        "camera following, rotation",
+        "lower",
+        "mean angle between requested and recovered camera (the model's own cameras), relative to frame 0",
         unit="deg",
-        better="lower",
-        meaning="root mean square drift of the turn from frame to frame",
-    ),
-    "points/chamfer": Measure(
-        label="Chamfer",
-        unit="scene units",
-        better="lower",
-        meaning="symmetric Chamfer distance of the point map to the true points, after the Sim(3) of the cameras",
         ranked=True,
     ),
-    "follow/rotation": Measure(
-        label="camera following, rotation",
+    "follow/direction": _measure(
+        "camera following, direction",
+        "lower",
+        "mean angle between the requested and the recovered direction of travel from frame 0",
         unit="deg",
-        better="lower",
-        meaning="mean angle between requested and recovered camera (the model's own cameras), relative to frame 0",
-        ranked=True,
     ),
-    "follow/direction": Measure(
-        label="camera following, direction",
+    "follow/position": _measure(
+        "camera following, position",
+        "lower",
+        "mean distance of the recovered camera from the requested one, without alignment, as a share of the length of "
+        "the requested path",
+    ),
+    "follow/length": _measure(
+        "camera following, path length",
+        "neither",
+        "length of the recovered path over that of the requested one; 1 is ideal",
+    ),
+    "follow_sfm/rotation": _measure(
+        "camera following by SfM, rotation",
+        "lower",
+        "mean angle between the requested camera and the one found in the generated video",
         unit="deg",
-        better="lower",
-        meaning="mean angle between the requested and the recovered direction of travel from frame 0",
     ),
-    "follow_sfm/rotation": Measure(
-        label="camera following by SfM, rotation",
+    "follow_sfm/direction": _measure(
+        "camera following by SfM, direction",
+        "lower",
+        "mean angle between the requested direction of travel and the one found in the generated video",
         unit="deg",
-        better="lower",
-        meaning="mean angle between the requested camera and the one found in the generated video",
     ),
-    "follow_sfm/direction": Measure(
-        label="camera following by SfM, direction",
-        unit="deg",
-        better="lower",
-        meaning="mean angle between the requested direction of travel and the one found in the generated video",
+    "consistency/depth": _measure(
+        "reprojection, depth",
+        "lower",
+        "median relative disagreement of the depth of two frames after reprojection, over all pixels that stay inside",
     ),
-    "consistency/depth": Measure(
-        label="reprojection, depth",
-        unit="",
-        better="lower",
-        meaning="median relative disagreement of the depth of two frames after reprojection, visible pixels only",
+    "consistency/depth_ratio": _measure(
+        "reprojection, depth / no motion",
+        "lower",
+        "the same divided by its value for a static camera; below 1 the cameras explain the change",
     ),
-    "consistency/depth_ratio": Measure(
-        label="reprojection, depth / no motion",
-        unit="",
-        better="lower",
-        meaning="the same divided by its value for a static camera; below 1 the cameras explain the change",
+    "consistency/photometric": _measure(
+        "reprojection, color",
+        "lower",
+        "mean absolute color difference (0 to 1) of a frame and another one warped into it; a pixel that is hidden "
+        "there counts at least its difference without a warp",
     ),
-    "consistency/photometric": Measure(
-        label="reprojection, color",
-        unit="",
-        better="lower",
-        meaning="mean absolute color difference (0 to 1) of a frame and another one warped into it, visible pixels",
+    "consistency/photometric_ratio": _measure(
+        "reprojection, color / no motion",
+        "lower",
+        "the same divided by the difference without a warp; below 1 the geometry explains the change",
     ),
-    "consistency/photometric_ratio": Measure(
-        label="reprojection, color / no motion",
-        unit="",
-        better="lower",
-        meaning="the same divided by the difference without a warp; below 1 the geometry explains the change",
-    ),
-    "consistency/visible": Measure(
-        label="reprojection, share visible",
-        unit="",
-        better="neither",
-        meaning="share of compared pixels: inside the other frame, not hidden, not at a depth edge",
+    "consistency/visible": _measure(
+        "reprojection, share visible",
+        "higher",
+        "coverage: share of pixels that are inside the other frame and not hidden; below 0.1 reprojection has failed, "
+        "and its ratios are at least 1",
     ),
 }
 

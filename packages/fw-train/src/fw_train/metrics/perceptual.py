@@ -89,21 +89,26 @@ class Lpips:
     @torch.no_grad()
     def _distance(self, pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) -> float:
         images = torch.from_numpy(np.stack([pred, truth])).float() / 127.5 - 1
-        x = rearrange(images, "n h w c -> n c h w")
-        x = (x - torch.tensor(_SHIFT).reshape(1, 3, 1, 1)) / torch.tensor(_SCALE).reshape(1, 3, 1, 1)
+        x = scaled(rearrange(images, "n h w c -> n c h w"))
         total = 0.0
         for index, layer in enumerate(_TRUNK):
             if layer.pooled:
                 x = nn.functional.max_pool2d(x, 3, stride=2)
             weight, bias = self._state[f"{layer.name}.weight"], self._state[f"{layer.name}.bias"]
             x = nn.functional.conv2d(x, weight, bias, layer.stride, layer.padding).relu()
-            unit = _unit(x)
+            unit = unit_features(x)
             difference = (unit[:1] - unit[1:]) ** 2
             total += float(nn.functional.conv2d(difference, self._state[f"lin{index}.model.1.weight"]).mean())
         return total
 
 
-def _unit(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+def scaled(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """Images in [-1, 1] in the range that the trunk was trained on."""
+    return (images - torch.tensor(_SHIFT).reshape(1, 3, 1, 1)) / torch.tensor(_SCALE).reshape(1, 3, 1, 1)
+
+
+def unit_features(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Features of every pixel scaled to length 1."""
     return x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
 
 

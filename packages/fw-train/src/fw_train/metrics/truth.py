@@ -1,7 +1,7 @@
 """The ground truth of an evaluation: select clips and load their frames, depth and cameras at the size of the worlds.
 
-Lengths are in scene units: 1 is the mean distance of the points in the first frame, so errors of clips of any scale can
-be averaged. Axis legend: F frames, H W pixels; z-depth, 0 = unknown.
+Lengths are in scene units: 1 is the mean distance of the points in the first frame (or in all frames, as the model was
+trained), so errors of clips of any scale can be averaged. Axis legend: F frames, H W pixels; z-depth, 0 = unknown.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from fw_data.dataset.transforms import fit_window
 from fw_geometry import Trajectory, unproject
 from fw_model.losses.targets import normalize_scene
 from fw_train.config.schema import ClipConfig, ConfigError
+from fw_train.data.rooms import RoomDataset
 from fw_train.data.split import split_clips, why_unusable
 from fw_train.evaluate.options import Subset
 
@@ -84,9 +85,26 @@ def choose_clips(
 
 
 def load_truth(
-    dataset: ClipDataset, clip_id: str, *, frames: int, height: int, width: int, min_confidence: float
+    dataset: ClipDataset | RoomDataset,
+    clip_id: str,
+    *,
+    frames: int,
+    height: int,
+    width: int,
+    min_confidence: float,
+    first_frame_only: bool = True,
 ) -> TruthClip:
     """Load the first `frames` frames of a clip at height x width (resized to cover and center-cropped, as in training).
+
+    Args:
+        dataset: where the clip is.
+        clip_id: its id.
+        frames: number of frames.
+        height: height in pixels.
+        width: width in pixels.
+        min_confidence: minimum confidence (0 to 1) of annotated depth.
+        first_frame_only: the scene unit is the mean distance of the points in the first frame; otherwise in all frames.
+            It must be that of the model's training (`clip.scale_by_first_frame`), as lengths differ by up to 7 %.
 
     Raises:
         ConfigError: the clip cannot be measured (too short, too small, or no depth of sufficient confidence).
@@ -94,18 +112,20 @@ def load_truth(
     record = dataset.record(clip_id)
     reason = why_unusable(record, ClipConfig(frames=frames, height=height, width=width))
     if reason:
-        raise ConfigError(f"clip {clip_id} of {dataset.location} cannot be measured: {reason}")
-    clip = dataset.load(clip_id, slice(0, frames))
-    cameras = Trajectory(pose_c2w=clip.pose_c2w, K=clip.K, width=record.width, height=record.height, units=record.units)
-    color, depth, confidence, cameras = fit_window(clip.video, clip.depth_m, clip.confidence, cameras, height, width)
+        raise ConfigError(f"clip {clip_id} ({record.source}) cannot be measured: {reason}")
+    window = slice(0, frames)
+    stored = dataset.geometry(clip_id, window)
+    color, depth, confidence, cameras = fit_window(
+        dataset.video(clip_id, window), stored.depth_m, stored.confidence, stored.trajectory, height, width
+    )
     depth = torch.where(depth.isfinite() & (depth > 0) & (confidence >= min_confidence), depth, 0.0)
     if not (depth > 0).any():
         raise ConfigError(
-            f"clip {clip_id} of {dataset.location} has no depth with a confidence of {min_confidence} or more; "
+            f"clip {clip_id} ({record.source}) has no depth with a confidence of {min_confidence} or more; "
             "use a smaller --min-confidence, or annotate it again"
         )
     cameras = cameras.relative_to_first()
-    scale = _scene_scale(depth, cameras)
+    scale = _scene_scale(depth, cameras, first_frame_only)
     frames_8bit = ((rearrange(color, "f c h w -> f h w c") + 1) * 127.5).round().to(torch.uint8)
     return TruthClip(
         record=record,
@@ -116,9 +136,9 @@ def load_truth(
     )
 
 
-def _scene_scale(depth: torch.Tensor, cameras: Trajectory) -> float:
-    """Mean distance of the points in the first frame, or in all frames if the first one has no depth."""
-    shown = 1 if bool((depth[0] > 0).any()) else len(depth)
+def _scene_scale(depth: torch.Tensor, cameras: Trajectory, first_frame_only: bool) -> float:
+    """Mean distance of the points in the first frame, or in all frames if asked for or if the first has no depth."""
+    shown = 1 if first_frame_only and bool((depth[0] > 0).any()) else len(depth)
     K = torch.from_numpy(cameras.K[:shown]).float()
     pose = torch.from_numpy(cameras.pose_c2w[:shown]).float()
     seen = depth[:shown]

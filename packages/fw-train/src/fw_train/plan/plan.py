@@ -146,7 +146,7 @@ def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optim
         world = FantasyWorld(model)
     to_meta(world)
     add_adapters(world, config.lora, seed=config.seed)
-    choose_parameters(world, config.stage, unfreeze_geometry=config.unfreeze_geometry)
+    choose_parameters(world, config.stage, unfreeze=config.unfrozen)
     if config.compute.frozen_dtype == "bf16":
         halve_frozen(world)
     meter = run_step(planned, world, micro, device=device, gpus=gpus, optimizer=optimizer)

@@ -8,7 +8,7 @@ Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frame
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,24 +69,29 @@ class Batch:
 Loss = Callable[[FantasyWorld, Batch, WorldLossConfig], Mapping[str, Tensor]]
 
 
-def choose_parameters(world: FantasyWorld, stage: Stage, *, unfreeze_geometry: bool = False) -> list[str]:
+def choose_parameters(world: FantasyWorld, stage: Stage, *, unfreeze: Collection[str] = ()) -> list[str]:
     """Freeze all parameters that a stage does not train; returns a table of trained and frozen parts, line by line.
 
     Parameters that no stage passes inputs to (`unused_parameters`) are frozen too.
 
+    Args:
+        world: the model.
+        stage: see `TRAINED`.
+        unfreeze: groups that are trained too, see `TrainConfig.unfrozen`.
+
     Raises:
         ValueError: no module declares the training group of a parameter (a bug in the model).
     """
-    trained = trained_groups(stage, unfreeze_geometry=unfreeze_geometry)
+    trained = trained_groups(stage, unfreeze=unfreeze)
     unused = unused_parameters(world)
     for name, parameter in world.named_parameters():
         parameter.requires_grad_(parameter_group(world, name) in trained and name not in unused)
     return _table(world)
 
 
-def trained_groups(stage: Stage, *, unfreeze_geometry: bool = False) -> frozenset[str]:
+def trained_groups(stage: Stage, *, unfreeze: Collection[str] = ()) -> frozenset[str]:
     """The parameter groups that a stage trains."""
-    return TRAINED[stage] | {"adapters"} | ({"geometry"} if unfreeze_geometry else set())
+    return TRAINED[stage] | {"adapters"} | set(unfreeze)
 
 
 def unused_parameters(world: FantasyWorld) -> frozenset[str]:

@@ -238,7 +238,7 @@ def prepare(config: TrainConfig, ctx: Context, *, quiet: bool = True) -> Prepare
     if config.clip.encode_first:
         _encode_first(config, ctx, _printer(ctx, quiet))
     bundle = _at_rate(load_bundle(config), split.fps)
-    table = choose_parameters(bundle.world, config.stage, unfreeze_geometry=config.unfreeze_geometry)
+    table = choose_parameters(bundle.world, config.stage, unfreeze=config.unfrozen)
     frozen, files = _frozen_hash(config, bundle, ctx)
     sharded = _sharded(config, ctx)
     task = WorldTask(config, bundle, dataset, split, ctx, frozen=frozen, sharded=sharded)
@@ -276,7 +276,7 @@ def _frozen_hash(config: TrainConfig, bundle: ModelBundle, ctx: Context) -> tupl
         known = json.loads(path.read_text(encoding="utf-8")) if files and path.is_file() else {}
         found = known.get("sha256", "") if known.get("key") == key else ""
         if not found:
-            groups = trained_groups(config.stage, unfreeze_geometry=config.unfreeze_geometry)
+            groups = trained_groups(config.stage, unfreeze=config.unfrozen)
             besides = {n for n in unused_parameters(bundle.world) if parameter_group(bundle.world, n) in groups}
             found = frozen_fingerprint(bundle.world, besides=besides)
     found = ctx.from_main(found)

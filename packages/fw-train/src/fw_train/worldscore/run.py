@@ -30,7 +30,10 @@ from fw_train.worldscore.format import (
     image_data,
     read_images,
 )
+from fw_train.worldscore.measures import measure_movement, summary, write_measures
 
+BENCHMARK_FOCAL = 500 / 512
+"""Focal length that the benchmark assumes in its camera and 3D metrics: 500 pixels at 512 x 512."""
 _LISTED = 10
 
 
@@ -45,7 +48,7 @@ def run(options: WorldScoreOptions, say: Say = print) -> int:
         return check(options.out, entries, say)
     if options.checkpoint is None:
         raise ConfigError("--checkpoint is missing; give it to generate results, or --check to check existing ones")
-    if not options.focal_px > 0 or not options.unit > 0:
+    if not (options.focal_px is None or options.focal_px > 0) or not options.unit > 0:
         raise ConfigError(f"--focal-px is {options.focal_px} and --unit is {options.unit}; both must be above 0")
     absent = [entry.image for entry in entries if not (options.dataset / entry.image).is_file()]
     if absent:
@@ -65,6 +68,8 @@ def run(options: WorldScoreOptions, say: Say = print) -> int:
         say(f"[{number}/{len(missing)}] {entry.image}: {', '.join(entry.camera_path)}")
         _generate(pipeline, entry, options, settings, say)
     _write_model_config(options, settings, checkpoint)
+    for line in summary([options.out / entry.place for entry in entries]):
+        say(line)
     return check(options.out, entries, say)
 
 
@@ -98,7 +103,7 @@ def _settings(options: WorldScoreOptions, checkpoint: Checkpoint) -> dict[str, P
         "steps": sampling.num_inference_steps if options.steps is None else options.steps,
         "guidance": sampling.guidance_scale if options.guidance is None else options.guidance,
         "seed": options.seed,
-        "focal_px": options.focal_px,
+        "focal_px": BENCHMARK_FOCAL * min(height, width) if options.focal_px is None else options.focal_px,
         "unit": options.unit,
         "dtype": options.dtype,
     }
@@ -109,21 +114,24 @@ def _generate(
 ) -> None:
     """Generate one image's video; each movement starts at the last frame of the one before, as in the benchmark."""
     frames, height, width = (int(settings[name] or 0) for name in ("frames", "height", "width"))
+    focal_px = float(settings["focal_px"] or 0)
     poses = camera_path(entry.camera_path, frames)
     first = _input(options.dataset / entry.image, height, width)
     video = first[None]
+    measures: list[dict[str, float | None]] = []
     for index, prompt in enumerate(entry.prompts()):
         part = poses[index * (frames - 1) : (index + 1) * (frames - 1) + 1]
         reports = pipeline.generate(
             video[-1],
             prompt,
-            _trajectory(part, options.focal_px, height, width),
+            _trajectory(part, focal_px, height, width),
             num_inference_steps=options.steps,
             guidance_scale=options.guidance,
             seed=noise_seed(options.seed, entry.image, index),
             scene_scale=1 / options.unit,
         )
         world = finish(reports, f"  {entry.camera_path[index]}", say)
+        measures.append(measure_movement(world))
         # the first generated frame repeats the input; keep it for the first movement only
         video = world.video if index == 0 else np.concatenate([video, world.video[1:]])
 
@@ -133,8 +141,10 @@ def _generate(
             Image.fromarray(frame).save(folder / FRAMES / f"{index:03d}.png")
         write_video(folder / VIDEO, video, pipeline.sampling.fps)
         Image.fromarray(first).save(folder / INPUT)
-        (folder / CAMERAS).write_text(json.dumps(camera_data(poses, frames, options.focal_px), indent=1) + "\n")
+        (folder / CAMERAS).write_text(json.dumps(camera_data(poses, frames, focal_px), indent=1) + "\n")
         (folder / IMAGE).write_text(json.dumps(image_data(entry, frames), indent=1) + "\n", encoding="utf-8")
+
+        write_measures(folder, measures)
 
     with_files(options.out / entry.place, {**settings, "image": entry.image}, write)
 
@@ -165,6 +175,6 @@ def _write_model_config(options: WorldScoreOptions, settings: dict[str, Plain], 
         "generate_type: i2v",
         f"frames: {settings['frames']}",
         f"fps: {checkpoint.sampling.fps:g}",
-        f"focal_length: {options.focal_px:g}",
+        f"focal_length: {settings['focal_px']:g}",
     )
     (options.out / f"{options.name}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -80,6 +80,6 @@ def small_world(stage: Stage) -> TrainConfig:
         steps=5625,
         optim=replace(optim, lr=1.5e-3),
         loss=replace(start.loss, geometry=0.3),
-        lora=LoraConfig(rank=32, alpha=32),
+        lora=LoraConfig(rank=32, alpha=32.0),
         unfreeze_geometry=True,
     )
