@@ -79,7 +79,7 @@ def model_card(earlier: Sequence[dict[str, Any]], chain: Sequence[Link], folder:
         "## Limits",
         _limits(chain, shape, spec),
         "## Data",
-        *(_data(data, name) for data, name in names.items()),
+        *_data(names),
         "## Training",
         _block(_command(link, before, names) for before, link in zip([None, *chain], chain, strict=False)),
         "CONFIG is the run's config.json with all settings.",
@@ -126,21 +126,29 @@ def _limits(chain: Sequence[Link], shape: str, spec: dict[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _data(data: Path, name: str) -> str:
-    """Where the training data come from, in figures that identify them."""
-    if is_rooms(data):
-        return (
-            f"`{name}`: rooms rendered while training, with exact depth and cameras (`fw_toy.rooms`). A clip is "
-            f"a function of its seed. Held-out rooms have seeds from {HELD_OUT_WORLDS:,}, outside every training range."
-        )
-    dataset = ClipDataset(data)
-    card = json.loads((dataset.path / "dataset.json").read_text(encoding="utf-8"))
-    rows = [
-        ("source videos", str(len({record.source_sha256 for record in dataset.records}))),
-        ("clips", str(card["counts"]["clips"])),
-        *((f"SHA-256 of {shard['path']}", shard["sha256"]) for shard in card["shards"]),
-    ]
-    return f"`{name}`:\n\n{_block([_annotate_command(dataset, name)])}\n\n{markdown(('data', 'value'), rows)}"
+def _data(names: dict[Path, str]) -> list[str]:
+    """Where the training data come from, in figures that identify them: rooms first, then each dataset."""
+    rooms = [f"`{name}`" for data, name in names.items() if is_rooms(data)]
+    found = []
+    if rooms:
+        found = [
+            f"{', '.join(rooms)}: rooms rendered while training, with exact depth and cameras (`fw_toy.rooms`). A clip "
+            f"is a function of its seed. Held-out rooms have seeds from {HELD_OUT_WORLDS:,}, outside every training "
+            "range."
+        ]
+    for data, name in names.items():
+        if is_rooms(data):
+            continue
+        dataset = ClipDataset(data)
+        card = json.loads((dataset.path / "dataset.json").read_text(encoding="utf-8"))
+        rows = [
+            ("source videos", str(len({record.source_sha256 for record in dataset.records}))),
+            ("clips", str(card["counts"]["clips"])),
+            *((f"SHA-256 of {shard['path']}", shard["sha256"]) for shard in card["shards"]),
+        ]
+        command, table = _block([_annotate_command(dataset, name)]), markdown(("data", "value"), rows)
+        found.append(f"`{name}`:\n\n{command}\n\n{table}")
+    return found
 
 
 def _annotate_command(dataset: ClipDataset, name: str) -> str:
@@ -174,6 +182,8 @@ def _command(link: Link, before: Link | None, names: dict[Path, str]) -> str:
     if config.model != recipe.model:
         words += f" --model {Path(config.model).name}"
     values = _flat(config.to_json())
+    if config.optim.schedule == "constant":  # more steps would be the same run, continued
+        values["steps"] = link.steps
     for key in changed_keys(recipe, config):
         if key not in PLACES:
             words += f" {_option(key, values[key])}"
