@@ -151,10 +151,13 @@ def _on_gpu(q: Tensor) -> bool:
     return q.device.type == "cuda"
 
 
-@torch.compiler.assume_constant_result
 def _packages_for(backend: str) -> bool:
     """Whether a backend may run a kernel of another package."""
     return backend != "sdpa" and bool(set(available_backends()) & {*_FLASH, backend})
+
+
+# the mark that torch.compiler.assume_constant_result sets, which would import the compiler: seconds of every start
+setattr(_packages_for, "_dynamo_marked_constant", True)  # noqa: B010
 
 
 @lru_cache(maxsize=1)
