@@ -173,7 +173,8 @@ def test_memory_is_that_of_the_real_step(real: Real, stage: Stage, precision: st
 
 
 def _fields(batch: Batch) -> list[object]:
-    return [*vars(batch).values(), *(vars(batch.targets).values() if batch.targets else ())]
+    nested = [vars(part).values() for part in (batch.targets, batch.plucker) if part is not None]
+    return [*vars(batch).values(), *(value for values in nested for value in values)]
 
 
 def test_what_stays_in_memory_is_booked_to_the_byte(mini: Path) -> None:

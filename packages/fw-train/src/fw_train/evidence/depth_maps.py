@@ -20,6 +20,8 @@ BLOCK = 4
 """Side of the square of pixels that one coarse pixel stands for, its middle."""
 LEAST_WORLDS = 3
 """Minimum number of worlds for an average scene."""
+_ROUNDING = 1e-6
+"""Log depths that differ by less are equal."""
 
 
 def coarse_log_depth(
@@ -57,6 +59,8 @@ def correlation(
     if len(set(groups)) < LEAST_WORLDS:
         return None
     p, t = (_deviations(maps) for maps in (predicted, true))
+    if any(np.nanmax(np.abs(deviations)) < _ROUNDING for deviations in (p, t)):
+        return None
     sums = np.stack([np.nansum(x, axis=(1, 2, 3)) for x in (p * t, p * p, t * t)], axis=-1)
     return summarize_correlation(sums, groups)
 
