@@ -48,11 +48,11 @@ def test_every_example_is_listed_short_and_tested() -> None:
 
 
 @pytest.mark.slow
-def test_a_world_from_a_picture(tmp_path: Path) -> None:
-    picture = tmp_path / "photo.png"
-    Image.fromarray(np.zeros((50, 80, 3), dtype=np.uint8)).save(picture)
+def test_a_world_from_a_image(tmp_path: Path) -> None:
+    image = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((50, 80, 3), dtype=np.uint8)).save(image)
     name = "01_generate_world.py"
-    said = run(name, tmp_path, "--image", str(picture), "--out", "world")
+    said = run(name, tmp_path, "--image", str(image), "--out", "world")
     assert "denoise  4/4" in said
     world = tmp_path / "world"
     assert {path.name for path in world.iterdir()} == FILES[name]

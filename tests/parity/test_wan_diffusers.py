@@ -1,4 +1,4 @@
-"""The video branch alone is diffusers' Wan model: same random weights; text, picture, camera; every batch item."""
+"""The video branch alone is diffusers' Wan model: same random weights; text, image, camera; every batch item."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ def small(kind: str) -> WorldConfig:
         blocks=4,
         in_dim={"t2v": 16, "i2v": 36, "camera": 32}[kind],
         text_dim=20,
-        text_len=512,  # diffusers counts picture tokens from this
+        text_len=512,  # diffusers counts image tokens from this
         clip_dim=None if kind == "t2v" else 28,
         control_dim=24 if kind == "camera" else None,
     )

@@ -75,7 +75,7 @@ def test_half_transparent_pixels_are_blended() -> None:
     assert abs(int(read_image(encoded(image, "PNG")).rgb[0, 0, 0]) - 127) <= 1
 
 
-def test_the_first_picture_of_an_mpo_is_taken() -> None:
+def test_the_first_image_of_an_mpo_is_taken() -> None:
     first, second = Image.fromarray(RAMP), Image.new("RGB", (48, 32))
     content = encoded(first, "MPO", save_all=True, append_images=[second], quality=100, subsampling=0)
     read = read_image(content)

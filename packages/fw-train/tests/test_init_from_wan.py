@@ -47,7 +47,7 @@ def clip_world(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 @pytest.fixture(scope="module")
 def wan(clip_world, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Transformer in the original layout, text and picture encoders as pickles, the VAE in diffusers' layout."""
+    """Transformer in the original layout, text and image encoders as pickles, the VAE in diffusers' layout."""
     _, config = clip_world
     folder = tmp_path_factory.mktemp("wan")
     world = FantasyWorld(config, seed=3)
@@ -218,7 +218,7 @@ def _t5() -> dict[str, torch.Tensor]:
 
 
 def _clip() -> dict[str, torch.Tensor]:
-    """Random weights under the names of Wan's picture encoder."""
+    """Random weights under the names of Wan's image encoder."""
     g = torch.Generator().manual_seed(1)
     ff = CLIP_SIZES["intermediate_size"]
 
