@@ -104,7 +104,7 @@ def open_page(chromium):
     def open_one(url, *, width=960, height=640, locale="en-GB", **options):
         context = chromium.new_context(viewport={"width": width, "height": height}, locale=locale, **options)
         contexts.append(context)
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(300_000)
         page, host = context.new_page(), urlsplit(url).netloc
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda line: "Content Security" in line.text and wrong.append(line.text))
@@ -242,7 +242,7 @@ def by_key(page, key, tries=6):
     from playwright.sync_api import TimeoutError as NoDialog
 
     try:
-        with page.expect_file_chooser(timeout=5_000) as chooser:
+        with page.expect_file_chooser(timeout=50_000) as chooser:
             page.keyboard.press(key)
     except NoDialog:
         if tries == 1:

@@ -171,8 +171,9 @@ def test_fvd_is_one_number_of_an_evaluation(
     assert perfect.fvd.value == pytest.approx(0, abs=1e-9)
     features = VideoFeatures(programs / "Network.pt")
     clips = ClipDataset(dataset)
-    size = {"frames": 5, "height": 32, "width": 48}
-    real = [load_truth(clips, clip.id, **size, min_confidence=0.3).video for clip in perfect.clips]
+    real = [
+        load_truth(clips, clip.id, frames=5, height=32, width=48, min_confidence=0.3).video for clip in perfect.clips
+    ]
     generated = [np.minimum(video, 205) + np.uint8(50) for video in real]
     wanted = frechet_distance(np.stack([features(v) for v in generated]), np.stack([features(v) for v in real]))
     assert brighter_ones.fvd.value == pytest.approx(wanted)
