@@ -82,7 +82,7 @@ def test_the_shipped_weights_are_small_and_have_a_model_card() -> None:
 
 
 def test_the_shipped_weights_make_a_world() -> None:
-    pipeline = WorldPipeline.from_pretrained(SMALL_WORLD, preset="tiny")
+    pipeline = WorldPipeline.from_pretrained(SMALL_WORLD, preset="small_world")
     path = make_trajectory("dolly", 5, width=96, height=64)
     image = torch.full((64, 96, 3), 128, dtype=torch.uint8).numpy()
     *_, last = pipeline.generate(image, "a room", path, num_inference_steps=2)
