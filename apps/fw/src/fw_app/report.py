@@ -38,7 +38,7 @@ def made_with(folder: Path) -> Path | None:
 
 def _head(checkpoint: Path | None) -> str:
     included = (
-        "Each world below starts from one image that the model has never seen and follows the requested camera path. "
+        "Each world below starts from one image that the model has never seen, along a requested camera path. "
         "Frames, depth, points and cameras come from the same denoising pass. The model is the small one included in "
         "the package: it was trained from random numbers on two CPU cores and knows rendered rooms of this kind only, "
         "at this size. It is not a full-size model, and its figures say nothing about one; those start from the "
