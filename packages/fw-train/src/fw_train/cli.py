@@ -25,12 +25,12 @@ PROGRAM = Program(
             usage="PRESET WAN OUT",
         ),
         "autoencoder": Command(
-            help="train the small video autoencoder of the tiny preset",
+            help="train the small video autoencoder of the small presets",
             target=f"{_HERE}:autoencoder",
             usage="CONFIG [--data DATASET --out RUN ...]",
         ),
         "base": Command(
-            help="train the small video prior of the tiny preset",
+            help="train the video branch of the small presets from random weights",
             target=f"{_HERE}:base",
             usage="CONFIG [--data DATASET --out RUN ...]",
         ),
@@ -67,7 +67,7 @@ PROGRAM = Program(
             help="write float16 weights and a model card",
             target=f"{_HERE}:release",
             options="fw_train.release.release:ReleaseOptions",
-            usage="RUN OUT --videos TOY",
+            usage="RUN OUT",
         ),
         "evaluate": Command(
             help="generate worlds for held-out clips and measure them",

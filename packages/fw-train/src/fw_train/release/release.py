@@ -29,9 +29,9 @@ LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 class ReleaseOptions:
     """Write a run's export as float16 weights with a model card generated from the files of its runs."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A finished run; it and the runs before it must not have been moved."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Output folder; an earlier release in it is replaced."""
 
 
