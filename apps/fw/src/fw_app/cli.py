@@ -20,7 +20,7 @@ PROGRAM = Program(
             options=f"{_OPTIONS}:DoctorOptions",
         ),
         "demo": Command(
-            help="run every step once at a small size: toy videos, annotate, train, generate, report",
+            help="run every step once at a small size: generate worlds, annotate toy videos, train, report",
             target="fw_app.demo:run",
             options=f"{_OPTIONS}:DemoOptions",
         ),

@@ -23,7 +23,7 @@ class DoctorOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Run every step once at a small size: toy videos, annotate, train, generate, report."""
+    """Run every step once at a small size: generate worlds, annotate toy videos, train, report."""
 
     out: Path = Path("demo")
     """Output folder."""
@@ -52,9 +52,9 @@ _TRAJECTORY = (
 class GenerateOptions:
     """Generate a world (video, depth, points, cameras) from an image, a prompt and a camera path."""
 
-    image: tyro.conf.Positional[Path | None] = None
-    """The first frame. It is resized and center-cropped to the size of the clip. example:room-1 to example:room-6 are
-    images that the included weights were made for."""
+    image: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")] = None
+    """The first frame. It is resized and center-cropped to the size of the clip. example:room-1 to example:room-6 show
+    rooms of the kind that the included weights were trained on."""
     checkpoint: str = SMALL_WORLD
     """A folder written by fw-train (its export/) or WorldPipeline.save, or the hub id (owner/name) of one. Default: the
     small weights in the package, which know rendered rooms only."""
