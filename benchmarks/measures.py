@@ -197,10 +197,7 @@ def page(rows: Mapping[str, Mapping[str, float]], rooms_measured: int) -> str:
             [
                 f"{labels[name]} {arrows[better(name)]}".strip(),
                 _text(perfect[name]),
-                *(
-                    f"**{_text(rows[row][name])}**" if name in by_name[row].worse else _text(rows[row][name])
-                    for row in chosen
-                ),
+                *(_text(rows[row][name], bold=name in by_name[row].worse) for row in chosen),
             ]
             for name in perfect
         ]
