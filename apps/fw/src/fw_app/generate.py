@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fw_app.example_images import domain_note, resolve_image
 from fw_app.options import GenerateOptions
+from fw_core.files import file_and_scale
 from fw_geometry.clip_shape import longest_num_frames
 
 if TYPE_CHECKING:
@@ -59,19 +60,11 @@ def resolve_trajectory(
 
 
 def parse_lora(text: str) -> tuple[Path, float]:
-    """FILE or FILE:SCALE as file and scale. ValueError if the file does not exist or the scale is not finite."""
-    name, colon, last = text.rpartition(":")
-    path, scale = Path(text), 1.0
-    if colon and not path.exists():
-        try:
-            path, scale = Path(name), float(last)
-        except ValueError:
-            path = Path(text)  # the colon is part of the name
-    if not path.exists():
-        raise ValueError(f"--lora {text}: file not found: {path}; give FILE or FILE:SCALE")
-    if not math.isfinite(scale):
-        raise ValueError(f"--lora {text}: the scale must be finite (1 is the update as trained)")
-    return path, scale
+    """FILE or FILE:SCALE of --lora as file and scale; see `file_and_scale`."""
+    try:
+        return file_and_scale(text)
+    except ValueError as error:
+        raise ValueError(f"--lora {text}: {error}") from None
 
 
 def generate(options: GenerateOptions) -> "World":

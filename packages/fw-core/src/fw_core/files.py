@@ -6,6 +6,7 @@ file, and a killed process leaves none.
 
 import errno
 import fcntl
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -104,3 +105,23 @@ def locked(path: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def file_and_scale(text: str) -> tuple[Path, float]:
+    """FILE or FILE:SCALE as file and scale (1 by default). A colon may be part of the name.
+
+    Raises:
+        ValueError: the file does not exist, or the scale is not finite.
+    """
+    name, colon, last = text.rpartition(":")
+    path, scale = Path(text), 1.0
+    if colon and not path.exists():
+        try:
+            path, scale = Path(name), float(last)
+        except ValueError:
+            path = Path(text)
+    if not path.exists():
+        raise ValueError(f"file not found: {path}; give FILE or FILE:SCALE")
+    if not math.isfinite(scale):
+        raise ValueError(f"the scale of {path} must be finite")
+    return path, scale

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
+from fw_core.files import file_and_scale
 from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
 from fw_serve.api.connections import ConnectionLimits
 from fw_serve.jobs.keys import KeyRing
@@ -116,16 +117,13 @@ def _loras(texts: tuple[str, ...]) -> dict[str, list[Any]]:
     loras: dict[str, list[Any]] = {}
     for text in texts:
         name, equals, rest = text.partition("=")
-        file, colon, scale = rest.rpartition(":")
-        path, strength = Path(rest), 1.0
-        if colon and not path.exists():
-            try:
-                path, strength = Path(file), float(scale)
-            except ValueError:
-                path = Path(rest)  # the colon is part of the name
-        if not equals or not _MODEL_NAME.fullmatch(name) or not path.is_file():
-            raise ValueError(f"--lora {text}: give NAME=FILE or NAME=FILE:SCALE, with an existing safetensors file")
-        loras[name] = [str(path.resolve()), strength]
+        if not equals or not _MODEL_NAME.fullmatch(name):
+            raise ValueError(f"--lora {text}: give NAME=FILE or NAME=FILE:SCALE")
+        try:
+            path, scale = file_and_scale(rest)
+        except ValueError as error:
+            raise ValueError(f"--lora {text}: {error}") from None
+        loras[name] = [str(path.resolve()), scale]
     return loras
 
 
