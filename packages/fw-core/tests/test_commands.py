@@ -1,12 +1,15 @@
 """The dispatcher: help, exit codes and one line for every error that a user can cause."""
 
+import os
+import subprocess
 import sys
 import types
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from fw_core.commands import Command, Program, run
+from fw_core.commands import OUTPUT_CLOSED, Command, Program, run
 
 
 @dataclass
@@ -121,3 +124,25 @@ def test_sub_commands_and_options(program: Program, capsys: pytest.CaptureFixtur
 def test_a_missing_module_names_what_to_install(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(program, ["absent"]) == 2
     assert "toys[all]" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_ends_a_command_quietly(tmp_path: Path) -> None:
+    (tmp_path / "chatty.py").write_text("def talk(words):\n    for i in range(100_000):\n        print(i)\n")
+    program = (
+        "import sys; from fw_core.commands import Command, Program, run;"
+        "command = Command(help='print', target='chatty:talk');"
+        "sys.exit(run(Program(name='p', description='', commands={'talk': command}), ['talk']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "0\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == OUTPUT_CLOSED

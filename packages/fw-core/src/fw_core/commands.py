@@ -2,8 +2,8 @@
 
 A program is a table of commands. Help lists them without importing any; a command's module is imported when it runs.
 
-Exit codes: 0 success, 1 failed or completed with problems, 2 wrong usage or bad input,
-130 interrupted. A command may return other codes. With FW_DEBUG=1 errors show their traceback.
+Exit codes: 0 success, 1 failed or completed with problems, 2 wrong usage or bad input, 130 interrupted, 141 if the reader
+of the output is gone (`fw --help | head`). A command may return other codes. With FW_DEBUG=1 errors show their traceback.
 """
 
 import difflib
@@ -17,6 +17,7 @@ from typing import Any
 FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
+OUTPUT_CLOSED = 141
 
 
 def exit_code(error: Exception) -> int:
@@ -99,7 +100,12 @@ def run(program: Program, argv: Sequence[str] | None = None) -> int:
         return fail(program.name, _unknown(program, " ".join(words[: 1 + group])))
     command, rest = program.commands[name], words[len(name.split()) :]
     try:
-        return _start(program, name, command, rest) or 0
+        code = _start(program, name, command, rest) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return OUTPUT_CLOSED
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if os.environ.get("FW_DEBUG") == "1":
             raise
