@@ -75,7 +75,7 @@ bench-model: env ## time the model beside diffusers (idle machine, 15 GB of memo
 bench-train: env ## compare the small-world step and stage 1 with plain versions, and plans with measured steps (idle machine)
 	@$(RUN) python -m benchmarks.train --out bench
 
-bench-overfit: env ## train on one room until the generated world repeats it (an hour on 2 cores; resumes)
+bench-overfit: env ## train on one room and compare the generated world with it (resumes)
 	@$(RUN) python -m benchmarks.overfit --out bench/overfit
 
 bench-measures: env ## damage perfect worlds in 19 ways and check that every measure moves as it must (minutes)

@@ -17,6 +17,8 @@ from fw_model.sampling.choices import SAMPLERS
 from fw_serve.api.schemas import CreateVideo
 from fw_serve.intake.camera import BadCameraError, presets, read_camera
 from fw_serve.options import UpOptions
+from fw_train.config.load import load
+from fw_train.config.schema import Stage
 
 WORDS = Path(__file__).resolve().parents[2] / "apps" / "studio" / "src" / "words"
 
@@ -65,3 +67,10 @@ def test_every_generation_setting_is_offered(shown: str) -> None:
 def test_offload() -> None:
     for options in (GenerateOptions, UpOptions):
         assert get_args(get_type_hints(options)["offload"]) == get_args(Offload)
+
+
+def test_the_steps_of_make_small_world_are_those_of_the_recipe() -> None:
+    makefile = (Path(__file__).resolve().parents[2] / "Makefile").read_text(encoding="utf-8")
+    found = dict(re.findall(r"\(TRAIN\) (\w+) small-world .*\(call STEPS,(\d+)\)", makefile))
+    stages: tuple[Stage, ...] = ("autoencoder", "base", "stage1", "stage2")
+    assert found == {stage: str(load("small-world", stage).steps) for stage in stages}
