@@ -2,8 +2,9 @@
 
 A program is a table of commands. Help lists them without importing any; a command's module is imported when it runs.
 
-Exit codes: 0 success, 1 failed or completed with problems, 2 wrong usage or bad input, 130 interrupted, 141 if the reader
-of the output is gone (`fw --help | head`). A command may return other codes. With FW_DEBUG=1 errors show their traceback.
+Exit codes: 0 success, 1 failed or completed with problems, 2 wrong usage or bad input, 130 interrupted, 141 if the
+reader of the output is gone (`fw --help | head`). A command may return other codes. With FW_DEBUG=1 errors show their
+traceback.
 """
 
 import difflib
