@@ -49,7 +49,7 @@ def main() -> None:
         from fw_serve import ray
 
         scale = Scale(workers=given.get("workers", 1), cpus_per_worker=0.5)
-        ray.run(settings, worker, scale, host="127.0.0.1", port=given["port"])
+        ray.run(settings, [worker], scale, host="127.0.0.1", port=given["port"])
         return
     store = JobStore(database, keep_s=settings.keep_s)
     kills = Path(given["memory_kills"]) if "memory_kills" in given else None

@@ -111,10 +111,12 @@ def on_ray(monkeypatch):
 
 def test_a_machine_without_room_and_nodes_without_a_shared_store_are_refused(on_ray, tmp_path):
     on_ray.ray.resources = {"CPU": 2.0, "GPU": 1.0}
-    on_ray._check_room(Scale(workers=2, cpus_per_worker=0.5, gpus_per_worker=0.5))
+    on_ray._check_room(Scale(workers=2, cpus_per_worker=0.5, gpus_per_worker=0.5), 1)
+    with pytest.raises(ValueError, match="4 workers"):
+        on_ray._check_room(Scale(workers=2, cpus_per_worker=0.5, gpus_per_worker=0.5), 2)
     assert on_ray._gpus(Scale()) == 1.0
     with pytest.raises(ValueError, match="--gpus-per-worker"):
-        on_ray._check_room(Scale(workers=2, cpus_per_worker=0.5))
+        on_ray._check_room(Scale(workers=2, cpus_per_worker=0.5), 1)
     on_ray.ray.count, on_ray.ray.resources = 2, {"CPU": 2.0}
     assert on_ray._gpus(Scale()) == 0.0
     on_ray._check_shared(Settings(data=tmp_path, database="postgresql+psycopg://db/fw"))
@@ -123,7 +125,8 @@ def test_a_machine_without_room_and_nodes_without_a_shared_store_are_refused(on_
 
 
 def test_a_serve_config_gives_the_options_of_the_command(on_ray, tmp_path):
-    args = {"checkpoint": str(tmp_path), "data": str(tmp_path / "data"), "workers": 4, "gpus_per_worker": 0.5}
+    args = {"checkpoint": str(tmp_path), "data": str(tmp_path / "data"), "workers": 4, "gpus_per_worker": 0.5,
+            "model": [f"large={tmp_path}"]}  # fmt: skip
     with pytest.raises(ValueError, match="key add"):
         on_ray.build(args)  # the proxies of a cluster listen for others
     with pytest.raises(ValueError, match="wrokers"):
@@ -132,6 +135,8 @@ def test_a_serve_config_gives_the_options_of_the_command(on_ray, tmp_path):
     store.close()
     assert on_ray.build(args) == "Api"
     api, workers = on_ray.ray.made["Api"], on_ray.ray.made["Workers"]
-    assert (api["num_replicas"], api["bound"]) == (1, ("Workers",))
+    assert (api["num_replicas"], api["bound"]) == (1, ("Workers", "Workers-2"))
     assert (workers["num_replicas"], workers["ray_actor_options"]) == (4, {"num_cpus": 1.0, "num_gpus": 0.5})
     assert workers["bound"][1].options["checkpoint"] == str(tmp_path)
+    large = on_ray.ray.made["Workers-2"]
+    assert (large["num_replicas"], large["bound"][1].options["name"]) == (4, "large")

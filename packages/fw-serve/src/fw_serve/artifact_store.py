@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 CHUNK = 1 << 20
 LINK_S = 900
@@ -50,12 +50,10 @@ class ArtifactStore:
         except FileNotFoundError:
             return None
 
-    def names(self, job_id: str, attempt: str) -> list[str]:
-        """Names of the files of a result."""
-        try:
-            return sorted(path.rsplit("/", 1)[-1] for path in self.files.ls(self._path(job_id, attempt), detail=False))
-        except FileNotFoundError:
-            return []
+    def open_all(self, job_id: str, attempt: str) -> list[tuple[str, IO[bytes]]]:
+        """Name and content of every file of a result; parts are read when they are needed. FileNotFoundError."""
+        paths = sorted(self.files.ls(self._path(job_id, attempt), detail=False))
+        return [(path.rsplit("/", 1)[-1], self.files.open(path, "rb")) for path in paths]
 
     def read(self, job_id: str, attempt: str, name: str) -> Iterator[bytes]:
         """Content of a file in parts. Raises FileNotFoundError."""

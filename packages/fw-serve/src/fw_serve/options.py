@@ -91,7 +91,7 @@ class UpOptions:
     engine: Literal["local", "ray"] = "local"
     """local: processes on this machine. ray: replicas on the Ray cluster in RAY_ADDRESS, or on a new local cluster."""
     workers: int | None = None
-    """With --engine ray: replicas that run a model. Default: 1."""
+    """With --engine ray: replicas that run each model. Default: 1."""
     replicas: int | None = None
     """With --engine ray: replicas that answer requests. Default: 1."""
     cpus_per_worker: float | None = None

@@ -230,8 +230,6 @@ def _check_engine(options: UpOptions) -> None:
         )
     if options.engine == "ray" and options.only is not None:
         raise ValueError("--only requires --engine local; Ray runs both halves, see --workers and --replicas")
-    if options.engine == "ray" and options.model:
-        raise ValueError("--model requires --engine local; with Ray, run one service per model")
     if options.engine == "ray" and options.device != ("auto",):
         raise ValueError("--device requires --engine local; with Ray, use --gpus-per-worker")
     for name in given:

@@ -1,8 +1,8 @@
 """`fw-serve up --engine ray`: the same application and job store, as replicas on a Ray cluster.
 
-Two deployments form one Ray Serve application: `Api` answers requests, `Workers` hold models and claim jobs from the
-store. Ray starts replicas, places them on GPUs and replaces them. Jobs do not pass through Ray, so a replica that dies
-costs its job one attempt at most.
+The deployments form one Ray Serve application: `Api` answers requests, and `Workers`, `Workers-2`, one for each model,
+hold it and claim its jobs from the store. Ray starts replicas, places them on GPUs and replaces them. Jobs do not pass
+through Ray, so a replica that dies costs its job one attempt at most.
 """
 
 import logging
@@ -37,7 +37,7 @@ _ONGOING = 512
 _QUIET = {"enable_access_log": False}
 
 
-def run(settings: Settings, worker: WorkerSettings, scale: Scale, *, host: str, port: int) -> None:
+def run(settings: Settings, models: list[WorkerSettings], scale: Scale, *, host: str, port: int) -> None:
     """Serve on the cluster in RAY_ADDRESS, or on one started here, until SIGINT or SIGTERM.
 
     Raises:
@@ -48,11 +48,11 @@ def run(settings: Settings, worker: WorkerSettings, scale: Scale, *, host: str, 
     try:
         _check_shared(settings)
         if started:
-            _check_room(scale)
+            _check_room(scale, len(models))
         elif serve.status().applications:
             raise ValueError("Ray Serve runs on this cluster already; add the service to its config instead")
         serve.start(http_options={"host": host, "port": port}, logging_config=_QUIET)
-        serve.run(application(settings, worker, scale), name=NAME, route_prefix="/", logging_config=_QUIET)
+        serve.run(application(settings, models, scale), name=NAME, route_prefix="/", logging_config=_QUIET)
         print(f"serving at http://{host}:{port} (keys {'on' if settings.keys else 'off'})", flush=True)
         until_stopped()
     finally:
@@ -75,13 +75,13 @@ def build(arguments: dict[str, Any]) -> Application:
     if unknown:
         raise ValueError(f"args: unknown options of fw-serve up: {', '.join(sorted(unknown))}")
     options = TypeAdapter(UpOptions).validate_python({"host": "0.0.0.0", **arguments, "engine": "ray"})
-    settings, (worker, *_) = prepare(options)
+    settings, models = prepare(options)
     _check_shared(settings)
-    return application(settings, worker, scale_of(options))
+    return application(settings, models, scale_of(options))
 
 
-def application(settings: Settings, worker: WorkerSettings, scale: Scale) -> Application:
-    """Both deployments, bound to their settings."""
+def application(settings: Settings, models: list[WorkerSettings], scale: Scale) -> Application:
+    """All deployments, bound to their settings; `scale.workers` replicas of each model."""
 
     def answering() -> Any:
         store = JobStore(settings.database, max_attempts=settings.max_attempts, keep_s=settings.keep_s)
@@ -95,14 +95,17 @@ def application(settings: Settings, worker: WorkerSettings, scale: Scale) -> App
         max_ongoing_requests=_ONGOING,
         ray_actor_options={"num_cpus": API_CPUS},
     )
-    workers = deployment(
-        WorkerReplica,
-        name="Workers",
-        num_replicas=scale.workers,
-        graceful_shutdown_timeout_s=worker.stop_s + 5,
-        ray_actor_options={"num_cpus": scale.cpus_per_worker, "num_gpus": _gpus(scale)},
-    )
-    return api.bind(workers.bind(settings.database, worker))  # bound so that Serve starts both; never called
+    workers = [
+        deployment(
+            WorkerReplica,
+            name="Workers" if number == 1 else f"Workers-{number}",
+            num_replicas=scale.workers,
+            graceful_shutdown_timeout_s=model.stop_s + 5,
+            ray_actor_options={"num_cpus": scale.cpus_per_worker, "num_gpus": _gpus(scale)},
+        ).bind(settings.database, model)
+        for number, model in enumerate(models, 1)
+    ]
+    return api.bind(*workers)  # bound so that Serve starts them; never called
 
 
 class WorkerReplica:
@@ -159,13 +162,13 @@ def _check_shared(settings: Settings) -> None:
         )
 
 
-def _check_room(scale: Scale) -> None:
-    room = ray.cluster_resources()
-    cpus = scale.workers * scale.cpus_per_worker + scale.replicas * API_CPUS
-    gpus = scale.workers * _gpus(scale)
+def _check_room(scale: Scale, models: int) -> None:
+    room, workers = ray.cluster_resources(), scale.workers * models
+    cpus = workers * scale.cpus_per_worker + scale.replicas * API_CPUS
+    gpus = workers * _gpus(scale)
     if cpus > room.get("CPU", 0) or gpus > room.get("GPU", 0):
         raise ValueError(
-            f"{scale.workers} workers and {scale.replicas} replicas need {cpus:g} CPUs and {gpus:g} GPUs, this machine "
+            f"{workers} workers and {scale.replicas} replicas need {cpus:g} CPUs and {gpus:g} GPUs, this machine "
             f"has {room.get('CPU', 0):g} and {room.get('GPU', 0):g}: see --cpus-per-worker and --gpus-per-worker"
         )
 

@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import IO
 
 from fw_core.files import sync
 from fw_serve.artifact_store import ArtifactStore
@@ -106,9 +107,13 @@ class JobStorage:
         sync(target.parent.parent)
         return size
 
-    def result_folder(self, job_id: str, attempt: str) -> Path:
-        """Folder of a result in the data folder. Raises StorageError for an invalid name."""
-        return self._place("results", job_id, attempt)
+    def open_results(self, job_id: str, attempt: str) -> list[tuple[str, IO[bytes]]]:
+        """Name and content of every file of a result, opened. Raises StorageError or FileNotFoundError."""
+        if self.artifacts is not None:
+            return self.artifacts.open_all(job_id, attempt)
+        folder = self._place("results", job_id, attempt)
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        return [(path.name, path.open("rb")) for path in files]
 
     def result(self, job_id: str, attempt: str, name: str) -> Path:
         """Path of a result file. Raises StorageError if it does not exist."""

@@ -41,7 +41,7 @@ def up(options: UpOptions) -> int:
             from fw_serve import ray
         except ModuleNotFoundError as error:
             raise ValueError(f"--engine ray needs {error.name}: pip install 'fw-serve[ray]'") from error
-        ray.run(settings, workers[0], scale_of(options), host=options.host, port=options.port)
+        ray.run(settings, workers, scale_of(options), host=options.host, port=options.port)
         return 0
 
     store = JobStore(settings.database, max_attempts=settings.max_attempts, keep_s=settings.keep_s)

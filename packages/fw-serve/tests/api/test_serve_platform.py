@@ -312,7 +312,10 @@ def test_results_in_object_storage(make_server, image):
     assert server.finished(video)["status"] == "completed"
     assert list((server.folder / "data" / "results").iterdir()) == []
     assert server.http.get(f"/v1/videos/{video}/content").content == FILES["video.mp4"]
-    assert server.http.get(f"/v1/videos/{video}/content", params={"variant": "all"}).status_code == 404
+    everything = server.http.get(f"/v1/videos/{video}/content", params={"variant": "all"})
+    with zipfile.ZipFile(io.BytesIO(everything.content)) as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == FILES
     assert list(remote.rglob("video.mp4"))
     server.http.delete(f"/v1/videos/{video}")
     wait_until(lambda: not list(remote.rglob("video.mp4")), what="an empty bucket")

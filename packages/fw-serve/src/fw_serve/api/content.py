@@ -113,11 +113,11 @@ def content_of(service: Service, job: Job, variant: Variant, format: Format | No
         raise ApiError(404, "The video failed, so it has no files.", code="content_not_found", param="variant")
     headers = {"Cache-Control": "private, max-age=86400, immutable"}
     try:
-        if service.storage.artifacts is not None:
-            return _stored_remotely(service, job, variant, name, kind, headers)
         if variant == "all":
-            folder = service.storage.result_folder(job.id, job.result)
-            return WorldArchive(folder, filename=f"{job.id}.zip", headers=headers)
+            opened = service.storage.open_results(job.id, job.result)
+            return WorldArchive(opened, filename=f"{job.id}.zip", headers=headers)
+        if service.storage.artifacts is not None:
+            return _stored_remotely(service, job, name, kind, headers)
         path = service.storage.result(job.id, job.result, name)
         return OpenedFile(path, media_type=kind, filename=f"{job.id}-{name}", headers=headers)
     except (StorageError, FileNotFoundError):
@@ -125,16 +125,11 @@ def content_of(service: Service, job: Job, variant: Variant, format: Format | No
         raise ApiError(404, message, code="content_not_found", param="variant") from None
 
 
-def _stored_remotely(
-    service: Service, job: Job, variant: Variant, name: str, kind: str, headers: dict[str, str]
-) -> Response:
+def _stored_remotely(service: Service, job: Job, name: str, kind: str, headers: dict[str, str]) -> Response:
     """A presigned URL of a file in object storage, or its content if there is none."""
     store, attempt = service.storage.artifacts, job.result
     assert store is not None
     assert attempt is not None
-    if variant == "all":
-        raise ApiError(404, "`all` is not available from object storage; download the files one by one.",
-                       code="content_not_found", param="variant")  # fmt: skip
     if store.info(job.id, attempt, name) is None:
         raise FileNotFoundError(name)
     link = store.link(job.id, attempt, name)

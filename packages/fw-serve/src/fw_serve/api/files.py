@@ -51,20 +51,29 @@ class OpenedFile(FileResponse):
 
 
 class WorldArchive(StreamingResponse):
-    """All files of a world as one zip, in the folders that `fw generate` writes; made while it is sent."""
+    """All files of a world as one zip, in the folders that `fw generate` writes; made while it is sent.
 
-    def __init__(self, folder: Path, *, filename: str, headers: Mapping[str, str]) -> None:
-        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-        opened = [(path.name, path.open("rb")) for path in files]
+    Args:
+        opened: name and content of each file; closed at the end.
+        filename: name of the archive.
+        headers: headers of the response.
+    """
+
+    def __init__(self, opened: Sequence[tuple[str, IO[bytes]]], *, filename: str, headers: Mapping[str, str]) -> None:
         disposition = {"Content-Disposition": f'attachment; filename="{filename}"'}
+        self.opened = opened
         super().__init__(_zipped(opened), media_type="application/zip", headers={**headers, **disposition})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the archive, or its headers for HEAD."""
-        if scope.get(HEAD_ONLY):
-            await Response(headers=dict(self.headers))(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        try:
+            if scope.get(HEAD_ONLY):
+                await Response(headers=dict(self.headers))(scope, receive, send)
+            else:
+                await super().__call__(scope, receive, send)
+        finally:
+            for _, file in self.opened:
+                file.close()
 
 
 class _Pipe:
@@ -87,18 +96,14 @@ class _Pipe:
 
 def _zipped(opened: Sequence[tuple[str, IO[bytes]]]) -> Iterator[bytes]:
     pipe = _Pipe()
-    try:
-        with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[arg-type]
-            for name, file in opened:
-                for target, source in _entries(name, file):
-                    with source, archive.open(zipfile.ZipInfo(target), "w", force_zip64=True) as entry:
-                        while part := source.read(CHUNK):
-                            entry.write(part)
-                            yield pipe.take()
-        yield pipe.take()
-    finally:
-        for _, file in opened:
-            file.close()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[arg-type]
+        for name, file in opened:
+            for target, source in _entries(name, file):
+                with source, archive.open(zipfile.ZipInfo(target), "w", force_zip64=True) as entry:
+                    while part := source.read(CHUNK):
+                        entry.write(part)
+                        yield pipe.take()
+    yield pipe.take()
 
 
 def _entries(name: str, file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:

@@ -127,6 +127,8 @@ class WorkerProcess:
         steps = self.engine.run(JobInputs(request=job.request, image=image, camera=camera.trajectory()), folder)
         try:
             for step in steps:
+                if step.preview is not None:  # first, so that whoever sees the step can get its preview
+                    self.storage.put_preview(lease, step.preview)
                 try:
                     self.store.report(
                         lease, self.settings.lease_s, stage=step.stage, step=step.step, steps=step.steps,
@@ -134,8 +136,6 @@ class WorkerProcess:
                     )  # fmt: skip
                 except SQLAlchemyError as error:  # the next report tells as much
                     log.warning("%s: a report of progress was lost: %s", job.id, _reason(error))
-                if step.preview is not None:
-                    self.storage.put_preview(lease, step.preview)
                 if self.stopping.is_set():
                     raise StopRequestedError
         finally:
