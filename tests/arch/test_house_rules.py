@@ -34,6 +34,15 @@ def test_no_file_is_over_500_lines() -> None:
     assert not long
 
 
+def test_no_function_is_over_82_lines() -> None:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [
+        (path, node) for path in SOURCES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)
+    ]
+    long = {f"{relative(p)}:{n.name}": size for p, n in nodes if (size := (n.end_lineno or 0) - n.lineno + 1) > 82}
+    assert not long
+
+
 def test_every_module_says_what_it_is() -> None:
     silent = [relative(p) for p in SOURCES if p.stat().st_size and not ast.get_docstring(ast.parse(p.read_text()))]
     assert not silent

@@ -224,6 +224,26 @@ def test_from_a_dropped_image_to_the_point_cloud(server, open_page, image, files
     page.get_by_role("heading", name="World not found").wait_for()
 
 
+@pytest.mark.slow
+def test_a_frame_rate_that_arrives_late_leaves_the_world_complete(server, open_page, image):
+    page = open_page(server.url)
+    held = []
+    page.route("**/content?variant=world*", lambda route: held.append(route))
+    make(page, image, "a slow room")
+    page.get_by_role("heading", name="a slow room").wait_for()
+    if not plays_h264(page):
+        pytest.skip("this Chromium decodes no H.264")
+    button = page.get_by_role("button", name="Continue from last frame")
+    button.and_(page.locator(":enabled")).wait_for()
+    assert held, "the page asks for the facts of the world"
+    with page.expect_response("**/content?variant=world*") as answer:
+        for route in held:
+            route.continue_()
+    answer.value.finished()
+    page.wait_for_timeout(1000)
+    assert button.is_enabled()
+
+
 def tab_to(page, name):
     """Press Tab until the thing of this name has the focus."""
     said = """() => {

@@ -23,7 +23,7 @@ from fw_model.geometry.temporal import TemporalUpsampler
 from fw_model.geometry.tokens import PoseTokens
 from fw_model.layers.rope import PlaneRope, Rotation, VideoRope, rotate_halves, rotate_pairs
 from fw_model.model.irg import BidirectionalCrossAttention, CrossBranchStep
-from fw_model.wan.blocks import Context, VideoStep, WanBlock
+from fw_model.wan.blocks import ContextTokens, VideoStep, WanBlock
 from fw_model.wan.camera_adapter import PoseEncoder, halve_time
 from fw_model.wan.embeddings import OutputHead, image_embedding
 
@@ -125,7 +125,7 @@ def blocks(t: Tensors) -> Tensors:
 def _wan_block(t: Tensors) -> Tensors:
     block = WanBlock(dim=28, heads=2, ffn_dim=40, eps=1e-6, image=True, camera_dim=15)
     load(block, "pcb.0.", "pipe.dit.blocks.0.", t, "wan.weights.")
-    context = Context(t["wan.in.context"][:, 257:], t["wan.in.context"][:, :257])
+    context = ContextTokens(t["wan.in.context"][:, 257:], t["wan.in.context"][:, :257])
     step = VideoStep(t["wan.in.t_mod"], VideoRope(14)(2, 2, 3), t["wan.in.plucker_fea"])
     plain = step._replace(camera=None)
     attended: list[Tensor] = []

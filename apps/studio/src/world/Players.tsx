@@ -50,6 +50,8 @@ export function Player({ id, track, title, hint, playback, onVideo }: PlayerProp
     const shown = video.current;
     if (!shown || broken || !file.url) return;
     playback.attach(track, shown);
+    // a new clock (the frame rate arrived late) finds the video loaded, and its event does not come again
+    if (shown.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) onVideo?.(shown);
     return () => {
       playback.attach(track, null);
       onVideo?.(null);

@@ -303,6 +303,13 @@ def test_rays_of_absolute_poses_are_refused(config, path):
     assert RayMap.from_cameras(config, K, poses, HEIGHT, WIDTH).rays.shape == (1, FRAMES, HEIGHT, WIDTH, 6)
 
 
+def test_rays_are_exact_under_autocast(config, path):
+    K, poses = torch.from_numpy(path.K)[None].float(), torch.from_numpy(path.pose_c2w)[None].float()
+    exact = RayMap.from_cameras(config, K, poses, HEIGHT, WIDTH)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(RayMap.from_cameras(config, K, poses, HEIGHT, WIDTH).rays, exact.rays)
+
+
 def test_first_frame_conditions():
     dct = BlockDCT()
     image = torch.rand(2, 3, 1, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1

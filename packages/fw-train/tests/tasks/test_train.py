@@ -211,7 +211,9 @@ def test_frozen_weights_in_half_precision_leave_as_they_came(
 ) -> None:
     words: dict[str, Any] = {"init": str(chain / "stage1"), "steps": 2}
     compute = {"precision": "bf16", "frozen_dtype": "bf16", "threads": 1}
-    train(configure("stage2", dataset, mini, tmp_path / "half", **words, compute=compute), quiet=True)
+    preview = {"every": {"sample": 2}, "sampling": {"num_inference_steps": 1, "clips": 1}}
+    train(configure("stage2", dataset, mini, tmp_path / "half", **words, **preview, compute=compute), quiet=True)
+    assert (tmp_path / "half/samples/step-00000002.png").is_file()
     train(configure("stage2", dataset, mini, tmp_path / "exact", **words), quiet=True)
     before, after = weights(chain / "stage1" / "export"), weights(tmp_path / "half" / "export")
     world = load_world(tmp_path / "half" / "export")

@@ -126,7 +126,7 @@ def scan(
         sha256 = checksum(path)
         info = probe(path, limits, image_fps=config.image_fps)
         _check_size(path, info, config)
-        clips, refusals = _cut(path, source, info, sha256, limits, config, config_hash, caption)
+        clips, refusals = _cut(_decode(path, info, limits, config), source, sha256, config, config_hash, caption)
     except PermissionError as error:
         refusals = [_refusal(DataError("unreadable", f"{path.name} may not be read: {error.strerror}"), source)]
     except DataError as error:
@@ -165,21 +165,29 @@ def checksum(path: Path) -> str:
     return total.hexdigest()
 
 
-def _cut(
-    path: Path,
-    source: str,
-    info: VideoInfo,
-    sha256: str,
-    limits: MediaLimits,
-    config: ScanConfig,
-    config_hash: str,
-    caption: str,
-) -> tuple[list[ClipPlan], list[Refusal]]:
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    """One look at every frame of a video."""
+
+    info: VideoInfo
+    """Facts of the video, without its bars."""
+    cutter: ShotCutter
+    """Finds the shots."""
+    stamps: list[int | None]
+    """Presentation time stamp of each frame."""
+    times: np.ndarray
+    """(F,) seconds of each frame."""
+    hashes: array
+    """Difference hash of each frame."""
+    notes: list[str]
+    """Repaired or unusual things, in words."""
+
+
+def _decode(path: Path, info: VideoInfo, limits: MediaLimits, config: ScanConfig) -> _Decoded:
     cutter = ShotCutter(fps=info.fps, min_frames=config.min_frames, trim_s=config.trim_s, cuts=config.cuts)
     bar_finder, convert = BarFinder(), ColorConverter()
     stamps: list[int | None] = []
-    times = array("d")
-    hashes = array("Q")
+    times, hashes = array("d"), array("Q")
     gaps = repaired = interlaced = 0
     try:
         for frame in read_frames(path, info, limits):
@@ -198,7 +206,6 @@ def _cut(
         raise DataError("no-frames", f"{path.name} holds no undamaged frame")
     pauses = time_gaps(np.asarray(times))
     cutter.split_at(pauses.tolist())
-    info = without_bars(info, bar_finder.bars(info.coded_height, info.coded_width))
     notes = list(info.notes)
     if gaps or cutter.frames < 0.95 * info.declared_frames:
         declared = f" of {info.declared_frames} declared" if info.declared_frames else ""
@@ -209,6 +216,19 @@ def _cut(
         notes.append(f"repeated time stamps, interpolated: {repaired}")
     if interlaced:
         notes.append(f"interlaced frames, deinterlaced: {interlaced}")
+    return _Decoded(
+        info=without_bars(info, bar_finder.bars(info.coded_height, info.coded_width)),
+        cutter=cutter,
+        stamps=stamps,
+        times=np.asarray(times),
+        hashes=hashes,
+        notes=notes,
+    )
+
+
+def _cut(
+    video: _Decoded, source: str, sha256: str, config: ScanConfig, config_hash: str, caption: str
+) -> tuple[list[ClipPlan], list[Refusal]]:
     clips, refusals = [], []
 
     def leave_out(start: int, end: int, stage: str, code: str, reason: str, name: str | None = None) -> None:
@@ -226,10 +246,10 @@ def _cut(
             )
         )
 
-    for found in cutter.transitions():
+    for found in video.cutter.transitions():
         leave_out(found.start, found.end, "shots", "transition", found.describe())
-    for number, shot in enumerate(cutter.shots()):
-        chosen = shot.start + choose_frames(np.asarray(times)[shot.start : shot.end], config.fps)
+    for number, shot in enumerate(video.cutter.shots()):
+        chosen = shot.start + choose_frames(video.times[shot.start : shot.end], config.fps)
         for window in windows(Window(start=0, end=len(chosen)), config.max_frames):
             index = chosen[window.start : window.end]
             start, end = int(index[0]), int(index[-1]) + 1
@@ -245,13 +265,13 @@ def _cut(
                     source_sha256=sha256,
                     start_frame=start,
                     num_frames=len(index),
-                    start_pts=stamps[start],
-                    info=info,
+                    start_pts=video.stamps[start],
+                    info=video.info,
                     caption=caption,
-                    notes=notes,
+                    notes=video.notes,
                     offsets=[] if end - start == len(index) else (index - start).tolist(),
                     shot=number,
-                    hashes=clip_hashes([hashes[i] for i in index]),
+                    hashes=clip_hashes([video.hashes[i] for i in index]),
                 )
             )
     return clips, refusals

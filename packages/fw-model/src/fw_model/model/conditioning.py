@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fw_model.config import PATCH, WorldConfig
-from fw_model.wan.blocks import Context, ContextKV
+from fw_model.wan.blocks import ContextKV, ContextTokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
     """Output of `FantasyWorld.encode_condition`; `forward` takes it in place of the raw inputs."""
 
-    context: Context | tuple[ContextKV, ...]
+    context: ContextTokens | tuple[ContextKV, ...]
     """Embedded prompt and image, or their keys and values in every video block (cached)."""
     y: Float[Tensor, "b c f y x"] | None
     """Channels beside the noisy latents: the image latent, and the mask if the backbone has one."""
@@ -28,13 +28,13 @@ class Conditioning:
     pose_tokens: Float[Tensor, "b f g"] | None
     """Camera tokens made from known poses; None: the learned ones."""
 
-    def block(self, index: int) -> Context | ContextKV:
+    def block(self, index: int) -> ContextTokens | ContextKV:
         """Keys and values for the cross-attention of video block `index`."""
-        return self.context if isinstance(self.context, Context) else self.context[index]
+        return self.context if isinstance(self.context, ContextTokens) else self.context[index]
 
     def size(self) -> int:
         """Samples in the batch."""
-        first = self.context if isinstance(self.context, Context) else self.context[0]
+        first = self.context if isinstance(self.context, ContextTokens) else self.context[0]
         return first[0].shape[0]
 
 

@@ -18,7 +18,7 @@ from fw_model.layers.attention import AttentionModule, attention
 from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, zeros
 from fw_model.layers.modulation import layer_norm
 from fw_model.layers.rope import Rotation, rotate_pairs
-from fw_model.wan.blocks import Context, ContextKV, VideoStep, WanBlock
+from fw_model.wan.blocks import ContextKV, ContextTokens, VideoStep, WanBlock
 
 _EPS = 1e-6
 
@@ -137,7 +137,7 @@ class IRGBlock(nn.Module):
         geometry: Float[Tensor, "b f m c"] | None,
         *,
         video_step: VideoStep | None = None,
-        context: Context | ContextKV | None = None,
+        context: ContextTokens | ContextKV | None = None,
         geometry_steps: GeometrySteps | None = None,
         cross_branch_step: CrossBranchStep | None = None,
     ) -> IRGOutput:

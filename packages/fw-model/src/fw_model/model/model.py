@@ -27,7 +27,7 @@ from fw_model.layers.rope import VideoRope
 from fw_model.model.conditioning import Conditioning, check_grid, check_inputs
 from fw_model.model.irg import CrossBranchStep, IRGBlock, build_video_block
 from fw_model.model.rays import RayMap, check_rays
-from fw_model.wan.blocks import Context, ContextKV, VideoStep, WanBlock
+from fw_model.wan.blocks import ContextKV, ContextTokens, VideoStep, WanBlock
 from fw_model.wan.camera_adapter import CameraAdapter, PoseEncoder
 from fw_model.wan.embeddings import WanEmbeddings, unpatchify
 
@@ -409,7 +409,7 @@ class FantasyWorld(nn.Module):
         with self._on_device(block):
             return block(*args, **kwargs)
 
-    def _project(self, block: nn.Module, context: Context) -> ContextKV:
+    def _project(self, block: nn.Module, context: ContextTokens) -> ContextKV:
         with self._on_device(block):
             video = block.video if isinstance(block, IRGBlock) else block
             assert isinstance(video, WanBlock)

@@ -14,6 +14,7 @@ from torch import Tensor
 from fw_geometry.camera import Trajectory
 from fw_geometry.rays import plucker_rays, plucker_rays_double_scaled
 from fw_model.config import WorldConfig
+from fw_model.layers.float32 import without_autocast
 
 RayConvention = Literal["correct", "double_scaled", "relative"]
 """Values of `Compat.plucker`."""
@@ -58,7 +59,8 @@ class RayMap:
                     "first frame (Trajectory.relative_to_first, or normalize_scene)"
                 )
         convention = config.compat.plucker
-        return cls(rays=_RAYS[convention](K, pose_c2w, height, width), convention=convention)
+        with without_autocast(K):
+            return cls(rays=_RAYS[convention](K, pose_c2w, height, width), convention=convention)
 
     @classmethod
     def from_trajectory(cls, config: WorldConfig, path: Trajectory) -> "RayMap | None":

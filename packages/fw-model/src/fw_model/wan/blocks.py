@@ -27,7 +27,7 @@ class ContextKV(NamedTuple):
     v_image: Float[Tensor, "b c h e"] | None
 
 
-class Context(NamedTuple):
+class ContextTokens(NamedTuple):
     """Embedded prompt and image, not yet projected to keys and values."""
 
     text: Float[Tensor, "b t d"]
@@ -72,7 +72,7 @@ class CrossAttention(AttentionModule):
             self.k_img, self.v_img = nn.Linear(dim, dim), nn.Linear(dim, dim)
             self.norm_k_img = RMSNorm(dim, eps)
 
-    def project(self, context: Context) -> ContextKV:
+    def project(self, context: ContextTokens) -> ContextKV:
         """Keys and values of a context, for one use or for a whole sample."""
         text, image = context
         k, v = _split(self.norm_k(self.k(text)), self.heads), _split(self.v(text), self.heads)
@@ -82,7 +82,7 @@ class CrossAttention(AttentionModule):
             k, v, _split(self.norm_k_img(self.k_img(image)), self.heads), _split(self.v_img(image), self.heads)
         )
 
-    def forward(self, x: Float[Tensor, "b l d"], context: Context | ContextKV) -> Float[Tensor, "b l d"]:
+    def forward(self, x: Float[Tensor, "b l d"], context: ContextTokens | ContextKV) -> Float[Tensor, "b l d"]:
         """Return the sum of both attentions, before the output projection `o`."""
         kv = context if isinstance(context, ContextKV) else self.project(context)
         q = _split(self.norm_q(self.q(x)), self.heads)
@@ -133,7 +133,7 @@ class WanBlock(nn.Module, Declares):
         return {"": XAVIER, "modulation": table((2, 5), self.gate_start)}
 
     def apply_attention(
-        self, x: Float[Tensor, "b l d"], step: VideoStep, context: Context | ContextKV
+        self, x: Float[Tensor, "b l d"], step: VideoStep, context: ContextTokens | ContextKV
     ) -> Float[Tensor, "b l d"]:
         """Both attentions and the camera shift."""
         shift, scale, gate = self._rows(step)[:3]
@@ -150,7 +150,7 @@ class WanBlock(nn.Module, Declares):
         return _add(x, self.ffn(modulate(layer_norm(x, self.eps), shift, scale).to(x.dtype)), gate)
 
     def forward(
-        self, x: Float[Tensor, "b l d"], step: VideoStep, context: Context | ContextKV
+        self, x: Float[Tensor, "b l d"], step: VideoStep, context: ContextTokens | ContextKV
     ) -> Float[Tensor, "b l d"]:
         """The whole block, as in a preconditioning block."""
         return self.apply_mlp(self.apply_attention(x, step, context), step)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fw_model.config import PATCH, VideoConfig
 from fw_model.layers.declarations import EMBEDDING, TORCH_DEFAULT, XAVIER, ZERO, Declares, Fill, Layer, table
 from fw_model.layers.modulation import TimeEmbedding, layer_norm, modulate
-from fw_model.wan.blocks import Context
+from fw_model.wan.blocks import ContextTokens
 from fw_model.wan.control_adapter import ControlAdapter
 
 _CLIP_EPS = 1e-5
@@ -49,10 +49,10 @@ class WanEmbeddings(nn.Module, Declares):
             "head.head": ZERO,
         }
 
-    def embed_context(self, text: Float[Tensor, "b t text"], image: Float[Tensor, "b i clip"] | None) -> Context:
+    def embed_context(self, text: Float[Tensor, "b t text"], image: Float[Tensor, "b i clip"] | None) -> ContextTokens:
         """Embed the text encoder's output and the CLIP tokens."""
         embedded = None if image is None or self.image_embedding is None else self.image_embedding(image)
-        return Context(self.text_embedding(text), embedded)
+        return ContextTokens(self.text_embedding(text), embedded)
 
     def embed_latents(
         self, latents: Float[Tensor, "b c f y x"], control: Float[Tensor, "b d f h w"] | None

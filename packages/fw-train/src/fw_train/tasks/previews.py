@@ -83,7 +83,7 @@ def _generate(task: "WorldTask", record: ClipRecord, sample: Sample, first: UInt
         sampling=bundle.sampling,
         device=task.device,
     )
-    with unsharded(task.world):
+    with task.autocast(), unsharded(task.world):
         *_, last = pipeline.generate(
             first,
             record.caption,

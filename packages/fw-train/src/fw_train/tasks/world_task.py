@@ -183,12 +183,11 @@ class WorldTask:
         """
         records = self.split.held_out[: self.config.sampling.clips]
         strips = {}
-        with self._autocast():
-            for number in range(0, len(records), self.ctx.world_size):
-                mine = number + self.ctx.rank
-                strip = sample_strip(self, records[min(mine, len(records) - 1)])
-                if mine < len(records):
-                    strips[mine] = strip
+        for number in range(0, len(records), self.ctx.world_size):
+            mine = number + self.ctx.rank
+            strip = sample_strip(self, records[min(mine, len(records) - 1)])
+            if mine < len(records):
+                strips[mine] = strip
         made = {index: strip for part in self.ctx.gather(strips) for index, strip in part.items()}
         if path is not None:
             save_strips(path, [made[index] for index in sorted(made)])
@@ -229,11 +228,12 @@ class WorldTask:
         return self._evaluate(batch)
 
     def _evaluate(self, batch: Batch) -> Mapping[str, Tensor]:
-        with self._autocast():
+        with self.autocast():
             terms = self._loss(self.world, batch, self.config.loss)
         return {**terms, **self._health.values()}
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The region in which the network runs; loading samples stays outside, in full precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
     def _batch(
