@@ -74,3 +74,20 @@ def test_the_steps_of_make_small_world_are_those_of_the_recipe() -> None:
     found = dict(re.findall(r"\(TRAIN\) (\w+) small-world .*\(call STEPS,(\d+)\)", makefile))
     stages: tuple[Stage, ...] = ("autoencoder", "base", "stage1", "stage2")
     assert found == {stage: str(load("small-world", stage).steps) for stage in stages}
+
+
+def test_the_places_for_something_new_exist() -> None:
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs/architecture.md").read_text().split("## Where to put something new")[1]
+    rows = re.findall(r"^\| (?!to add|---)(.+?) \|$", page, re.MULTILINE)
+    assert len(rows) >= 12
+    for row in rows:
+        for cell in row.split(" | ")[1:]:
+            names = re.findall(r"`([^`]+)`", cell)
+            paths = [name for name in names if "/" in name and "(" not in name]
+            found = [[*root.glob(path), *root.glob(f"packages/*/src/{path}")] for path in paths]
+            assert all(found), f"{row}: {paths} is not in the repository"
+            texts = [path.read_text() for places in found for path in places if path.is_file()]
+            for name in set(names) - set(paths):
+                if name.isidentifier() and texts:
+                    assert any(re.search(rf"\b{name}\b", text) for text in texts), f"{row}: no {name} there"
