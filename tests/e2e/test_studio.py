@@ -465,6 +465,23 @@ def test_the_first_screen_is_a_world_and_an_example_image_starts_a_draft(server,
 
 
 @pytest.mark.slow
+def test_previews_of_a_running_world_are_still_there_after_a_reload(server, open_page, image, tmp_path):
+    gate = tmp_path / "gate"
+    page = open_page(server.url)
+    make(page, image, f"a room in fog preview={gate}")
+    frames = page.get_by_alt_text("Frames as generated so far")
+    frames.wait_for()
+    page.reload()
+    frames.wait_for()
+    width = page.evaluate("document.querySelector('.running-preview img').naturalWidth")
+    assert width == 3 * W, "three columns of frames"
+    assert serious(page) == []
+    gate.touch()
+    page.locator(".stage-facts[data-count]:not([data-count='0'])").wait_for()
+    assert frames.count() == 0
+
+
+@pytest.mark.slow
 def test_a_large_photo_is_downscaled_and_cropped_before_it_is_sent(server, open_page, tmp_path):
     photo = tmp_path / "photo.jpg"
     Image.linear_gradient("L").resize((4000, 3000)).convert("RGB").save(photo, quality=95)

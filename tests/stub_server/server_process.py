@@ -39,8 +39,8 @@ def free_port() -> int:
 class Server:
     """A server process with the stub engine, or with a checkpoint, and a client of it."""
 
-    def __init__(self, folder: Path, *, checkpoint: Path | None = None, **settings):
-        self.folder, self.checkpoint = folder, checkpoint
+    def __init__(self, folder: Path, *, checkpoint: Path | None = None, arguments=(), **settings):
+        self.folder, self.checkpoint, self.arguments = folder, checkpoint, arguments
         folder.mkdir(exist_ok=True)
         self.journal = folder / "journal"
         self.settings = {"data": str(folder / "data"), "journal": str(self.journal), "port": free_port(), **settings}
@@ -60,7 +60,7 @@ class Server:
             if self.checkpoint is not None:  # the real thing, as people start it
                 port = str(self.settings["port"])
                 command = [sys.executable, "-m", "fw_serve.cli", "up", self.checkpoint, "--port", port]
-                command += ["--data", self.settings["data"], "--device", "cpu"]
+                command += ["--data", self.settings["data"], "--device", "cpu", *self.arguments]
             self.process = subprocess.Popen(command, stderr=log, stdout=log)
         path = "/readyz" if ready else "/livez"
         wait_until(lambda: self._answers(path), seconds, what=f"{path} of {self.folder}")

@@ -3,6 +3,7 @@
 steps=N         N denoising steps (3)
 pause=S         seconds that each takes
 hold=FILE       wait in the first step until FILE exists
+preview=FILE    show a preview with the first step, then wait until FILE exists
 oom, crash, wrong, broken      fail in the first step: out of memory, SIGKILL, a JobError, a bug
 crash-once=FILE  SIGKILL unless FILE exists, which is made
 """
@@ -61,16 +62,19 @@ class StubEngine:
         for step in range(1, steps + 1):
             time.sleep(float(word(prompt, "pause", "0")))
             self.note(f"step {prompt}")
-            yield JobProgress(stage="denoise", step=step, steps=steps, eta_seconds=float(steps - step))
+            gate = word(prompt, "preview", "") if step == 1 else ""
+            preview = self.files["spritesheet.jpg"] if gate else None
+            yield JobProgress(
+                stage="denoise", step=step, steps=steps, eta_seconds=float(steps - step), preview=preview
+            )  # fmt: skip
+            wait_for(gate)
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
         self.note(f"end {prompt}")
         yield JobProgress(stage="export", step=1, steps=1)
 
     def obey(self, prompt):
-        hold = word(prompt, "hold", "")
-        while hold and not Path(hold).exists():
-            time.sleep(0.005)
+        wait_for(word(prompt, "hold", ""))
         once = word(prompt, "crash-once", "")
         if once and not Path(once).exists():
             Path(once).touch()
@@ -92,6 +96,11 @@ class StubEngine:
         if self.journal is not None:
             with self.journal.open("a") as file:
                 file.write(line + "\n")
+
+
+def wait_for(gate):
+    while gate and not Path(gate).exists():
+        time.sleep(0.005)
 
 
 def word(prompt, name, default):

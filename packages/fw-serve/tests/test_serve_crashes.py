@@ -5,10 +5,14 @@
 
 import os
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from tests.stub_server.server_process import QUEUE, wait_until
+
+from fw_serve.client import Client
 
 
 @pytest.mark.slow
@@ -140,3 +144,62 @@ def test_two_replicas_share_one_postgresql(make_server, image, postgres, tmp_pat
     assert len(ended) == len(set(ended)) == 8
     one.kill()
     assert two.http.get(f"/v1/videos/{ids[0]}/content").status_code == 200
+
+
+class Balancer(httpx.BaseTransport):
+    """Sends a request to the first replica that answers, as a proxy in front of them does."""
+
+    def __init__(self, *ports):
+        self.ports, self.transport, self.statuses = ports, httpx.HTTPTransport(), []
+
+    def handle_request(self, request):
+        content, failure = request.read(), httpx.TransportError("no replica")
+        for port in self.ports:
+            try:
+                url = request.url.copy_with(host="127.0.0.1", port=port)
+                sent = httpx.Request(request.method, url, headers=request.headers, content=content)
+                answer = self.transport.handle_request(sent)
+            except httpx.TransportError as error:
+                failure = error
+            else:
+                self.statuses.append(answer.status_code)
+                return answer
+        raise failure
+
+    def close(self):
+        self.transport.close()
+
+
+@pytest.mark.slow
+def test_a_rolling_restart_under_load_fails_no_request_and_no_job(make_server, image, tmp_path):
+    data = str(tmp_path / "shared")
+    one, two = (make_server(name, data=data, lease_s=5.0).start() for name in ("one", "two"))
+    ports, stop = [server.settings["port"] for server in (one, two)], threading.Event()
+
+    def load(number):
+        balancer, ends = Balancer(*ports[:: 1 if number % 2 else -1]), []
+        with Client("http://localhost", transport=balancer, retries=0) as client:
+            while not stop.is_set():
+                prompt = f"load{number}.{len(ends)} steps=5 pause=0.05"
+                video = client.create(image, prompt)
+                ends.append((client.wait(video.id).status, prompt))  # follows the events, and polls after a break
+                assert client.get(video.id).status == "completed"
+        return ends, balancer.statuses
+
+    with ThreadPoolExecutor(6) as pool:
+        loads = [pool.submit(load, number) for number in range(6)]
+        try:
+            for server in (one, two, one):
+                done = len(one.lines() + two.lines())
+                wait_until(lambda done=done: len(one.lines() + two.lines()) > done + 30, what="jobs between restarts")
+                assert server.terminate() in (0, -signal.SIGTERM)
+                server.start()
+        finally:
+            stop.set()
+        ends, statuses = zip(*(one.result() for one in loads), strict=True)
+    assert {status for answers in statuses for status in answers} == {200}
+    prompts = [prompt for made in ends for status, prompt in made if status == "completed"]
+    assert len(prompts) == sum(map(len, ends)) >= 6
+    finished = [line.removeprefix("end ") for line in one.lines() + two.lines() if line.startswith("end ")]
+    assert sorted(finished) == sorted(prompts), "every job ended once"
+    assert {job["attempts"] for job in one.http.get("/v1/videos?limit=100").json()["data"]} == {1}

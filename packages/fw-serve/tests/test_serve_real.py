@@ -1,4 +1,4 @@
-"""`fw-serve up` once for real: a small model with random weights, from the openai client to every file of a result."""
+"""`fw-serve up` once for real: small models with random weights, from the openai client to every file of a result."""
 
 import io
 import json
@@ -8,12 +8,18 @@ import numpy as np
 import openai
 import pytest
 from PIL import Image
+from tests.stub_server.server_process import wait_until
 
 FRAMES, WIDTH, HEIGHT = 5, 48, 32
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("checkpoint"), seed=0)
+
+
+def saved(folder, *, seed):
+    """A pipeline with random weights."""
     import torch
 
     from fw_model.autoencoders.block_dct import BlockDCT
@@ -23,7 +29,6 @@ def checkpoint(tmp_path_factory):
     from fw_model.pipeline.pipeline import WorldPipeline
     from fw_model.pipeline.settings import Sampling
 
-    torch.manual_seed(0)
     config = WorldConfig(
         name="micro",
         video=VideoConfig(dim=48, heads=2, ffn_dim=64, blocks=6, in_dim=32, text_dim=12, text_len=7),
@@ -36,15 +41,33 @@ def checkpoint(tmp_path_factory):
         pcb_blocks=2,
     )  # fmt: skip
     sampling = Sampling(num_frames=FRAMES, width=WIDTH, height=HEIGHT, num_inference_steps=2, guidance_scale=3.0)
-    pipeline = WorldPipeline(
-        FantasyWorld(config), BlockDCT(), HashTextEncoder(text_len=7, text_dim=12), sampling=sampling
-    )
-    return pipeline.save(tmp_path_factory.mktemp("checkpoint"))
+    world, noise = FantasyWorld(config), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in world.parameters():  # a new model has zero gates, which would hide a LoRA
+            parameter += 0.05 * torch.randn(parameter.shape, generator=noise)
+    pipeline = WorldPipeline(world, BlockDCT(), HashTextEncoder(text_len=7, text_dim=12), sampling=sampling)
+    return pipeline.save(folder)
 
 
 @pytest.fixture(scope="module")
-def real(checkpoint, tmp_path_factory, module_server):
-    return module_server(tmp_path_factory.mktemp("real"), checkpoint=checkpoint)
+def lora(tmp_path_factory):
+    import torch
+
+    from fw_model.lora.save import save_lora
+
+    torch.manual_seed(1)
+    factors = {"irg.1.video.cross_attn.o": (torch.randn(2, 48), torch.randn(48, 2))}
+    return save_lora(tmp_path_factory.mktemp("lora"), factors, pcb_blocks=2)
+
+
+@pytest.fixture(scope="module")
+def real(checkpoint, lora, tmp_path_factory, module_server):
+    other = saved(tmp_path_factory.mktemp("other"), seed=5)
+    arguments = ["--model", f"other={other}", "--lora", f"bold={lora}:2", "--max-frames", "1021"]
+    arguments += ["--max-pixels", str(1280 * 720), "--min-free-mb", "0"]
+    server = module_server(tmp_path_factory.mktemp("real"), checkpoint=checkpoint, arguments=arguments)
+    wait_until(lambda: server.http.get("/readyz").json()["workers"]["ready"] == 2, what="both models")
+    return server
 
 
 @pytest.mark.slow
@@ -114,3 +137,57 @@ def test_a_world_through_the_openai_client(real, image, tmp_path):
     assert 0 < expected.memory_bytes < (expected.memory_available_bytes or 0)
     with pytest.raises(ValueError, match="--device"):
         generate_remotely(GenerateOptions(image=options.image, out=options.out, server=real.url, device="cpu"))
+
+
+@pytest.mark.slow
+def test_models_and_loras_are_chosen_per_request(real, checkpoint, lora, image, tmp_path):
+    from fw_model.pipeline.pipeline import WorldPipeline
+    from fw_serve.client import Client
+    from fw_serve.intake.camera import read_camera
+
+    cards = {card["id"]: card for card in real.http.get("/v1/models").json()["data"]}
+    assert {name: card["loras"] for name, card in cards.items()} == {"fantasy-world-micro": ["bold"], "other": ["bold"]}
+    (tmp_path / "room.png").write_bytes(image)
+    with Client(real.url) as client:
+
+        def depth(**options):
+            made = client.create(tmp_path / "room.png", "a room", trajectory={"preset": "pan"}, seed=1, **options)
+            client.wait(made.id)
+            content = real.http.get(f"/v1/videos/{made.id}/content", params={"variant": "geometry"}).content
+            return np.load(io.BytesIO(content))["depth"]
+
+        plain, bold, again = depth(), depth(lora="bold"), depth()
+        other = depth(model="other")
+    assert np.array_equal(plain, again), "a LoRA is removed after its job"
+    assert not np.allclose(plain, other, rtol=1e-3)
+    pipeline = WorldPipeline.from_pretrained(checkpoint)
+    camera = read_camera({"preset": "pan"}, num_frames=FRAMES, default_num_frames=FRAMES, width=WIDTH, height=HEIGHT)
+    for scale, served in ((None, plain), (2.0, bold)):
+        if scale is not None:
+            pipeline.load_lora(lora, scale)
+        *_, last = pipeline.generate(tmp_path / "room.png", "a room", camera.trajectory(), seed=1)
+        assert last.world is not None
+        assert np.allclose(last.world.depth, served, rtol=1e-3, atol=1e-5)
+    assert not np.allclose(plain, bold, rtol=1e-2)
+    refused = real.create("x", image, lora="unlisted")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "lora")
+    assert "bold" in refused.json()["error"]["message"]
+
+
+@pytest.mark.slow
+def test_a_request_beyond_the_memory_is_refused_with_the_figures(real, image):
+    assert real.finished(real.create("measured", image).json()["id"])["status"] == "completed"
+
+    def estimate():
+        return real.http.post("/v1/videos/estimate", json={"prompt": "x", **large}).json()
+
+    large = {"num_frames": 1021, "size": "1280x720"}
+    wait_until(lambda: estimate()["memory_bytes"] is not None, what="a measurement")
+    need, have = estimate()["memory_bytes"], estimate()["memory_available_bytes"]
+    assert need > have
+    refused = real.create("x", image, **large)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (400, "too_large_for_memory", "size")
+    assert f"{need / 1e9:.1f} GB" in error["message"]
+    assert f"{have / 1e9:.1f} GB" in error["message"]
+    assert real.create("fits", image, num_frames=9).status_code == 200

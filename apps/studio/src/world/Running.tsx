@@ -74,7 +74,7 @@ export function Running({ video }: { video: Video }) {
 function Frames({ video, sent }: { video: Video; sent: string | undefined }) {
   const [url, setUrl] = useState<string | null>(null);
   useEffect(() => {
-    if (video.stage !== 'denoise') return;
+    if (video.status !== 'in_progress' || video.stage === 'encode') return;
     const stop = new AbortController();
     api.preview_frames(video.id, stop.signal).then((answer) => answer.blob()).then(
       (blob) => !stop.signal.aborted && setUrl((old) => {
@@ -84,7 +84,7 @@ function Frames({ video, sent }: { video: Video; sent: string | undefined }) {
       () => undefined, // none yet
     );
     return () => stop.abort();
-  }, [video.id, video.stage, video.step]);
+  }, [video.id, video.status, video.stage, video.step]);
   if (url) return <figure class="running-preview"><img src={url} alt={t('previewAlt')} /><figcaption class="note">{t('previewNote')}</figcaption></figure>;
   return sent ? <img class="running-image" src={sent} alt={t('imageAlt')} /> : null;
 }

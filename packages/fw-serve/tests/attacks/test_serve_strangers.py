@@ -254,6 +254,40 @@ def test_a_worker_killed_for_its_memory_fails_its_job_without_a_repetition(make_
     assert server.finished(server.create("good", image).json()["id"])["status"] == "completed"
 
 
+def test_bytes_in_transit_have_a_share_per_key(tmp_path, module_server, image):
+    folder = tmp_path / "bytes"
+    (folder / "data").mkdir(parents=True)
+    store = JobStore(f"sqlite:///{folder / 'data' / 'jobs.db'}")
+    ring = KeyRing(store)
+    anna, ben = (ring.add(name, per_minute=100, max_queued=20) for name in ("anna", "ben"))
+    store.close()
+    server = module_server(folder, keys=True, limits={"buffered_bytes": 1_000_000, "creating": 2})
+    head = "POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {anna}\r\n"
+
+    def create(key):
+        server.http.headers["Authorization"] = f"Bearer {key}"
+        return server.create("x", image)
+
+    for length in ("Content-Length: 999900", "Transfer-Encoding: chunked"):  # unknown length counts as the maximum
+        with connected(server) as connection:
+            connection.sendall(f"{head}{length}\r\n\r\n".encode())
+
+            def refused():
+                answer = create(anna)
+                return answer if answer.status_code == 429 else None
+
+            answer = wait_until(refused, what="a body in transit")
+            assert answer.json()["error"]["code"] == "too_many_bytes"
+            assert answer.headers["retry-after"] == "2"
+            assert create(ben).status_code == 200
+        wait_until(lambda: create(anna).status_code == 200, what="a share that is given back")
+    with connected(server) as one, connected(server) as two:
+        for connection in (one, two):
+            connection.sendall(f"{head}Content-Length: 10\r\n\r\n".encode())
+        wait_until(lambda: b"too_many_requests" in create(anna).content, what="two requests in progress")
+
+
 def test_event_streams_have_a_share_per_key(tmp_path, module_server, image):
     folder = tmp_path / "streams"
     (folder / "data").mkdir(parents=True)

@@ -71,7 +71,7 @@ class Fleet:
         found: dict[str, ModelCard] = {}
         for card in map(ModelCard.stored, texts):
             known = found.get(card.name)
-            if known is None or card.pixel_bytes > known.pixel_bytes:  # the largest measured need
+            if known is None or card.measured_pixels > known.measured_pixels:  # the best known need
                 found[card.name] = card
         return list(found.values())
 

@@ -125,6 +125,8 @@ class ModelCard(_Stored):
     """Memory of the loaded model."""
     pixel_bytes: float = Field(default=0.0, ge=0)
     """Peak memory beyond the model per pixel of the clip (frames x height x width), as measured; 0 if unknown."""
+    measured_pixels: int = 0
+    """Pixels of the largest clip measured."""
 
     def peak_bytes(self, num_frames: int, height: int, width: int) -> int | None:
         """Estimated peak memory of a job; None before the first measurement."""

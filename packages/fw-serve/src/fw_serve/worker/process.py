@@ -136,7 +136,8 @@ class WorkerProcess:
                     )  # fmt: skip
                 except SQLAlchemyError as error:  # the next report tells as much
                     log.warning("%s: a report of progress was lost: %s", job.id, _reason(error))
-                if self.stopping.is_set():
+                finished = step.stage == "export" and step.step == step.steps
+                if self.stopping.is_set() and not finished:
                     raise StopRequestedError
         finally:
             steps.close()

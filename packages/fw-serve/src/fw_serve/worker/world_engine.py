@@ -2,10 +2,9 @@
 
 import gc
 import os
-import resource
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -44,13 +43,13 @@ class WorldEngine:
             about=about(pipeline),
             loras=tuple(self.loras),
             memory_bytes=_device_bytes(pipeline.device),
-            fixed_bytes=_used_bytes(pipeline.device),
+            fixed_bytes=_used_bytes(pipeline.device) or 0,
         )
 
     def run(self, task: JobInputs, folder: Path) -> Generator[JobProgress, None, None]:
         """See `JobEngine.run`."""
         request, world = task.request, None
-        _reset_peak(self.pipeline.device)
+        before = _restart_peak(self.pipeline.device)
         with _named_errors(), self._with_lora(request.lora):
             reports = self.pipeline.generate(task.image, request.prompt, task.camera, request.settings)
             previews = _Previews(self.pipeline)
@@ -61,7 +60,7 @@ class WorldEngine:
                 )  # fmt: skip
                 world = report.world
             assert world is not None, "a generation ends with a world"
-            self._measure(world)
+            self._measure(world, before)
             yield JobProgress(stage="export", step=0, steps=1)
             write_artifacts(world, folder)
         yield JobProgress(stage="export", step=1, steps=1, eta_seconds=0.0)
@@ -87,15 +86,13 @@ class WorldEngine:
         finally:
             self.pipeline.unload_lora(name)
 
-    def _measure(self, world: World) -> None:
-        """Update the memory figures of the card with the peak of this job."""
-        peak = _peak_bytes(self.pipeline.device)
-        if peak is None:
+    def _measure(self, world: World, before: int | None) -> None:
+        """Update the memory figures of the card if this job is the largest so far and raised the peak."""
+        peak, pixels = _peak_bytes(self.pipeline.device), world.depth.size
+        if peak is None or before is None or peak <= before or pixels < self.card.measured_pixels:
             return
-        num_frames, height, width, _ = world.video.shape
-        per_pixel = MARGIN * max(0, peak - self.card.fixed_bytes) / (num_frames * height * width)
-        if per_pixel > self.card.pixel_bytes:
-            self.card = self.card.model_copy(update={"pixel_bytes": per_pixel})
+        per_pixel = MARGIN * max(0, peak - self.card.fixed_bytes) / pixels
+        self.card = self.card.model_copy(update={"pixel_bytes": per_pixel, "measured_pixels": pixels})
 
 
 class _Previews:
@@ -163,24 +160,31 @@ def _device_bytes(device: torch.device) -> int | None:
     return None
 
 
-def _used_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return _peak_bytes(device) or 0
+def _used_bytes(device: torch.device) -> int | None:
+    """Memory in use: of tensors on a GPU, of this process on the CPU; None if unknown."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _process_bytes("VmRSS")
 
 
-def _reset_peak(device: torch.device) -> None:
+def _restart_peak(device: torch.device) -> int | None:
+    """Measure the peak from now on; returns it as of now. Where a process may not reset it, it stays."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "cpu":
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+    return _peak_bytes(device)
 
 
 def _peak_bytes(device: torch.device) -> int | None:
-    """Peak memory: of the job on a GPU, of this process so far on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if device.type == "cpu":
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return None
+    """Peak memory since `_restart_peak`; None if unknown."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _process_bytes("VmHWM")
+
+
+def _process_bytes(name: str) -> int | None:
+    """A size in the status of this process (Linux); None elsewhere."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
 
 
 @contextmanager
