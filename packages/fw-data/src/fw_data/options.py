@@ -36,6 +36,7 @@ class AnnotateOptions:
     """Folder of the dataset; created if missing."""
     geometry: Annotated[str, arg(metavar="{" + ",".join((*BACKENDS, "auto", "MODULE:CLASS")) + "}")] = "sfm"
     """sfm: structure from motion, from the video alone. dust3r: point maps of frame pairs by a network with your
+    weights. vggt, depth-anything-3, map-anything: one network for all frames, with the package of its authors and your
     weights. oracle: truth files (synthetic video, tests). auto: dust3r if its weights are on this machine, otherwise
     sfm; the choice is printed, and nothing is downloaded. MODULE:CLASS: your own importable backend, a class like
     fw_data.annotators.base.GeometryBackend."""
@@ -45,8 +46,11 @@ class AnnotateOptions:
     depth_weights: str | None = None
     """dust3r, auto: depth of every pixel from Depth Anything V2: small (Apache-2.0), base or large (CC BY-NC 4.0),
     metric-indoor-small and the like, or a .safetensors file or folder. Without it, depth comes from the point maps."""
+    network_weights: str | None = None
+    """vggt, depth-anything-3, map-anything: a folder with model.safetensors and config.json, or a hub id such as
+    depth-anything/DA3-BASE; the license is printed."""
     device: str = "auto"
-    """dust3r: cpu, cuda or auto (a GPU if available)."""
+    """All networks: cpu, cuda or auto (a GPU if available)."""
     truth: Path | None = None
     """oracle: folder with the layout of RAW_DIR and NAME.npz for each NAME.mp4, as `fw-data toy` writes it."""
     oracle_noise: float = 0.0
@@ -90,8 +94,8 @@ class AnnotateOptions:
     """local: processes on this machine. ray: actors on a Ray cluster whose nodes share RAW_DIR and OUT_DIR under the
     same paths. Both write the same bytes."""
     workers: int | None = None
-    """Worker processes. Default: 1 for sfm, whose libraries use all cores; one per core for oracle; with ray as many as
-    fit on the cluster. 0 works in this process, for debugging (local only)."""
+    """Worker processes. Default: one per core for oracle, 1 for all others, which use all cores or a GPU; with ray as
+    many as fit on the cluster. 0 works in this process, for debugging (local only)."""
     ray_address: str | None = None
     """ray: the cluster, such as auto or ray://head:10001. Default: RAY_ADDRESS, or one started on this machine."""
     cpus_per_worker: float = 1.0

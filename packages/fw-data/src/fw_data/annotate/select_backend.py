@@ -51,9 +51,10 @@ def _auto(options: AnnotateOptions) -> tuple[str, dict[str, str]]:
 def _check_options(options: AnnotateOptions, name: str) -> None:
     """Refuse options that only another backend reads."""
     usual = {field.name: field.default for field in fields(AnnotateOptions)}
+    own = backend_spec(name).options if name in BACKENDS else ()
     for other in BACKENDS:
-        for option in backend_spec(other).options if other != name else ():
-            if getattr(options, option) != usual[option]:
+        for option in backend_spec(other).options:
+            if option not in own and getattr(options, option) != usual[option]:
                 flag = option.replace("_", "-")
                 raise ValueError(
                     f"--{flag} belongs to --geometry {other}, but the geometry is {name}; change one of them"
