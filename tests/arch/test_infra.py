@@ -1,9 +1,13 @@
 """What infra/ holds can be read, and the commands in it are commands of ours with options that exist."""
 
+import json
 import shlex
 import subprocess
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 import tyro
 import yaml
@@ -20,6 +24,45 @@ def test_there_are_manifests() -> None:
 def test_manifests_are_whole(path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
         assert {"apiVersion", "kind", "metadata", "spec"} <= set(document)
+
+
+SCHEMAS = json.loads((Path(__file__).parents[1] / "fixtures/kuberay/schemas.json").read_text(encoding="utf-8"))
+"""The fields that KubeRay's custom resources accept; fixtures/kuberay/shrink.py makes the file."""
+
+
+def problems(resource: dict[str, Any]) -> list[str]:
+    """Where a resource differs from KubeRay's schema."""
+    schema = {**SCHEMAS["kinds"][resource["kind"]], "$defs": SCHEMAS["$defs"]}
+    found = jsonschema.Draft202012Validator(schema).iter_errors(resource)
+    return [f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in found]
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifests_follow_the_schemas_of_kuberay(path: Path) -> None:
+    (resource,) = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    assert resource["apiVersion"] == "ray.io/v1"
+    assert problems(resource) == []
+    wrong = deepcopy(resource)
+    cluster = wrong["spec"].get("rayClusterSpec") or wrong["spec"]["rayClusterConfig"]
+    group = cluster["workerGroupSpecs"][0]
+    group["replica"] = group.pop("replicas")
+    group["template"]["spec"]["containers"][0]["volumeMount"] = []
+    cluster["headGroupSpec"]["rayStartParams"] = {"num-cpus": 0}  # a string in Kubernetes
+    found = "\n".join(problems(wrong))
+    assert len(problems(wrong)) == 3, found
+    assert all(mistake in found for mistake in ("'replica' was", "'volumeMount' was", "num-cpus: 0 is not")), found
+
+
+def test_the_annotation_cluster_scales_to_the_workers_that_the_command_wants() -> None:
+    from fw_data.options import AnnotateOptions
+
+    job = yaml.safe_load((INFRA / "kuberay" / "annotate.yaml").read_text(encoding="utf-8"))
+    options = tyro.cli(AnnotateOptions, args=shlex.split(job["spec"]["entrypoint"])[2:])
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"]
+    (group,) = cluster["workerGroupSpecs"]
+    cpus = float(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    assert options.workers == group["maxReplicas"] * cpus / options.cpus_per_worker
 
 
 def test_the_annotation_job_runs_a_command_that_exists() -> None:

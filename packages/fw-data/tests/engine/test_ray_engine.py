@@ -67,7 +67,7 @@ def test_errors_and_deaths_cost_their_own_job_alone(ray_cluster, tmp_path):
     assert len(results) == len(jobs)
     assert [done[str(n)].value for n in (1, 2, 3)] == [1, 2, 3]
     assert (done["raise"].error or "").startswith("RuntimeError: no way (task_of_ray_engine_test.py:")
-    assert "died 2 times" in (done["die"].error or "")
+    assert "worker died 2 times" in (done["die"].error or "")
     assert done[f"once {marker}"].value == f"once {marker}"
 
 
