@@ -4,6 +4,7 @@ steps=N         N denoising steps (3)
 pause=S         seconds that each takes
 hold=FILE       wait in the first step until FILE exists
 preview=FILE    show a preview with the first step, then wait until FILE exists
+too-long        a note about the prompt
 oom, crash, wrong, broken      fail in the first step: out of memory, SIGKILL, a JobError, a bug
 crash-once=FILE  SIGKILL unless FILE exists, which is made
 """
@@ -71,7 +72,8 @@ class StubEngine:
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
         self.note(f"end {prompt}")
-        yield JobProgress(stage="export", step=1, steps=1)
+        cut = ("the prompt is too long",) if "too-long" in prompt.split() else ()
+        yield JobProgress(stage="export", step=1, steps=1, notes=(*task.request.notes, *cut))
 
     def obey(self, prompt):
         wait_for(word(prompt, "hold", ""))

@@ -144,3 +144,22 @@ def test_an_image_or_a_batch_but_not_both(images: Path, capsys: pytest.CaptureFi
     for words in ([], [str(images / "a.png"), "--batch", "x.jsonl"]):
         assert cli.main(["generate", *words, "--out", str(images / "out")]) == 2
         assert "--batch" in capsys.readouterr().err
+
+
+def test_notes_on_the_inputs_are_printed_once_and_stored(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A photo stored on its side, a camera file without intrinsics, a prompt beyond the encoder."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (16, 32)).save(tmp_path / "photo.jpg", exif=exif)
+    (tmp_path / "path.txt").write_text("".join(f"{i} 0 0 {i} 0 0 0 1\n" for i in range(5)))  # TUM
+    words = " ".join(f"word{i}" for i in range(600))
+    command = [str(tmp_path / "photo.jpg"), "--trajectory", str(tmp_path / "path.txt"), "--prompt", words]
+    command += ["--checkpoint", str(checkpoint), "--device", "cpu", "--out", str(tmp_path / "world")]
+    assert cli.main(["generate", *command]) == 0
+    printed = capsys.readouterr().out
+    notes = read_world(tmp_path / "world").notes
+    for part in ("EXIF", "no intrinsics", "words"):
+        assert printed.count(part) == 1, part
+        assert sum(part in note for note in notes) == 1, part

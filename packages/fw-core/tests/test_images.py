@@ -36,6 +36,7 @@ def test_every_exif_orientation_comes_out_upright(orientation: int) -> None:
     exif[0x0112] = orientation
     read = read_image(encoded(stored, "PNG", exif=exif))
     np.testing.assert_array_equal(read.rgb, RAMP)
+    assert ["EXIF" in note for note in read.notes] == [True] * (orientation > 1)
 
 
 def test_damaged_exif_does_not_cost_the_image() -> None:
@@ -81,6 +82,13 @@ def test_the_first_image_of_an_mpo_is_taken() -> None:
     read = read_image(content)
     assert abs(read.rgb.astype(int) - RAMP).max() < 12
     assert any("multi-image" in note for note in read.notes)
+
+
+def test_the_first_page_of_a_tiff_is_taken_and_noted() -> None:
+    pages = [Image.fromarray(RAMP), Image.new("RGB", (48, 32)), Image.new("RGB", (8, 8))]
+    read = read_image(encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
+    np.testing.assert_array_equal(read.rgb, RAMP)
+    assert read.notes == ("the first of 3 pages was taken",)
 
 
 def test_cmyk_gray_and_bilevel_become_rgb() -> None:

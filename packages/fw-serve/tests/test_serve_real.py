@@ -11,6 +11,7 @@ from PIL import Image
 from tests.stub_server.server_process import wait_until
 
 FRAMES, WIDTH, HEIGHT = 5, 48, 32
+PROMPT = "a sunny room with a chair beside the window"
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +73,17 @@ def real(checkpoint, lora, tmp_path_factory, module_server):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_world_through_the_openai_client(real, image, tmp_path):
+def test_a_world_through_the_openai_client(real, image, tmp_path, capsys):
     api = openai.OpenAI(base_url=f"{real.url}/v1", api_key="unused")
     video = api.videos.create_and_poll(
-        prompt="a sunny room",
+        prompt=PROMPT,
         input_reference=("room.png", image),
         extra_body={"seed": 3, "camera_trajectory": '{"preset": "dolly"}'},
     )
     assert video.status == "completed", video.error
     assert (video.model, video.size) == ("fantasy-world-micro", "48x32")
+    (note,) = (video.model_extra or {})["notes"]  # the encoder reads 7 words
+    assert "the window" in note
 
     def content(variant, **query):
         return api.videos.download_content(video.id, variant=variant, extra_query=query).read()
@@ -103,7 +106,8 @@ def test_a_world_through_the_openai_client(real, image, tmp_path):
     names = set(zipfile.ZipFile(io.BytesIO(content("colmap"))).namelist())
     assert {"images/frame_00000.png", "sparse/0/cameras.bin", "sparse/0/images.bin", "sparse/0/points3D.bin"} <= names
     assert len(zipfile.ZipFile(io.BytesIO(content("depth", format="zip"))).namelist()) == FRAMES + 1
-    assert json.loads(content("world"))["settings"]["prompt"] == "a sunny room"
+    world = json.loads(content("world"))
+    assert (world["settings"]["prompt"], world["notes"]) == (PROMPT, [note])
 
     from fw_app.options import GenerateOptions
     from fw_app.remote import generate_remotely
@@ -113,10 +117,11 @@ def test_a_world_through_the_openai_client(real, image, tmp_path):
 
     (tmp_path / "room.png").write_bytes(image)
     options = GenerateOptions(
-        image=tmp_path / "room.png", out=tmp_path / "out", server=real.url, prompt="a sunny room", trajectory="dolly",
+        image=tmp_path / "room.png", out=tmp_path / "out", server=real.url, prompt=PROMPT, trajectory="dolly",
         settings=GenerationSettings(seed=3, width=48, height=32),
     )  # fmt: skip
     generate_remotely(options)
+    assert f"note: {note}\n" in capsys.readouterr().out
     assert (tmp_path / "out" / "video.mp4").read_bytes() == content("video"), "the same seed gives the same world"
     assert np.array_equal(np.load(tmp_path / "out" / "geometry.npz")["depth"], geometry["depth"])
     assert read_world(tmp_path / "out").video.shape == (FRAMES, HEIGHT, WIDTH, 3)

@@ -114,6 +114,10 @@ def test_video_keeps_the_images(tmp_path):
         back = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     assert back.shape == video.shape
     assert np.abs(back.astype(float) - video).mean() < 3.0
+    write_video(tmp_path / "again.mp4", video, 12.5)
+    data = (tmp_path / "clip.mp4").read_bytes()
+    assert data == (tmp_path / "again.mp4").read_bytes()
+    assert b" threads=1 " in data  # x264 writes its settings into the stream
 
 
 def test_captions_name_the_biggest_things_and_their_sides():

@@ -65,10 +65,11 @@ class Regression:
     def validate(self) -> Mapping[str, float]:
         return {"loss": float((self.module(self.inputs) - self.inputs @ self.truth.T).square().mean())}
 
-    def sample(self, path: Path | None) -> None:
+    def sample(self, path: Path | None) -> list[str]:
         if path is not None:
             path.parent.mkdir(exist_ok=True)
             Image.new("RGB", (4, 3)).save(path)
+        return ["a.mp4: the caption is too long"]
 
     def describe(self, draw: Draw) -> str:
         return f"clip-{draw.clip}"

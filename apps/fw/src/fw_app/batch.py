@@ -64,7 +64,8 @@ def generate_batch(options: GenerateOptions) -> int:
         began = time.monotonic()
         entry: dict[str, Any] = {"name": row.name, "digest": row.digest()}
         try:
-            *_, last = start(pipeline, row.options, read_inputs(row.options))
+            _, reports = start(pipeline, row.options, read_inputs(row.options))
+            *_, last = reports
             assert last.world is not None, "a generation ends with a world"
             write(last.world, row.options.out)
             entry |= {"status": "completed", "notes": last.world.notes}

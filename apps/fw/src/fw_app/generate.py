@@ -31,11 +31,12 @@ def resolve_trajectory(
     width: int,
     angle_deg: float | None = None,
     distance: float | None = None,
+    notes: list[str] | None = None,
 ) -> "Trajectory":
     """A preset by name, or the cameras of a file, for `num_frames` frames of height x width pixels.
 
-    The unit of length is the mean distance of the scene from the first camera, as in training. Raises ValueError for an
-    unknown preset or an unknown file format.
+    The unit of length is the mean distance of the scene from the first camera, as in training. `notes` receives notes
+    about the file. Raises ValueError for an unknown preset or an unknown file format.
     """
     from fw_geometry import PRESETS, make_trajectory
     from fw_geometry.formats import read_trajectory
@@ -52,11 +53,7 @@ def resolve_trajectory(
         )
     if angle_deg is not None or distance is not None:
         raise ValueError("--angle-deg and --distance apply to presets only, not to a camera file; remove them")
-    notes: list[str] = []
-    trajectory = read_trajectory(path, width=width, height=height, camera=camera, notes=notes)
-    for note in notes:
-        print(f"{path}: {note}")
-    return trajectory
+    return read_trajectory(path, width=width, height=height, camera=camera, notes=notes)
 
 
 def parse_lora(text: str) -> tuple[Path, float]:
@@ -73,8 +70,9 @@ def generate(options: GenerateOptions) -> "World":
     pipeline = load_pipeline(options, free_encoders=True)
     if pipeline.trained_on and inputs.file == options.image:
         print(domain_note(pipeline.trained_on))
-    world = _show(start(pipeline, options, inputs))
-    for note in world.notes:
+    known, reports = start(pipeline, options, inputs)
+    world = _show(reports)
+    for note in world.notes[len(known) :]:
         print(f"note: {note}")
     for name in write(world, options.out):
         print(f"  {options.out / name}")
@@ -94,6 +92,8 @@ class Inputs:
     """Last frame."""
     prompt: str
     """Description of the world."""
+    notes: tuple[str, ...]
+    """Changes that reading the images made."""
 
 
 def read_inputs(options: GenerateOptions) -> Inputs:
@@ -104,10 +104,18 @@ def read_inputs(options: GenerateOptions) -> Inputs:
     file, prompt = resolve_image(options.image, options.prompt)
     image, last_image = (None if path is None else read_image(path) for path in (file, options.last_image))
     assert image is not None
-    for path, read in ((file, image), (options.last_image, last_image)):
+    notes = []
+    for name, path, read in (("image", file, image), ("last_image", options.last_image, last_image)):
         for note in () if read is None else read.notes:
             print(f"{path}: {note}")
-    return Inputs(file=file, image=image.rgb, last_image=None if last_image is None else last_image.rgb, prompt=prompt)
+            notes.append(f"{name}: {note}")
+    return Inputs(
+        file=file,
+        image=image.rgb,
+        last_image=None if last_image is None else last_image.rgb,
+        prompt=prompt,
+        notes=tuple(notes),
+    )
 
 
 def load_pipeline(options: GenerateOptions, *, free_encoders: bool) -> "WorldPipeline":
@@ -136,10 +144,16 @@ def load_pipeline(options: GenerateOptions, *, free_encoders: bool) -> "WorldPip
     return pipeline
 
 
-def start(pipeline: "WorldPipeline", options: GenerateOptions, inputs: Inputs) -> "Iterator[Progress]":
-    """Check everything and return the reports of the generation, which runs as they are taken."""
+def start(
+    pipeline: "WorldPipeline", options: GenerateOptions, inputs: Inputs
+) -> "tuple[tuple[str, ...], Iterator[Progress]]":
+    """Check everything, print notes about the camera file, and return the notes on the inputs and the reports.
+
+    The generation runs as the reports are taken. `World.notes` begins with the notes.
+    """
     settings = options.settings
     shape = settings.sampling(pipeline.sampling)
+    of_camera: list[str] = []
     trajectory = resolve_trajectory(
         options.trajectory,
         num_frames=shape.num_frames,
@@ -147,10 +161,17 @@ def start(pipeline: "WorldPipeline", options: GenerateOptions, inputs: Inputs) -
         width=shape.width,
         angle_deg=options.angle_deg,
         distance=options.distance,
+        notes=of_camera,
     )
+    for note in of_camera:
+        print(f"{options.trajectory}: {note}")
+    notes = (*inputs.notes, *(f"trajectory: {note}" for note in of_camera))
     if settings.num_frames is None:
         settings = settings.updated(num_frames=longest_num_frames(min(shape.num_frames, len(trajectory))))
-    return pipeline.generate(inputs.image, inputs.prompt, trajectory, settings, last_image=inputs.last_image)
+    reports = pipeline.generate(
+        inputs.image, inputs.prompt, trajectory, settings, last_image=inputs.last_image, notes=notes
+    )
+    return notes, reports
 
 
 def write(world: "World", out: Path) -> list[str]:

@@ -69,6 +69,8 @@ def generate_remotely(options: GenerateOptions, client: Client | None = None) ->
             service.cancel(video.id)
             raise
         download_world(service, video.id, options.out)
+    for note in video.notes:
+        print(f"note: {note}")
     for name in sorted(path.name for path in options.out.iterdir()):
         print(f"  {options.out / name}")
     print(f"world of {video.num_frames} frames written to {options.out}")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BACKGROUND = (255, 255, 255)
 """Color behind transparent pixels."""
 MAX_PIXELS = 200_000_000
+_ORIENTATION = 0x0112
 _OPTIONAL = {"heic": "pillow-heif", "heif": "pillow-heif", "avif": "pillow 11.3 or newer"}
 
 
@@ -128,6 +129,8 @@ def _convert(image: Any, called: str, upright: bool) -> DecodedImage:
     notes: list[str] = []
     if image.format == "MPO":
         notes.append("the first image of a multi-image JPEG was taken")
+    elif image.format == "TIFF" and image.n_frames > 1:
+        notes.append(f"the first of {image.n_frames} pages was taken")
     image.load()
     image = _upright(image, notes) if upright else image
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
@@ -148,11 +151,12 @@ def _upright(image: Any, notes: list[str]) -> Any:
     from PIL import ImageOps
 
     try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
         turned = ImageOps.exif_transpose(image)
     except Exception:  # Pillow raises anything from KeyError to struct.error on damaged EXIF
         notes.append("damaged EXIF data were ignored")
         return image
-    if turned is not image and turned.size != image.size:
+    if orientation in range(2, 9):  # 1 is upright
         notes.append("turned upright, following its EXIF orientation")
     return turned
 

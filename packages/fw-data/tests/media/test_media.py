@@ -161,6 +161,7 @@ def test_the_stored_video_is_deterministic_and_close_and_windows_agree():
     frames = _soft(21)
     data = encode_video(frames, 23.976, 14)
     assert data == encode_video(frames, 23.976, 14)
+    assert b" threads=1 " in data  # x264 writes its settings into the stream
     whole = decode_video(data, 21)
     assert _error(whole, frames) < 3.0  # 2.1 of it is chroma at half resolution
     assert abs((whole.astype(float) - frames).mean()) < 0.3

@@ -65,6 +65,7 @@ def test_video_comes_back(tmp_path, world):
     assert 10 * np.log10(255**2 / error) > 33
     again = write_video(tmp_path / "again.mp4", world.video, 12.5)
     assert again.read_bytes() == (tmp_path / "new" / "v.mp4").read_bytes()
+    assert b" threads=1 " in again.read_bytes()  # x264 writes its settings into the stream
     odd = write_video(tmp_path / "odd.mp4", world.video[:, :31, :45], 24)
     assert _decode(odd)[0].shape == (F, 30, 44, 3)
     with pytest.raises(ValueError, match=r"\(0, "):

@@ -78,3 +78,35 @@ def test_heads_keep_float32_through_casts(micro: Any, make_world: Any, make_inpu
     assert len(depth.unique()) > 0.95 * depth.numel()  # logits in bfloat16 give some hundred values
     world.geometry.double()
     assert world.geometry.depth_head.conv3.weight.dtype == torch.float64
+
+
+def test_training_under_autocast_keeps_depth_and_poses_exact(micro: Any, make_world: Any, make_inputs: Any) -> None:
+    """The camera head and the last layer of the dense heads leave autocast, so that the losses see no steps."""
+    world = make_world(micro)
+    taken: dict[str, tuple[Any, Any]] = {}
+
+    def keep(name: str) -> None:
+        def hook(_module: nn.Module, given: Any, out: Any) -> None:
+            taken[name] = given[0], out
+
+        world.geometry.get_submodule(name).register_forward_hook(hook)
+
+    for name in ("camera_head", "depth_head.conv3"):
+        keep(name)
+    latents, timestep, inputs = make_inputs(micro)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = world(latents, timestep, **inputs).geometry
+    depth = out.depth[0, 0]
+    assert depth.dtype == torch.float32
+    assert len(depth.unique()) > 0.95 * depth.numel()
+    features, logits = taken["depth_head.conv3"]
+    assert torch.equal(features, features.bfloat16().float())  # the layers before it run in bfloat16
+    expected = torch.nn.functional.conv2d(
+        features, world.geometry.depth_head.conv3.weight, world.geometry.depth_head.conv3.bias
+    )
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+    tokens, poses = taken.pop("camera_head")
+    for made, exact in zip(poses, world.geometry.camera_head(tokens.detach().float()), strict=True):
+        torch.testing.assert_close(made, exact, rtol=0, atol=0)
+    out.depth.sum().backward()
+    assert world.geometry.depth_head.conv3.weight.grad is not None

@@ -67,6 +67,21 @@ def test_changes_to_the_image_are_noted(pipe: WorldPipeline, tmp_path: Path) -> 
     assert any("EXIF" in note for note in world.notes)
 
 
+def test_given_notes_come_first_and_a_crop_is_noted(pipe: WorldPipeline) -> None:
+    tall = Image.new("RGB", (WIDTH, 2 * HEIGHT))
+    world = pipe(tall, "", path(), notes=["image: the first of 2 pages was taken"])
+    assert world.notes == (
+        "image: the first of 2 pages was taken",
+        f"image: cropped to its middle 50 % for frames of {WIDTH}x{HEIGHT}",
+    )
+    assert pipe(tall, "", path(), fit="stretch").notes == ()
+    notes: list[str] = []
+    prepare_image(Image.new("RGB", (WIDTH + 1, HEIGHT)), HEIGHT, WIDTH, "crop", notes, "last_image")
+    assert not notes  # 2 %
+    with pytest.raises(ValueError, match="last_image"):
+        prepare_image(np.zeros((4, 4, 4), np.uint8), HEIGHT, WIDTH, "crop", None, "last_image")
+
+
 def test_wrong_types_are_refused_before_any_work(pipe: WorldPipeline) -> None:
     for prompt, trajectory, name in ((3, path(), "prompt"), ("a", [np.eye(4)], "trajectory")):
         with pytest.raises(TypeError, match=name):

@@ -1,11 +1,13 @@
 """The wire format: the openai client unchanged, and what it does not speak of."""
 
 import base64
+import io
 import json
 
 import httpx
 import openai
 import pytest
+from PIL import Image
 from tests.stub_server.schema_fuzz import fuzz
 from tests.stub_server.server_process import QUEUE
 from tests.stub_server.stub_engine import FILES
@@ -103,6 +105,28 @@ def test_cameras_as_files(server, image, tmp_path):
         answer = server.http.post("/v1/videos", data={"prompt": "x"}, files=files)
         assert answer.status_code == 200, answer.text
         assert (answer.json()["camera"], answer.json()["num_frames"]) == ("file", frames)
+
+
+def test_notes_on_the_inputs(server):
+    """What was changed on reading is in the first answer, what the model ignored in the last one; a remix keeps
+    the former."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    out = io.BytesIO()
+    Image.new("RGB", (32, 48)).save(out, "JPEG", exif=exif)
+    tum = "".join(f"{i} 0 0 {i} 0 0 0 1\n" for i in range(5)).encode()
+    files = {"input_reference": out.getvalue(), "camera_file": ("path.txt", tum)}
+    video = server.http.post("/v1/videos", data={"prompt": "too-long"}, files=files).json()
+    assert [note.partition(":")[0] for note in video["notes"]] == ["image", "trajectory"]
+    assert "EXIF" in video["notes"][0]
+    assert "intrinsics" in video["notes"][1]
+    done = server.finished(video["id"])["notes"]
+    assert done == [*video["notes"], "the prompt is too long"]
+    remix = server.http.post(f"/v1/videos/{video['id']}/remix", json={"prompt": "short"}).json()
+    assert remix["notes"] == video["notes"]
+    assert server.finished(remix["id"])["notes"] == video["notes"]
+    listed = {one["id"]: one["notes"] for one in server.http.get("/v1/videos").json()["data"]}
+    assert listed[video["id"]] == done
 
 
 BAD = [

@@ -130,11 +130,13 @@ def test_a_world_goes_on_from_its_last_frame(make_server, image, tmp_path):
         archive.writestr("images/frame_00001.png", b"\x89PNG last")
     server = make_server(files=str(folder)).start()
     camera = json.dumps({"preset": "dolly", "fov_deg": 70})
-    source = server.create("a room", image, camera_trajectory=camera, seed="4").json()["id"]
+    source = server.create("too-long", image, camera_trajectory=camera, seed="4").json()["id"]
     server.finished(source)
+    assert server.get(source)["notes"] == ["the prompt is too long"]
     longer = server.http.post(f"/v1/videos/{source}/extend", json={"camera_trajectory": {"preset": "pan"}}).json()
+    assert longer["notes"] == []
     assert (longer["extended_from_video_id"], longer["camera"], longer["seed"]) == (source, "pan", 4)
-    assert longer["prompt"] == "a room"
+    assert longer["prompt"] == "too-long"
     inputs = server.folder / "data" / "inputs" / longer["id"]
     assert (inputs / "image.png").read_bytes() == b"\x89PNG last"
     before = json.loads((server.folder / "data" / "inputs" / source / "camera.json").read_text())

@@ -32,6 +32,7 @@ REQUEST = WorldRequest(
     model="m",
     seconds="0.3",
     camera="orbit",
+    notes=("the prompt ends before 'secret'",),
     settings=GenerationSettings(num_frames=5, width=48, height=32, seed=2**53 - 1, negative_prompt="secret fog"),
 )
 OPEN = Admission()

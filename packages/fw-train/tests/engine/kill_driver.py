@@ -61,7 +61,7 @@ class Denoise:
     def validate(self) -> Mapping[str, float]:
         return {"loss": float(self.module(self.images).square().mean())}
 
-    def sample(self, path: Path | None) -> None:
+    def sample(self, path: Path | None) -> list[str]:
         raise AssertionError(f"no samples were asked for: {path}")
 
     def describe(self, draw: Draw) -> str:

@@ -30,10 +30,12 @@ from fw_train.engine.run_log import read_log
 TaskMaker = Callable[..., Any]
 
 
-def go(config: TrainConfig, task: Task, on_write: Callable[[Path], None] | None = None) -> Result:
+def go(
+    config: TrainConfig, task: Task, on_write: Callable[[Path], None] | None = None, *, quiet: bool = True
+) -> Result:
     assert config.out is not None
     store = CheckpointStore(config.out / "checkpoints", keep=config.every.keep, on_write=on_write)
-    return run(config, task, Context(store=store, device=torch.device("cpu")), out=config.out, quiet=True)
+    return run(config, task, Context(store=store, device=torch.device("cpu")), out=config.out, quiet=quiet)
 
 
 def signalled(task: Any, at: int, *numbers: int) -> Any:
@@ -180,16 +182,20 @@ def test_a_nan_in_one_sample_is_blamed_on_it(config: TrainConfig, regression: Ta
     assert len(report["batch"]) == 4
 
 
-def test_previews_are_drawn_on_a_schedule_and_change_nothing(config: TrainConfig, regression: TaskMaker) -> None:
+def test_previews_are_drawn_on_a_schedule_and_change_nothing(
+    config: TrainConfig, regression: TaskMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = go(config, regression())
     every = dataclasses.replace(config.every, sample=10)
     drawn = dataclasses.replace(config, every=every, out=Path(str(config.out) + "-drawn"))
-    assert sha256(go(drawn, regression()).checkpoint) == sha256(plain.checkpoint)
+    assert sha256(go(drawn, regression(), quiet=False).checkpoint) == sha256(plain.checkpoint)
     assert drawn.out is not None
     names = [f"step-{step:08d}.png" for step in (10, 20, 24)]
     assert sorted(p.name for p in (drawn.out / "samples").iterdir()) == names
     rows = [row for row in read_log(drawn.out) if row.get("event") == "sampled"]
     assert [(row["step"], row["path"]) for row in rows] == list(zip((10, 20, 24), names, strict=True))
+    assert [row["notes"] for row in rows] == [["a.mp4: the caption is too long"]] * 3
+    assert capsys.readouterr().out.count("previews: a.mp4: the caption is too long\n") == 1
 
 
 def test_twenty_steps_of_small_batches_equal_those_of_large_ones(config: TrainConfig, regression: TaskMaker) -> None:

@@ -23,6 +23,7 @@ from fw_data.dataset.manifest import write_manifest
 from fw_data.dataset.reader import ClipDataset
 from fw_model.checkpoints.checkpoint import load_world
 from fw_model.config import WorldConfig
+from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_train.cli import main
 from fw_train.config.check import check
@@ -187,8 +188,9 @@ def test_resume_can_go_further_but_not_elsewhere(chain: Path, tmp_path: Path) ->
 
 
 def test_sampled_worlds_show_truth_and_result_and_leave_the_run_as_it_was(
-    chain: Path, dataset: Path, mini: Path, tmp_path: Path
+    chain: Path, dataset: Path, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(HashTextEncoder, "truncation", lambda _self, prompt: f"{prompt} is long" if prompt else None)
     words: dict[str, Any] = {"init": str(chain / "stage1" / "export"), "steps": 3}
     every = {"log": 2, "validate": 3, "checkpoint": 2, "sample": 2}
     drawn = configure(
@@ -204,6 +206,9 @@ def test_sampled_worlds_show_truth_and_result_and_leave_the_run_as_it_was(
     truth, made = pixels[:32], pixels[32:64]
     assert np.abs(truth[:, :48] - made[:, :48]).mean() < np.abs(truth[:, :48] - made[:, 96:144]).mean()
     assert pixels[64:96].std() > 0
+    sampled = [row for row in read_log(tmp_path / "drawn") if row.get("event") == "sampled"]
+    captions = {f"{record.source}: {record.caption} is long" for record in ClipDataset(dataset).records}
+    assert len(set(sampled[0]["notes"]) & captions) == 2
 
 
 def test_frozen_weights_in_half_precision_leave_as_they_came(

@@ -5,13 +5,12 @@ Axis legend: f frames, h height, w width, 3 = RGB.
 
 import io
 from fractions import Fraction
-from functools import cache
-from pathlib import Path
 
 import av
 import numpy as np
 from jaxtyping import UInt8
 
+from fw_core.video import x264_options
 from fw_data.errors import DataError
 from fw_data.media.color import ColorConverter
 
@@ -28,15 +27,10 @@ def encode_video(frames: UInt8[np.ndarray, "f h w 3"], fps: float, crf: int) -> 
         stream = container.add_stream(
             "libx264",
             rate=rate,
-            options={
-                "crf": str(crf),
-                "preset": "medium",
-                "x264-params": f"keyint={GROUP}:min-keyint={GROUP}:scenecut=0:open-gop=0{x264_instructions()}",
-            },
+            options=x264_options(crf, f"keyint={GROUP}:min-keyint={GROUP}:scenecut=0:open-gop=0"),
         )
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-        context.thread_count = 1
         context.time_base = 1 / rate
         context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1
         for index, frame in enumerate(frames):
@@ -72,13 +66,3 @@ def decode_video(data: bytes, num_frames: int, frames: range | None = None) -> U
     if len(images) != len(wanted):
         raise DataError("clip-video", f"stored video gives {len(images)} of the frames {wanted}: the clip is damaged")
     return np.stack(images) if images else np.zeros((0, 0, 0, 3), np.uint8)
-
-
-@cache
-def x264_instructions() -> str:
-    """AVX2 instead of AVX-512, whose code in x264 gives other bytes from call to call (PyAV 18.1 on an AMD EPYC)."""
-    try:
-        processor = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-    return ":asm=avx2" if " avx512bw" in processor else ""

@@ -65,6 +65,7 @@ def read_world(folder: str | Path) -> World:
         requested=paths["requested_"],
         fps=about["fps"],
         settings=about["settings"],
+        notes=tuple(about.get("notes", ())),
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from fw_core.video import x264_options
+
 
 def write_video(
     path: str | Path, video: UInt8[np.ndarray, "F H W 3"], fps: float | int = 16.0, *, crf: int = 18
@@ -35,8 +37,7 @@ def write_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "medium"})
-        stream.codec_context.thread_count = 1  # with several threads x264 writes different bytes each time
+        stream = container.add_stream("libx264", rate=rate, options=x264_options(crf))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for packet in _packets(stream, video[:, :height, :width]):
             container.mux(packet)

@@ -115,7 +115,9 @@ class GeometryBranch(nn.Module, Declares):
         columns: int,
         dense_frames: Sequence[int] | None = None,
     ) -> GeometryOutput:
-        """Run the heads, in float32, on the features of the tapped layers and of the last layer.
+        """Run the heads on the features of the tapped layers and of the last layer.
+
+        They run in float32. In training under autocast, only the camera head and the last layer of the dense heads do.
 
         Args:
             features: by layer.
@@ -125,13 +127,13 @@ class GeometryBranch(nn.Module, Declares):
         """
         camera = features[max(features)][:, :, 0]
         if not trains_under_autocast(camera):
-            dtype = self.camera_head.embed_pose.weight.dtype
-            features, camera = {layer: x.to(dtype) for layer, x in features.items()}, camera.to(dtype)
+            dtype = self.depth_head.conv1.weight.dtype
+            features = {layer: x.to(dtype) for layer, x in features.items()}
         taps = tuple(features[layer][:, :, self.num_special_tokens :] for layer in self.taps)
         with float32_region(camera):
             depth = self.depth_head(taps, rows, columns, dense_frames)
             points = self.point_head(taps, rows, columns, dense_frames)
-            poses = self.camera_head(camera)
+        poses = self.camera_head(camera)
         return GeometryOutput(
             depth=depth.value.squeeze(-1),
             depth_confidence=depth.confidence,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fw_model.config import POSE_DIM, Compat, GeometryConfig
 from fw_model.geometry.block import GeometryBlock, Mlp
 from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, normal, zeros
-from fw_model.layers.float32 import Float32Module
+from fw_model.layers.float32 import ExactModule, Float32Module, without_autocast
 from fw_model.layers.modulation import layer_norm
 
 _EPS = 1e-5
@@ -23,7 +23,7 @@ _EXPANSION = 4
 _POSE_STD = 0.002
 
 
-class CameraHead(Float32Module, Declares):
+class CameraHead(Float32Module, ExactModule, Declares):
     """Iterative refinement in the manner of VGGT, with one camera token expanded to four frames; weights in float32."""
 
     group = "geometry"
@@ -65,6 +65,10 @@ class CameraHead(Float32Module, Declares):
 
     def forward(self, camera: Float[Tensor, "b f e"]) -> list[Float[Tensor, "b F 9"]]:
         """Poses after every refinement, the last one best; the gradient stops at every earlier pose."""
+        with without_autocast(camera):
+            return self._refine(camera.to(self.embed_pose.weight.dtype))
+
+    def _refine(self, camera: Float[Tensor, "b f e"]) -> list[Float[Tensor, "b F 9"]]:
         expanded = self.expand(camera[:, 1:])
         if self.normalize_expanded:
             expanded = self.token_norm(expanded)

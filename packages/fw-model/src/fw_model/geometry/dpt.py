@@ -19,7 +19,7 @@ from fw_core.devices import float64_device
 from fw_model.config import TOKEN_PIXELS, GeometryConfig
 from fw_model.geometry.temporal import TemporalUpsampler, UpsamplerState
 from fw_model.layers.declarations import EMBEDDING, KEEP_POWER, KEEP_POWER_ENLARGING, Declares, Fill, Layer
-from fw_model.layers.float32 import Float32Module
+from fw_model.layers.float32 import ExactConv2d, Float32Module
 
 _EPS = 1e-5
 _POSITION_WEIGHT = 0.1
@@ -68,7 +68,8 @@ class DPTHead(Float32Module, Declares):
         self.fusions = nn.ModuleList([_Fusion(features, skip=i < 3, rectified=rectified_skip) for i in range(4)])
         self.conv1 = nn.Conv2d(features, features // 2, kernel_size=3, padding=1)
         self.conv2 = nn.Conv2d(features // 2, config.dpt_hidden, kernel_size=3, padding=1)
-        self.conv3 = nn.Conv2d(config.dpt_hidden, out + 1, kernel_size=1)
+        # in bfloat16 a frame would have some hundred distinct depths
+        self.conv3 = ExactConv2d(config.dpt_hidden, out + 1, kernel_size=1)
 
     def initial_values(self) -> Mapping[str, Fill | Layer]:
         """New maps: everything one unit ahead (depth exp(0), points z expm1(log 2)), with hardly any confidence.
@@ -148,7 +149,7 @@ class DPTHead(Float32Module, Declares):
         assert x is not None
         x = _resize(self.conv1(x), (TOKEN_PIXELS * rows, TOKEN_PIXELS * columns))
         x = x + _positions_like(x, aspect)
-        return self.conv3(F.relu(self.conv2(x)))
+        return self.conv3(F.relu(self.conv2(x).to(self.conv3.weight.dtype)))
 
 
 class _Stream(nn.Module):

@@ -24,6 +24,19 @@ class Float32Module(nn.Module):
         return super()._apply(keep, recurse)
 
 
+class ExactModule(nn.Module):
+    """Marks modules whose forward pass leaves autocast, also in training; plans need to know them."""
+
+
+class ExactConv2d(nn.Conv2d, ExactModule):
+    """A convolution that leaves autocast; its input has the type of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve images [b, c, h, w]."""
+        with without_autocast(x):
+            return super().forward(x)
+
+
 def without_autocast(x: Tensor) -> torch.autocast:
     """A region without autocast for tensors like `x`."""
     return torch.autocast(_autocast_device(x), enabled=False)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fw_core.devices import float64_device
-from fw_model.layers.float32 import without_autocast
+from fw_model.layers.float32 import ExactModule, without_autocast
 
 
 class RMSNorm(nn.Module):
@@ -37,7 +37,7 @@ class TanhGELU(nn.Module):
         return torch.ops.aten.gelu_(x, approximate="tanh")
 
 
-class TimeEmbedding(nn.Module):
+class TimeEmbedding(ExactModule):
     """Sinusoid -> MLP -> (embedding, one row of `rows` modulation vectors per sample), all in float32."""
 
     def __init__(self, freq_dim: int, dim: int, rows: int, rounding: str = "none") -> None:

@@ -22,6 +22,8 @@ from fw_model.pipeline.settings import Fit
 
 ImageInput = Image.Image | np.ndarray | Path | str
 """A PIL image, a uint8 array [h, w, 3], or a file."""
+_KEPT = 0.95
+"""A crop that leaves less than this share of an image is noted."""
 
 
 def check_types(prompt: object, trajectory: object) -> None:
@@ -36,7 +38,7 @@ def check_types(prompt: object, trajectory: object) -> None:
 
 
 def prepare_image(
-    image: ImageInput, height: int, width: int, fit: Fit, notes: list[str] | None = None
+    image: ImageInput, height: int, width: int, fit: Fit, notes: list[str] | None = None, name: str = "image"
 ) -> Float[Tensor, "3 H W"]:
     """Convert an image to values in [-1, 1] at the clip's size.
 
@@ -45,16 +47,20 @@ def prepare_image(
         height: rows of the clip.
         width: columns of the clip.
         fit: "crop" keeps the aspect ratio and crops the center; "stretch" is the released behavior.
-        notes: receives a note about every change that reading the image made.
+        notes: receives a note about every change that reading the image made, and about a crop of 5 % or more.
+        name: the argument that the image was given as, for notes and errors.
 
     Raises:
         ValueError: an array of another shape, or a file that is not a readable image.
         TypeError: neither an image, nor an array, nor a file.
         FileNotFoundError: the file does not exist.
     """
-    rgb = _pil_image(image, notes).convert("RGB")
+    rgb = _pil_image(image, notes, name).convert("RGB")
     if fit == "crop":
         wide, tall, left, top = cover(rgb.width, rgb.height, width, height)
+        kept = width * height / (wide * tall)
+        if notes is not None and kept < _KEPT:
+            notes.append(f"{name}: cropped to its middle {100 * kept:.0f} % for frames of {width}x{height}")
         rgb = rgb.resize((wide, tall), Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
     else:
         rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
@@ -99,17 +105,17 @@ def prepare_trajectory(
     return path.resized(wide, tall).cropped(left, top, width, height)
 
 
-def _pil_image(image: ImageInput, notes: list[str] | None) -> Image.Image:
+def _pil_image(image: ImageInput, notes: list[str] | None, name: str) -> Image.Image:
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"image: an array must be uint8 [h, w, 3], got {image.dtype} {list(image.shape)}")
+            raise ValueError(f"{name}: an array must be uint8 [h, w, 3], got {image.dtype} {list(image.shape)}")
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
         image, changes = decode_image(image)
     elif isinstance(image, str | Path):
         image, changes = read_image(image)
     else:
-        raise TypeError(f"image is a {type(image).__name__}; give a PIL image, a uint8 array [h, w, 3] or a file")
+        raise TypeError(f"{name} is a {type(image).__name__}; give a PIL image, a uint8 array [h, w, 3] or a file")
     if notes is not None:
-        notes += [f"image: {change}" for change in changes]
+        notes += [f"{name}: {change}" for change in changes]
     return Image.fromarray(image)

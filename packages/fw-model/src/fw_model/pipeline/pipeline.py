@@ -12,7 +12,7 @@ Axes: b batch, F frames, H W pixels, c channels, f latent frames, y x latent row
 """
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -269,6 +269,7 @@ class WorldPipeline:
         settings: GenerationSettings | None = None,
         *,
         last_image: ImageInput | None = None,
+        notes: Sequence[str] = (),
         **changes: Any,
     ) -> Generator[Progress, None, None]:
         """Generate a world. Inputs are checked at once; the work is done as the reports are taken.
@@ -283,6 +284,7 @@ class WorldPipeline:
             settings: see ``GenerationSettings``. Number of frames and size are by default those of ``trajectory``,
                 everything else is by default ``self.sampling``.
             last_image: the last frame, for models with mask channels and no CLIP (Wan2.2).
+            notes: the first entries of ``World.notes``, such as those of ``read_image`` on an image given as an array.
             changes: fields of ``GenerationSettings`` to set, such as ``num_inference_steps=20, seed=1``.
 
         Returns:
@@ -302,11 +304,13 @@ class WorldPipeline:
         check_clip_shape(num_frames, height, width)
         schedule = FlowSchedule(steps=chosen.num_inference_steps, shift=chosen.shift)
         self._check_model(schedule, last_image is not None)
-        notes: list[str] = []
+        collected = list(notes)
         job = GenerationJob(
-            notes=notes,
-            image=prepare_image(image, height, width, fit, notes),
-            last_image=None if last_image is None else prepare_image(last_image, height, width, fit, notes),
+            notes=collected,
+            image=prepare_image(image, height, width, fit, collected),
+            last_image=None
+            if last_image is None
+            else prepare_image(last_image, height, width, fit, collected, "last_image"),
             prompt=prompt,
             path=prepare_trajectory(
                 trajectory,
@@ -315,7 +319,7 @@ class WorldPipeline:
                 width=width,
                 fit=fit,
                 scene_scale=settings.scene_scale,
-                notes=notes,
+                notes=collected,
             ),
             schedule=schedule,
             sampling=chosen,
@@ -331,10 +335,11 @@ class WorldPipeline:
         settings: GenerationSettings | None = None,
         *,
         last_image: ImageInput | None = None,
+        notes: Sequence[str] = (),
         **changes: Any,
     ) -> World:
         """Generate a world and return it; the arguments are those of ``generate``."""
-        *_, last = self.generate(image, prompt, trajectory, settings, last_image=last_image, **changes)
+        *_, last = self.generate(image, prompt, trajectory, settings, last_image=last_image, notes=notes, **changes)
         assert last.world is not None, "the last report holds the world"
         return last.world
 
@@ -466,7 +471,7 @@ class WorldPipeline:
                 **({} if self.follows_camera else {"follows_camera": False}),
                 **self._lora_settings(),
             },
-            notes=tuple(job.notes),
+            notes=tuple(dict.fromkeys(job.notes)),
         )
 
 

@@ -18,7 +18,7 @@ from fw_serve.intake.camera import BadCameraError, StoredPath, read_camera
 from fw_serve.intake.decoder import MAX_PIXELS
 from fw_serve.intake.fetch import FetchError
 from fw_serve.intake.image_size import image_size
-from fw_serve.intake.images import BadImageError
+from fw_serve.intake.images import BadImageError, DecodedPng
 from fw_serve.intake.turns import TurnsTakenError
 from fw_serve.jobs.errors import (
     DiskShareError,
@@ -30,6 +30,8 @@ from fw_serve.jobs.errors import (
 from fw_serve.jobs.model import Job, ModelCard, NewJob, WorldRequest
 from fw_serve.settings import Limits
 
+INPUT_NOTES = ("image: ", "trajectory: ")
+"""Starts of the notes about the image and the camera file, which a remix keeps."""
 DEFAULT_CAMERA = {"preset": "orbit"}
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -57,7 +59,9 @@ async def create(request: Request, service: Service, caller: Caller, idempotency
         priority = check_priority(caller, body.fields.priority)
         service.webhooks.check(body.fields.webhook)
         image = await decoded(service, caller, await run_in_threadpool(_image, service, body))
-        files = {"image.png": image, "camera.json": camera.model_dump_json().encode()}
+        notes = (*(f"image: {note}" for note in image.notes), *resolved.notes)
+        resolved = resolved.model_copy(update={"notes": notes})
+        files = {"image.png": image.png, "camera.json": camera.model_dump_json().encode()}
         new = NewJob(
             id=new_id(),
             owner=caller.owner,
@@ -105,7 +109,7 @@ def check_memory(card: ModelCard, request: WorldRequest) -> None:
         )
 
 
-async def decoded(service: Service, caller: Caller, content: bytes) -> bytes:
+async def decoded(service: Service, caller: Caller, content: bytes) -> DecodedPng:
     """An untrusted image as PNG. The size is checked in its header first; decoding waits for a fair turn."""
     size = image_size(content)
     if size is not None and size[0] * size[1] > MAX_PIXELS:
@@ -185,11 +189,12 @@ def resolve(body: CreateBody, card: ModelCard, limits: Limits) -> tuple[WorldReq
         raise wrong("num_frames", f"is {num_frames}; the maximum is {most}{reason}")
     if body.camera_file is not None and fields.camera_trajectory is not None:
         raise wrong("camera_trajectory", "give camera_trajectory or camera_file, not both")
+    notes: list[str] = []
     source = body.camera_file if body.camera_file is not None else fields.camera_trajectory
     try:
         camera = read_camera(
             DEFAULT_CAMERA if source is None else source,
-            num_frames=num_frames, default_num_frames=defaults.num_frames, width=width, height=height,
+            num_frames=num_frames, default_num_frames=defaults.num_frames, width=width, height=height, notes=notes,
         )  # fmt: skip
     except BadCameraError as error:
         raise wrong("camera_trajectory" if body.camera_file is None else "camera_file", str(error)) from None
@@ -202,6 +207,7 @@ def resolve(body: CreateBody, card: ModelCard, limits: Limits) -> tuple[WorldReq
         camera=camera.kind,
         lora=fields.lora,
         settings=settings.updated(num_frames=num_frames, width=width, height=height),
+        notes=tuple(f"trajectory: {note}" for note in notes),
     )
     return request, camera
 

@@ -76,6 +76,11 @@ class Video(BaseModel):
     attempts: int = Field(default=0, description="Number of attempts so far, without those an operator interrupted.")
     priority: int = Field(default=0, description="Jobs of higher priority run first.")
     lora: str | None = None
+    notes: list[str] = Field(
+        default_factory=list,
+        description="Changes to the inputs, such as an image turned upright or a prompt that was too long. "
+        "Complete when the video is completed.",
+    )
     shared: bool = Field(default=False, description="Whether a read-only link exists.")
 
     @classmethod
@@ -109,6 +114,7 @@ class Video(BaseModel):
             attempts=job.attempts,
             priority=job.priority,
             lora=request.lora,
+            notes=list(request.notes),
             shared=job.share is not None,
         )
 

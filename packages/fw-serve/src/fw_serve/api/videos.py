@@ -169,7 +169,8 @@ def remix_video(video_id: str, body: RemixBody, service: Services, caller: Calle
         files = {name: service.storage.input(source.id, name).read_bytes() for name in ("image.png", "camera.json")}
     except (StorageError, FileNotFoundError):
         raise not_found(video_id) from None
-    request = source.request.model_copy(update={"prompt": body.prompt})
+    kept = tuple(note for note in source.request.notes if note.startswith(creation.INPUT_NOTES))
+    request = source.request.model_copy(update={"prompt": body.prompt, "notes": kept})
     new = NewJob(
         id=creation.new_id(), owner=caller.owner, request=request, remixed_from=source.id,
         bytes=sum(map(len, files.values())),
@@ -189,7 +190,9 @@ def extend_video(video_id: str, body: ExtendBody, service: Services, caller: Cal
     request = source.request
     settings = request.settings if body.seed is None else request.settings.updated(seed=body.seed)
     camera, kind = _continued(service, source, body)
-    request = request.model_copy(update={"prompt": body.prompt or request.prompt, "settings": settings, "camera": kind})
+    request = request.model_copy(
+        update={"prompt": body.prompt or request.prompt, "settings": settings, "camera": kind, "notes": ()}
+    )
     files = {"image.png": image, "camera.json": camera}
     new = NewJob(
         id=creation.new_id(), owner=caller.owner, request=request, extended_from=source.id,

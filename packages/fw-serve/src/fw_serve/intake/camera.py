@@ -233,6 +233,7 @@ def read_camera(
     width: int,
     height: int,
     fov_rad: float | None = None,
+    notes: list[str] | None = None,
 ) -> StoredPath:
     """A camera path from a JSON text or object, or from the content of a file.
 
@@ -243,6 +244,7 @@ def read_camera(
         width: columns of the clip.
         height: rows of the clip.
         fov_rad: full vertical field of view of a JSON path that sets none; None is that of the presets.
+        notes: list to which assumptions about a camera file are added.
 
     Returns:
         The path; for a path of one camera per frame, as long as it was given.
@@ -259,7 +261,7 @@ def read_camera(
                 camera = _validated(model, data)
                 path = _attempt(partial(camera.path, num_frames or default_num_frames, width, height))
                 return StoredPath.of(kind or getattr(camera, "preset", ""), _long_enough(path, num_frames))
-    return StoredPath.of("file", _long_enough(_attempt(lambda: _from_file(data, width, height)), num_frames))
+    return StoredPath.of("file", _long_enough(_attempt(lambda: _from_file(data, width, height, notes)), num_frames))
 
 
 def presets() -> list[dict[str, Any]]:
@@ -316,7 +318,7 @@ def _validated(
         raise BadCameraError(f"{place}: {problem}" if place else problem) from None
 
 
-def _from_file(data: dict[str, Any] | str, width: int, height: int) -> Trajectory:
+def _from_file(data: dict[str, Any] | str, width: int, height: int, notes: list[str] | None) -> Trajectory:
     if not data:
         raise BadCameraError("the camera path is empty")
     if detect_content(data) is None:
@@ -326,7 +328,7 @@ def _from_file(data: dict[str, Any] | str, width: int, height: int) -> Trajector
     with tempfile.TemporaryDirectory(prefix="fw-camera-") as folder:
         file = Path(folder) / "camera"
         file.write_text(json.dumps(data) if isinstance(data, dict) else data, encoding="utf-8")
-        return read_trajectory(file, width=width, height=height)
+        return read_trajectory(file, width=width, height=height, notes=notes)
 
 
 def _long_enough(path: Trajectory, num_frames: int | None) -> Trajectory:

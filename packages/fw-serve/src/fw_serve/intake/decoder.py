@@ -1,9 +1,10 @@
 """Process that decodes untrusted images: limited memory, low priority, no file writes; may be killed at any time.
 
-`ImageDecoder` starts it as `python -m fw_serve.intake.decoder PIPE`. Each message in is an image file; each message out
-is `P` and a PNG, or `E` and an error. Sizes are checked before decoding.
+`ImageDecoder` starts it as `python -m fw_serve.intake.decoder PIPE`. Each message in is an image file. Each answer is
+`P`, a line of JSON with the changes made and a PNG, or `E` and an error. Sizes are checked before decoding.
 """
 
+import json
 import os
 import resource
 import sys
@@ -38,7 +39,8 @@ def main() -> None:
         except EOFError:
             return
         try:
-            pipe.send_bytes(b"P" + decode(content))
+            png, notes = decode(content)
+            pipe.send_bytes(b"P" + json.dumps(notes).encode() + b"\n" + png)
         except ImageError as error:
             pipe.send_bytes(b"E" + str(error).encode())
         except MemoryError:
@@ -47,13 +49,13 @@ def main() -> None:
             pipe.send_bytes(b"Ethe image is damaged; save it again as PNG or JPEG")
 
 
-def decode(content: bytes) -> bytes:
-    """Decode an image to an upright RGB PNG without metadata.
+def decode(content: bytes) -> tuple[bytes, list[str]]:
+    """Decode an image to an upright RGB PNG without metadata; also the changes made, for its sender.
 
     Raises:
         ImageError: not an image in one of `FORMATS`, damaged, animated, too large or too small.
     """
-    rgb = read_image(content, name="the image", formats=FORMATS, max_pixels=MAX_PIXELS).rgb
+    rgb, changes = read_image(content, name="the image", formats=FORMATS, max_pixels=MAX_PIXELS)
     height, width = rgb.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise ImageError(f"the image has {width}x{height} pixels; the minimum is {MIN_SIDE}x{MIN_SIDE}")
@@ -62,7 +64,7 @@ def decode(content: bytes) -> bytes:
         upright.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
     out = BytesIO()
     upright.save(out, "PNG", compress_level=1)
-    return out.getvalue()
+    return out.getvalue(), list(changes)
 
 
 def _confine() -> None:

@@ -1,5 +1,6 @@
 """Decoding of untrusted images in separate processes, which may crash without harm."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from queue import LifoQueue
+from typing import NamedTuple
 
 DEADLINE_S = 60.0
 """Maximum seconds to decode an image."""
@@ -17,6 +19,15 @@ RECYCLE_AFTER = 500
 
 class BadImageError(ValueError):
     """An image that cannot be used; the message is for its sender."""
+
+
+class DecodedPng(NamedTuple):
+    """A decoded image."""
+
+    png: bytes
+    """An upright RGB PNG without metadata."""
+    notes: tuple[str, ...]
+    """Changes that reading the image made."""
 
 
 class ImageDecoder:
@@ -38,7 +49,7 @@ class ImageDecoder:
         process = self._free.get()
         self._free.put(process or _Process())
 
-    def decode(self, content: bytes) -> bytes:
+    def decode(self, content: bytes) -> DecodedPng:
         """Decode an image to an RGB PNG without metadata.
 
         Raises:
@@ -63,7 +74,8 @@ class ImageDecoder:
         kind, rest = answer[:1], answer[1:]
         if kind != b"P":
             raise BadImageError(rest.decode(errors="replace"))
-        return rest
+        notes, _, png = rest.partition(b"\n")
+        return DecodedPng(png, tuple(json.loads(notes)))
 
     def close(self) -> None:
         """End all idle processes."""

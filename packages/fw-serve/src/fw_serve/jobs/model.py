@@ -90,6 +90,8 @@ class WorldRequest(_Stored):
     """Kind of camera path: the name of a preset, `keyframes`, `poses` or `file`."""
     lora: str | None = None
     """Name of a LoRA of the model's card."""
+    notes: tuple[str, ...] = ()
+    """Changes to the inputs and parts of them without effect; those that the model makes follow with the result."""
     settings: GenerationSettings
     """Generation settings; num_frames, width and height are always set."""
 
@@ -105,7 +107,7 @@ class WorldRequest(_Stored):
     def without_text(self) -> "WorldRequest":
         """The request without the texts that a user wrote."""
         settings = self.settings.updated(negative_prompt=None)
-        return self.model_copy(update={"prompt": "", "settings": settings})
+        return self.model_copy(update={"prompt": "", "settings": settings, "notes": ()})
 
 
 class ModelCard(_Stored):

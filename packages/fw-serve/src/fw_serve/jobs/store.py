@@ -241,7 +241,9 @@ class JobStore:
         """Renew a lease. Raises LeaseLostError if the attempt no longer owns the job."""
         self._write(lease, lease_until=self.clock() + lease_s)
 
-    def complete(self, lease: str, result: str, *, size: int = 0, work: float = 0.0) -> Job:
+    def complete(
+        self, lease: str, result: str, *, size: int = 0, work: float = 0.0, request: WorldRequest | None = None
+    ) -> Job:
         """Complete a job.
 
         Args:
@@ -249,11 +251,13 @@ class JobStore:
             result: name of the result folder.
             size: bytes in that folder.
             work: steps x frames x height x width, for estimates of other jobs.
+            request: the request with the notes of the result; None leaves it as it is.
 
         Raises:
             LeaseLostError: the attempt no longer owns the job.
         """
         values = {"result": result, "progress": 100, "eta_seconds": 0.0, "bytes": jobs.c.bytes + size}
+        values |= {} if request is None else {"request": request.model_dump_json()}
         return self._finish(lease, "completed", work, status="completed", **values)
 
     def fail(self, lease: str, code: str, message: str) -> Job:

@@ -43,6 +43,8 @@ class JobProgress:
     """Estimated time left."""
     preview: bytes | None = None
     """A JPEG of the frames as denoised so far."""
+    notes: tuple[str, ...] = ()
+    """With the last report: changes to the inputs, those of the request first, and parts without effect."""
 
 
 class JobEngine(Protocol):

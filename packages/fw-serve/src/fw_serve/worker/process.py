@@ -124,7 +124,8 @@ class WorkerProcess:
         camera = StoredPath.model_validate_json(self.storage.input(job.id, "camera.json").read_bytes())
         image = self.storage.input(job.id, "image.png")
         folder = self.storage.begin(lease)
-        steps = self.engine.run(JobInputs(request=job.request, image=image, camera=camera.trajectory()), folder)
+        request = job.request
+        steps = self.engine.run(JobInputs(request=request, image=image, camera=camera.trajectory()), folder)
         try:
             for step in steps:
                 if step.preview is not None:  # first, so that whoever sees the step can get its preview
@@ -136,16 +137,18 @@ class WorkerProcess:
                     )  # fmt: skip
                 except SQLAlchemyError as error:  # the next report tells as much
                     log.warning("%s: a report of progress was lost: %s", job.id, _reason(error))
+                if step.notes:
+                    request = request.model_copy(update={"notes": step.notes})
                 finished = step.stage == "export" and step.step == step.steps
                 if self.stopping.is_set() and not finished:
                     raise StopRequestedError
         finally:
             steps.close()
         size = self.storage.publish(job.id, lease)
-        num_frames, height, width = job.request.shape
-        num_steps = job.request.settings.num_inference_steps or self.engine.card.settings.num_inference_steps
+        num_frames, height, width = request.shape
+        num_steps = request.settings.num_inference_steps or self.engine.card.settings.num_inference_steps
         work = float(num_steps * num_frames * height * width)
-        self._retried(lambda: self.store.complete(lease, lease, size=size, work=work))
+        self._retried(lambda: self.store.complete(lease, lease, size=size, work=work, request=request))
 
     def _retried(self, write: Callable[[], Answer]) -> Answer:
         """The result of `write`, which is repeated while the database does not respond."""

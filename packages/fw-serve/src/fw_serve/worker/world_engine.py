@@ -51,7 +51,9 @@ class WorldEngine:
         request, world = task.request, None
         before = _restart_peak(self.pipeline.device)
         with _named_errors(), self._with_lora(request.lora):
-            reports = self.pipeline.generate(task.image, request.prompt, task.camera, request.settings)
+            reports = self.pipeline.generate(
+                task.image, request.prompt, task.camera, request.settings, notes=request.notes
+            )
             previews = _Previews(self.pipeline)
             for report in reports:
                 yield JobProgress(
@@ -63,7 +65,7 @@ class WorldEngine:
             self._measure(world, before)
             yield JobProgress(stage="export", step=0, steps=1)
             write_artifacts(world, folder)
-        yield JobProgress(stage="export", step=1, steps=1, eta_seconds=0.0)
+        yield JobProgress(stage="export", step=1, steps=1, eta_seconds=0.0, notes=world.notes)
 
     def recover(self) -> None:
         """See `JobEngine.recover`."""

@@ -75,9 +75,9 @@ class Task(Protocol):
         """Measurements on held-out clips, with the same noise every time; contains `loss`. Every rank calls it."""
         ...
 
-    def sample(self, path: Path | None) -> None:
+    def sample(self, path: Path | None) -> Sequence[str]:
         """Generate worlds for held-out clips and draw them into a PNG file, unless `path` is None. Every rank calls
-        it."""
+        it. Returns notes on the inputs of these worlds, such as a caption that is too long."""
         ...
 
     def describe(self, draw: Draw) -> str:
@@ -340,10 +340,10 @@ class Trainer:
         path = self.out / SAMPLES / f"step-{self.step:08d}.png"
         self.task.module.eval()
         with torch.no_grad():
-            self.task.sample(path if self.ctx.is_main else None)
+            notes = self.task.sample(path if self.ctx.is_main else None)
         self.task.module.train()
         if self.ctx.is_main:
-            run_log.image(self.step, path)
+            run_log.image(self.step, path, notes)
 
     def _save(self, run_log: RunLog, *, wait: bool = False) -> Path:
         """Start a save after the previous one; with `wait`, return once it is complete, on every rank."""

@@ -38,6 +38,7 @@ class RunLog:
         self._trackers = trackers
         self._steps = steps
         self._quiet = quiet
+        self._printed: set[str] = set()
         self._bar: Any = None
 
     def __enter__(self) -> "RunLog":
@@ -87,9 +88,12 @@ class RunLog:
         """Log an event: started, saved, sampled, interrupted, diverged or finished."""
         self._row({"step": step, "event": event, **details})
 
-    def image(self, step: int, path: Path) -> None:
-        """Log an image file of generated worlds."""
-        self.event(step, "sampled", path=path.name)
+    def image(self, step: int, path: Path, notes: Sequence[str]) -> None:
+        """Log an image file of generated worlds, and print the notes on them that are new."""
+        self.event(step, "sampled", path=path.name, notes=list(notes))
+        for note in [note for note in notes if note not in self._printed]:
+            self._printed.add(note)
+            self.message(f"previews: {note}")
         for tracker in self._trackers:
             tracker.image(step, path)
 

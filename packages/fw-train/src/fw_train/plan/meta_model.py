@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fw_model.layers.modulation import TimeEmbedding
+from fw_model.layers.float32 import ExactModule
 
 _ATTEND = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 """Saves the same tensors for backward as every fused kernel: inputs, output and one number per row."""
@@ -35,7 +35,7 @@ class MetaDeviceMode(TorchFunctionMode):
         self._keeping = True
         self._casts: dict[int, Tensor] = {}
         for module in root.modules():
-            if isinstance(module, TimeEmbedding):  # disables autocast
+            if isinstance(module, ExactModule):
                 module.register_forward_pre_hook(lambda _m, _a: self._count(1))
                 module.register_forward_hook(lambda _m, _a, _o: self._count(-1), always_call=True)
 

@@ -127,7 +127,7 @@ class AutoencoderTask:
             "psnr/block_dct": float(np.mean(-10 * np.log10(fixed / 4))),
         }
 
-    def sample(self, path: Path | None) -> None:
+    def sample(self, path: Path | None) -> Sequence[str]:
         """Draw held-out clips above their reconstructions by the autoencoder and by the fixed transform.
 
         The clips are divided among the ranks; rank 0 writes the file.
@@ -141,6 +141,7 @@ class AutoencoderTask:
         made = self._gathered(strips)
         if path is not None:
             save_strips(path, made)
+        return ()
 
     def _mine(self, count: int) -> list[tuple[int, ClipRecord]]:
         """Index and record of the first `count` held-out clips, as far as they are those of this rank."""

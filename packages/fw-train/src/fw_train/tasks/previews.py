@@ -8,7 +8,7 @@ Axes: F frames, H W pixels.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,16 @@ COLUMNS = 5
 """Frames of a clip in an image."""
 
 
-def sample_strip(task: "WorldTask", record: ClipRecord) -> UInt8[np.ndarray, "h w 3"]:
+class Strip(NamedTuple):
+    """Rows of frames of one clip."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    """RGB."""
+    notes: tuple[str, ...]
+    """Notes of the generated world."""
+
+
+def sample_strip(task: "WorldTask", record: ClipRecord) -> Strip:
     """Rows of true and generated frames, and of true and generated depth from stage 1 on.
 
     Each row of depth has its own color scale: near is warm, far is cold.
@@ -51,7 +60,8 @@ def sample_strip(task: "WorldTask", record: ClipRecord) -> UInt8[np.ndarray, "h 
         assert sample.depth is not None, "a stage with geometry keeps its labels"
         rows += [colorize(sample.depth.numpy()), colorize(world.depth)]
     shown = np.unique(np.linspace(0, shape.frames - 1, COLUMNS).round().astype(int))
-    return np.concatenate([rearrange(row[shown], "f h w c -> h (f w) c") for row in rows])
+    pixels = np.concatenate([rearrange(row[shown], "f h w c -> h (f w) c") for row in rows])
+    return Strip(pixels, world.notes)
 
 
 def save_strips(path: Path, strips: Sequence[UInt8[np.ndarray, "h w 3"]]) -> None:

@@ -176,10 +176,10 @@ class WorldTask:
                     by_level[at] = by_level.get(at, 0.0) + total / count
         return _sum(self.ctx.gather(sums)) | _sum(self.ctx.gather(by_level))
 
-    def sample(self, path: Path | None) -> None:
+    def sample(self, path: Path | None) -> Sequence[str]:
         """Generate the first held-out clips from their first frames and draw them beside the truth.
 
-        The clips are divided among the ranks; rank 0 writes the file.
+        The clips are divided among the ranks; rank 0 writes the file. Returns the notes on the worlds.
         """
         records = self.split.held_out[: self.config.sampling.clips]
         strips = {}
@@ -190,7 +190,8 @@ class WorldTask:
                 strips[mine] = strip
         made = {index: strip for part in self.ctx.gather(strips) for index, strip in part.items()}
         if path is not None:
-            save_strips(path, [made[index] for index in sorted(made)])
+            save_strips(path, [made[index].pixels for index in sorted(made)])
+        return [f"{records[index].source}: {note}" for index in sorted(made) for note in made[index].notes]
 
     def describe(self, draw: Draw) -> str:
         """Id, source and first frame of a draw's window."""
