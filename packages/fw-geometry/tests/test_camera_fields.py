@@ -59,6 +59,16 @@ def test_refused_fields(tmp_path, top, message):
         read_transforms_json(scene(tmp_path, **top), undistort=True)
 
 
+def test_images_of_two_sizes_are_refused_with_number_and_name(tmp_path):
+    pose = np.eye(4).tolist()
+    upright = {"file_path": "tall.png", "transform_matrix": pose, "w": 48, "h": 64}
+    path = scene(tmp_path, fl_x=60)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"frames": [*content["frames"], upright]}))
+    with pytest.raises(ValueError, match=r"frames\[1\] \(tall\.png\): size \(48, 64\)"):
+        read_transforms_json(path)
+
+
 def test_lenses(tmp_path):
     opencv = {"fl_x": 60, "fl_y": 61, "cx": 33, "cy": 23, "k1": 0.02, "k2": -0.01, "p1": 0.001}
     with pytest.raises(CameraFileError, match=r"0\.02.*fw-data import"):

@@ -31,10 +31,10 @@ class ExactModule(nn.Module):
 class ExactConv2d(nn.Conv2d, ExactModule):
     """A convolution that leaves autocast; its input has the type of its weights."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name in torch)
         """Convolve images [b, c, h, w]."""
-        with without_autocast(x):
-            return super().forward(x)
+        with without_autocast(input):
+            return super().forward(input)
 
 
 def without_autocast(x: Tensor) -> torch.autocast:
