@@ -1,8 +1,8 @@
 """`fw generate --batch FILE`: many worlds with one load of the model.
 
 FILE is JSONL or CSV with one world per row. All rows are checked before the model loads. A world that fails is recorded
-and the rest is generated. Finished worlds are skipped when the command runs again. Under torchrun, process k of n takes
-the rows k, k + n, ...; each process writes its own results file.
+and the rest is generated. Finished worlds are skipped when the command runs again. Under torchrun, process k of n (or
+group k of n, with --parallel) takes the rows k, k + n, ...; each writes its own results file.
 """
 
 import csv
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fw_app.example_images import domain_note, resolve_image
-from fw_app.generate import load_pipeline, read_inputs, start, write
+from fw_app.generate import join_processes, load_pipeline, read_inputs, start, write
 from fw_app.options import GenerateOptions
 from fw_core.commands import describe, nearest
 from fw_model.checkpoints.shipped import EXAMPLE
@@ -39,7 +39,7 @@ class Row:
     def digest(self) -> str:
         """Hash of everything that determines the world."""
         options = asdict(self.options)
-        for key in ("out", "batch", "device", "offload", "server"):
+        for key in ("out", "batch", "device", "offload", "parallel", "server"):
             del options[key]
         return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -47,7 +47,12 @@ class Row:
 def generate_batch(options: GenerateOptions) -> int:
     """Generate the unfinished worlds of this process's share; returns 1 if any failed."""
     assert options.batch is not None
-    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    group = join_processes(options)
+    if group is not None and not group.is_leader:
+        load_pipeline(options, free_encoders=False, group=group).follow()
+        return 0
+    size = 1 if group is None else group.size
+    rank, ranks = int(os.environ.get("RANK", "0")) // size, int(os.environ.get("WORLD_SIZE", "1")) // size
     rows = read_batch(options.batch, options)
     done = finished(options.out)
     share = rows[rank::ranks]
@@ -55,7 +60,7 @@ def generate_batch(options: GenerateOptions) -> int:
     print(f"{len(rows)} worlds, {len(share)} of them here, {len(share) - len(missing)} already finished", flush=True)
     if not missing:
         return 0
-    pipeline = load_pipeline(replace(options, device=_device(options.device, ranks)), free_encoders=False)
+    pipeline = load_pipeline(options, free_encoders=False, group=group)
     if pipeline.trained_on and not all(str(row.options.image).startswith(EXAMPLE) for row in missing):
         print(domain_note(pipeline.trained_on))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -183,14 +188,3 @@ def _typed(text: str) -> Any:
     except ValueError:
         return text
     return text if isinstance(value, dict | list) or value is None else value
-
-
-def _device(device: str, ranks: int) -> str:
-    """The GPU of this process under torchrun; otherwise as asked for."""
-    local = os.environ.get("LOCAL_RANK")
-    if ranks > 1 and local is not None and device in ("auto", "cuda"):
-        import torch
-
-        if torch.cuda.is_available():
-            return f"cuda:{local}"
-    return device

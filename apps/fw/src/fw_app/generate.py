@@ -4,6 +4,7 @@ The output folder holds the video, the depth video, the point cloud and the came
 """
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
+    import torch
 
     from fw_geometry import Trajectory
+    from fw_model.parallel.group import WorldGroup
     from fw_model.pipeline.pipeline import WorldPipeline
     from fw_model.pipeline.result import Progress, World
 
@@ -64,10 +67,17 @@ def parse_lora(text: str) -> tuple[Path, float]:
         raise ValueError(f"--lora {text}: {error}") from None
 
 
-def generate(options: GenerateOptions) -> "World":
-    """Generate a world on this machine, write it to `options.out`, print progress, and return it."""
+def generate(options: GenerateOptions) -> "World | None":
+    """Generate a world on this machine, write it to `options.out`, print progress, and return it.
+
+    Of several processes (torchrun), the first does this; the others help, and return None.
+    """
+    group = join_processes(options)
+    if group is not None and not group.is_leader:
+        load_pipeline(options, free_encoders=True, group=group).follow()
+        return None
     inputs = read_inputs(options)
-    pipeline = load_pipeline(options, free_encoders=True)
+    pipeline = load_pipeline(options, free_encoders=True, group=group)
     if pipeline.trained_on and inputs.file == options.image:
         print(domain_note(pipeline.trained_on))
     known, reports = start(pipeline, options, inputs)
@@ -118,26 +128,56 @@ def read_inputs(options: GenerateOptions) -> Inputs:
     )
 
 
-def load_pipeline(options: GenerateOptions, *, free_encoders: bool) -> "WorldPipeline":
-    """Load the checkpoint and its LoRAs."""
+def join_processes(options: GenerateOptions) -> "WorldGroup | None":
+    """This process's group of those that make one world together; None if each works alone.
+
+    Raises:
+        ValueError: --parallel without torchrun, or not a divisor of the number of processes.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    size = options.parallel or (1 if options.batch else processes)
+    if processes % size:
+        raise ValueError(
+            f"--parallel {size} does not divide the number of processes, {processes}; start the command "
+            f"with torchrun --nproc-per-node N, N a multiple of {size}"
+        )
+    if size == 1:
+        return None
+    from fw_model.parallel.group import WorldGroup
+
+    return WorldGroup(size, device=_device(options))
+
+
+def _device(options: GenerateOptions) -> "torch.device":
+    """The device of this process; under torchrun each has a GPU of its own."""
+    from fw_core.devices import choose_device
+
+    return choose_device(options.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def load_pipeline(
+    options: GenerateOptions, *, free_encoders: bool, group: "WorldGroup | None" = None
+) -> "WorldPipeline":
+    """Load the checkpoint and its LoRAs; followers of a group print nothing."""
     import torch
 
-    from fw_core.devices import choose_device
     from fw_model.pipeline.pipeline import WorldPipeline
 
+    show = print if group is None or group.is_leader else lambda _text: None
     loras = [parse_lora(text) for text in options.lora]
     pipeline = WorldPipeline.from_pretrained(
         options.checkpoint,
-        device=choose_device(options.device),
+        device=_device(options),
         dtype=None if options.dtype is None else getattr(torch, options.dtype),
         offload=options.offload,
         free_encoders=free_encoders,
+        parallel=group,
     )
     for path, scale in loras:
         for loaded in pipeline.load_lora(path, scale):
-            print(f"LoRA {loaded.name}: {loaded.layers} layers, {loaded.layout} layout, scale {loaded.scale:g}")
+            show(f"LoRA {loaded.name}: {loaded.layers} layers, {loaded.layout} layout, scale {loaded.scale:g}")
     if not pipeline.follows_camera:
-        print(
+        show(
             f"note: {options.checkpoint} has no trained camera control (`fw-train stage2` trains it), so the video "
             "does not follow --trajectory"
         )

@@ -66,7 +66,8 @@ class GenerateOptions:
     batch: Path | None = None
     """Generate many worlds instead of IMAGE: a JSONL or CSV file with one world per row. Keys: image, prompt,
     trajectory, name (folder in --out), seed and all other options of a generation. Flags are the defaults of all rows.
-    Running the command again skips finished worlds. Under torchrun every process takes its share of the rows."""
+    Running the command again skips finished worlds. Under torchrun every process, or every group of --parallel
+    processes, takes its share of the rows."""
     trajectory: Annotated[str, tyro.conf.arg(help=_TRAJECTORY)] = "orbit"
     angle_deg: Annotated[float | None, tyro.conf.arg(help=f"Total angle of a preset that turns ({_TURNING}).")] = None
     distance: Annotated[
@@ -85,6 +86,9 @@ class GenerateOptions:
     """auto, cpu, cuda, cuda:N or mps. auto uses a GPU if available."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Precision of the transformer. Default: that of the checkpoint."""
+    parallel: int | None = None
+    """Number of processes, started by torchrun, that make one world together: half of them each pass of guidance, and
+    each half divides the tokens. Default: all of them for IMAGE, 1 for --batch."""
     offload: Literal["none", "model", "block"] = "none"
     """Parts to move to the device only while they are used: none, each large part, or each transformer block."""
 

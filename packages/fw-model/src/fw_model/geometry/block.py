@@ -15,6 +15,7 @@ from fw_model.layers.attention import AttentionModule, attention
 from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, constant, table
 from fw_model.layers.modulation import modulate
 from fw_model.layers.rope import Rotation, rotate_halves
+from fw_model.parallel.sequence import Share, to_heads, to_tokens
 
 _EPS = 1e-5
 
@@ -25,6 +26,8 @@ class GeometryStep(NamedTuple):
     modulation: Float[Tensor, "n 6 c"]
     """Six rows from the timestep: shift, scale and gate of the attention, then of the MLP; float32."""
     rotation: Rotation
+    share: Share | None = None
+    """Division of the tokens of a sequence over processes; None: all are here."""
 
 
 class GeometryBlock(nn.Module, Declares):
@@ -72,7 +75,7 @@ class GeometryBlock(nn.Module, Declares):
         if step is None:
             return x + self.ls1(self.attn(self.norm1(x), None))
         shift, scale, gate = self._rows(step)[:3]
-        update = self.ls1(self.attn(modulate(self.norm1(x), shift, scale).to(x.dtype), step.rotation))
+        update = self.ls1(self.attn(modulate(self.norm1(x), shift, scale).to(x.dtype), step.rotation, step.share))
         return (x + update * gate[:, None]).to(x.dtype) if self.gate_attention else x + update
 
     def apply_mlp(self, x: Float[Tensor, "n l c"], step: GeometryStep | None) -> Float[Tensor, "n l c"]:
@@ -134,9 +137,12 @@ class _Attention(AttentionModule):
         self.k_norm = nn.LayerNorm(width // heads, eps=_EPS) if normalized else nn.Identity()
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "n l c"], rotation: Rotation | None) -> Float[Tensor, "n l c"]:
+    def forward(
+        self, x: Float[Tensor, "n l c"], rotation: Rotation | None, share: Share | None = None
+    ) -> Float[Tensor, "n l c"]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if rotation is not None:
             q, k = rotate_halves(q, rotation), rotate_halves(k, rotation)
-        return self.proj(attention(q, k, v, self.backend).flatten(2))
+        out = attention(to_heads(q, share), to_heads(k, share), to_heads(v, share), self.backend)
+        return self.proj(to_tokens(out, share, self.heads).flatten(2))

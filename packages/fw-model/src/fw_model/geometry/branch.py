@@ -22,6 +22,7 @@ from fw_model.layers.declarations import TORCH_DEFAULT, XAVIER, Declares, Fill, 
 from fw_model.layers.float32 import float32_region, trains_under_autocast
 from fw_model.layers.modulation import TimeEmbedding, sinusoid
 from fw_model.layers.rope import PlaneRope, Rotation, turn_by_frame
+from fw_model.parallel.sequence import WHOLE, Layout, Share, gather, split
 
 _TOKEN_STD = 1e-6
 
@@ -84,28 +85,39 @@ class GeometryBranch(nn.Module, Declares):
         }
 
     def enter(
-        self, video: Float[Tensor, "b l d"], frames: int, poses: Float[Tensor, "b f c"] | None
+        self,
+        video: Float[Tensor, "b l d"],
+        frames: int,
+        poses: Float[Tensor, "b t c"] | None,
+        share: Share | None = None,
     ) -> Float[Tensor, "b f m c"]:
         """Bridge the video tokens after the preconditioning blocks, add the special tokens and an additive time index.
 
         On features of a backbone that knows no camera, a common component of all frames can grow from layer to layer
         until the frames are equal; the time index keeps them apart.
+
+        With `share`, of the `frames` latent frames only the tokens of this process are in `video`.
         """
-        tokens = self.tokens(self.bridge(rearrange(video, "b (f l) d -> b f l d", f=frames)), poses)
+        here = frames if share is None else share.length
+        tokens = self.tokens(self.bridge(rearrange(video, "b (f l) d -> b f l d", f=here)), poses, share)
         if self.time_index == "additive":
             index = sinusoid(torch.arange(frames, device=tokens.device, dtype=torch.float32), self.width)
-            tokens = tokens + rearrange(index, "f c -> 1 f 1 c").to(tokens.dtype)
+            tokens = tokens + split(rearrange(index, "f c -> 1 f 1 c"), share).to(tokens.dtype)
         return tokens
 
-    def steps(self, timestep: Float[Tensor, " b"], frames: int, rows: int, columns: int) -> GeometrySteps:
+    def steps(
+        self, timestep: Float[Tensor, " b"], frames: int, rows: int, columns: int, layout: Layout = WHOLE
+    ) -> GeometrySteps:
         """Compute the timestep and grid inputs of the geometry blocks."""
         modulation = self.time(timestep)[1]
         rotation = self.rope(rows, columns, self.num_special_tokens)
         everywhere = Rotation(rotation.cos.repeat(frames, 1), rotation.sin.repeat(frames, 1))
         if self.time_index == "rotary":
             everywhere = turn_by_frame(everywhere, frames)
+        here = frames if layout.frames is None else layout.frames.length
         return GeometrySteps(
-            GeometryStep(modulation.repeat_interleave(frames, dim=0), rotation), GeometryStep(modulation, everywhere)
+            GeometryStep(modulation.repeat_interleave(here, dim=0), rotation),
+            GeometryStep(modulation, everywhere.part(layout.geometry), layout.geometry),
         )
 
     def predict(
@@ -114,10 +126,14 @@ class GeometryBranch(nn.Module, Declares):
         rows: int,
         columns: int,
         dense_frames: Sequence[int] | None = None,
+        share: Share | None = None,
     ) -> GeometryOutput:
         """Run the heads on the features of the tapped layers and of the last layer.
 
         They run in float32. In training under autocast, only the camera head and the last layer of the dense heads do.
+
+        With `share`, the features are those of this process's latent frames. Every process has the output of all
+        frames, and has run the fusion of the dense heads for its part of the output frames.
 
         Args:
             features: by layer.
@@ -125,6 +141,12 @@ class GeometryBranch(nn.Module, Declares):
             columns: token columns.
             dense_frames: ascending output frames to predict depth and points of; None: all. Poses are always of all.
         """
+        features = {layer: gather(x, share) for layer, x in features.items()}
+        parts = None
+        if share is not None:
+            wanted = list(range(4 * share.total - 3) if dense_frames is None else dense_frames)
+            parts = share.group.divide(len(wanted))
+            dense_frames = wanted[parts.start : parts.start + parts.length]
         camera = features[max(features)][:, :, 0]
         if not trains_under_autocast(camera):
             dtype = self.depth_head.conv1.weight.dtype
@@ -135,10 +157,10 @@ class GeometryBranch(nn.Module, Declares):
             points = self.point_head(taps, rows, columns, dense_frames)
         poses = self.camera_head(camera)
         return GeometryOutput(
-            depth=depth.value.squeeze(-1),
-            depth_confidence=depth.confidence,
-            points=points.value,
-            points_confidence=points.confidence,
+            depth=gather(depth.value.squeeze(-1), parts),
+            depth_confidence=gather(depth.confidence, parts),
+            points=gather(points.value, parts),
+            points_confidence=gather(points.confidence, parts),
             pose_encodings=poses,
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fw_model.config import POSE_DIM, Compat, GeometryConfig, VideoConfig
 from fw_model.geometry.block import GeometryBlock
+from fw_model.parallel.sequence import Share, split
 
 _GROUP = 4
 _POSE_HIDDEN = 128
@@ -27,15 +28,19 @@ class SpecialTokens(nn.Module):
         self.from_poses = PoseTokens(width, padding)
 
     def forward(
-        self, patches: Float[Tensor, "b f l c"], poses: Float[Tensor, "b f c"] | None
+        self, patches: Float[Tensor, "b f l c"], poses: Float[Tensor, "b t c"] | None, share: Share | None = None
     ) -> Float[Tensor, "b f m c"]:
-        """Put the special tokens before the patches; `poses` are camera tokens made by `from_poses`."""
-        batch, frames = patches.shape[:2]
+        """Put the special tokens before the patches; `poses` are camera tokens made by `from_poses`.
+
+        With `share`, the patches are those of this process's frames, and the poses those of all.
+        """
+        batch, frames = patches.shape[0], patches.shape[1] if share is None else share.total
         which = torch.ones(frames, dtype=torch.long, device=patches.device)
         which[0] = 0
         camera = self.camera[:, which].expand(batch, -1, -1, -1) if poses is None else poses[:, :, None]
         register = self.register[:, which].expand(batch, -1, -1, -1)
-        return torch.cat([camera.to(patches.dtype), register.to(patches.dtype), patches], dim=2)
+        special = split(torch.cat([camera.to(patches.dtype), register.to(patches.dtype)], dim=2), share)
+        return torch.cat([special, patches], dim=2)
 
 
 class PoseTokens(nn.Module):

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fw_model.config import MAX_GRID
+from fw_model.parallel.sequence import Share, split
 
 
 class Rotation(NamedTuple):
@@ -20,6 +21,10 @@ class Rotation(NamedTuple):
 
     cos: Float[Tensor, "l r"]
     sin: Float[Tensor, "l r"]
+
+    def part(self, share: Share | None) -> "Rotation":
+        """Angles of the tokens of this process."""
+        return Rotation(split(self.cos, share, dim=0), split(self.sin, share, dim=0))
 
 
 class AxisTables(nn.Module):

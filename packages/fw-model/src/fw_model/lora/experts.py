@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from fw_model.lora.apply import LoadedLora, load_lora, loaded_loras, unload_lora
 from fw_model.lora.layouts import lora_path
@@ -56,3 +56,13 @@ def expert_in_name(path: Path) -> Expert | None:
         if len(found) == 1:
             return found[0]
     return None
+
+
+def lora_settings(experts: Mapping[str, FantasyWorld]) -> dict[str, Any]:
+    """Name, scale and expert of every LoRA, for a world's settings; nothing without one."""
+    used = [
+        {"name": one.name, "scale": one.scale, **({"expert": expert} if expert else {})}
+        for expert, world in experts.items()
+        for one in loaded_loras(world)
+    ]
+    return {"loras": used} if used else {}

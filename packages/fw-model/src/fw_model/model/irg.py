@@ -18,6 +18,7 @@ from fw_model.layers.attention import AttentionModule, attention
 from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, zeros
 from fw_model.layers.modulation import layer_norm
 from fw_model.layers.rope import Rotation, rotate_pairs
+from fw_model.parallel.sequence import Share, to_heads, to_tokens
 from fw_model.wan.blocks import ContextKV, ContextTokens, VideoStep, WanBlock
 
 _EPS = 1e-6
@@ -28,6 +29,10 @@ class CrossBranchStep(NamedTuple):
 
     video: Rotation
     geometry: Rotation
+    video_share: Share | None = None
+    """Division of the video tokens over processes; None: all are here."""
+    geometry_share: Share | None = None
+    """The same of the geometry tokens."""
 
 
 class IRGOutput(NamedTuple):
@@ -83,14 +88,16 @@ class BidirectionalCrossAttention(AttentionModule, Declares):
     ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b g c"]]:
         """Update both streams from their states before the call."""
         a, b = layer_norm(video, _EPS).to(video.dtype), layer_norm(geometry, _EPS).to(geometry.dtype)
-        q = rotate_pairs(self._split(self.key_video(a)), step.video)
-        k = rotate_pairs(self._split(self.key_geometry(b)), step.geometry)
+        q = to_heads(rotate_pairs(self._split(self.key_video(a)), step.video), step.video_share)
+        k = to_heads(rotate_pairs(self._split(self.key_geometry(b)), step.geometry), step.geometry_share)
         if self.video_reads:
-            to_video = attention(q, k, self._split(self.value_geometry(b)), self.backend).flatten(2)
-            video = video + self.gamma_video * self.out_video(to_video)
+            value = to_heads(self._split(self.value_geometry(b)), step.geometry_share)
+            to_video = to_tokens(attention(q, k, value, self.backend), step.video_share, self.heads)
+            video = video + self.gamma_video * self.out_video(to_video.flatten(2))
         if self.geometry_reads:
-            to_geometry = attention(k, q, self._split(self.value_video(a)), self.backend).flatten(2)
-            geometry = geometry + self.gamma_geometry * self.out_geometry(to_geometry)
+            value = to_heads(self._split(self.value_video(a)), step.video_share)
+            to_geometry = to_tokens(attention(k, q, value, self.backend), step.geometry_share, self.heads)
+            geometry = geometry + self.gamma_geometry * self.out_geometry(to_geometry.flatten(2))
         return video, geometry
 
     def _split(self, x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from fw_model.layers.rope import VideoRope
 from fw_model.model.conditioning import Conditioning, check_grid, check_inputs
 from fw_model.model.irg import CrossBranchStep, IRGBlock, build_video_block
 from fw_model.model.rays import RayMap, check_rays
+from fw_model.parallel.sequence import WHOLE, Layout, SequenceGroup, gather, make_layout, move, split
 from fw_model.wan.blocks import ContextKV, ContextTokens, VideoStep, WanBlock
 from fw_model.wan.camera_adapter import CameraAdapter, PoseEncoder
 from fw_model.wan.embeddings import WanEmbeddings, unpatchify
@@ -58,6 +59,7 @@ class FantasyWorld(nn.Module):
         self.config = config
         self.checkpointing: Recompute = "none"
         self._stream: BlockStream | None = None
+        self._sequence: SequenceGroup | None = None
         device = torch.get_default_device()
         with torch.device("meta"):
             self.video = WanEmbeddings(config.video, rounding=config.compat.timestep_rounding)
@@ -115,7 +117,8 @@ class FantasyWorld(nn.Module):
         # embed the conditions, the noisy latents and the timestep
         condition = self._condition(condition, context, y, clip_feature, plucker, control, poses)
         grid = self._grid(latents, timestep, condition)
-        video, time, step = self._start(latents, timestep, condition, grid)
+        layout = make_layout(self._sequence, *grid, self.geometry.num_special_tokens)
+        video, time, step = self._start(latents, timestep, condition, grid, layout)
         # preconditioning blocks: video alone
         for i, block in enumerate(self.pcb):
             video = self._run(block, video, step, condition.block(i))
@@ -123,9 +126,9 @@ class FantasyWorld(nn.Module):
         direction = self.config.cross_branch
         cross_branch = cross_branch and (direction.video_reads or (direction.geometry_reads and predict_geometry))
         both = predict_geometry or cross_branch
-        geometry = self.geometry.enter(video, grid[0], condition.pose_tokens) if both else None
-        steps = self.geometry.steps(self._rounded(timestep), *grid) if both else None
-        cross_step = self._cross_branch_step(grid) if cross_branch else None
+        geometry = self._enter(video, grid, layout, condition.pose_tokens) if both else None
+        steps = self.geometry.steps(self._rounded(timestep), *grid, layout) if both else None
+        cross_step = self._cross_branch_step(grid, layout) if cross_branch else None
         # integrated reconstruction and generation: both branches, layer by layer
         features: dict[int, Tensor] = {}
         for i, block in enumerate(self.irg):
@@ -142,8 +145,8 @@ class FantasyWorld(nn.Module):
             if predict_geometry and self._is_tapped(i):
                 features[i] = join_features(out.frame, out.geometry)
         # heads: velocity of the video; depth, points and poses from the tapped layers
-        velocity = unpatchify(self.video.head(video, time), *grid)
-        maps = self.geometry.predict(features, *grid[1:], dense_frames) if predict_geometry else None
+        velocity = unpatchify(gather(self.video.head(video, time), layout.video), *grid)
+        maps = self.geometry.predict(features, *grid[1:], dense_frames, layout.frames) if predict_geometry else None
         return WorldOutput(velocity=velocity.to(latents.dtype), geometry=maps)
 
     def forward_geometry(
@@ -168,19 +171,20 @@ class FantasyWorld(nn.Module):
         with torch.no_grad():
             condition = self._condition(condition, context, y, clip_feature, plucker, control, None)
             grid = self._grid(latents, timestep, condition)
-            video, _, step = self._start(latents, timestep, condition, grid)
+            layout = make_layout(self._sequence, *grid, self.geometry.num_special_tokens)
+            video, _, step = self._start(latents, timestep, condition, grid, layout)
             for i, block in enumerate(self.pcb):
                 video = self._run(block, video, step, condition.block(i))
         tokens = condition.pose_tokens if poses is None else self.geometry.tokens.from_poses(poses.to(video.dtype))
-        geometry = self.geometry.enter(video, grid[0], tokens)
-        steps = self.geometry.steps(self._rounded(timestep), *grid)
+        geometry = self._enter(video, grid, layout, tokens)
+        steps = self.geometry.steps(self._rounded(timestep), *grid, layout)
         features: dict[int, Tensor] = {}
         for i, block in enumerate(self.irg):
             out = self._run(block, None, geometry, geometry_steps=steps)
             geometry = out.geometry
             if self._is_tapped(i):
                 features[i] = join_features(out.frame, out.geometry)
-        return self.geometry.predict(features, *grid[1:], dense_frames)
+        return self.geometry.predict(features, *grid[1:], dense_frames, layout.frames)
 
     def encode_condition(
         self,
@@ -327,6 +331,22 @@ class FantasyWorld(nn.Module):
             if isinstance(module, AttentionModule):
                 module.backend = backend
 
+    def set_sequence_group(self, group: SequenceGroup | None) -> None:
+        """Divide the tokens of every sample over processes, which all call the model with the same inputs and get the
+        same output; None: each process works alone.
+
+        Raises:
+            ValueError: an attention has fewer heads than there are processes.
+        """
+        config = self.config
+        heads = min(config.video.heads, config.geometry.heads, config.cross_branch.heads)
+        if group is not None and group.size > heads:
+            raise ValueError(
+                f"model {config.name!r} has attention with {heads} heads, which cannot be divided over {group.size} "
+                f"processes; use {heads} or fewer for a sample."
+            )
+        self._sequence = group if group is not None and group.size > 1 else None
+
     def set_head_chunk(self, latent_frames: int | None) -> None:
         """Latent frames that the dense heads work on at a time; None: all. Bounds memory, changes no result."""
         if latent_frames is not None and latent_frames < 1:
@@ -377,24 +397,33 @@ class FantasyWorld(nn.Module):
         )
 
     def _start(
-        self, latents: Tensor, timestep: Tensor, condition: Conditioning, grid: tuple[int, int, int]
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        condition: Conditioning,
+        grid: tuple[int, int, int],
+        layout: Layout = WHOLE,
     ) -> tuple[Tensor, Tensor, VideoStep]:
         dtype = self.video.patch_embedding.weight.dtype
         channels = [latents.to(dtype)] if condition.y is None else [latents.to(dtype), condition.y]
-        video = self.video.embed_latents(torch.cat(channels, dim=1), condition.control)
+        video = split(self.video.embed_latents(torch.cat(channels, dim=1), condition.control), layout.video)
         time, modulation = self.video.time(self._rounded(timestep))
-        return video, time, VideoStep(modulation, self.video_rope(*grid), condition.camera)
+        rotation = self.video_rope(*grid).part(layout.video)
+        camera = None if condition.camera is None else split(condition.camera, layout.video)
+        return video, time, VideoStep(modulation, rotation, camera, layout.video)
+
+    def _enter(self, video: Tensor, grid: tuple[int, int, int], layout: Layout, poses: Tensor | None) -> Tensor:
+        return self.geometry.enter(move(video, layout.video, layout.bridge), grid[0], poses, layout.frames)
 
     def _grid(self, latents: Tensor, timestep: Tensor, condition: Conditioning) -> tuple[int, int, int]:
         check_grid(self.config, latents, timestep, condition)
         frames, rows, columns = (n // p for n, p in zip(latents.shape[2:], PATCH, strict=True))
         return frames, rows, columns
 
-    def _cross_branch_step(self, grid: tuple[int, int, int]) -> CrossBranchStep:
-        return CrossBranchStep(
-            self.cross_branch_rope(*grid),
-            self.cross_branch_rope(*grid, num_special_tokens=self.geometry.num_special_tokens),
-        )
+    def _cross_branch_step(self, grid: tuple[int, int, int], layout: Layout = WHOLE) -> CrossBranchStep:
+        video = self.cross_branch_rope(*grid)
+        geometry = self.cross_branch_rope(*grid, num_special_tokens=self.geometry.num_special_tokens)
+        return CrossBranchStep(video.part(layout.video), geometry.part(layout.geometry), layout.video, layout.geometry)
 
     def _rounded(self, timestep: Tensor) -> Tensor:
         exact = timestep.float()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fw_core.files import write_text
 from fw_model.autoencoders.base import VideoAutoencoder
 from fw_model.autoencoders.registry import autoencoder_from_spec
@@ -17,6 +19,7 @@ from fw_model.checkpoints.opening import read_json
 from fw_model.encoders.base import TextEncoder
 from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.encoders.registry import text_encoder_from_spec
+from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.settings import Sampling
 
 SPEC_FILE = "pipeline.json"
@@ -69,6 +72,15 @@ def load_components(folder: Path) -> Components:
         sampling=sampling,
         trained_on=str(spec.get("trained_on", "")),
     )
+
+
+def load_expert(
+    folder: Path, device: str | torch.device, dtype: torch.dtype | None, preset: str | None = None
+) -> FantasyWorld:
+    """Load a transformer; one that is stored in float16 computes in float32, unless `dtype` asks for another type."""
+    world = FantasyWorld.from_pretrained(folder, device=device, dtype=dtype, preset=preset)
+    stored_half = dtype is None and next(world.parameters()).dtype == torch.float16
+    return world.float() if stored_half else world
 
 
 def save_components(

@@ -5,6 +5,8 @@ Axes: c channels, f latent frames, y x latent rows and columns, F frames, H W pi
 
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -48,3 +50,30 @@ class EncodedInputs:
     """First-frame condition."""
     plucker: RayMap | None
     """Camera rays."""
+
+    def to(self, device: torch.device | str) -> "EncodedInputs":
+        """On another device."""
+        clip, y = (None if part is None else part.to(device) for part in (self.clip, self.y))
+        plucker = None if self.plucker is None else self.plucker.to(device)
+        return EncodedInputs(text=self.text.to(device), clip=clip, y=y, plucker=plucker)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DenoiseRequest:
+    """What every process needs to denoise a world together with others."""
+
+    inputs: EncodedInputs
+    """The encoded inputs."""
+    shape: tuple[int, ...]
+    """Channels, latent frames, rows and columns."""
+    schedule: FlowSchedule
+    """Noise levels."""
+    sampling: Sampling
+    """Size, length and sampler after all defaults."""
+    settings: GenerationSettings
+    """Settings as given."""
+
+
+def host_array(x: Tensor) -> np.ndarray:
+    """The first sample of a batch, as float32 in host memory."""
+    return x[0].float().cpu().numpy()

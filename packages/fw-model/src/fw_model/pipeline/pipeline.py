@@ -12,7 +12,7 @@ Axes: b batch, F frames, H W pixels, c channels, f latent frames, y x latent row
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,20 @@ from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.geometry.branch import GeometryOutput
 from fw_model.layers.attention import Backend, check_backend
 from fw_model.layers.offload import Offload, check_offload
-from fw_model.lora.apply import LoadedLora, loaded_loras
-from fw_model.lora.experts import Expert, load_on_experts, unload_from_experts
+from fw_model.lora.apply import LoadedLora
+from fw_model.lora.experts import Expert, load_on_experts, lora_settings, unload_from_experts
 from fw_model.losses.targets import recovered_path
 from fw_model.model.conditioning import Conditioning
 from fw_model.model.model import FantasyWorld
 from fw_model.model.rays import RayMap
-from fw_model.pipeline.components import HIGH_NOISE, load_components, save_components
+from fw_model.parallel.group import WorldGroup
+from fw_model.pipeline.components import HIGH_NOISE, load_components, load_expert, save_components
 from fw_model.pipeline.inputs import ImageInput, check_types, prepare_image, prepare_trajectory
-from fw_model.pipeline.job import EncodedInputs, GenerationJob
+from fw_model.pipeline.job import DenoiseRequest, EncodedInputs, GenerationJob, host_array
 from fw_model.pipeline.placement import Placement
 from fw_model.pipeline.result import Progress, World
 from fw_model.pipeline.settings import GenerationSettings, Sampling
-from fw_model.sampling.denoise import DenoiseStep, choose_expert, denoise
+from fw_model.sampling.denoise import DenoiseStep, choose_expert, clean_latents, denoise
 from fw_model.sampling.flow import FlowSchedule, counter_noise
 
 
@@ -65,6 +66,8 @@ class WorldPipeline:
             transformer's blocks one at a time too). Results do not depend on it.
         device: where to compute; by default where the model is.
         text_device: where the text encoder stays and computes, such as "cpu"; by default as all parts.
+        parallel: this process's place among those that generate a world together. The first one calls ``generate``,
+            the others ``follow``.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class WorldPipeline:
         offload: Offload = "none",
         device: str | torch.device | None = None,
         text_device: str | torch.device | None = None,
+        parallel: WorldGroup | None = None,
     ) -> None:
         video = world.config.video
         if video.clip_dim is not None and image_encoder is None:
@@ -98,6 +102,7 @@ class WorldPipeline:
         self.trained_on = trained_on
         self.free_encoders = free_encoders
         self.text_device = None if text_device is None else torch.device(text_device)
+        self.parallel = parallel
         self.placement = Placement(offload, device or next(world.parameters()).device)
         self.to(self.placement.device)
 
@@ -125,6 +130,7 @@ class WorldPipeline:
     def __repr__(self) -> str:
         """Model with size, type and device; parts, offloading, LoRAs and default sampling."""
         config, weight = self.world.config, next(self.world.parameters())
+        loras = lora_settings(self._by_expert()).get("loras", [])
         count = sum(p.numel() for expert in self._experts() for p in expert.parameters())
         parts: dict[str, Any] = {
             "model": f"{config.name!r}, {count / 1e6:,.1f}M parameters, {str(weight.dtype).removeprefix('torch.')}",
@@ -134,7 +140,7 @@ class WorldPipeline:
             "text_encoder": f"{type(self.text_encoder).__name__}, {self.text_encoder.text_len} tokens"
             + ("" if self.text_device is None else f", on {self.text_device}"),
             "image_encoder": None if self.image_encoder is None else type(self.image_encoder).__name__,
-            "loras": ", ".join(f"{one['name']} x {one['scale']:g}" for one in self._lora_settings().get("loras", [])),
+            "loras": ", ".join(f"{one['name']} x {one['scale']:g}" for one in loras),
             "sampling": f"{self.sampling.num_frames} frames of {self.sampling.width}x{self.sampling.height}, "
             f"{self.sampling.num_inference_steps} steps, guidance_scale {self.sampling.guidance_scale:g}",
         }
@@ -154,6 +160,7 @@ class WorldPipeline:
         text_device: str | torch.device | None = None,
         attention: Backend = "auto",
         compile_blocks: bool = False,
+        parallel: WorldGroup | None = None,
     ) -> "WorldPipeline":
         """Load a pipeline folder or hub id.
 
@@ -170,6 +177,7 @@ class WorldPipeline:
             text_device: see the class.
             attention: kernel of every attention; "auto" chooses by device and dtype.
             compile_blocks: ``torch.compile`` every block; the first step is slow. Needs a C++ compiler on the CPU.
+            parallel: see the class.
 
         Raises:
             ValueError: not a pipeline folder, another preset, a part it names is missing, or an option that is not
@@ -180,9 +188,9 @@ class WorldPipeline:
         dtype, folder = choose_dtype(dtype), local_folder(source, revision=revision)
         parts = load_components(folder)
         home = device if offload == "none" else "cpu"
-        world = _load_expert(folder, home, dtype, preset)
+        world = load_expert(folder, home, dtype, preset)
         other = folder / HIGH_NOISE
-        high = _load_expert(other, home, dtype) if other.is_dir() else None
+        high = load_expert(other, home, dtype) if other.is_dir() else None
         for expert in [world] if high is None else [world, high]:
             expert.set_attention_backend(attention)
             if compile_blocks:
@@ -199,6 +207,7 @@ class WorldPipeline:
             offload=offload,
             device=device,
             text_device=text_device,
+            parallel=parallel,
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -207,14 +216,8 @@ class WorldPipeline:
         self.world.save_pretrained(folder)
         if self.high_noise is not None:
             self.high_noise.save_pretrained(folder / HIGH_NOISE)
-        save_components(
-            folder,
-            self.autoencoder,
-            self.text_encoder,
-            self.image_encoder,
-            self.sampling,
-            trained_on=self.trained_on,
-        )
+        parts = (self.autoencoder, self.text_encoder, self.image_encoder, self.sampling)
+        save_components(folder, *parts, trained_on=self.trained_on)
         return folder
 
     def push_to_hub(
@@ -296,6 +299,8 @@ class WorldPipeline:
                 ``GenerationSettings``.
         """
         check_types(prompt, trajectory)
+        if self.parallel is not None and not self.parallel.is_leader:
+            raise ValueError("generate: this process is not the first of its group; call follow")
         settings = (settings or GenerationSettings()).updated(**changes)
         settings.validate()
         shape = {"num_frames": len(trajectory), "height": trajectory.height, "width": trajectory.width}
@@ -343,6 +348,13 @@ class WorldPipeline:
         assert last.world is not None, "the last report holds the world"
         return last.world
 
+    def follow(self) -> None:
+        """Help with the worlds that the first process of ``parallel`` generates, until it closes or ends."""
+        if self.parallel is None or self.parallel.is_leader:
+            raise ValueError("follow: this process leads, or works alone; call generate")
+        while (request := self.parallel.hear()) is not None:
+            self.parallel.follow(self._denoise(request))
+
     @torch.no_grad()
     def decode_frames(self, latents: Float[Tensor, "1 c f y x"]) -> UInt8[np.ndarray, "F H W 3"]:
         """RGB frames of latents, such as the preview in ``Progress.clean_latents``."""
@@ -374,29 +386,25 @@ class WorldPipeline:
         yield Progress(stage="encode", step=0, steps=1, seconds=0.0)
         inputs = self._encode(job)
         yield Progress(stage="encode", step=1, steps=1, seconds=time.monotonic() - start)
-        channels = self.world.config.video.out_dim
-        shape = latent_shape(channels, len(job.path), job.path.height, job.path.width)
-        noise = counter_noise(job.settings.seed, 0, 0, shape, device=self.device)[None]
-        began = time.monotonic()
-        loop = denoise(
-            self._experts(),
-            lambda expert: self._conditions(expert, inputs),
-            noise,
-            job.schedule,
-            sampler=job.sampling.sampler,
-            guidance_scale=job.sampling.guidance_scale,
-            cross_branch=job.settings.cross_branch,
-            easycache=job.settings.easycache,
-            on_device=self.placement.expert,
+        request = DenoiseRequest(
+            inputs=inputs,
+            shape=latent_shape(self.world.config.video.out_dim, len(job.path), job.path.height, job.path.width),
+            schedule=job.schedule,
+            sampling=job.sampling,
+            settings=job.settings,
         )
+        if self.parallel is not None:
+            self.parallel.tell(replace(request, inputs=inputs.to("cpu")))
+        began = time.monotonic()
+        loop = self._denoise(request)
         state: DenoiseStep | None = None
-        total, latents = job.schedule.steps, noise
-        for state in loop:
+        total, latents = job.schedule.steps, self._noise(request)
+        for state in loop if self.parallel is None else self.parallel.lead(loop):
             now = time.monotonic()
             left = (now - began) / state.index * (total - state.index)
             yield Progress(
                 stage="denoise", step=state.index, steps=total, seconds=now - start, eta_seconds=left,
-                clean_latents=_clean(latents, state, job.schedule),
+                clean_latents=clean_latents(latents, state, job.schedule),
             )  # fmt: skip
             latents = state.latents
         assert state is not None, "a schedule has at least one step"
@@ -404,6 +412,29 @@ class WorldPipeline:
         yield Progress(stage="decode", step=0, steps=1, seconds=time.monotonic() - start)
         world = self._finish(job, state, state.geometry)
         yield Progress(stage="decode", step=1, steps=1, seconds=time.monotonic() - start, eta_seconds=0.0, world=world)
+
+    def _denoise(self, request: DenoiseRequest) -> Iterator[DenoiseStep]:
+        """The sampling loop, on every process that takes part in it."""
+        guided = request.sampling.guidance_scale != 1
+        divided, pair = (None, None) if self.parallel is None else self.parallel.divided(guided)
+        for expert in self._experts():
+            expert.set_sequence_group(divided)
+        inputs = request.inputs.to(self.device)
+        return denoise(
+            self._experts(),
+            lambda expert: self._conditions(expert, inputs),
+            self._noise(request),
+            request.schedule,
+            sampler=request.sampling.sampler,
+            guidance_scale=request.sampling.guidance_scale,
+            cross_branch=request.settings.cross_branch,
+            easycache=request.settings.easycache,
+            on_device=self.placement.expert,
+            pair=pair,
+        )
+
+    def _noise(self, request: DenoiseRequest) -> Float[Tensor, "1 c f y x"]:
+        return counter_noise(request.settings.seed, 0, 0, request.shape, device=self.device)[None]
 
     @torch.no_grad()
     def _encode(self, job: GenerationJob) -> EncodedInputs:
@@ -439,25 +470,16 @@ class WorldPipeline:
         ]
         return made[0], made[1] if len(made) == 2 else None
 
-    def _lora_settings(self) -> dict[str, Any]:
-        """Name, scale and expert of every LoRA, for a world's settings; nothing without one."""
-        used = [
-            {"name": one.name, "scale": one.scale, **({"expert": expert} if expert else {})}
-            for expert, world in self._by_expert().items()
-            for one in loaded_loras(world)
-        ]
-        return {"loras": used} if used else {}
-
     @torch.no_grad()
     def _finish(self, job: GenerationJob, state: DenoiseStep, geometry: GeometryOutput) -> World:
         frames = self.decode_frames(state.latents)
         scale = job.settings.scene_scale
         return World(
             video=frames,
-            depth=_host(geometry.depth * scale),
-            depth_confidence=_host(geometry.depth_confidence),
-            points=_host(geometry.points * scale),
-            points_confidence=_host(geometry.points_confidence),
+            depth=host_array(geometry.depth * scale),
+            depth_confidence=host_array(geometry.depth_confidence),
+            points=host_array(geometry.points * scale),
+            points_confidence=host_array(geometry.points_confidence),
             trajectory=recovered_path(geometry.pose_encodings[-1][0], job.path).scaled(scale),
             requested=job.path.scaled(scale),
             fps=job.sampling.fps,
@@ -469,27 +491,7 @@ class WorldPipeline:
                 "last_image": job.last_image is not None,
                 "reused_steps": state.reused_steps,
                 **({} if self.follows_camera else {"follows_camera": False}),
-                **self._lora_settings(),
+                **lora_settings(self._by_expert()),
             },
             notes=tuple(dict.fromkeys(job.notes)),
         )
-
-
-def _clean(
-    before: Float[Tensor, "1 c f y x"], state: DenoiseStep, schedule: FlowSchedule
-) -> Float[Tensor, "1 c f y x"]:
-    """Clean latents that one step points at: exact for Euler, where the velocity is the slope of the step."""
-    old, new = (float(sigma) for sigma in schedule.sigmas[state.index - 1 : state.index + 1])
-    return state.latents - new * (state.latents - before) / (new - old)
-
-
-def _load_expert(
-    folder: Path, device: str | torch.device, dtype: torch.dtype | None, preset: str | None = None
-) -> FantasyWorld:
-    world = FantasyWorld.from_pretrained(folder, device=device, dtype=dtype, preset=preset)
-    stored_half = dtype is None and next(world.parameters()).dtype == torch.float16
-    return world.float() if stored_half else world
-
-
-def _host(x: Tensor) -> np.ndarray:
-    return x[0].float().cpu().numpy()

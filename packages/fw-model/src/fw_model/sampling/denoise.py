@@ -14,6 +14,7 @@ from torch import Tensor
 from fw_model.geometry.branch import GeometryOutput
 from fw_model.model.conditioning import Conditioning
 from fw_model.model.model import FantasyWorld
+from fw_model.parallel.group import GuidancePair
 from fw_model.sampling.easycache import EasyCache, Velocities
 from fw_model.sampling.flow import TRAIN_STEPS, FlowSchedule, guide
 from fw_model.sampling.samplers import make_sampler
@@ -47,6 +48,7 @@ def denoise(
     cross_branch: bool = True,
     easycache: float | None = None,
     on_device: Callable[[FantasyWorld], AbstractContextManager[None]] = nullcontext,
+    pair: GuidancePair | None = None,
 ) -> Iterator[DenoiseStep]:
     """Run the schedule and report after each step, so that the caller may stop between steps.
 
@@ -60,6 +62,7 @@ def denoise(
         cross_branch: let the branches attend to each other.
         easycache: threshold of step reuse, see ``EasyCache``; None computes every step.
         on_device: keeps an expert on the device during its steps; entered once per expert.
+        pair: two processes that compute one of the two passes of guidance each; the geometry is then that of the first.
 
     Raises:
         ValueError: an unknown sampler, or a timestep that no expert is for.
@@ -89,13 +92,17 @@ def denoise(
                 if velocities is None:
                     t = timestep.expand(latents.shape[0]).to(latents.device)
                     last = index == schedule.steps - 1
-                    out = expert(latents, t, condition=condition, predict_geometry=last, cross_branch=cross_branch)
-                    other = None
-                    if negative is not None and guidance_scale != 1:
-                        other = expert(
-                            latents, t, condition=negative, predict_geometry=False, cross_branch=cross_branch
-                        ).velocity
-                    velocities, geometry = Velocities(out.velocity, other), out.geometry
+                    passes = [condition] if negative is None or guidance_scale == 1 else [condition, negative]
+                    mine = passes if pair is None or len(passes) == 1 else [passes[pair.branch]]
+                    made: list[Tensor] = []
+                    for given in mine:
+                        heads = last and given is condition
+                        out = expert(latents, t, condition=given, predict_geometry=heads, cross_branch=cross_branch)
+                        made.append(out.velocity)
+                        geometry = out.geometry or geometry
+                    if pair is not None and len(mine) < len(passes):
+                        made = list(pair.both(made[0]))
+                    velocities = Velocities(made[0], made[1] if len(made) == 2 else None)
                     if cache is not None:
                         cache.store(latents, velocities)
                 # guide, and step to the next noise level
@@ -127,3 +134,11 @@ def choose_expert(experts: Sequence[FantasyWorld], timestep: float) -> FantasyWo
         f"No loaded model is for timestep {timestep:g} of {TRAIN_STEPS}; the ranges are {ranges}. "
         "A two-expert model needs both experts."
     )
+
+
+def clean_latents(
+    before: Float[Tensor, "1 c f y x"], state: DenoiseStep, schedule: FlowSchedule
+) -> Float[Tensor, "1 c f y x"]:
+    """Clean latents that one step points at: exact for Euler, where the velocity is the slope of the step."""
+    old, new = (float(sigma) for sigma in schedule.sigmas[state.index - 1 : state.index + 1])
+    return state.latents - new * (state.latents - before) / (new - old)

@@ -15,6 +15,7 @@ from fw_model.layers.attention import AttentionModule, attention
 from fw_model.layers.declarations import XAVIER, Declares, Fill, Layer, table
 from fw_model.layers.modulation import RMSNorm, TanhGELU, layer_norm, modulate
 from fw_model.layers.rope import Rotation, rotate_pairs
+from fw_model.parallel.sequence import Share, to_heads, to_tokens
 from fw_model.wan.camera_adapter import CameraAdapter
 
 
@@ -42,6 +43,8 @@ class VideoStep(NamedTuple):
     rotation: Rotation
     camera: Float[Tensor, "b l p"] | None
     """Camera features; None bypasses every camera adapter."""
+    share: Share | None = None
+    """Division of the tokens over processes; None: all are here."""
 
 
 class SelfAttention(AttentionModule):
@@ -53,11 +56,14 @@ class SelfAttention(AttentionModule):
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
 
-    def forward(self, x: Float[Tensor, "b l d"], rotation: Rotation) -> Float[Tensor, "b l d"]:
-        """Attend."""
-        q = rotate_pairs(_split(self.norm_q(self.q(x)), self.heads), rotation)
-        k = rotate_pairs(_split(self.norm_k(self.k(x)), self.heads), rotation)
-        return self.o(attention(q, k, _split(self.v(x), self.heads), self.backend).flatten(2))
+    def forward(
+        self, x: Float[Tensor, "b l d"], rotation: Rotation, share: Share | None = None
+    ) -> Float[Tensor, "b l d"]:
+        """Attend; with `share`, `x` and `rotation` are those of the tokens of this process."""
+        q = to_heads(rotate_pairs(_split(self.norm_q(self.q(x)), self.heads), rotation), share)
+        k = to_heads(rotate_pairs(_split(self.norm_k(self.k(x)), self.heads), rotation), share)
+        out = attention(q, k, to_heads(_split(self.v(x), self.heads), share), self.backend)
+        return self.o(to_tokens(out, share, self.heads).flatten(2))
 
 
 class CrossAttention(AttentionModule):
@@ -137,8 +143,8 @@ class WanBlock(nn.Module, Declares):
     ) -> Float[Tensor, "b l d"]:
         """Both attentions and the camera shift."""
         shift, scale, gate = self._rows(step)[:3]
-        attended = self.self_attn(modulate(layer_norm(x, self.eps), shift, scale).to(x.dtype), step.rotation)
-        x = _add(x, attended, gate)
+        normed = modulate(layer_norm(x, self.eps), shift, scale).to(x.dtype)
+        x = _add(x, self.self_attn(normed, step.rotation, step.share), gate)
         mixed = self.cross_attn(self.norm3(x).to(x.dtype), context)
         if self.camera_adapter is not None and step.camera is not None:
             mixed = mixed + self.camera_adapter(mixed, step.camera)
