@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from fw_core.images import ImageError, read_image, sniff
 
@@ -89,6 +89,18 @@ def test_the_first_page_of_a_tiff_is_taken_and_noted() -> None:
     read = read_image(encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
     np.testing.assert_array_equal(read.rgb, RAMP)
     assert read.notes == ("the first of 3 pages was taken",)
+
+
+def test_camera_raw_files_are_refused_and_their_thumbnails_not_taken() -> None:
+    """Raw files of many cameras are TIFF files whose first image is a thumbnail."""
+    for tag, value in ((0x00FE, 1), (0xC612, bytes((1, 4, 0, 0)))):  # reduced-resolution image, DNGVersion
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags.tagtype[tag] = 4 if tag == 0x00FE else 1
+        tags[tag] = value
+        with pytest.raises(ImageError, match=r"photo\.nef is a camera raw file"):
+            read_image(encoded(Image.fromarray(RAMP), "TIFF", tiffinfo=tags), name="photo.nef")
+    with pytest.raises(ImageError, match="camera raw"):
+        read_image(b"\0\0\0\x18ftypcrx \0\0\0\1" + bytes(40), name="photo.cr3")
 
 
 def test_cmyk_gray_and_bilevel_become_rgb() -> None:

@@ -86,13 +86,14 @@ def test_lenses(tmp_path):
 
 def test_windows_paths_marks_and_unused_fields(tmp_path):
     frame = {"file_path": ".\\images\\a.png", "exposure": 3}
+    assert read_transforms_json(scene(tmp_path, encoding="utf-16", fl_x=60)).trajectory.K[0, 0, 0] == 60
     found = read_transforms_json(scene(tmp_path, encoding="utf-8-sig", fl_x=60, aabb_scale=4, lens="x", frame=frame))
     assert found.file_paths == ("images/a.png",)
     assert found.unused == ("exposure", "lens")
 
 
 @pytest.mark.parametrize("header", ["", "https://x\n", "000123\n", "clip 7 of 9\n"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_realestate10k_header_is_optional(tmp_path, header, encoding):
     path = tmp_path / "clip.txt"
     text = header + "".join(ROW.format(i, -i / 10) + "\r\n" for i in range(8))

@@ -70,7 +70,12 @@ def test_intrinsics_of_another_size_are_refused(tmp_path: Path) -> None:
 
 def test_other_content_is_refused(tmp_path: Path) -> None:
     assert detect_content({"preset": "orbit"}) is None
-    for text, part in ((json.dumps({"poses": []}), "cameras_interp"), ("{", "line 1"), ("", "empty")):
+    for text, part in (
+        (json.dumps({"poses": []}), "cameras_interp"),
+        ("{", "line 1"),
+        ("", "empty"),
+        ("1 0 0 0 0 1 0 0 0 0 1\n" * 5, "11 columns.*8 of TUM, 12 of KITTI"),
+    ):
         (tmp_path / "bad").write_text(text)
         with pytest.raises(CameraFileError, match=part):
             detect(tmp_path / "bad")

@@ -145,7 +145,7 @@ def test_bad_pose_text(tmp_path, reader, text, parts):
 
 def test_binary_where_text_is_expected(tmp_path):
     file = tmp_path / "bad.txt"
-    file.write_bytes(b"\xff\xfe\x00\x01")
+    file.write_bytes(b"\x89\xfe\x00\x01")
     with pytest.raises(CameraFileError, match="UTF-8"):
         read_kitti(file)
     with pytest.raises(FileNotFoundError):

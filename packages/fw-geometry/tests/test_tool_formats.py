@@ -147,5 +147,8 @@ def test_unknown_layouts_are_reported_with_the_known_ones(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"cams": []}))
     with pytest.raises(CameraFileError, match=r"transforms\.json.*ReCamMaster.*TUM.*SpatialVID.*COLMAP"):
         read_trajectory(tmp_path / "a.json", width=64, height=40)
+    np.savez(tmp_path / "a.npz", depth_maps=np.zeros(3))
+    with pytest.raises(CameraFileError, match=r"arrays depth_maps, expected extrinsics"):
+        read_trajectory(tmp_path / "a.npz", width=64, height=40)
     with pytest.raises(CameraFileError, match=r"cameras\.bin.*COLMAP"):
         read_trajectory(tmp_path, width=64, height=40)

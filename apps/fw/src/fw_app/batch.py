@@ -19,6 +19,7 @@ from fw_app.example_images import domain_note, resolve_image
 from fw_app.generate import join_processes, load_pipeline, read_inputs, start, write
 from fw_app.options import GenerateOptions
 from fw_core.commands import describe, nearest
+from fw_core.files import read_text
 from fw_model.checkpoints.shipped import EXAMPLE
 from fw_model.pipeline.settings import GenerationSettings
 
@@ -110,10 +111,10 @@ def read_batch(path: Path, options: GenerateOptions) -> list[Row]:
         OSError: the file cannot be read.
     """
     if path.suffix == ".csv":
-        table = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
+        table = csv.DictReader(read_text(path).splitlines())
         records = [(line, {k: _typed(v) for k, v in row.items() if v}) for line, row in enumerate(table, start=2)]
     else:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
         records = [(line, _parsed(path, line, text)) for line, text in enumerate(lines, start=1) if text.strip()]
     if not records:
         raise ValueError(f"{path} has no rows; give one JSON object per line, or CSV with a header")

@@ -4,6 +4,7 @@ Content is written to a hidden sibling, which takes the final name when it is co
 file, and a killed process leaves none.
 """
 
+import codecs
 import errno
 import fcntl
 import math
@@ -29,6 +30,17 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
 def write_text(path: Path, content: str, *, durable: bool = False) -> None:
     """Replace a file by UTF-8 text; see `write_bytes`."""
     write_bytes(path, content.encode(), durable=durable)
+
+
+def read_text(path: Path) -> str:
+    """A text file that a user wrote; see `decode_text`. Raises OSError, or UnicodeDecodeError for other encodings."""
+    return decode_text(path.read_bytes())
+
+
+def decode_text(content: bytes, errors: str = "strict") -> str:
+    """UTF-8 with or without a byte order mark, or UTF-16 with one, which tools of Windows write."""
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig", errors)
 
 
 @contextmanager

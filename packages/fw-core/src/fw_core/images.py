@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 BACKGROUND = (255, 255, 255)
 """Color behind transparent pixels."""
 MAX_PIXELS = 200_000_000
-_ORIENTATION = 0x0112
+_ORIENTATION, _SUBFILE_TYPE, _DNG_VERSION = 0x0112, 0x00FE, 0xC612
+_RAW = "{} is a camera raw file; export it as JPEG or PNG"
 _OPTIONAL = {"heic": "pillow-heif", "heif": "pillow-heif", "avif": "pillow 11.3 or newer"}
 
 
@@ -90,7 +91,7 @@ def sniff(content: bytes) -> str:
     """Image format by the first bytes, in lower case; empty if unknown."""
     if content[4:8] == b"ftyp":
         brand = content[8:12].decode("latin-1").strip("\0 ")
-        return {"avif": "avif", "avis": "avif"}.get(brand, "heic" if brand in _HEIC_BRANDS else "mp4")
+        return {"avif": "avif", "avis": "avif", "crx": "cr3"}.get(brand, "heic" if brand in _HEIC_BRANDS else "mp4")
     for magic, kind in _MAGIC.items():
         if content.startswith(magic):
             return kind
@@ -129,6 +130,8 @@ def _convert(image: Any, called: str, upright: bool) -> DecodedImage:
     notes: list[str] = []
     if image.format == "MPO":
         notes.append("the first image of a multi-image JPEG was taken")
+    elif image.format == "TIFF" and (image.tag_v2.get(_SUBFILE_TYPE, 0) & 1 or _DNG_VERSION in image.tag_v2):
+        raise ImageError(_RAW.format(called))  # Pillow would give its thumbnail
     elif image.format == "TIFF" and image.n_frames > 1:
         notes.append(f"the first of {image.n_frames} pages was taken")
     image.load()
@@ -203,6 +206,8 @@ def _register(kind: str) -> None:
 
 
 def _unreadable(called: str, kind: str, formats: tuple[str, ...] | None) -> str:
+    if kind == "cr3":
+        return _RAW.format(called)
     if kind == "mp4":
         return f"{called} is a video; give an image, or extract a frame from it"
     if formats:

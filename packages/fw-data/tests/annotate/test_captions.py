@@ -36,7 +36,7 @@ def test_tables_of_every_kind(tmp_path, name, content):
 def test_text_files_come_first_then_the_nearest_table(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "frames").mkdir()
-    write(tmp_path, "a.txt", "from the text")
+    (tmp_path / "a.txt").write_text("from the text", encoding="utf-16")  # Notepad's "Unicode"
     write(tmp_path, "frames.txt", "of a folder")
     write(tmp_path, "metadata.jsonl", json.dumps({"file_name": "a.mp4", "text": "from the lines"}))
     write(tmp_path, "metadata.csv", "video,prompt\na.mp4,from the table\nsub/b.mp4,far\ngone.mp4,x\n")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fw_core.files import decode_text, read_text
 from fw_geometry.formats.names import portable_path
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.json")
@@ -72,7 +73,7 @@ def read_sidecar(path: Path) -> tuple[str, str]:
     beside = path.with_name(f"{path.name if path.is_dir() else path.stem}.txt")
     if not beside.is_file():
         return "", ""
-    text = _line(beside.read_bytes().decode("utf-8-sig", errors="replace"))
+    text = _line(decode_text(beside.read_bytes(), errors="replace"))
     return text, "the caption is not UTF-8; unreadable characters were replaced" if "\ufffd" in text else ""
 
 
@@ -91,7 +92,7 @@ def _read_tables(raw: Path, folder: PurePosixPath, messages: list[str]) -> Itera
 
 def _read_table(path: Path) -> dict[str, str]:
     """Path relative to the table -> caption. ValueError for a file of another kind."""
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     if path.suffix == ".csv":
         rows: Any = list(csv.DictReader(io.StringIO(text)))
     elif path.suffix == ".jsonl":

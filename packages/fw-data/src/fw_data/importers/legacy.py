@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from fw_core.files import read_text
 from fw_data.errors import DataError
 from fw_data.importers.base import DepthReader, ImportedScene, ImportSettings, VideoFrames, check_size
 from fw_geometry.formats import read_realestate10k
@@ -81,7 +82,7 @@ def _depth(path: Path, frames: VideoFrames, unit: float) -> DepthReader:
 @lru_cache(maxsize=1)
 def _rows(path: Path, changed_ns: int) -> dict[str, LegacyRow]:  # noqa: ARG001 - read again when it has changed
     try:
-        rows = TypeAdapter(list[LegacyRow]).validate_json(path.read_text(encoding="utf-8-sig"))
+        rows = TypeAdapter(list[LegacyRow]).validate_json(read_text(path))
     except ValidationError as error:
         raise DataError("unreadable", f"{path} is no list of videos: {' '.join(str(error).split())}") from error
     found: dict[str, LegacyRow] = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fw_core.files import read_text
 from fw_data.errors import DataError
 from fw_data.exporters.nerfstudio import DEPTH_UNIT
 from fw_data.importers.base import DepthReader, ImageFrames, ImportedScene, ImportSettings, read_depth_file
@@ -96,7 +97,7 @@ def _depth(folder: Path, rows: list[dict[str, object]], unit: float) -> DepthRea
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(read_text(path))
     except ValueError as error:
         raise DataError("unreadable", f"{path} is not JSON: {error}") from error
     return data if isinstance(data, dict) else {}

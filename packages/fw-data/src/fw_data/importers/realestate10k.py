@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fw_core.files import read_text
 from fw_data.errors import DataError
 from fw_data.importers.base import (
     Frames,
@@ -111,7 +112,7 @@ def _captions(root: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        rows = json.loads(read_text(path))
         return {str(row["clip_name"]): str(row.get("caption", "")) for row in rows}
     except (ValueError, TypeError, KeyError) as error:
         raise DataError("captions", f"{path} is not a list of objects with clip_name and caption: {error}") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fw_core.files import read_text
 from fw_data.errors import DataError
 from fw_data.exporters.tum import DEPTH_PER_UNIT
 from fw_data.importers.base import (
@@ -102,7 +103,7 @@ def _intrinsics(path: Path, settings: ImportSettings, frames: int) -> np.ndarray
         rows = np.array([settings.intrinsics], np.float64)
     elif path.is_file():
         try:
-            rows = np.loadtxt(path, dtype=np.float64, ndmin=2, encoding="utf-8-sig")
+            rows = np.loadtxt(read_text(path).splitlines(), dtype=np.float64, ndmin=2)
         except ValueError as error:
             raise DataError("no-intrinsics", f"{path}: {error}") from error
     else:
@@ -118,7 +119,7 @@ def _intrinsics(path: Path, settings: ImportSettings, frames: int) -> np.ndarray
 def _read_list(path: Path) -> tuple[np.ndarray, list[Path]]:
     if not path.is_file():
         raise DataError("no-frames", f"{path} does not exist")
-    rows = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    rows = [line.split() for line in read_text(path).splitlines()]
     rows = [row for row in rows if row and not row[0].startswith("#")]
     try:
         times = np.array([float(row[0]) for row in rows])

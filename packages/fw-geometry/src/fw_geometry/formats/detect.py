@@ -75,6 +75,9 @@ def detect(path: str | PathLike[str]) -> CameraFormat:
     text = "\n".join(read_lines(path))
     found = detect_content(_parsed(path, text) if text.lstrip().startswith("{") else text)
     if found is None:
+        widths = _widths(text)
+        if len(widths) == 1 and min(widths) > 1:
+            raise CameraFileError(path, "content", f"{widths.pop()} columns are no known format", f"give {KNOWN}")
         raise CameraFileError(path, "content", "not a camera file of a known format", f"give {KNOWN}")
     return found
 
@@ -82,19 +85,22 @@ def detect(path: str | PathLike[str]) -> CameraFormat:
 def detect_content(content: str | Mapping[str, Any]) -> CameraFormat | None:
     """The format of the text or JSON object that a camera file holds; None if it fits none.
 
-    Text with rows of numbers counts as RealEstate10K unless every row has the columns of another format, so that the
-    reader of RealEstate10K names the first bad line.
+    Text with rows of different lengths counts as RealEstate10K, whose reader then names the first bad line.
     """
     if isinstance(content, Mapping):
         if is_recammaster(dict(content)):
             return "recammaster"
         return next((found for key, found in _JSON_KEYS.items() if key in content), None)
-    lines = content.removeprefix("\ufeff").splitlines()
-    rows = [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    columns = {len(row) for row in rows}
+    columns = _widths(content)
     if max(columns, default=0) < min(_COLUMNS):
         return None
-    return _COLUMNS.get(columns.pop(), "realestate10k") if len(columns) == 1 else "realestate10k"
+    return _COLUMNS.get(columns.pop()) if len(columns) == 1 else "realestate10k"
+
+
+def _widths(text: str) -> set[int]:
+    """Numbers of columns of the rows, without comments."""
+    lines = [line for line in text.removeprefix("\ufeff").splitlines() if not line.lstrip().startswith("#")]
+    return {len(line.split()) for line in lines if line.strip()}
 
 
 def read_trajectory(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fw_core.files import decode_text
 from fw_geometry.checks import ORTHONORMAL_TOLERANCE
 from fw_geometry.rigid import compose_poses, nearest_rotations, orthonormality_error
 
@@ -32,11 +33,13 @@ class CameraFileError(ValueError):
 
 
 def read_text(path: Path) -> str:
-    """A text file without its byte order mark. CameraFileError if it is not UTF-8 text."""
+    """A text file without its byte order mark. CameraFileError if it is not UTF-8 or UTF-16 text."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return decode_text(path.read_bytes())
     except UnicodeDecodeError as error:
-        raise CameraFileError(path, f"byte {error.start}", "not UTF-8 text", "is this a binary file?") from error
+        raise CameraFileError(
+            path, f"byte {error.start}", "no UTF-8 or UTF-16 text", "is this a binary file?"
+        ) from error
 
 
 def read_lines(path: Path) -> list[str]:

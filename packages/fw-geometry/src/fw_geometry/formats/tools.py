@@ -76,11 +76,10 @@ def read_pose_arrays(path: str | PathLike[str]) -> ToolPath:
         CameraFileError: (a ValueError) not a .npz, other arrays or shapes, cameras that are not pinholes.
     """
     path = Path(path)
-    arrays = _load_npz(path)
+    arrays, names = _load_npz(path)
     key = next((name for name in _NPZ_POSES if name in arrays), None)
     if key is None or arrays[key].ndim < 3 or arrays[key].shape[-2:] not in ((3, 4), (4, 4)):
-        found = ", ".join(f"{name} {value.shape}" for name, value in arrays.items())
-        problem = f"arrays {found}, expected extrinsics and intrinsics, or ViPE's data and inds"
+        problem = f"arrays {', '.join(names) or '(none)'}, expected extrinsics and intrinsics, or ViPE's data and inds"
         raise CameraFileError(path, "arrays", problem, "export with poses")
     matrices = arrays[key].reshape(-1, *arrays[key].shape[-2:]).astype(np.float64)
     poses = np.stack([_finite_pose(path, f"{key}[{i}]", matrix) for i, matrix in enumerate(matrices)])
@@ -196,7 +195,7 @@ def _vipe(path: Path, poses: np.ndarray, index: np.ndarray | None) -> ToolPath:
             )
     if not file.is_file():
         return result
-    arrays = _load_npz(file)
+    arrays, _ = _load_npz(file)
     values = arrays.get("data", np.zeros(0))
     if values.ndim != 2 or values.shape[1] < 4:
         raise CameraFileError(file, "data", f"shape {values.shape}, expected (f, 4): fx fy cx cy", "run ViPE again")
@@ -252,11 +251,12 @@ def _numbers(path: Path, place: str, rows: list[list[str]]) -> list[list[float]]
     return values
 
 
-def _load_npz(path: Path) -> dict[str, np.ndarray]:
+def _load_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays that are read, and the names of all."""
     try:
         with np.load(path, allow_pickle=False) as file:
             wanted = {*_NPZ_POSES, *_NPZ_INTRINSICS, "inds", "depth", "depths"}
-            return {name: file[name] for name in file.files if name in wanted}
+            return {name: file[name] for name in file.files if name in wanted}, file.files
     except (ValueError, BadZipFile, EOFError) as error:
         raise CameraFileError(path, "arrays", f"not a .npz file of arrays: {error}", "export it again") from error
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fw_core.files import decode_text
 from fw_geometry.camera import Trajectory, Units, intrinsics_from_fov
 from fw_geometry.formats import CameraFileError, read_trajectory
 from fw_geometry.formats.detect import KNOWN, detect_content
@@ -293,7 +294,7 @@ def _parsed(source: str | bytes) -> dict[str, Any] | str:
     if len(source) > MAX_BYTES:
         raise BadCameraError(f"the camera path is larger than {MAX_BYTES} bytes; the maximum is {MAX_POSES} cameras")
     try:
-        text = source if isinstance(source, str) else source.decode("utf-8-sig")
+        text = source if isinstance(source, str) else decode_text(source)
     except UnicodeDecodeError:
         raise BadCameraError("the camera file is not text; send JSON or RealEstate10K text") from None
     if not text.lstrip().startswith("{"):
