@@ -1,6 +1,7 @@
 """`fw generate --batch`: rows checked first, failures recorded, finished worlds skipped, shares under torchrun."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from fw_app import cli
 from fw_app.batch import finished, read_batch
+from fw_app.generate import unit_note
 from fw_app.options import GenerateOptions
 from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.checkpoints.checkpoint import save_world
@@ -163,3 +165,31 @@ def test_notes_on_the_inputs_are_printed_once_and_stored(
     for part in ("EXIF", "no intrinsics", "words"):
         assert printed.count(part) == 1, part
         assert sum(part in note for note in notes) == 1, part
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_an_unwritable_folder_is_refused_before_the_model_loads(
+    images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], batch: bool
+) -> None:
+    (images / "taken").touch()
+
+    def load(*_args: object, **_options: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("fw_app.generate.load_pipeline", load)
+    monkeypatch.setattr("fw_app.batch.load_pipeline", load)
+    first = ["--batch", str(write(images / "worlds.jsonl", {"image": "a.png"}))] if batch else [str(images / "a.png")]
+    assert cli.main(["generate", *first, "--out", str(images / "taken")]) == 2
+    assert "taken: is a file; give a folder" in capsys.readouterr().err
+
+
+def test_a_unit_of_all_frames_is_noted(checkpoint: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = images / "other"
+    shutil.copytree(checkpoint, other)
+    for unit, count in (("first frame", 0), ("all frames", 1)):
+        unit_note.cache_clear()
+        (other / "training.json").write_text(json.dumps({"stages": [{"stage": "stage2", "scene_unit": unit}]}))
+        words = [str(images / "a.png"), "--out", str(images / unit), "--checkpoint", str(other)]
+        assert cli.main(["generate", *words, "--device", "cpu", "--num-inference-steps", "1"]) == 0
+        assert capsys.readouterr().out.count("mean distances of all frames") == count
+        assert sum("mean distances of all frames" in note for note in read_world(images / unit).notes) == count

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fw_core.devices import choose_device
-from fw_core.files import LockedError, locked, replacing, replacing_folder, write_bytes, write_text
+from fw_core.files import LockedError, locked, make_writable, replacing, replacing_folder, write_bytes, write_text
 from fw_core.tables import aligned, markdown
 
 
@@ -46,6 +46,17 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         (partial / "c").write_text("3")
     assert [p.name for p in folder.iterdir()] == ["c"]
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    make_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="is a file; give a folder"):
+        make_writable(tmp_path / "file")
+    for folder in (tmp_path / "file" / "below", Path("/proc/fw")):
+        with pytest.raises(OSError, match=str(folder)):
+            make_writable(folder)
 
 
 def test_tables() -> None:

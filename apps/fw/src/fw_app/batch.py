@@ -19,7 +19,7 @@ from fw_app.example_images import domain_note, resolve_image
 from fw_app.generate import join_processes, load_pipeline, read_inputs, start, write
 from fw_app.options import GenerateOptions
 from fw_core.commands import describe, nearest
-from fw_core.files import read_text
+from fw_core.files import make_writable, read_text
 from fw_model.checkpoints.shipped import EXAMPLE
 from fw_model.pipeline.settings import GenerationSettings
 
@@ -61,10 +61,10 @@ def generate_batch(options: GenerateOptions) -> int:
     print(f"{len(rows)} worlds, {len(share)} of them here, {len(share) - len(missing)} already finished", flush=True)
     if not missing:
         return 0
+    make_writable(options.out)
     pipeline = load_pipeline(options, free_encoders=False, group=group)
     if pipeline.trained_on and not all(str(row.options.image).startswith(EXAMPLE) for row in missing):
         print(domain_note(pipeline.trained_on))
-    options.out.mkdir(parents=True, exist_ok=True)
     failed: list[str] = []
     for number, row in enumerate(missing, start=1):
         began = time.monotonic()

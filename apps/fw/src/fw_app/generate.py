@@ -6,12 +6,13 @@ The output folder holds the video, the depth video, the point cloud and the came
 import math
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fw_app.example_images import domain_note, resolve_image
 from fw_app.options import GenerateOptions
-from fw_core.files import file_and_scale
+from fw_core.files import file_and_scale, make_writable
 from fw_geometry.clip_shape import longest_num_frames
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def generate(options: GenerateOptions) -> "World | None":
         load_pipeline(options, free_encoders=True, group=group).follow()
         return None
     inputs = read_inputs(options)
+    make_writable(options.out)
     pipeline = load_pipeline(options, free_encoders=True, group=group)
     if pipeline.trained_on and inputs.file == options.image:
         print(domain_note(pipeline.trained_on))
@@ -176,12 +178,29 @@ def load_pipeline(
     for path, scale in loras:
         for loaded in pipeline.load_lora(path, scale):
             show(f"LoRA {loaded.name}: {loaded.layers} layers, {loaded.layout} layout, scale {loaded.scale:g}")
+    if (unit := unit_note(options.checkpoint)) is not None:
+        show(f"note: {unit}")
     if not pipeline.follows_camera:
         show(
             f"note: {options.checkpoint} has no trained camera control (`fw-train stage2` trains it), so the video "
             "does not follow --trajectory"
         )
     return pipeline
+
+
+@cache
+def unit_note(checkpoint: str) -> str | None:
+    """What a user has to know about lengths if they are not mean distances of the first frame; None otherwise."""
+    from fw_model.checkpoints.sources import local_folder
+    from fw_train.config.preflight import ALL_FRAMES, history
+
+    stages = history(local_folder(checkpoint))
+    if not stages or stages[-1].get("scene_unit") != ALL_FRAMES:
+        return None
+    return (
+        "lengths of this model are mean distances of all frames, not of the first one: "
+        "give the camera path and --scene-scale in that unit"
+    )
 
 
 def start(
@@ -205,7 +224,8 @@ def start(
     )
     for note in of_camera:
         print(f"{options.trajectory}: {note}")
-    notes = (*inputs.notes, *(f"trajectory: {note}" for note in of_camera))
+    unit = unit_note(options.checkpoint)
+    notes = (*inputs.notes, *(f"trajectory: {note}" for note in of_camera), *([unit] if unit else []))
     if settings.num_frames is None:
         settings = settings.updated(num_frames=longest_num_frames(min(shape.num_frames, len(trajectory))))
     reports = pipeline.generate(

@@ -6,7 +6,7 @@ from zipfile import BadZipFile, ZipFile
 
 from fw_app.example_images import resolve_image
 from fw_app.options import GenerateOptions
-from fw_core.files import write_bytes
+from fw_core.files import make_writable, write_bytes
 from fw_serve.client import Client, ServiceError, Video
 
 FILES = {
@@ -48,6 +48,7 @@ def generate_remotely(options: GenerateOptions, client: Client | None = None) ->
     if options.image is None:
         raise ValueError("--server needs an IMAGE: the first frame, as a file or example:NAME")
     image, prompt = resolve_image(options.image, options.prompt)
+    make_writable(options.out)
     with client or Client(options.server, api_key=os.environ.get("FW_API_KEY")) as service:
         video = service.create(
             image,

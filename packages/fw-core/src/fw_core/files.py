@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
@@ -30,6 +31,15 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
 def write_text(path: Path, content: str, *, durable: bool = False) -> None:
     """Replace a file by UTF-8 text; see `write_bytes`."""
     write_bytes(path, content.encode(), durable=durable)
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder and try to write to it, before the work whose result goes there. Raises OSError if that fails."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file; give a folder", str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        pass
 
 
 def read_text(path: Path) -> str:

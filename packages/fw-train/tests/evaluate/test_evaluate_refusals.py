@@ -12,6 +12,7 @@ import pytest
 
 from fw_data.dataset.reader import ClipDataset
 from fw_train.config.schema import ClipConfig, ConfigError
+from fw_train.evaluate.checkpoint import open_checkpoint
 from fw_train.evaluate.options import EvaluateOptions
 from fw_train.evaluate.run import evaluate
 from fw_train.metrics.perceptual import Lpips
@@ -99,6 +100,23 @@ def test_a_dataset_without_depth_is_refused_before_anything_is_generated(checkpo
     with pytest.raises(ConfigError, match=r"clip-00.*depth"):
         quiet(EvaluateOptions(worlds=worlds, data=none, out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_rooms_are_refused_with_the_command_that_takes_them(tmp_path: Path) -> None:
+    for data in ("rooms", "rooms:0-9"):
+        options = EvaluateOptions(checkpoint=tmp_path, data=Path(data), out=tmp_path / "out")
+        with pytest.raises(ConfigError, match=rf"fw-train evidence --checkpoint {tmp_path} --data rooms"):
+            quiet(options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_unit_of_an_export_alone_is_that_of_its_training(checkpoint: Path, tmp_path: Path) -> None:
+    export = tmp_path / "alone"
+    shutil.copytree(checkpoint, export)
+    for unit, by_first in (("first frame", True), ("all frames", False), (None, True)):
+        stage = {"stage": "stage2", "steps": 1} | ({"scene_unit": unit} if unit else {})
+        (export / "training.json").write_text(json.dumps({"format": 1, "stages": [stage]}))
+        assert open_checkpoint(export).first_frame_only is by_first
 
 
 def as_base(folder: Path) -> None:

@@ -102,6 +102,9 @@ def test_the_export_generates_and_says_where_it_comes_from(chain: Path, tmp_path
     assert (sampling.num_frames, sampling.height, sampling.width, sampling.shift) == (5, 32, 48, 5.0)
     history = json.loads((chain / "stage2" / "export" / "training.json").read_text())
     assert [(row["stage"], row["steps"]) for row in history["stages"]] == [("base", 24), ("stage1", 8), ("stage2", 3)]
+    for row, run in zip(history["stages"], ("base", "stage1", "stage2"), strict=True):
+        by_first = read_run(chain / run).clip.scale_by_first_frame
+        assert row["scene_unit"] == ("first frame" if by_first else "all frames")
     assert not list((chain / "stage2").rglob("*.p*t*h")) + list((chain / "stage2").rglob("*.pkl"))
     again = export_run(chain / "stage2", tmp_path / "copy")
     one, two = weights(chain / "stage2" / "export"), weights(again)

@@ -20,8 +20,8 @@ from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
 from fw_model.pipeline.components import HIGH_NOISE, SPEC_FILE
 from fw_model.pipeline.settings import Sampling
 from fw_train.config.load import from_json
+from fw_train.config.preflight import ALL_FRAMES, FIRST_FRAME, HISTORY
 from fw_train.config.schema import ClipConfig, ConfigError
-from fw_train.model_bundle import HISTORY
 from fw_train.tasks.train import CONFIG, EXPORT
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Checkpoint:
     """Default generation settings."""
     stage: str | None
     """Last training stage; None if the weights were not trained here."""
+    scene_unit: str
+    """Frames whose mean distance is the unit of length of the training, see `fw_train.config.preflight`."""
     training: ClipConfig | None
     """Clip settings of the run that contains the export; None for an export alone."""
     fingerprint: str
@@ -47,8 +49,8 @@ class Checkpoint:
 
     @property
     def first_frame_only(self) -> bool:
-        """Whether the scene unit of the training is that of the first frame; assumed for an export without its run."""
-        return self.training is None or self.training.scale_by_first_frame
+        """Whether the scene unit of the training is that of the first frame."""
+        return self.scene_unit == FIRST_FRAME
 
     def pipeline(self, device: str, dtype: str | None) -> "WorldPipeline":
         """Load the generation pipeline."""
@@ -93,12 +95,16 @@ def open_checkpoint(path: Path, *, video_alone: bool = False) -> Checkpoint:
         )
     around = folder.parent
     is_run = (around / CONFIG).is_file() and (around / "checkpoints").is_dir()
+    training = _clips_of(around / CONFIG) if is_run else None
+    earlier = ALL_FRAMES if training is not None and not training.scale_by_first_frame else FIRST_FRAME
     return Checkpoint(
         folder=folder,
         model=config.name,
         sampling=_sampling(folder, config.video.text_dim),
         stage=stage,
-        training=_clips_of(around / CONFIG) if is_run else None,
+        # earlier versions did not record the unit; it is assumed for an export without its run
+        scene_unit=stages[-1].get("scene_unit", earlier) if stages else earlier,
+        training=training,
         fingerprint=_fingerprint(folder),
     )
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fw_core.devices import choose_device
 from fw_model.pipeline.result import World
+from fw_train.config.load import is_rooms
 from fw_train.config.schema import ConfigError
 from fw_train.data.split import open_dataset
 from fw_train.evaluate.checkpoint import Checkpoint, Say
@@ -52,6 +53,12 @@ def evaluate(options: EvaluateOptions, say: Say = print) -> Path:
         ConfigError: invalid options, checkpoint, dataset, worlds or --against; nothing was generated.
     """
     _check(options)
+    if is_rooms(options.data):
+        raise ConfigError(
+            f"--data {options.data}: rooms are rendered from seeds and are not a dataset; measure on held-out ones "
+            f"with `fw-train evidence --checkpoint {options.checkpoint or 'CHECKPOINT'} --data rooms`, or write some "
+            "with `fw-data toy --scenes rooms` and `fw-data annotate --geometry oracle`"
+        )
     dataset = open_dataset(options.data)
     networks = _Networks(
         lpips=Lpips(options.lpips_weights) if options.lpips_weights else None,

@@ -20,7 +20,7 @@ from torch import Tensor
 from fw_core.files import write_text
 from fw_train.config.check import check
 from fw_train.config.load import CONFIG, absolute, check_resume, from_json, from_mapping, holds_run, only_read
-from fw_train.config.preflight import run_lock
+from fw_train.config.preflight import ALL_FRAMES, FIRST_FRAME, run_lock
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.data.encode import encode
 from fw_train.data.split import Split, open_data
@@ -322,7 +322,11 @@ def _final_weights(result: Result) -> dict[str, Tensor]:
 
 
 def _entry(config: TrainConfig, steps: int) -> dict[str, str | int]:
-    return {"stage": config.stage, "steps": steps, "configuration": config.digest()}
+    """What training.json records about a run."""
+    entry: dict[str, str | int] = {"stage": config.stage, "steps": steps, "configuration": config.digest()}
+    if config.stage != "autoencoder":
+        entry["scene_unit"] = FIRST_FRAME if config.clip.scale_by_first_frame else ALL_FRAMES
+    return entry
 
 
 def keep_freed_memory() -> None:
