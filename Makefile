@@ -83,6 +83,8 @@ bench-measures: env ## damage perfect worlds in 19 ways and check that every mea
 
 bench-serve: env ## time requests and startup of the service, measure memory (idle machine)
 	@$(RUN) python -m benchmarks.serve --out bench
+	@$(RUN) python -m benchmarks.serve_attacks --out bench
+	@$(RUN) python -m benchmarks.first_visit --out bench
 
 house: env ## print size, layout and wording of the tree (TREES="before=../old now=." compares checkouts)
 	@$(RUN) python -m benchmarks.house $(TREES)

@@ -34,15 +34,14 @@ IMAGES, IMAGE_SIZE = 80, (7680, 5200)
 """Number and size (40 megapixels) of the images that one key sends at once."""
 UPLOADS, UPLOAD_BYTES = 16, 24_000_000
 """Number and size of the bodies that one key sends at once."""
-ASKED = 150
+ASKED = 100
 """Requests of the other client per round."""
 
 
 def photo() -> bytes:
     """A JPEG of `IMAGE_SIZE`."""
-    width, height = IMAGE_SIZE
     out = io.BytesIO()
-    Image.effect_noise((width // 8, height // 8), 60).convert("RGB").resize(IMAGE_SIZE).save(out, "JPEG")
+    Image.linear_gradient("L").resize(IMAGE_SIZE).convert("RGB").save(out, "JPEG")
     return out.getvalue()
 
 

@@ -465,6 +465,37 @@ def test_the_first_screen_is_a_world_and_an_example_image_starts_a_draft(server,
 
 
 @pytest.mark.slow
+def test_video_and_3d_view_are_equals_and_panels_collapse(server, open_page):
+    page = open_page(f"{server.url}/#/world/example:room-1", width=1280, height=800)
+    points = page.locator(".stage-facts[data-count]:not([data-count='0'])")
+    points.wait_for()
+    video, stage = page.locator(".world-body .hero"), page.locator(".world-body .stage")
+
+    def left(part):
+        return part.bounding_box()["x"]
+
+    assert left(video) < left(stage)
+    assert video.bounding_box()["width"] == pytest.approx(stage.bounding_box()["width"], abs=2)
+    page.get_by_role("button", name="Swap video and 3D").click()
+    assert left(stage) < left(video)
+    page.get_by_text("3D", exact=True).click()
+    assert not video.is_visible()
+    page.get_by_text("Video", exact=True).first.click()
+    assert not stage.is_visible()
+    page.get_by_text("Side by side", exact=True).click()
+    page.get_by_text("Depth, confidence and details").click()
+    assert not page.get_by_text("warm colors: near").is_visible()
+    page.get_by_text("Depth, confidence and details").click()
+    page.get_by_text("requested path", exact=False).first.wait_for()
+    wide = stage.bounding_box()["width"]
+    page.get_by_role("button", name="Hide worlds").click()
+    assert stage.bounding_box()["width"] > wide
+    page.get_by_text("Fly along", exact=True).click()
+    assert stage.bounding_box()["width"] > 1200, "the flight fills the width"
+    assert serious(page) == []
+
+
+@pytest.mark.slow
 def test_previews_of_a_running_world_are_still_there_after_a_reload(server, open_page, image, tmp_path):
     gate = tmp_path / "gate"
     page = open_page(server.url)

@@ -90,7 +90,8 @@ function Item({ video, comparing, onChoose }: { video: Video; comparing: string[
         <span class="item-prompt">{titleOf(video)}</span>
         <span class="item-state">
           {isFavorite(video.id) && <span aria-label={t('favorites')} role="img">★ </span>}
-          {video.status === 'completed' ? moment(video.created_at) : t(`status_${video.status}`)}
+          {video.status === 'completed' ? moment(video.created_at)
+            : t(video.error?.code === 'cancelled' ? 'status_cancelled' : `status_${video.status}`)}
           {video.status === 'in_progress' && ` · ${video.progress} %`}
         </span>
         {busy && <span class="bar" aria-hidden="true"><span style={{ width: `${video.progress}%` }} /></span>}

@@ -5,6 +5,7 @@ import sys
 
 import httpx
 import pytest
+from tests.stub_server.server_process import free_port
 from tests.stub_server.stub_engine import FILES
 
 from fw_serve.cli import main
@@ -90,6 +91,26 @@ def test_following_survives_a_lost_stream(server, image, tmp_path):
         client._events = once
         assert client.wait(video.id).status == "completed"
         assert broken
+
+
+def test_fw_generate_reports_every_refusal_in_one_line(server, image, tmp_path, capsys):
+    from fw_app import cli
+
+    photo = tmp_path / "room.png"
+    photo.write_bytes(image)
+    closed = f"http://127.0.0.1:{free_port()}"
+    for place, arguments, words in (
+        (server.url, ["--width", "50", "--height", "50"], "50"),
+        (server.url, ["--num-frames", "6"], "num_frames"),
+        (server.url, ["--num-inference-steps", "101"], "the maximum is 100"),
+        (server.url, ["--prompt", "oom"], "Out of memory"),
+        (closed, [], closed),
+    ):
+        command = ["generate", str(photo), "--prompt", "x", "--server", place, "--out", str(tmp_path / "out")]
+        assert cli.main([*command, *arguments]) != 0
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+        assert len(lines) == 1, lines
+        assert words in lines[0]
 
 
 def test_keys_from_the_command_line(tmp_path, capsys):

@@ -36,6 +36,7 @@ export const en = {
   status_queued: 'Queued',
   status_in_progress: 'In progress',
   status_completed: 'Done',
+  status_cancelled: 'Cancelled',
   status_failed: 'Failed',
 
   hideWorlds: 'Hide worlds',
@@ -194,6 +195,7 @@ export const en = {
   fail_out_of_memory: 'Out of memory. Try a smaller size or fewer frames.',
   fail_worker_lost: 'The worker failed repeatedly. Try again; if it keeps failing, contact the operator of this service.',
   fail_timed_out: 'Time limit exceeded. Try fewer frames or steps.',
+  fail_storage_full: 'The disk of the service is full. Try again later.',
   fail_inputs_lost: 'The input image is no longer available. Create the world again.',
   again: 'Try again',
   missingTitle: 'World not found',

@@ -38,6 +38,7 @@ export const zh: Record<keyof typeof en, string> = {
   status_queued: '等待中',
   status_in_progress: '生成中',
   status_completed: '已完成',
+  status_cancelled: '已取消',
   status_failed: '失败',
 
   hideWorlds: '隐藏世界列表',
@@ -196,6 +197,7 @@ export const zh: Record<keyof typeof en, string> = {
   fail_out_of_memory: '内存不足。请尝试更小的尺寸或更少的帧数。',
   fail_worker_lost: '工作进程多次丢失。请重试；若再次发生，请告知服务管理员。',
   fail_timed_out: '耗时超过了此服务的限制。请减少帧数或步数。',
+  fail_storage_full: '服务的磁盘已满，请稍后再试。',
   fail_inputs_lost: '它的图片已不存在。请重新创建。',
   again: '重试',
   missingTitle: '未找到该世界',

@@ -79,8 +79,10 @@ export function WorldStage({ id, playback, video, plain }: Props) {
           <Choice label={t('viewMode')} value={flying ? 'fly' : 'orbit'} onChange={(value) => setFlying(value === 'fly')}
             options={[{ value: 'orbit', label: t('orbit') }, { value: 'fly', label: t('fly') }]} />
           <IconButton icon="reset" label={t('resetView')} disabled={flying} onClick={() => live?.stage.reset()} />
-          <IconButton icon="expand" label={t('enlarge', { name: t('pointView') })}
-            onClick={() => void stage.current?.requestFullscreen?.().catch(() => undefined)} />
+          {!plain && (
+            <IconButton icon="expand" label={t('enlarge', { name: t('pointView') })}
+              onClick={() => void stage.current?.requestFullscreen?.().catch(() => undefined)} />
+          )}
         </div>
       </div>
       {!plain && <details class="look">

@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import resource
+from contextlib import suppress
 from typing import Any
 
 from fw_serve.api.connections import ConnectionLimits, limited_protocol
@@ -15,6 +17,7 @@ def server_options(limits: ConnectionLimits) -> dict[str, Any]:
     """Settings of uvicorn. The application uses no client address, so headers of a proxy are ignored."""
     return {
         "http": limited_protocol(limits),
+        "ws": "none",  # its connections would have no limits
         "timeout_keep_alive": limits.idle_s,
         "timeout_graceful_shutdown": 5,
         "log_level": "warning",
@@ -62,7 +65,15 @@ def up(options: UpOptions) -> int:
     app = create_app(settings, store, supervisor)
     address = f"http://{options.host}:{options.port}{settings.root_path}"
     print(f"serving {options.checkpoint} at {address} (keys {'on' if settings.keys else 'off'})", flush=True)
+    _allow_files()
     gc.freeze()  # imported modules stay, so the collector can skip them
     uvicorn.run(app, host=options.host, port=options.port, **server_options(connection_limits(options)))
     store.close()
     return 0
+
+
+def _allow_files() -> None:
+    """Raise the number of open files to what the system allows: connections of few addresses exhaust the default."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

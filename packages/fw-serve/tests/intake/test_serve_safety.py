@@ -15,6 +15,7 @@ from PIL import Image
 from fw_model.pipeline.settings import Sampling
 from fw_serve.api.app import create_app
 from fw_serve.api.service import Service
+from fw_serve.intake import camera
 from fw_serve.intake.fetch import Fetcher, FetchError, is_public
 from fw_serve.intake.images import BadImageError, ImageDecoder
 from fw_serve.jobs.keys import KeyRing
@@ -363,6 +364,27 @@ def test_a_decoder_that_hangs_or_dies_is_replaced():
     decoder.deadline_s = 60.0
     assert decoder.decode(saved("PNG")).png.startswith(b"\x89PNG")
     decoder.close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"1\n" * 1_900_000,
+        b"1 " * 1_900_000,
+        b'{"poses_c2w":[' + b"1," * 1_900_000 + b"1]}",
+        b'{"frames":[' + b"{}," * 1_200_000 + b"{}]}",
+        b"{" + b",".join(b'"k%d":1' % number for number in range(300_000)) + b"}",
+    ],
+    ids=["lines", "columns", "poses", "frames", "keys"],
+)
+def test_camera_files_of_a_million_entries_are_refused_before_they_are_looked_at(content, monkeypatch):
+    def looked_at(*_):
+        raise AssertionError("a formats reader saw it")
+
+    monkeypatch.setattr(camera, "detect_content", looked_at)
+    monkeypatch.setattr(camera, "_validated", looked_at)
+    with pytest.raises(camera.BadCameraError, match="the maximum is 1024"):
+        camera.read_camera(content, num_frames=None, default_num_frames=5, width=48, height=32)
 
 
 def test_large_bodies_are_refused_before_they_are_read(server, image):

@@ -17,8 +17,7 @@ from starlette.datastructures import FormData, UploadFile
 from fw_model.pipeline.settings import current_names
 from fw_serve.api.errors import ApiError, invalid
 from fw_serve.api.schemas import CreateVideo
-from fw_serve.api.service import Caller, Service
-from fw_serve.intake.camera import MAX_BYTES
+from fw_serve.api.service import Caller, Callers, Service
 
 FILE_PARTS = ("input_reference", "camera_file")
 _DATA_URL = re.compile(rb'"(data:image/[a-z0-9.+-]{1,40};base64,[A-Za-z0-9+/=\\]*)"')
@@ -71,18 +70,19 @@ async def read_create_body(request: Request, service: Service, *, image: bool = 
     if kind == "application/json":
         content = await _json_bytes(request, service.settings.limits.json_bytes, image=image)
         return await run_in_threadpool(_json_body, content, service.settings.limits.json_bytes)
-    if kind not in ("multipart/form-data", "application/x-www-form-urlencoded"):
+    if kind != "multipart/form-data":
         raise ApiError(
             400, "Send multipart/form-data with an image, or application/json.", code="unsupported_media_type"
         )  # fmt: skip
-    async with request.form(max_files=len(FILE_PARTS), max_fields=40, max_part_size=MAX_BYTES) as form:
-        return await _form_body(form)
+    text_bytes = service.settings.limits.json_bytes
+    async with request.form(max_files=len(FILE_PARTS), max_fields=40, max_part_size=text_bytes) as form:
+        return await run_in_threadpool(_form_body, form)
 
 
-def json_body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
+def json_body(model: type[Model]) -> Callable[[Request, Caller], Awaitable[Model]]:
     """A dependency that reads a small JSON body as `model`."""
 
-    async def read(request: Request) -> Model:
+    async def read(request: Request, _caller: Callers) -> Model:  # who has no key sends no body
         service: Service = request.app.state.service
         content = await _json_bytes(request, service.settings.limits.json_bytes, image=False)
         return await run_in_threadpool(_validated, model, content)
@@ -204,7 +204,7 @@ def _unknown(model: type[BaseModel], name: str) -> ApiError:
     return wrong(name[:60], f"unknown field; {meant}accepted: {', '.join(model.model_fields)}")
 
 
-async def _form_body(form: FormData) -> CreateBody:
+def _form_body(form: FormData) -> CreateBody:
     files: dict[str, bytes] = {}
     texts: dict[str, Any] = {}
     for name, value in form.multi_items():
@@ -213,7 +213,7 @@ async def _form_body(form: FormData) -> CreateBody:
         if isinstance(value, UploadFile):
             if name not in FILE_PARTS:
                 raise wrong(name[:60], f"unknown file; accepted: {', '.join(FILE_PARTS)}")
-            files[name] = await value.read()
+            files[name] = value.file.read()
         elif name in FILE_PARTS:
             raise wrong(name, 'send it as a file part; a JSON body takes {"image_url": ...}')
         elif name not in CreateVideo.model_fields:

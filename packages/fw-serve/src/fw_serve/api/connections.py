@@ -14,6 +14,8 @@ HEAD_BYTES = 32_768
 """Maximum size of the request line and all headers, or of a chunked body's trailers."""
 HEADERS = 100
 """Maximum number of headers."""
+PIPELINED = 16
+"""Maximum number of requests that a connection may send before the response to the first one."""
 UNPARSED_BYTES = 65_536
 """Maximum number of bytes received within a body without any content, such as an endless chunk extension."""
 
@@ -28,6 +30,8 @@ class ConnectionLimits:
     """Seconds to send the request line and headers, from the connection or from the first byte of a later request."""
     body_s: float = 300.0
     """Seconds to send the body."""
+    read_s: float = 300.0
+    """Seconds that a client may take to read what is ready to be sent, before more of a response follows."""
     idle_s: int = 75
     """Seconds that a connection stays open between requests."""
 
@@ -38,6 +42,7 @@ class LimitedProtocol(HttpToolsProtocol):
     limits = ConnectionLimits()
     open_connections: ClassVar[Counter[str]] = Counter()
     _deadline: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
     _address = ""
     _in_head = True
     _raw_bytes = _field_bytes = _fields = 0
@@ -56,6 +61,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Count the connection as closed."""
         self._stop_deadline()
+        self._stop_unread()
         self.open_connections[self._address] -= 1
         if self.open_connections[self._address] <= 0:
             del self.open_connections[self._address]
@@ -76,9 +82,22 @@ class LimitedProtocol(HttpToolsProtocol):
         elif not self._in_head and self._raw_bytes > UNPARSED_BYTES + len(data):
             self._refuse(400, "the body is malformed")
 
+    def pause_writing(self) -> None:
+        """Wait for the client to read, not for ever."""
+        super().pause_writing()
+        self._stop_unread()
+        self._unread = self.loop.call_later(self.limits.read_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on sending."""
+        self._stop_unread()
+        super().resume_writing()
+
     def on_message_begin(self) -> None:
         """Start counting a request."""
         self._field_bytes = self._fields = 0
+        if len(self.pipeline) >= PIPELINED and not self._refused:
+            self._refuse(400, f"more than {PIPELINED} requests without waiting for a response")
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -132,13 +151,19 @@ class LimitedProtocol(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def _refuse(self, status: int, message: str) -> None:
         """Answer in the API's format, unless an answer is under way, and close the connection."""
         self._refused = True
         self._stop_deadline()
         if self.transport.is_closing():
             return
-        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+        waiting = self.cycle is None or not self.cycle.response_started or self.cycle.response_complete
+        if waiting and not self.pipeline:
             reason = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
             kind = "server_error" if status >= 500 else "invalid_request_error"
             body = f'{{"error": {{"message": "{message}", "type": "{kind}", "param": null, "code": null}}}}'

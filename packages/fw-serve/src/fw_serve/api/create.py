@@ -57,7 +57,7 @@ async def create(request: Request, service: Service, caller: Caller, idempotency
         resolved, camera = await run_in_threadpool(resolve, body, card, service.settings.limits)
         check_memory(card, resolved)
         priority = check_priority(caller, body.fields.priority)
-        service.webhooks.check(body.fields.webhook)
+        await run_in_threadpool(service.webhooks.check, body.fields.webhook)  # it resolves the host
         image = await decoded(service, caller, await run_in_threadpool(_image, service, body))
         notes = (*(f"image: {note}" for note in image.notes), *resolved.notes)
         resolved = resolved.model_copy(update={"notes": notes})
@@ -70,7 +70,7 @@ async def create(request: Request, service: Service, caller: Caller, idempotency
             priority=priority,
             webhook=body.fields.webhook,
             idempotency_key=idempotency_key,
-            fingerprint=body.fingerprint() if idempotency_key else "",
+            fingerprint=await run_in_threadpool(body.fingerprint) if idempotency_key else "",
         )
         return await run_in_threadpool(enqueue, service, caller, new, files)
 

@@ -29,6 +29,9 @@ MAX_POSES = 1024
 MAX_BYTES = 4_000_000
 """Maximum size of a camera file."""
 
+MAX_LINES, MAX_LINE = 4 * MAX_POSES, 4_000
+"""Maximum number of lines of a text file, comments included, and of characters in a line."""
+
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Vector = Annotated[list[Finite], Field(min_length=3, max_length=3)]
 Row = Annotated[list[Finite], Field(min_length=4, max_length=4)]
@@ -298,11 +301,20 @@ def _parsed(source: str | bytes) -> dict[str, Any] | str:
     except UnicodeDecodeError:
         raise BadCameraError("the camera file is not text; send JSON or RealEstate10K text") from None
     if not text.lstrip().startswith("{"):
+        if text.count("\n") > MAX_LINES or max(map(len, text.split("\n"))) > MAX_LINE:
+            raise BadCameraError(
+                f"the camera file has more than {MAX_LINES} lines, or more than {MAX_LINE} characters in one; the "
+                f"maximum is {MAX_POSES} cameras"
+            )
         return text
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        data = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BadCameraError(f"the camera path is not JSON: {str(error)[:200]}") from None
+    for name, size in [("the camera path", len(data)), *((n, len(v)) for n, v in data.items() if isinstance(v, list))]:
+        if size > MAX_POSES:  # before anything looks at the entries
+            raise BadCameraError(f"{name[:60]}: {size} entries; the maximum is {MAX_POSES}")
+    return data
 
 
 def _no_constant(name: str) -> float:

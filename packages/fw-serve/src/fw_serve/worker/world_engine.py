@@ -141,12 +141,12 @@ def load(
 
 def about(pipeline: WorldPipeline) -> str:
     """What to expect of a model, from its size and training."""
-    sampling, config = pipeline.sampling, pipeline.world.config
+    sampling = pipeline.sampling
     parameters = sum(parameter.numel() for parameter in pipeline.world.parameters())
     size = f"{parameters / 1e9:.1f} billion" if parameters >= 1e9 else f"{parameters / 1e6:.1f} million"
     text = f"{size} parameters, trained for {sampling.num_frames} frames of {sampling.width}x{sampling.height}."
-    if config.name == "tiny":
-        text += " It has seen rendered toy scenes only: photos come out as rough, abstract scenes."
+    if pipeline.trained_on:
+        text += f" It has seen only {pipeline.trained_on}: other images give rough, abstract worlds."
     return text
 
 
