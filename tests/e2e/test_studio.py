@@ -466,7 +466,7 @@ def test_the_first_screen_is_a_world_and_an_example_image_starts_a_draft(server,
 
 @pytest.mark.slow
 def test_video_and_3d_view_are_equals_and_panels_collapse(server, open_page):
-    page = open_page(f"{server.url}/#/world/example:room-1", width=1280, height=800)
+    page = open_page(f"{server.url}/#/example/room-1", width=1280, height=800)
     points = page.locator(".stage-facts[data-count]:not([data-count='0'])")
     points.wait_for()
     video, stage = page.locator(".world-body .hero"), page.locator(".world-body .stage")
@@ -486,7 +486,7 @@ def test_video_and_3d_view_are_equals_and_panels_collapse(server, open_page):
     page.get_by_text("Depth, confidence and details").click()
     assert not page.get_by_text("warm colors: near").is_visible()
     page.get_by_text("Depth, confidence and details").click()
-    page.get_by_text("requested path", exact=False).first.wait_for()
+    page.locator(".facts").get_by_text("requested path").wait_for()
     wide = stage.bounding_box()["width"]
     page.get_by_role("button", name="Hide worlds").click()
     assert stage.bounding_box()["width"] > wide
