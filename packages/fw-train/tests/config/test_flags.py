@@ -117,6 +117,7 @@ def test_every_key_has_an_effect_or_is_refused(stage: Stage, key: str) -> None:
         "clip.encode_first",
         "compute.threads",
         "compute.offload_optimizer",
+        "compute.sequence",
         "compute.shard",
         "compute.activation_checkpointing",
     )

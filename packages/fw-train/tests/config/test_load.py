@@ -81,7 +81,7 @@ def test_a_misspelled_flag_gets_one_suggestion() -> None:
         (["--clip.frames", "16"], r"clip\.frames.*16.*17"),
         (["--clip.width", "100"], r"clip\.width.*100.*96"),
         (["--batch", "5", "--accumulate", "2"], "batch = 5.*accumulate = 2"),
-        (["--dropout.text", "1.5"], r"dropout\.text = 1\.5"),
+        (["--set", "dropout.text=1.5"], r"dropout\.text = 1\.5"),
         (["--every.keep", "0"], r"every\.keep = 0.* 1"),
         (["--steps", "0"], "steps = 0"),
         (["--optim.lr", "-1"], r"optim\.lr = -1\.0"),

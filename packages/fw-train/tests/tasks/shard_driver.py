@@ -1,6 +1,6 @@
 """Trains the mini world in one process and in two that shard it; run by test_train_shard.py.
 
-    python shard_driver.py WORK DATASET MODEL
+    python shard_driver.py WORK DATASET MODEL [sequence]
 
 Imports torch once and forks the processes; two of them hold a piece of every parameter each (FSDP2 over gloo).
 """
@@ -68,7 +68,7 @@ def meet(out: Path, rank: int, world: int) -> None:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
 
 
-def main(work: Path, data: Path, model: Path) -> None:
+def main(work: Path, data: Path, model: Path, way: str = "") -> None:
     torch.set_num_threads(1)
     for name in ("torch.utils.tensorboard", "torch.distributed.fsdp", "torch.distributed.tensor"):
         importlib.import_module(name)
@@ -80,6 +80,20 @@ def main(work: Path, data: Path, model: Path) -> None:
         "optim": {"lr": 1e-5, "ema": 0.5, "clip_norm": 0.5},
         "steps": 2,
     }  # Adam amplifies what is zero but for noise
+    if way == "sequence":  # two nodes of two processes, each of which divides the samples and shards the network
+        os.environ["LOCAL_WORLD_SIZE"] = "2"
+        both = {"compute": {**sharded["compute"], "shard": "hybrid", "sequence": 2}}
+        alone = {"compute": {**both["compute"], "shard": "none"}}
+        for stage, ways in (
+            ("stage1", {"one": ({}, 1), "four": (both, 4)}),
+            ("stage2", {"one": ({}, 1), "two": (alone, 2), "four": (both, 4)}),
+        ):
+            for name, (changes, world) in ways.items():
+                run(
+                    configure(stage, data, model, out=str(work / f"{stage}-{name}"), **here, **{**slow, **changes}),
+                    world,
+                )
+        return
     run(configure("stage1", data, model, out=str(work / "stage1-one"), **here, **slow), 1)
     run(configure("stage1", data, model, out=str(work / "stage1-two"), **here, **slow, **sharded), 2)
     run(configure("stage2", data, model, out=str(work / "stage2-one"), **here), 1)
@@ -88,4 +102,4 @@ def main(work: Path, data: Path, model: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(word) for word in sys.argv[1:]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])

@@ -415,10 +415,11 @@ class WorldPipeline:
 
     def _denoise(self, request: DenoiseRequest) -> Iterator[DenoiseStep]:
         """The sampling loop, on every process that takes part in it."""
-        guided = request.sampling.guidance_scale != 1
-        divided, pair = (None, None) if self.parallel is None else self.parallel.divided(guided)
-        for expert in self._experts():
-            expert.set_sequence_group(divided)
+        pair = None
+        if self.parallel is not None:
+            divided, pair = self.parallel.divided(request.sampling.guidance_scale != 1)
+            for expert in self._experts():
+                expert.set_sequence_group(divided)
         inputs = request.inputs.to(self.device)
         return denoise(
             self._experts(),

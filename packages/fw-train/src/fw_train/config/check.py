@@ -49,7 +49,10 @@ def _ranges(values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """Smallest and largest value of the keys that have limits."""
     positive = sys.float_info.min
     ranges: dict[str, tuple[float, float]] = {
-        **dict.fromkeys(("steps", "workers", "clip.start_step", "clip.validate_on", "clip.reuse"), (1.0, math.inf)),
+        **dict.fromkeys(
+            ("steps", "workers", "compute.sequence", "clip.start_step", "clip.validate_on", "clip.reuse"),
+            (1.0, math.inf),
+        ),
         **dict.fromkeys(("sampling.num_inference_steps", "sampling.clips"), (1.0, math.inf)),
         **dict.fromkeys(("optim.lr", "optim.camera_adapter_lr", "lora.alpha", "noise.shift"), (positive, math.inf)),
         **dict.fromkeys(
@@ -110,14 +113,19 @@ def _requirements(config: TrainConfig) -> list[tuple[str, bool, str]]:
             "needs loss.depth.temporal = 0: single frames have no neighbors in time",
         ),
         (
+            "loss.dense_frames",
+            config.loss.dense_frames == 0 or config.loss.dense_frames >= config.compute.sequence,
+            f"must be 0, or at least compute.sequence = {config.compute.sequence}: each process predicts some of them",
+        ),
+        (
             "compute.frozen_dtype",
             config.compute.frozen_dtype == "fp32" or config.compute.precision == "bf16",
             "needs compute.precision = bf16, which runs the network in it",
         ),
         (
             "compute.offload_optimizer",
-            not (config.compute.offload_optimizer and config.compute.shard == "full"),
-            "cannot be combined with compute.shard = full, which shards the optimizer",
+            not config.compute.offload_optimizer or config.compute.shard == "none",
+            f"cannot be combined with compute.shard = {config.compute.shard}, which shards the optimizer",
         ),
         ("workers", config.workers == 1 or not local, "needs a launcher that starts processes: torchrun or ray"),
         ("restarts", config.restarts == usual.restarts or not local, "needs a launcher: torchrun or ray"),

@@ -22,6 +22,7 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
     "sampling.num_inference_steps": _WORLD,
     "sampling.guidance_scale": _WORLD,
     "compute.frozen_dtype": ("stage1", "stage2"),
+    "compute.sequence": _WORLD,
     "compute.shard": _WORLD,
     "compute.activation_checkpointing": _WORLD,
 }
@@ -33,8 +34,7 @@ WITHOUT_FLAG = (
     "clip.encode_first",
     "compute.offload_optimizer",
     *("optim.betas", "optim.weight_decay", "optim.clip_norm", "optim.camera_adapter_lr"),
-    "noise",
-    *("dropout.image", "dropout.camera", "dropout.cross_branch"),
+    *("noise", "dropout"),
 )
 """Keys and groups that are set in a TOML file or by `--set KEY=VALUE`, to keep the number of flags small."""
 

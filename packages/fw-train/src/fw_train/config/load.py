@@ -33,6 +33,7 @@ RESUMABLE += (
     "clip.encode_first",
     "compute.offload_optimizer",
     "compute.threads",
+    "compute.sequence",
     "compute.shard",
     "compute.activation_checkpointing",
     "compute.device",

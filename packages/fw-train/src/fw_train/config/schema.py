@@ -184,8 +184,11 @@ class ComputeConfig:
     a CPU with native bf16 products (AVX512-BF16, AMX), else fp32."""
     frozen_dtype: Literal["fp32", "bf16"] = "fp32"
     """bf16 stores the frozen matrices in half the memory; needs precision bf16. Exports keep them exact."""
-    shard: Literal["none", "full"] = "none"
-    """Several processes: none keeps the whole network in each; full shards weights, gradients and optimizer (FSDP2)."""
+    shard: Literal["none", "full", "hybrid"] = "none"
+    """Several processes: none keeps the whole network in each; full shards weights, gradients and optimizer over all
+    (FSDP2), hybrid over those of each node (HSDP)."""
+    sequence: int = 1
+    """Processes that divide the tokens of each sample (Ulysses): less activation memory and time per sample."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """full recomputes every transformer block in the backward pass: least memory, about a third more time; selective
     keeps the results of attention and recomputes the rest."""
@@ -284,7 +287,7 @@ class TrainConfig:
             del tree["unfreeze_video"]
         if self.optim.camera_adapter_lr == 1.0:
             _drop(tree["optim"], "camera_adapter_lr")
-        _drop(tree["compute"], "activation_checkpointing", "offload_optimizer", "shard", "threads")
+        _drop(tree["compute"], "activation_checkpointing", "offload_optimizer", "sequence", "shard", "threads")
         if self.compute.frozen_dtype == "fp32":
             _drop(tree["compute"], "frozen_dtype")
         _drop(tree["clip"], "cache_gb", "num_workers", "encode_first")

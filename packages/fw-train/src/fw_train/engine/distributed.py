@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fw_core.devices import choose_device
 from fw_model.layers.attention import has_fast_bfloat16
+from fw_model.parallel.sequence import SequenceGroup
 from fw_train.engine.checkpoint import CheckpointStore
 
 COLLECTIVE_TIMEOUT: timedelta | None = None
@@ -43,6 +44,23 @@ class Context:
     """Number of processes."""
     patient: Any = None
     """Process group whose collectives wait up to PATIENCE; None with one process."""
+    sequence: SequenceGroup | None = None
+    """The processes that divide samples with this one; None: this one computes whole samples."""
+
+    @property
+    def data_rank(self) -> int:
+        """Number of the part of the batch that this process computes, alone or with others."""
+        return self.rank if self.sequence is None else self.rank // self.sequence.size
+
+    @property
+    def data_size(self) -> int:
+        """Number of parts of the batch."""
+        return self.world_size if self.sequence is None else self.world_size // self.sequence.size
+
+    @property
+    def counts(self) -> bool:
+        """Whether this process enters its part of the batch into sums; one of those that compute it does."""
+        return self.sequence is None or self.sequence.rank == 0
 
     @property
     def is_main(self) -> bool:
@@ -67,7 +85,7 @@ class Context:
         gradients = [local_part(p.grad) for p in parameters if p.grad is not None]
         square = torch.stack(torch._foreach_norm(gradients)).square().sum()
         dist.all_reduce(square)
-        norm = square.sqrt()
+        norm = (square / _copies(parameters)).sqrt()
         torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
@@ -116,13 +134,22 @@ def half_precision(precision: str, device: torch.device) -> bool:
     return device.type != "cpu" or has_fast_bfloat16()
 
 
-def join(store: CheckpointStore, device: str) -> Context:
+def join(store: CheckpointStore, device: str, *, sequence: int = 1) -> Context:
     """Context of this process: alone, or one of the group that a launcher describes in the environment.
 
+    Args:
+        store: checkpoints of the run.
+        device: name of the device.
+        sequence: number of processes, with consecutive ranks, that divide each sample.
+
     Raises:
-        ValueError: the device does not exist on this machine.
+        ValueError: the device does not exist on this machine, or `sequence` does not divide the number of processes.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size % sequence:
+        raise ValueError(
+            f"compute.sequence = {sequence} does not divide the number of processes, {world_size}; use a divisor"
+        )
     if world_size == 1:
         return Context(store=store, device=choose_device(device))
     local = choose_device(device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
@@ -131,29 +158,59 @@ def join(store: CheckpointStore, device: str) -> Context:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if local.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
     patient = dist.new_group(backend="gloo", timeout=PATIENCE)
-    return Context(store=store, device=local, rank=dist.get_rank(), world_size=world_size, patient=patient)
+    rank = dist.get_rank()
+    return Context(
+        store=store,
+        device=local,
+        rank=rank,
+        world_size=world_size,
+        patient=patient,
+        sequence=None if sequence == 1 else _sequence_group(rank, world_size, sequence),
+    )
 
 
-def shard(root: nn.Module, units: Iterable[nn.Module], *, device: torch.device, also: Iterable[str] = ()) -> None:
-    """Shard every parameter over all ranks (FSDP2): a unit is gathered while it runs, the rest with the first call.
+def shard(
+    root: nn.Module,
+    units: Iterable[nn.Module],
+    *,
+    device: torch.device,
+    also: Iterable[str] = (),
+    copies: int = 1,
+) -> None:
+    """Shard every parameter (FSDP2): a unit is gathered while it runs, the rest with the first call.
 
     Args:
         root: the network; moved to the device shard by shard.
         units: submodules that are gathered and freed separately, inner ones first.
         device: device of this rank.
         also: methods of `root`, besides `forward`, that are called to run it.
+        copies: number of groups of consecutive ranks that hold all parameters (HSDP); 1: all ranks together hold one.
+
+    Raises:
+        ValueError: the number of ranks is not a multiple of `copies`.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     # blocks return views that are never modified in place, so the warning does not apply
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    ranks = dist.get_world_size()
+    if ranks % copies:
+        raise ValueError(f"{ranks} processes cannot form {copies} equal groups; start as many on every node")
+    if copies == 1:
+        mesh = init_device_mesh(device.type, (ranks,))
+    else:
+        mesh = init_device_mesh(device.type, (copies, ranks // copies), mesh_dim_names=("replicate", "shard"))
     for unit in units:
         fully_shard(unit, mesh=mesh)
     fully_shard(root, mesh=mesh)
     for name in also:
         register_fsdp_forward_method(root, name)
+
+
+def nodes() -> int:
+    """Number of nodes of the run, all with as many processes."""
+    return max(1, int(os.environ.get("WORLD_SIZE", "1")) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @contextmanager
@@ -204,3 +261,15 @@ def copy_into(target: Tensor, value: Tensor) -> None:
         there = value.to(sharded.device)
         value = distribute_tensor(there, sharded.device_mesh, sharded.placements, src_data_rank=None).to_local()
     local_part(target).copy_(value)
+
+
+def _sequence_group(rank: int, world_size: int, size: int) -> SequenceGroup:
+    """The ranks that divide samples with this one; every rank makes all groups, in the same order."""
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, world_size, size)]
+    return SequenceGroup(size=size, rank=rank % size, process_group=groups[rank // size])
+
+
+def _copies(parameters: Iterable[nn.Parameter]) -> int:
+    """Number of groups of ranks that each hold all shards (HSDP)."""
+    sharded: Any = next(p for p in parameters if is_sharded(p))
+    return sharded.device_mesh.size(0) if sharded.device_mesh.ndim == 2 else 1

@@ -162,7 +162,7 @@ class Trainer:
         )
         self.ema = EMA(self.trained, config.optim.ema) if config.optim.ema else None
         self.sampler = OrderSampler(config, task.order)
-        self.sampler.step(0, ctx.rank, ctx.world_size * config.accumulate)  # raises if the batch cannot be cut
+        self.sampler.step(0, ctx.data_rank, ctx.data_size * config.accumulate)  # raises if the batch cannot be cut
         self.saver = Saver(ctx.store)
         self._announced = 0
 
@@ -245,14 +245,14 @@ class Trainer:
 
     def _draws(self, step: int) -> list[list[Draw]]:
         """The draws of this rank at a step, by micro-batch."""
-        rank, size, parts = self.ctx.rank, self.ctx.world_size, self.config.accumulate
+        rank, size, parts = self.ctx.data_rank, self.ctx.data_size, self.config.accumulate
         return [self.sampler.step(step, rank + size * part, size * parts) for part in range(parts)]
 
     def _announce(self) -> None:
         """Announce the draws of the coming steps, so that they are loaded in the background."""
         if self.task.prefetch == 0:
             return
-        ahead = math.ceil(self.task.prefetch * self.ctx.world_size / self.config.batch)
+        ahead = math.ceil(self.task.prefetch * self.ctx.data_size / self.config.batch)
         last = min(self.config.steps, self.step + 1 + ahead)
         for step in range(max(self._announced, self.step), last):
             for draws in self._draws(step):

@@ -75,7 +75,7 @@ class Meter:
         """Means since the last call; rates over all processes (TFLOP/s and MFU: of one), memory in GiB (peak)."""
         steps = [step for step, _ in self._steps]
         seconds = sum(step.seconds for step in steps)
-        tokens = sum(count for _, count in self._steps) * self.ctx.world_size
+        tokens = sum(count for _, count in self._steps) * self.ctx.data_size
         flops = sum(self.flops[count] for _, count in self._steps)
         names = list(dict.fromkeys(name for step in steps for name in step.terms))
         means = torch.stack([torch.stack([s.terms[n] for s in steps if n in s.terms]).mean() for n in names])

@@ -19,6 +19,7 @@ from fw_model.config import WorldConfig
 from fw_model.losses.targets import GeometryTargets
 from fw_model.model.model import FantasyWorld
 from fw_model.model.rays import RayMap
+from fw_model.parallel.sequence import SequenceGroup
 from fw_train.config.check import check
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.data.split import Shape, shapes_of
@@ -46,6 +47,8 @@ PARTS = (
     "embeddings, video head",
 )
 """Parts of the network in the order of the table; modules declare theirs (see FantasyWorld.part_of)."""
+_NODE = 8
+"""GPUs of a node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +139,15 @@ def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optim
     shape = max(shapes_of(config.clip), key=lambda shape: shape.tokens)
     clip = dataclasses.replace(config.clip, frames=shape.frames, height=shape.height, width=shape.width)
     planned = dataclasses.replace(config, clip=clip)
-    parts = gpus * config.accumulate
+    sequence = config.compute.sequence
+    if gpus % sequence:
+        raise ConfigError(f"compute.sequence = {sequence} does not divide the number of GPUs, {gpus}; use a divisor")
+    parts = gpus // sequence * config.accumulate
     if gpus < 1 or config.batch % parts:
+        among = "GPUs" if sequence == 1 else f"groups of {sequence} GPUs"
         raise ConfigError(
-            f"batch = {config.batch} cannot be cut into {gpus} GPUs x accumulate = {config.accumulate} equal parts"
+            f"batch = {config.batch} cannot be cut into {gpus // sequence} {among} x accumulate = {config.accumulate} "
+            "equal parts"
         )
     model, micro = world_config(config.model), config.batch // parts
     with on_meta():
@@ -156,7 +164,7 @@ def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optim
         micro_batch=micro,
         tokens=shape.tokens,
         parameters=count_parameters(world),
-        work=_work(meter, parts),
+        work=_work(meter, parts * sequence),
         memory=_memory(meter, world, config, gpus) | _encoder_memory(config, model),
         shape=shape,
         encoders=encoder_work(model, clip.frames, clip.height, clip.width),
@@ -212,6 +220,7 @@ def run_step(
     meter.adopt((p for p in world.parameters() if not p.requires_grad and id(p) not in elsewhere), "frozen weights")
     meter.adopt(world.buffers(), "frozen weights")
     world.set_checkpointing(config.compute.activation_checkpointing)
+    world.set_sequence_group(SequenceGroup(size=config.compute.sequence, rank=0))  # rank 0 has the largest parts
     with meter:
         with meter.booking("host" if config.compute.offload_optimizer else "optimizer"):
             adam = AdamW(trained, config.optim) if optimizer else None
@@ -245,7 +254,7 @@ def run_step(
 
 def is_sharded_plan(config: TrainConfig, gpus: int) -> bool:
     """Whether the network is sharded over the processes."""
-    return gpus > 1 and config.compute.shard == "full"
+    return gpus > 1 and config.compute.shard != "none"
 
 
 def meta_batch(model: WorldConfig, config: TrainConfig, size: int) -> Batch:
@@ -282,12 +291,16 @@ def meta_batch(model: WorldConfig, config: TrainConfig, size: int) -> Batch:
 
 
 def _memory(meter: StepMeter, world: FantasyWorld, config: TrainConfig, gpus: int) -> dict[str, int]:
-    """Peak memory per GPU. Sharded: its shards, plus gathered weights: all outside of the blocks, and two blocks."""
+    """Peak memory per GPU. Sharded: its shards, plus gathered weights: all outside of the blocks, and two blocks.
+
+    Hybrid shards are planned for nodes of eight GPUs.
+    """
     memory = {label: meter.peak[label] for label in MEMORY}
     if not is_sharded_plan(config, gpus):
         return memory
+    shards = min(gpus, _NODE) if config.compute.shard == "hybrid" else gpus
     for label in MEMORY[:5]:
-        memory[label] = -(-memory[label] // gpus)
+        memory[label] = -(-memory[label] // shards)
     units = shard_units(world, config.stage)
     inside = {id(p) for unit in units for p in unit.parameters()}
     around = _whole(p for p in world.parameters() if id(p) not in inside)

@@ -137,7 +137,11 @@ def read_run(run_folder: Path) -> TrainConfig:
 
 def _join(config: TrainConfig) -> Context:
     assert config.out is not None
-    return join(CheckpointStore(config.out / CHECKPOINTS, keep=config.every.keep), config.compute.device)
+    return join(
+        CheckpointStore(config.out / CHECKPOINTS, keep=config.every.keep),
+        config.compute.device,
+        sequence=config.compute.sequence,
+    )
 
 
 def _run(config: TrainConfig, ctx: Context, *, quiet: bool) -> Outcome:
@@ -217,10 +221,11 @@ def prepare(config: TrainConfig, ctx: Context, *, quiet: bool = True) -> Prepare
         ConfigError: the dataset or `init` is invalid, or there are too few clips for the batch.
     """
     check_trackers(config)
-    cuts = ctx.world_size * config.accumulate
+    cuts = ctx.data_size * config.accumulate
     if config.batch % cuts:
+        among = "processes" if ctx.sequence is None else f"groups of {ctx.sequence.size} processes"
         raise ConfigError(
-            f"batch = {config.batch} cannot be cut into {ctx.world_size} processes x accumulate = {config.accumulate} "
+            f"batch = {config.batch} cannot be cut into {ctx.data_size} {among} x accumulate = {config.accumulate} "
             f"equal parts; use a multiple of {cuts}"
         )
     dataset, split = open_data(config)
@@ -245,8 +250,10 @@ def prepare(config: TrainConfig, ctx: Context, *, quiet: bool = True) -> Prepare
     cache = task.cache.lines() if task.cache else []
     if sharded:
         how += ", sharded"
-    elif config.compute.shard == "full":
-        how += "; compute.shard = full has no effect in one process"
+    elif config.compute.shard != "none":
+        how += f"; compute.shard = {config.compute.shard} has no effect in one process"
+    if ctx.sequence is not None:
+        how += f", {ctx.sequence.size} for each sample"
     lines = [f"{config.stage} {how}", *table, *split.describe(config), *cache]
     return Prepared(task, split, lines, {DATA: split.summary(), **files})
 
@@ -313,7 +320,7 @@ def _at_rate(bundle: ModelBundle, fps: float | None) -> ModelBundle:
 
 
 def _sharded(config: TrainConfig, ctx: Context) -> bool:
-    return config.compute.shard == "full" and ctx.world_size > 1
+    return config.compute.shard != "none" and ctx.world_size > 1
 
 
 def _final_weights(result: Result) -> dict[str, Tensor]:

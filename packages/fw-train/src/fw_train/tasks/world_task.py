@@ -28,7 +28,7 @@ from fw_train.data.order import ClipOrder
 from fw_train.data.rooms import RoomDataset
 from fw_train.data.samples import Sample, SampleSource
 from fw_train.data.split import Shape, Split, middle_start, training_start
-from fw_train.engine.distributed import Context, half_precision, shard
+from fw_train.engine.distributed import Context, half_precision, nodes, shard
 from fw_train.engine.health import HealthMonitor
 from fw_train.engine.loop import SKIPPED
 from fw_train.engine.throughput import uncounted
@@ -75,13 +75,16 @@ class WorldTask:
             halve_frozen(bundle.world)
         self.world = bundle.world
         if sharded:
-            shard(self.world, shard_units(self.world, config.stage), device=ctx.device, also=["forward_geometry"])
+            copies = nodes() if config.compute.shard == "hybrid" else 1
+            units = shard_units(self.world, config.stage)
+            shard(self.world, units, device=ctx.device, also=["forward_geometry"], copies=copies)
             self.world.to(ctx.device)
         else:  # previews run the whole network
             place(self.world, ctx.device, without=[] if config.every.sample else idle_parts(self.world, config.stage))
         needed = config.every.sample or not config.clip.encode_first
         self._autoencoder_device = ctx.device if needed else torch.device("cpu")
         bundle.autoencoder.to(self._autoencoder_device)
+        self.world.set_sequence_group(ctx.sequence)
         self.world.set_checkpointing(config.compute.activation_checkpointing)
         self._half = half_precision(config.compute.precision, ctx.device)
         self.cache = open_cache(dataset.path, config.clip, bundle.encoders, split=split)
@@ -162,11 +165,11 @@ class WorldTask:
         sums: dict[str, float] = {}
         by_level: dict[str, float] = {}
         batches = [(level, batch) for level in range(len(levels)) for batch in self._validation_batches()]
-        for number in range(0, len(batches), self.ctx.world_size):
-            mine = number + self.ctx.rank
+        for number in range(0, len(batches), self.ctx.data_size):
+            mine = number + self.ctx.data_rank
             level, indices = batches[min(mine, len(batches) - 1)]  # sharded ranks run the same number of batches
             terms = self._validation_terms(level, indices)
-            if mine >= len(batches):
+            if mine >= len(batches) or not self.ctx.counts:
                 continue
             for name, value in terms.items():
                 total = float(value) * len(indices)
@@ -183,8 +186,8 @@ class WorldTask:
         """
         records = self.split.held_out[: self.config.sampling.clips]
         strips = {}
-        for number in range(0, len(records), self.ctx.world_size):
-            mine = number + self.ctx.rank
+        for number in range(0, len(records), self.ctx.data_size):
+            mine = number + self.ctx.data_rank
             strip = sample_strip(self, records[min(mine, len(records) - 1)])
             if mine < len(records):
                 strips[mine] = strip
