@@ -9,6 +9,7 @@ import pytest
 from fw_data.dataset.clip_order import ClipSampler
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
+from fw_model.encoders.hashing import HashTextEncoder
 from fw_train.config.schema import ClipConfig, ConfigError, TrainConfig
 from fw_train.data.order import ClipOrder, OrderSampler
 from fw_train.data.split import Shape, middle_start, shapes_of, split_clips, training_starts, without
@@ -59,6 +60,15 @@ def test_a_clip_that_fits_no_bucket_is_left_out_with_the_reason(records: list[Cl
     split = split_clips(changed(records, 2, width=480, height=32), clip)
     assert list(split.unusable.values()) == [2]
     assert "35%" in next(iter(split.unusable))
+
+
+def test_captions_beyond_the_encoder_are_reported(records: list[ClipRecord]) -> None:
+    split = split_clips(changed(records, 5, caption="one two three four five"), CLIP)
+    words = max(len(record.caption.split()) for record in records)
+    assert split.long_captions(HashTextEncoder(text_len=max(words, 5), text_dim=4)) == []
+    others = sum(len(record.caption.split()) > 3 for record in records[5:])
+    (line,) = split.long_captions(HashTextEncoder(text_len=3, text_dim=4))
+    assert line.startswith(f"captions: {5 + others} of 12 clips have longer ones; the text encoder reads 3 words")
 
 
 def test_missing_captions_and_mixed_rates_are_reported(records: list[ClipRecord]) -> None:

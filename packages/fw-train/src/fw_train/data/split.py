@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fw_data.dataset.buckets import Bucket, BucketTable, cropped_share
 from fw_data.dataset.clip_order import window_start
@@ -23,6 +23,9 @@ from fw_train.config.preflight import dataset_folder
 from fw_train.config.schema import ClipConfig, ConfigError, TrainConfig
 from fw_train.data.order import ClipOrder
 from fw_train.data.rooms import FPS, RoomDataset
+
+if TYPE_CHECKING:
+    from fw_model.encoders.base import TextEncoder
 
 _ANY_CROP = 1 - 1e-6
 _NOTABLE_CROP = 0.05
@@ -137,6 +140,14 @@ class Split:
     def _captions(records: Sequence[ClipRecord]) -> list[str]:
         bare = sum(not record.caption.strip() for record in records)
         return [f"captions: {bare} of {len(records)} clips have none"] if bare else []
+
+    def long_captions(self, encoder: "TextEncoder") -> list[str]:
+        """A line about captions beyond the encoder's length, whose ends have no effect; nothing for rooms."""
+        captions = [] if self.name else [record.caption for record in (*self.train, *self.held_out)]
+        # a word or token has at least one byte
+        long = sum(len(text.encode()) >= encoder.text_len and bool(encoder.truncation(text)) for text in captions)
+        read = f"the text encoder reads {encoder.text_len} words or tokens"
+        return [f"captions: {long} of {len(captions)} clips have longer ones; {read}"] if long else []
 
     def _rates(self, clip: ClipConfig) -> list[str]:
         if clip.fps:

@@ -255,6 +255,7 @@ def prepare(config: TrainConfig, ctx: Context, *, quiet: bool = True) -> Prepare
     if ctx.sequence is not None:
         how += f", {ctx.sequence.size} for each sample"
     lines = [f"{config.stage} {how}", *table, *split.describe(config), *cache]
+    lines += split.long_captions(bundle.text_encoder) if ctx.is_main else []
     return Prepared(task, split, lines, {DATA: split.summary(), **files})
 
 
