@@ -172,6 +172,7 @@ def load_pipeline(
         device=_device(options),
         dtype=None if options.dtype is None else getattr(torch, options.dtype),
         offload=options.offload,
+        weights=options.weights,
         free_encoders=free_encoders,
         parallel=group,
     )

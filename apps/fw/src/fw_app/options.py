@@ -86,6 +86,9 @@ class GenerateOptions:
     """auto, cpu, cuda, cuda:N or mps. auto uses a GPU if available."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Precision of the transformer. Default: that of the checkpoint."""
+    weights: Literal["fp8", "int8"] | None = None
+    """Store the matrices of the transformer's blocks in 8 bits, half the memory of bfloat16, and compute in --dtype
+    (default: bfloat16). The world changes a little."""
     parallel: int | None = None
     """Number of processes, started by torchrun, that make one world together: half of them each pass of guidance, and
     each half divides the tokens. Default: all of them for IMAGE, 1 for --batch."""

@@ -20,6 +20,7 @@ from fw_model.checkpoints.sources import local_folder
 from fw_model.checkpoints.weights import SHARD_BYTES, WeightFolder, compare_names, looks_like, save_weights
 from fw_model.config import WorldConfig
 from fw_model.layers.float32 import Float32Module
+from fw_model.layers.stored_weights import StoredWeights, is_stored, store_weight
 from fw_model.lora.apply import loaded_loras
 from fw_model.model.model import FantasyWorld
 
@@ -38,6 +39,8 @@ def save_world(
     beside = [one.name for one in loaded_loras(world) if not one.merged]
     if beside:
         raise ValueError(f"LoRA {beside[0]!r} is not merged, so the checkpoint would lose it; unload it, or merge it")
+    if any(is_stored(module) for module in world.modules()):
+        raise ValueError("the weights are stored in 8 bits, for inference; load the model without that to save it")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder, dict(world.named_parameters()), dtype=dtype, shard_bytes=shard_bytes)
@@ -52,6 +55,7 @@ def load_world(
     dtype: str | torch.dtype | None = None,
     preset: str | None = None,
     revision: str | None = None,
+    weights: StoredWeights | None = None,
 ) -> FantasyWorld:
     """Build and load a model from a folder, or from a Hugging Face id.
 
@@ -61,6 +65,8 @@ def load_world(
         dtype: their type, also by name ("bfloat16"); None keeps the file's. The heads are float32 in any case.
         preset: refuse a checkpoint of any other preset.
         revision: branch, tag or commit of a hub id.
+        weights: store the matrices of the blocks in 8 bits ("fp8" or "int8") and compute in `dtype`; each is rounded as
+            it is read. For inference.
 
     Raises:
         ValueError: not a FantasyWorld checkpoint, another preset, or weights that do not fit the config.
@@ -74,7 +80,7 @@ def load_world(
         )
     with torch.device("meta"):
         world = FantasyWorld(config)
-    load_weights(world, folder, device=device, dtype=dtype)
+    load_weights(world, folder, device=device, dtype=dtype, weights=weights)
     return world.to(device).eval()
 
 
@@ -84,6 +90,7 @@ def load_weights(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    weights: StoredWeights | None = None,
 ) -> None:
     """Put the weights of a checkpoint folder into a model of the same config (our names, or the released ones).
 
@@ -98,11 +105,11 @@ def load_weights(
                 f"{folder} is a checkpoint of preset {stored.name!r}, the model is {world.config.name!r}: "
                 f"{_first_difference(stored, world.config)}."
             )
-    weights = WeightFolder(folder)
+    files = WeightFolder(folder)
     names = {name: name for name, _ in world.named_parameters()}
-    if "released" in looks_like(set(weights.shapes)):
+    if "released" in looks_like(set(files.shapes)):
         names = released_names(world)
-    _fill(world, weights, names, f"preset {world.config.name!r}", device, dtype)
+    _fill(world, files, names, f"preset {world.config.name!r}", device, dtype, weights)
 
 
 def load_video_backbone(
@@ -157,6 +164,7 @@ def _fill(
     purpose: str,
     device: str | torch.device | None,
     dtype: torch.dtype | None,
+    stored: StoredWeights | None = None,
 ) -> None:
     parameters = dict(world.named_parameters())
     wanted = {theirs: tuple(parameters[ours].shape) for theirs, ours in names.items()}
@@ -169,7 +177,11 @@ def _fill(
         if is_fp8(tensor.dtype):
             compact += 1
             tensor = tensor.to(torch.bfloat16)  # fp8 stores weights, it does not compute
-        _put(world, names[theirs], tensor, device, torch.float32 if names[theirs].startswith(exact) else dtype)
+        name = names[theirs]
+        _put(world, name, tensor, device, torch.float32 if name.startswith(exact) else dtype)
+        layer = world.get_submodule(name.rpartition(".")[0])
+        if stored and isinstance(layer, nn.Linear) and name.endswith(".weight") and name.startswith(("pcb.", "irg.")):
+            store_weight(layer, stored)
     if compact:
         _LOG.warning("%s: %d tensors stored in fp8 were loaded as bfloat16", weights.path, compact)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fw_model.checkpoints.keys import to_diffusers, to_released, to_wan
+from fw_model.layers.stored_weights import is_stored
 from fw_model.lora.layouts import Layout, LoraFile, LowRank, is_underscored, listed, lora_path, read_lora
 from fw_model.lora.linear import LoraBranch, LoraLinear, replace_layer
 
@@ -79,6 +80,10 @@ def load_lora(
     layers, dense = _matched(world, file)
     _check_shapes(world, file, layers, dense)
     if merge:
+        if any(is_stored(module) for module in world.modules()):
+            raise ValueError(
+                "load_lora: the weights are stored in 8 bits, so nothing can be merged into them; omit merge"
+            )
         _merge(world, state, layers, dense, scale)
     else:
         _branch(world, state, layers, dense, scale, name)
@@ -215,7 +220,7 @@ def _branch(
     for layer, update in layers.items():
         linear = world.get_submodule(layer)
         if isinstance(linear, nn.Linear):
-            _adapted(world, layer).branches.append(LoraBranch(name, update, scale, linear.weight))
+            _adapted(world, layer).branches.append(LoraBranch(name, update, scale, linear))
         else:
             product = (update.up.float() @ update.down.float() * update.scale).reshape(
                 world.get_parameter(f"{layer}.weight").shape

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fw_model.layers.stored_weights import compute_dtype, take_over
 from fw_model.lora.layouts import LowRank
 
 
@@ -23,6 +24,7 @@ class LoraLinear(nn.Linear):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
         self.weight, self.bias = layer.weight, layer.bias
+        take_over(layer, self)
         self.branches = nn.ModuleList()
         self.scale = 1.0
         self.lora_down: nn.Parameter | None = None
@@ -66,6 +68,7 @@ class LoraLinear(nn.Linear):
         """The linear layer without any adapter."""
         layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         layer.weight, layer.bias = self.weight, self.bias
+        take_over(self, layer)
         return layer.train(self.training)
 
     @torch.no_grad()
@@ -92,14 +95,14 @@ class LoraBranch(nn.Module):
         lora: name of the LoRA.
         update: factors from the file.
         scale: strength of the LoRA.
-        like: weight whose device and dtype the factors take.
+        layer: the layer, whose device and type of computation the factors take.
     """
 
-    def __init__(self, lora: str, update: LowRank, scale: float, like: Tensor) -> None:
+    def __init__(self, lora: str, update: LowRank, scale: float, layer: nn.Linear) -> None:
         super().__init__()
         self.lora, self.scale = lora, scale * update.scale
         for name, value in (("down", update.down), ("up", update.up), ("up_bias", update.up_bias)):
-            moved = None if value is None else value.to(like.device, like.dtype)
+            moved = None if value is None else value.to(layer.weight.device, compute_dtype(layer))
             self.register_buffer(name, moved, persistent=False)
         self.down: Tensor
         self.up: Tensor

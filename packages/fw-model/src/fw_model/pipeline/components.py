@@ -15,10 +15,12 @@ import torch
 from fw_core.files import write_text
 from fw_model.autoencoders.base import VideoAutoencoder
 from fw_model.autoencoders.registry import autoencoder_from_spec
+from fw_model.checkpoints.checkpoint import load_world
 from fw_model.checkpoints.opening import read_json
 from fw_model.encoders.base import TextEncoder
 from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.encoders.registry import text_encoder_from_spec
+from fw_model.layers.stored_weights import StoredWeights
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.settings import Sampling
 
@@ -75,10 +77,18 @@ def load_components(folder: Path) -> Components:
 
 
 def load_expert(
-    folder: Path, device: str | torch.device, dtype: torch.dtype | None, preset: str | None = None
+    folder: Path,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    preset: str | None = None,
+    weights: StoredWeights | None = None,
 ) -> FantasyWorld:
-    """Load a transformer; one that is stored in float16 computes in float32, unless `dtype` asks for another type."""
-    world = FantasyWorld.from_pretrained(folder, device=device, dtype=dtype, preset=preset)
+    """Load a transformer; one that is stored in float16 computes in float32, unless `dtype` asks for another type.
+
+    With 8-bit `weights` it computes in bfloat16, unless `dtype` asks for another type.
+    """
+    dtype = torch.bfloat16 if weights and dtype is None else dtype
+    world = load_world(folder, device=device, dtype=dtype, preset=preset, weights=weights)
     stored_half = dtype is None and next(world.parameters()).dtype == torch.float16
     return world.float() if stored_half else world
 

@@ -33,6 +33,7 @@ from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.geometry.branch import GeometryOutput
 from fw_model.layers.attention import Backend, check_backend
 from fw_model.layers.offload import Offload, check_offload
+from fw_model.layers.stored_weights import StoredWeights
 from fw_model.lora.apply import LoadedLora
 from fw_model.lora.experts import Expert, load_on_experts, lora_settings, unload_from_experts
 from fw_model.losses.targets import recovered_path
@@ -161,6 +162,7 @@ class WorldPipeline:
         attention: Backend = "auto",
         compile_blocks: bool = False,
         parallel: WorldGroup | None = None,
+        weights: StoredWeights | None = None,
     ) -> "WorldPipeline":
         """Load a pipeline folder or hub id.
 
@@ -178,6 +180,7 @@ class WorldPipeline:
             attention: kernel of every attention; "auto" chooses by device and dtype.
             compile_blocks: ``torch.compile`` every block; the first step is slow. Needs a C++ compiler on the CPU.
             parallel: see the class.
+            weights: "fp8" or "int8" stores the matrices of the blocks in 8 bits; without `dtype`, bfloat16 computes.
 
         Raises:
             ValueError: not a pipeline folder, another preset, a part it names is missing, or an option that is not
@@ -188,9 +191,9 @@ class WorldPipeline:
         dtype, folder = choose_dtype(dtype), local_folder(source, revision=revision)
         parts = load_components(folder)
         home = device if offload == "none" else "cpu"
-        world = load_expert(folder, home, dtype, preset)
-        other = folder / HIGH_NOISE
-        high = load_expert(other, home, dtype) if other.is_dir() else None
+        world = load_expert(folder, home, dtype, preset, weights)
+        two = (folder / HIGH_NOISE).is_dir()
+        high = load_expert(folder / HIGH_NOISE, home, dtype, weights=weights) if two else None
         for expert in [world] if high is None else [world, high]:
             expert.set_attention_backend(attention)
             if compile_blocks:
@@ -397,8 +400,7 @@ class WorldPipeline:
             self.parallel.tell(replace(request, inputs=inputs.to("cpu")))
         began = time.monotonic()
         loop = self._denoise(request)
-        state: DenoiseStep | None = None
-        total, latents = job.schedule.steps, self._noise(request)
+        total, latents, state = job.schedule.steps, self._noise(request), None
         for state in loop if self.parallel is None else self.parallel.lead(loop):
             now = time.monotonic()
             left = (now - began) / state.index * (total - state.index)
