@@ -36,19 +36,29 @@ class PairMatches:
     """Part of the matches that one homography explains as well: near 1 for a pure rotation or one plane."""
 
 
+Matches = dict[tuple[int, int], Int64[np.ndarray, "_ 2"]]
+"""Matched points (indices of both frames) by pair of key frames, not yet verified."""
+
+
 def match_keyframes(
     features: list[Features],
     *,
     pairs_per_keyframe: int,
-    seed: int,
     threads: int,
     on_done: Callable[[float], None] | None = None,
-) -> list[PairMatches]:
-    """Verified matches of neighboring key frames and of those that look most alike."""
+) -> Matches:
+    """Matches of neighboring key frames and of those that look most alike."""
+    pairs = select_pairs(features, pairs_per_keyframe)
+    found = map_parallel(lambda pair: match_pair(features[pair[0]], features[pair[1]]), pairs, threads, on_done)
+    return dict(zip(pairs, found, strict=True))
+
+
+def verify_pairs(features: list[Features], matches: Matches, *, seed: int, threads: int) -> list[PairMatches]:
+    """The matches of each pair that fit one two-view geometry; pairs without one are left out."""
 
     def work(pair: tuple[int, int]) -> PairMatches | None:
         first, second = pair
-        indices = match_pair(features[first], features[second])
+        indices = matches[pair]
         verified = verify_pair(features[first], features[second], indices, seed)
         if verified is None:
             return None
@@ -61,8 +71,7 @@ def match_keyframes(
             homography_fraction=homography_fraction,
         )
 
-    found = map_parallel(work, select_pairs(features, pairs_per_keyframe), threads, on_done)
-    return [pair for pair in found if pair is not None]
+    return [pair for pair in map_parallel(work, sorted(matches), threads) if pair is not None]
 
 
 def select_pairs(features: list[Features], pairs_per_keyframe: int) -> list[tuple[int, int]]:
