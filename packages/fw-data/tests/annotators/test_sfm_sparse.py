@@ -168,15 +168,16 @@ def test_the_lens_bends_only_where_it_shows() -> None:
     assert fit_lens(ideal, threads=1)[0].radial == 0
 
 
-def test_a_strong_distortion_is_found_with_the_focal_length_and_refused() -> None:
+def test_a_strong_distortion_is_found_with_the_focal_length_and_an_absurd_one_refused() -> None:
     bent = make_scene(radial=-0.35, noise_px=0.2, points=400)
     start = adjust(replace(bent, radial=0.0), loss_px=1.0, max_iterations=60, threads=1)
     assert start.focal_px > 1.4 * FOCAL  # an ideal lens hides the distortion in the focal length
     found = fit_lens(start, threads=1)[0]
     assert found.radial == pytest.approx(-0.35, abs=0.02)
     assert found.focal_px == pytest.approx(FOCAL, rel=0.02)
+    refusals.check_camera(found, 0.0)
     with pytest.raises(AnnotationRefused) as refusal:
-        refusals.check_camera(found, 0.0)
+        refusals.check_camera(replace(found, radial=1.4), 0.0)
     assert refusal.value.code == "lens-distortion"
 
 

@@ -33,8 +33,8 @@ OFFSET_SPREAD = 0.01
 """Of the principal point from the image center, in long sides."""
 MAX_OFFSET = 0.25
 """Largest plausible one, in long sides: an image cut out of a corner."""
-MAX_RADIAL = 0.25
-"""Largest radial coefficient that is left after the distortion that matches tell of is taken out."""
+MAX_RADIAL = 0.5
+"""Largest plausible radial coefficient, after the distortion that matches tell of is taken out."""
 NOISE_FLOOR = 0.01
 """Robust cost of the best image positions that there are (0.05 pixels)."""
 MAX_ZOOM = 0.1
