@@ -13,7 +13,6 @@ from fw_data.annotators.base import AnnotationRefused, ClipGeometry
 from fw_data.annotators.sfm import SfmBackend, SfmConfig, refusals
 from fw_data.annotators.sfm.matching.keyframes import Motion
 from fw_data.annotators.sfm.matching.matching import PairMatches
-from fw_geometry.lenses import Lens
 from fw_geometry.metrics import ate
 
 CONFIG = SfmConfig(
@@ -98,29 +97,6 @@ def test_portrait_is_annotated_and_the_same_input_gives_the_same_bytes() -> None
     for name in ("depth_m", "confidence", "K", "pose_c2w", "pose_confidence"):
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
     assert first.scores == second.scores
-
-
-def test_a_bent_lens_is_taken_out_of_the_frames() -> None:
-    """The stored frames show what an ideal camera with the stored K sees; a straight lens stores nothing."""
-    truth = render(7, 192, 256)
-    height, width = truth["video"].shape[1:3]
-    lens = Lens(fx=truth["K"][0, 0], fy=truth["K"][0, 0], cx=width / 2, cy=height / 2, radial=(-0.4, 0.12))
-    rows, columns = np.mgrid[0.5:height, 0.5:width]
-    ray = lens.unproject(np.stack([columns, rows], axis=-1))
-    x, y = ((ray[..., i] / ray[..., 2] * truth["K"][0, 0] + truth["K"][i, 2] - 0.5).astype(np.float32) for i in (0, 1))
-    bent = np.stack([cv2.remap(frame, x, y, cv2.INTER_LINEAR) for frame in truth["video"]])
-    found = SfmBackend(CONFIG).annotate(bent)
-    assert found.frames is not None
-    assert found.scores["radial_distortion"] == pytest.approx(-0.4, abs=0.2)
-    path = np.linalg.norm(np.diff(truth["pose_c2w"][:, :3, 3], axis=0), axis=1).sum()
-    assert ate(found.pose_c2w, truth["pose_c2w"]).rmse < 0.03 * path
-    # with the true K of the straight frames the depth would be this one, at the same pixels
-    ideal = np.linalg.inv(found.K[0]) @ np.array([[40.5, 128, 200.5], [30.5, 96, 150.5], [1, 1, 1]])
-    place = (truth["K"] @ ideal)[:2].T
-    for (x, y), (u, v) in zip(place, ((40, 30), (127, 95), (200, 150)), strict=True):
-        near = found.frames[3, v - 2 : v + 3, u - 2 : u + 3].mean(axis=(0, 1))
-        shown = cv2.getRectSubPix(truth["video"][3], (5, 5), (x - 0.5, y - 0.5)).mean(axis=(0, 1))
-        assert np.abs(near - shown).max() < 25
 
 
 def turning(frames: int) -> np.ndarray:
