@@ -167,7 +167,7 @@ def test_its_settings_are_part_of_the_fingerprint(order, backend, capsys):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("colmap", "sfm, dust3r, oracle, auto or MODULE:CLASS"),
+        ("colmap", "sfm, dust3r, vggt, depth-anything-3, map-anything, oracle, auto or MODULE:CLASS"),
         ("no_such_module:Wall", "no_such_module cannot be imported"),
         ("their_geometry:Nameless", "the class needs a str attribute 'name'"),
         ("their_geometry:Idle", "the class needs a method annotate"),

@@ -54,7 +54,7 @@ def volume(
     def attention(share: Share | None, tensors: int, heads: int, dim: int) -> float:
         return tensors * unit * dim / heads * _to_others(_lengths(share), even_lengths(heads, size))
 
-    def to_all(share: Share | None) -> float:
+    def to_all(share: Share | None) -> int:
         return (size - 1) * sum(_lengths(share))
 
     reads = config.cross_branch.video_reads + config.cross_branch.geometry_reads

@@ -22,6 +22,8 @@ from fw_geometry.lenses import Lens, pinhole_view, undistortion_maps
 
 GRID = (-0.6, -0.45, -0.3, -0.15, -0.05, 0.0, 0.05, 0.15, 0.3)
 MAX_PAIRS = 10
+MIN_MATCHES = 2500
+"""Of all compared pairs together. With 1,300, the count for a straight lens moved by the MIN_GAIN below by chance."""
 MIN_GAIN = 1.05
 """Inliers with the distortion over those without it: 1.06 and 1.07 for strong barrels, up to 1.04 (at the end of the
 grid) for straight lenses. What is too weak to be told here is left to the adjustment."""
@@ -93,7 +95,7 @@ class Distortion:
 def guess_distortion(features: list[Features], matches: Matches, pairs: list[PairMatches], seed: int) -> Distortion:
     """The division that most matches agree with; none where a straight lens explains as many."""
     ranked = sorted(pairs, key=lambda pair: -len(pair.indices) * (1.0 - pair.homography_fraction))[:MAX_PAIRS]
-    if not ranked:
+    if sum(len(matches[pair.first, pair.second]) for pair in ranked) < MIN_MATCHES:
         return Distortion()
     width, height = features[0].size
     error_px = MAX_ERROR_PX * max(width, height) / 640
