@@ -98,7 +98,9 @@ def bicross(t: Tensors) -> Tensors:
     load(module, "irg.0.coupling.", "IRGBlock.0.bicross_attention.", t)
     rotary = VideoRope(14)
     step = CrossBranchStep(rotary(3, 2, 3), rotary(3, 2, 3, num_special_tokens=SPECIALS))
-    still = CrossBranchStep(*(Rotation(torch.ones_like(r.cos), torch.zeros_like(r.sin)) for r in step))
+    still = CrossBranchStep(
+        *(Rotation(torch.ones_like(r.cos), torch.zeros_like(r.sin)) for r in (step.video, step.geometry))
+    )
     ours = {
         "in.freqs_video.cos": step.video.cos[:, None],
         "in.freqs_video.sin": step.video.sin[:, None],
