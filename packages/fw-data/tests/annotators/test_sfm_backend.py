@@ -158,18 +158,11 @@ def test_refusals_of_matches() -> None:
 def test_depth_that_nothing_confirms_is_refused() -> None:
     confidence = np.zeros((2, 10, 10), np.float32)
     confidence[:, :2] = 0.5
-    refusals.check_depth(confidence, {})
+    refusals.check_depth(confidence)
     confidence[0, 0, 0] = 0
     with pytest.raises(AnnotationRefused, match=r"20 %") as refusal:
-        refusals.check_depth(confidence, {})
+        refusals.check_depth(confidence)
     assert refusal.value.code == "depth-not-confirmed"
-    sound = {"camera_error": 0.01, "halves_path": 0.0005}
-    refusals.check_depth(confidence, sound)
-    for doubt in ({"camera_error": 0.2}, {"halves_path": 0.02}):
-        with pytest.raises(AnnotationRefused):
-            refusals.check_depth(confidence, sound | doubt)
-    with pytest.raises(AnnotationRefused):
-        refusals.check_depth(np.zeros_like(confidence), sound)
 
 
 def test_frames_without_a_pose_are_named() -> None:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,18 +12,14 @@ from fw_data.annotators.sfm import refusals
 from fw_data.annotators.sfm.bundle import adjust, drop_outliers, to_reconstruction
 from fw_data.annotators.sfm.calibration import FOCAL_SPREAD, USUAL_FOCAL, fit_lens, fit_shutter, settle_focal
 from fw_data.annotators.sfm.dense.views import choose_sources, depth_limits
-from fw_data.annotators.sfm.distortion import Distortion, guess_distortion, straighten
 from fw_data.annotators.sfm.focal import guess_focal_px
-from fw_data.annotators.sfm.halves import compare_halves
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching.features import Features
-from fw_data.annotators.sfm.matching.matching import Matches, PairMatches, verify_pair
-from fw_data.annotators.sfm.matching.moving import without_moving
+from fw_data.annotators.sfm.matching.matching import PairMatches, verify_pair
 from fw_data.annotators.sfm.reversal import candidates, likeliest, reverse
 from fw_data.annotators.sfm.rolling_shutter import estimate_readout, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.zoom import fit_zoom
-from fw_geometry.lenses import Lens
 from fw_geometry.metrics import ate
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 260.0
@@ -163,21 +158,20 @@ def test_the_shutter_is_recovered_and_a_global_one_is_left_alone() -> None:
 def test_the_lens_bends_only_where_it_shows() -> None:
     bent = make_scene(radial=-0.06, noise_px=0.05, points=400)
     start = adjust(replace(bent, radial=0.0), loss_px=0.5, threads=1)
-    assert fit_lens(start, threads=1)[0].radial == pytest.approx(-0.06, abs=0.01)
+    assert fit_lens(start, threads=1).radial == pytest.approx(-0.06, abs=0.01)
     ideal = adjust(make_scene(noise_px=0.3), loss_px=0.5, threads=1)
-    assert fit_lens(ideal, threads=1)[0].radial == 0
+    assert fit_lens(ideal, threads=1).radial == 0
 
 
-def test_a_strong_distortion_is_found_with_the_focal_length_and_an_absurd_one_refused() -> None:
+def test_a_strong_distortion_is_found_with_the_focal_length_and_refused() -> None:
     bent = make_scene(radial=-0.35, noise_px=0.2, points=400)
     start = adjust(replace(bent, radial=0.0), loss_px=1.0, max_iterations=60, threads=1)
     assert start.focal_px > 1.4 * FOCAL  # an ideal lens hides the distortion in the focal length
-    found = fit_lens(start, threads=1)[0]
+    found = fit_lens(start, threads=1)
     assert found.radial == pytest.approx(-0.35, abs=0.02)
     assert found.focal_px == pytest.approx(FOCAL, rel=0.02)
-    refusals.check_camera(found, 0.0)
     with pytest.raises(AnnotationRefused) as refusal:
-        refusals.check_camera(replace(found, radial=1.4), 0.0)
+        refusals.check_camera(found, 0.0)
     assert refusal.value.code == "lens-distortion"
 
 
@@ -191,7 +185,7 @@ def test_a_zoom_within_the_shot_is_found_and_refused(trend: float) -> None:
     )
     assert start.focal_px > 1.2 * FOCAL
     found = fit_zoom(start, threads=1)
-    assert found * np.sign(trend) > 0.6 * abs(trend)
+    assert found == pytest.approx(trend, rel=0.25)
     with pytest.raises(AnnotationRefused) as refusal:
         refusals.check_camera(replace(scene, focal_px=FOCAL), found)
     assert refusal.value.code == "zoom"
@@ -200,9 +194,8 @@ def test_a_zoom_within_the_shot_is_found_and_refused(trend: float) -> None:
 @pytest.mark.parametrize("path", [{}, {"step": (0.02, 0.01, 0.4)}, {"turn": 0.0, "step": (0.02, 0.01, 0.4)}])
 def test_a_dolly_is_no_zoom(path: dict) -> None:
     scene = adjust(make_scene(noise_px=0.3, points=300, **path), loss_px=0.5, threads=1)
-    found = fit_zoom(scene, threads=1)
-    assert abs(found) < 0.05
-    refusals.check_camera(scene, found)
+    assert fit_zoom(scene, threads=1) == 0
+    refusals.check_camera(scene, 0.0)
 
 
 def test_an_implausible_focal_length_is_refused() -> None:
@@ -287,123 +280,3 @@ def test_sources_are_other_frames_at_useful_angles_and_limits_hold_the_scene() -
     depth = scene.points[scene.obs_point[scene.obs_frame == 0], 2]
     assert near < depth.min()
     assert far > depth.max()
-
-
-def test_a_principal_point_off_the_center_is_found_and_a_centered_one_stays() -> None:
-    scene = make_scene(noise_px=0.2, points=400)
-    moved = replace(scene, obs_xy=scene.obs_xy + np.array([-34.0, 18.0]))
-    start = adjust(moved, loss_px=0.5, threads=1)
-    assert center_error(start, scene) > 0.01
-    found = fit_lens(start, threads=1)[0]
-    assert found.offset_px == pytest.approx((-34.0, 18.0), abs=3)
-    assert found.focal_px == pytest.approx(FOCAL, rel=0.02)
-    assert found.radial == 0
-    assert center_error(found, scene) < 0.5 * center_error(start, scene)
-    assert fit_lens(adjust(scene, loss_px=0.5, threads=1), threads=1)[0].offset_px == (0.0, 0.0)
-
-
-def bent(scene: SparseScene, k1: float, k2: float) -> SparseScene:
-    """The scene as a lens with two radial coefficients records it."""
-    flat = (scene.obs_xy - [WIDTH / 2, HEIGHT / 2]) / FOCAL
-    square = (flat**2).sum(1, keepdims=True)
-    return replace(
-        scene, obs_xy=scene.obs_xy + FOCAL * flat * (k1 * square + k2 * square**2), points=scene.points.copy()
-    )
-
-
-def as_matches(scene: SparseScene) -> tuple[list[Features], Matches, list[PairMatches]]:
-    features, pairs = as_features(scene)
-    return features, {(pair.first, pair.second): pair.indices for pair in pairs}, pairs
-
-
-@pytest.mark.parametrize(("k1", "k2"), [(-0.35, 0.12), (-0.5, 0.2), (0.25, 0.0)])
-def test_distortion_is_guessed_from_matches_alone_and_taken_out(k1: float, k2: float) -> None:
-    scene = bent(make_scene(noise_px=0.1, points=500), k1, k2)
-    features, matches, pairs = as_matches(scene)
-    found = guess_distortion(features, matches, pairs, seed=0)
-    strength = found.division * FOCAL**2 / (WIDTH**2 + HEIGHT**2) * 4
-    assert strength == pytest.approx(k1, rel=0.5)
-    straight = replace(scene, obs_xy=found.ideal(scene.obs_xy, WIDTH, HEIGHT))
-    off = [
-        np.median(residuals_px(adjust(replace(part, radial=0.0), loss_px=1.0, max_iterations=100, threads=1)))
-        for part in (scene, straight)
-    ]
-    assert off[1] < min(0.16, 0.8 * off[0])
-
-
-def test_no_distortion_is_guessed_for_a_straight_lens() -> None:
-    for radial in (0.0, -0.01):
-        features, matches, pairs = as_matches(make_scene(noise_px=0.3, points=300, radial=radial))
-        assert guess_distortion(features, matches, pairs, seed=0).is_identity
-    assert guess_distortion(features, matches, [], seed=0).is_identity
-
-
-@pytest.mark.parametrize("division", [-0.4, 0.2])
-def test_straight_images_have_no_borders_and_agree_with_the_positions(division: float) -> None:
-    lens = Lens(fx=300.0, fy=300.0, cx=WIDTH / 2 + 4, cy=HEIGHT / 2, radial=(-0.1,))
-    for distortion in (Distortion(division=division), Distortion(division=division, lens=lens, size=(WIDTH, HEIGHT))):
-        columns, rows = distortion.source(WIDTH, HEIGHT)
-        assert min(columns.min(), rows.min()) > -0.6
-        assert columns.max() < WIDTH - 0.4
-        assert rows.max() < HEIGHT - 0.4
-        assert columns.max() - columns.min() > 0.7 * WIDTH
-        large, _ = distortion.source(3 * WIDTH, 3 * HEIGHT)
-        np.testing.assert_allclose((large[1::3, 1::3] + 0.5) / 3, columns + 0.5, atol=0.01)
-    recorded = np.array([[100.5, 80.5], [200.5, 150.5], [160.0, 30.5]])
-    columns, rows = Distortion(division=division).source(WIDTH, HEIGHT)
-    for place, wanted in zip(Distortion(division=division).ideal(recorded, WIDTH, HEIGHT), recorded, strict=True):
-        at = [np.full((1, 1), value - 0.5, np.float32) for value in place]
-        seen = [float(cv2.remap(part, at[0], at[1], cv2.INTER_LINEAR)[0, 0]) + 0.5 for part in (columns, rows)]
-        assert seen == pytest.approx(list(wanted), abs=0.05)
-
-
-def test_a_straightened_scene_has_the_same_residuals_and_an_ideal_lens() -> None:
-    scene = make_scene(radial=-0.12, noise_px=0.1)
-    scene = replace(scene, radial=-0.12)
-    straight, distortion = straighten(scene, Distortion())
-    assert straight.radial == 0
-    assert straight.focal_px < 0.99 * FOCAL  # the view is wider than the recorded one at the same scale
-    assert np.median(residuals_px(straight)) == pytest.approx(np.median(residuals_px(scene)), rel=0.2)
-    assert distortion.size == (WIDTH, HEIGHT)
-    same, nothing = straighten(replace(scene, radial=0.0), Distortion())
-    assert nothing.is_identity
-    assert same.focal_px == FOCAL
-
-
-def test_a_large_thing_that_moves_is_left_out_of_the_matches() -> None:
-    """Half of the points lie on a plane that slides over the image against the motion of the scene."""
-    features, matches, _ = as_matches(make_scene(noise_px=0.2, points=260))
-    assert without_moving(features, matches, seed=0) == (matches, 0.0)
-    rng = np.random.default_rng(8)
-    sheet = rng.uniform(0, 110, (150, 2))
-    counts = [len(frame.positions) for frame in features]
-    spoilt = []
-    for index, frame in enumerate(features):
-        place = sheet + np.array([6.0 * index**1.5, 100 - 2.0 * index]) + rng.normal(0, 0.2, sheet.shape)
-        xy = torch.cat([frame.positions, torch.from_numpy(place).float()])
-        spoilt.append(replace(frame, positions=xy, descriptors=torch.zeros(len(xy), 64)))
-    own = np.arange(len(sheet))[:, None]
-    mixed = {
-        (i, j): np.concatenate([indices, own + np.array([counts[i], counts[j]])]) for (i, j), indices in matches.items()
-    }
-    kept, share = without_moving(spoilt, mixed, seed=0)
-    assert 0.2 < share < 0.8
-    for (i, j), indices in kept.items():
-        on_sheet = indices[:, 0] >= counts[i]
-        assert on_sheet.sum() < 0.05 * len(sheet)
-        assert (~on_sheet).sum() > 0.8 * len(matches[i, j])
-
-
-def test_the_halves_of_a_right_scene_agree_and_those_of_a_zoom_do_not() -> None:
-    scene = make_scene(noise_px=0.2, points=300)
-    right = compare_halves(adjust(scene, loss_px=0.5, threads=1), threads=1)
-    assert right is not None
-    assert right.focal < 0.03
-    assert right.path < 0.01
-    center = np.array([WIDTH, HEIGHT]) / 2
-    factor = np.exp(0.5 * (scene.obs_frame / (FRAMES - 1) - 0.5))[:, None]
-    zoomed = replace(scene, obs_xy=center + (scene.obs_xy - center) * factor)
-    wrong = compare_halves(adjust(zoomed, loss_px=0.5, max_iterations=60, threads=1), threads=1)
-    assert wrong is not None
-    assert wrong.focal > 0.05
-    assert compare_halves(replace(scene, posed=np.arange(FRAMES) < 5), threads=1) is None

@@ -161,11 +161,8 @@ class AnnotateTask:
             raise RuntimeError(f"{backend.name} gave depth {geometry.depth_m.shape} for frames {frames.shape[:3]}")
         if not (geometry.depth_m > 0).any():
             raise AnnotationRefused("no-depth", "no pixel of the clip has a depth", "check the geometry of this video")
-        remarks = ["lens distortion is taken out of the frames"] if geometry.frames is not None else []
-        frames = frames if geometry.frames is None else geometry.frames
         overlay = overlay_pixels(frames)
         if overlay.any():
-            remarks.append(f"a logo or caption covers {overlay.mean():.1%} of the image and is masked")
             geometry = replace(geometry, confidence=np.where(overlay, np.float32(0), geometry.confidence))
         watch.start("grade")
         scores |= geometry.scores | score_geometry(geometry, times)
@@ -179,6 +176,7 @@ class AnnotateTask:
             text, notes = caption(config.captioner, frames)
         watch.start("store")
         duration_s = times[-1] - times[0]
+        masked = [f"a logo or caption covers {overlay.mean():.1%} of the image and is masked"] if overlay.any() else []
         record = ClipRecord(
             id=plan.id,
             source=plan.source,
@@ -201,7 +199,7 @@ class AnnotateTask:
             grade=letter,
             grade_reasons=reasons,
             motion_tags=motion_tags(geometry.pose_c2w, median_depth(geometry)),
-            notes=[*plan.notes, *remarks, *notes],
+            notes=[*plan.notes, *masked, *notes],
             has_masks=True,
         )
         cameras = Cameras(

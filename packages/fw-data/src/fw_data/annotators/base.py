@@ -33,8 +33,6 @@ class ClipGeometry:
     """"scene": the clip is right up to one scale factor."""
     scores: dict[str, float] = field(default_factory=dict)
     """Quality figures of the clip by name; the spec of the backend gives their meaning."""
-    frames: UInt8[np.ndarray, "f h w 3"] | None = None
-    """The frames that all of this describes, where they are not those that were given: without lens distortion."""
 
     def __post_init__(self) -> None:
         frames, height, width = self.depth_m.shape
@@ -44,8 +42,6 @@ class ClipGeometry:
             "pose_c2w": (self.pose_c2w.shape, (frames, 4, 4)),
             "pose_confidence": (self.pose_confidence.shape, (frames,)),
         }
-        if self.frames is not None:
-            expected["frames"] = (self.frames.shape, (frames, height, width, 3))
         for name, (got, wanted) in expected.items():
             if got != wanted:
                 raise ValueError(

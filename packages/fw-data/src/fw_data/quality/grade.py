@@ -22,13 +22,11 @@ GRADE_MEANINGS: dict[Grade, str] = {
 LIMITS: dict[Grade, dict[str, tuple[float | None, float | None]]] = {
     "A": {
         "posed_fraction": (0.95, None),
-        "coverage": (0.35, None),
+        "coverage": (0.5, None),
         "reprojection_inliers": (0.8, None),
         "reprojection_error": (None, 0.02),
         "pose_jerk_deg": (None, 1.5),
         "fov_deg": (20.0, 120.0),
-        "camera_error": (None, 0.04),
-        "halves_path": (None, 0.005),
     },
     "B": {
         "posed_fraction": (0.8, None),
@@ -37,8 +35,6 @@ LIMITS: dict[Grade, dict[str, tuple[float | None, float | None]]] = {
         "reprojection_error": (None, 0.06),
         "pose_jerk_deg": (None, 4.0),
         "fov_deg": (12.0, 140.0),
-        "camera_error": (None, 0.06),
-        "halves_path": (None, 0.0075),
     },
     "C": {
         "posed_fraction": (0.5, None),
@@ -47,13 +43,9 @@ LIMITS: dict[Grade, dict[str, tuple[float | None, float | None]]] = {
         "reprojection_error": (None, 0.2),
         "pose_jerk_deg": (None, 15.0),
         "fov_deg": (5.0, 160.0),
-        "camera_error": (None, 0.1),
-        "halves_path": (None, 0.01),
     },
 }
-"""Least and largest value that a score may have for a grade (None = no limit); a clip that misses C is D.
-
-`camera_error` and `halves_path` come from the backend, which knows its cameras best; others have no such scores."""
+"""Least and largest value that a score may have for a grade (None = no limit); a clip that misses C is D."""
 _VIEWS = 9
 _LONG_SIDE = 160
 

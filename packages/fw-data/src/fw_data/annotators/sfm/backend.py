@@ -4,8 +4,6 @@ OpenCV axes, poses camera-to-world, first pose identity, units of the scene (up 
 Axis legend: f frames, h height, w width; a height and b width of another size.
 """
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import torch
@@ -28,13 +26,18 @@ STAGES = {"motion": 0.0, "features": 0.02, "matching": 0.06, "mapping": 0.25, "a
 class SfmBackend:
     """Structure from motion and multi-view stereo on the processor, without any downloaded model.
 
-    One focal length for the clip (found from the footage), principal point and rolling shutter where they show, poses
-    of all frames, and dense depth. Lens distortion is taken out of the frames (`ClipGeometry.frames`). Needs a moving
-    camera in a mostly static scene. Scores of the result: spec.SCORE_MEANINGS.
+    One focal length for the clip (found from the footage), lens distortion and rolling shutter where they show, poses
+    of all frames, and dense depth. Needs a moving camera in a mostly static scene.
+
+    Scores of the result: `reprojection_px` (median error of the scene points, in pixels of the frames),
+    `parallax_deg` (median angle under which points are seen), `points_per_frame`, `match_inlier_fraction` (how rigid
+    the footage is), `depth_confirmed` (part of the pixels whose depth other frames confirm), `rolling_shutter`
+    (readout as a part of the frame interval, across or down, whichever is larger), `radial_distortion`,
+    `focal_sigma` (standard deviation of the logarithm of the focal length).
     """
 
     name = "sfm"
-    version = "3"
+    version = "2"
 
     def __init__(self, config: SfmConfig | None = None) -> None:
         self.config = config or SfmConfig()
@@ -50,12 +53,10 @@ class SfmBackend:
             small = _reduce(frames, self.config.long_side)
             gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small])
             result = reconstruct(small, gray, self.config, report)
-            gray = result.distortion.images(gray)
             depth, confidence = self._depth(result.scene, gray, (height, width), report)
         report("depth", 1.0)
-        geometry = _clip_geometry(result, depth, confidence)
-        refusals.check_depth(confidence, geometry.scores)
-        return geometry if result.distortion.is_identity else replace(geometry, frames=result.distortion.images(frames))
+        refusals.check_depth(confidence)
+        return _clip_geometry(result, depth, confidence)
 
     def _depth(
         self, scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], size: tuple[int, int], report: StageProgress
@@ -116,12 +117,8 @@ def _clip_geometry(
             "match_inlier_fraction": result.match_inlier_fraction,
             "depth_confirmed": float((confidence > refusals.SURE).mean()),
             "rolling_shutter": float(max(scene.readout, key=abs)),
-            "radial_distortion": result.radial_distortion,
-            "principal_offset": float(np.linalg.norm(scene.offset_px)) / max(scene.width, scene.height),
+            "radial_distortion": scene.radial,
             "focal_sigma": result.focal_sigma,
-            "moving_matches": result.moving_fraction,
-            "camera_error": result.camera_error,
-            **({"halves_path": result.halves.path} if result.halves else {}),
         },
     )
 

@@ -15,10 +15,8 @@ from fw_data.annotators.sfm.scene import SparseScene
 LOSS_PX = 0.5
 MAX_ERROR_PX = 20.0
 """Larger residuals, and those of points behind a camera, cost as much as this one."""
-EVIDENCE = 1 / 30
+EVIDENCE = 1 / 15
 """Independent observations per observation."""
-AMBIGUITY = 4.0
-"""Misfit that camera models of real footage differ by for no reason; to weigh them against each other."""
 FOCAL_RANGE = (0.35, 3.0)
 """Plausible focal lengths, in long sides (110 to 19 degrees)."""
 USUAL_FOCAL = 0.9
@@ -29,14 +27,8 @@ FOCAL_PROBE = 1.06
 MAX_FOCAL_STEP = 0.25
 MAX_FOCAL_STEPS = 5
 RADIAL_SPREAD = 0.03
-OFFSET_SPREAD = 0.01
-"""Of the principal point from the image center, in long sides."""
-MAX_OFFSET = 0.25
-"""Largest plausible one, in long sides: an image cut out of a corner."""
-MAX_RADIAL = 0.5
-"""Largest plausible radial coefficient, after the distortion that matches tell of is taken out."""
-NOISE_FLOOR = 0.01
-"""Robust cost of the best image positions that there are (0.05 pixels)."""
+MAX_RADIAL = 0.15
+"""Distortion beyond which images would have to be undistorted."""
 MAX_ZOOM = 0.1
 """Change of the focal length within a shot, as a logarithm, from which one focal length is wrong."""
 MIN_READOUT = 0.03
@@ -67,35 +59,12 @@ def fit_shutter(scene: SparseScene, threads: int, steps: int = 4) -> SparseScene
     return scene if plausible and pays else replace(start, readout=(0.0, 0.0))
 
 
-def misfit(scene: SparseScene) -> float:
-    """Negative log-likelihood of the footage with its noise unknown: the less is left, the more a change of it says."""
-    return EVIDENCE * len(scene.obs_xy) * float(np.log(robust_cost(scene) + NOISE_FLOOR))
-
-
-def fit_lens(scene: SparseScene, threads: int) -> tuple[SparseScene, float]:
-    """Fit radial distortion and principal point, each only if the gain outweighs how unusual it is.
-
-    Both take up part of each other, so each is also tried alone. Most lenses are nearly ideal and most images whole,
-    but the others can be far from it, so the priors have heavy tails (Cauchy). The second value is the standard
-    deviation of the logarithm of the focal length over the four models, weighted by their likelihood.
-    """
-
-    def unlikely(found: SparseScene) -> float:
-        offset = np.linalg.norm(found.offset_px) / OFFSET_SPREAD / max(scene.width, scene.height)
-        prior = sum(1 + np.log1p(value**2) for value in (offset, found.radial / RADIAL_SPREAD) if value)
-        return misfit(found) + float(prior)
-
-    tried = [scene]
-    for radial, principal in ((True, True), (True, False), (False, True)):
-        found = adjust(scene, loss_px=LOSS_PX, refine_radial=radial, refine_principal=principal, threads=threads)
-        if max(map(abs, found.offset_px)) < MAX_OFFSET * max(scene.width, scene.height):
-            tried.append(found)
-    cost = np.array([unlikely(found) for found in tried])
-    weight = np.exp(-(cost - cost.min()) / AMBIGUITY)
-    weight /= weight.sum()
-    focal = np.log([found.focal_px for found in tried])
-    spread = float(np.sqrt(weight @ (focal - weight @ focal) ** 2))
-    return tried[int(np.argmin(cost))], spread
+def fit_lens(scene: SparseScene, threads: int) -> SparseScene:
+    """Fit one radial coefficient; an ideal lens is kept unless the gain outweighs how unusual the distortion is."""
+    bent = adjust(scene, loss_px=LOSS_PX, refine_radial=True, threads=threads)
+    gain = EVIDENCE * len(scene.obs_xy) * (robust_cost(scene) - robust_cost(bent))
+    unusual = 1 + (bent.radial / RADIAL_SPREAD) ** 2 / 2
+    return bent if gain > unusual else scene
 
 
 def settle_focal(scene: SparseScene, threads: int) -> tuple[SparseScene, float]:
@@ -105,6 +74,7 @@ def settle_focal(scene: SparseScene, threads: int) -> tuple[SparseScene, float]:
     this is one step of Newton's method, repeated while steps are long. Where the motion determines the focal length
     nothing moves; where it does not (a camera that moves straight ahead, one that hardly turns) the prior wins.
     """
+    count = EVIDENCE * len(scene.obs_xy)
     pull = 1 / FOCAL_SPREAD**2
     usual = np.log(USUAL_FOCAL * max(scene.width, scene.height))
     width = np.log(FOCAL_PROBE)
@@ -113,7 +83,7 @@ def settle_focal(scene: SparseScene, threads: int) -> tuple[SparseScene, float]:
         below, above = (
             _with_focal(scene, scene.focal_px * factor, threads) for factor in (1 / FOCAL_PROBE, FOCAL_PROBE)
         )
-        costs = [misfit(probe) for probe in (below, scene, above)]
+        costs = [count * robust_cost(probe) for probe in (below, scene, above)]
         slope = (costs[2] - costs[0]) / (2 * width) + pull * (np.log(scene.focal_px) - usual)
         curvature = max(costs[0] + costs[2] - 2 * costs[1], 0.0) / width**2 + pull
         step = float(np.clip(-slope / curvature, -MAX_FOCAL_STEP, MAX_FOCAL_STEP))

@@ -22,14 +22,11 @@ from fw_data.annotators.sfm.calibration import (
     settle_focal,
 )
 from fw_data.annotators.sfm.config import SfmConfig
-from fw_data.annotators.sfm.distortion import Distortion, guess_distortion, straighten
 from fw_data.annotators.sfm.focal import guess_focal_px
-from fw_data.annotators.sfm.halves import Halves, compare_halves
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching.features import Features, extract_features
 from fw_data.annotators.sfm.matching.keyframes import Motion, measure_motion, select_keyframes
-from fw_data.annotators.sfm.matching.matching import Matches, PairMatches, match_keyframes, verify_pairs
-from fw_data.annotators.sfm.matching.moving import without_moving
+from fw_data.annotators.sfm.matching.matching import PairMatches, match_keyframes
 from fw_data.annotators.sfm.refinement import refine_observations
 from fw_data.annotators.sfm.resection import pose_remaining_frames
 from fw_data.annotators.sfm.reversal import candidates, likeliest
@@ -59,26 +56,7 @@ class Reconstruction:
     match_inlier_fraction: float
     """Part of the matches that agreed with one rigid scene, over all pairs."""
     focal_sigma: float
-    """Standard deviation of the logarithm of the focal length, over camera models too."""
-    distortion: Distortion
-    """What was taken out of the frames: the scene's images are straight."""
-    radial: float
-    """Coefficient of the radial polynomial that was fitted with the cameras."""
-    moving_fraction: float
-    """Part of the matches that were left out because they lie on a large moving thing."""
-    halves: Halves | None
-    """Agreement of the two halves of the clip; None for few frames."""
-
-    @property
-    def camera_error(self) -> float:
-        """Expected relative error of the focal length: its deviation, and how far the halves of the clip are apart."""
-        return float(np.hypot(self.focal_sigma, self.halves.focal if self.halves else 0.0))
-
-    @property
-    def radial_distortion(self) -> float:
-        """First radial coefficient of the recorded lens, from both steps in which it was found."""
-        squared = (self.scene.width**2 + self.scene.height**2) / 4
-        return self.distortion.division * self.scene.focal_px**2 / squared + self.radial
+    """Standard deviation of the logarithm of the focal length."""
 
 
 def reconstruct(
@@ -97,31 +75,13 @@ def reconstruct(
         config.threads,
         lambda part: report("features", part),
     )
-    matches = match_keyframes(
+    pairs = match_keyframes(
         features,
         pairs_per_keyframe=config.pairs_per_keyframe,
+        seed=config.seed,
         threads=config.threads,
         on_done=lambda part: report("matching", part),
     )
-    return reconstruct_matched(gray, motion, keyframes, features, matches, config, report)
-
-
-def reconstruct_matched(
-    gray: UInt8[np.ndarray, "f h w"],
-    motion: Motion,
-    keyframes: list[int],
-    features: list[Features],
-    matches: Matches,
-    config: SfmConfig,
-    report: Report,
-) -> Reconstruction:
-    """The second part of `reconstruct`: cameras and points from matched key frames."""
-    matches, moving = without_moving(features, matches, config.seed)
-    pairs = verify_pairs(features, matches, seed=config.seed, threads=config.threads)
-    distortion = guess_distortion(features, matches, pairs, config.seed)
-    if not distortion.is_identity:
-        features, gray = distortion.features(features), distortion.images(gray)
-        pairs = verify_pairs(features, matches, seed=config.seed, threads=config.threads)
     refusals.check_matches(pairs, len(keyframes))
     refusals.check_flat(pairs)
 
@@ -133,27 +93,17 @@ def reconstruct_matched(
     scene = _likelier(ways, gray, config) if len(ways) > 1 else ways[0]
     refusals.check_posed(scene.posed, config.min_posed_fraction)
     scene, focal_sigma = polish(scene, gray, motion, config, lambda part: report("adjusting", part))
-    halves = compare_halves(scene, config.threads)
     refusals.check_camera(scene, fit_zoom(scene, config.threads))
-    radial = scene.radial
-    scene, distortion = straighten(scene, distortion)
     refusals.check_posed(scene.posed, config.min_posed_fraction)
     refusals.check_parallax(scene, config.min_triangulation_angle_deg)
+    matches = sum(pair.candidates for pair in pairs)
     return Reconstruction(
         scene=scene,
         motion=motion,
         keyframes=keyframes,
-        match_inlier_fraction=_inlier_fraction(pairs),
+        match_inlier_fraction=sum(len(pair.indices) for pair in pairs) / max(matches, 1),
         focal_sigma=focal_sigma,
-        distortion=distortion,
-        radial=radial,
-        moving_fraction=moving,
-        halves=halves,
     )
-
-
-def _inlier_fraction(pairs: list[PairMatches]) -> float:
-    return sum(len(pair.indices) for pair in pairs) / max(sum(pair.candidates for pair in pairs), 1)
 
 
 def polish(
@@ -179,9 +129,7 @@ def polish(
         )
         if _is_continuous(motion):
             scene = fit_shutter(scene, threads)
-    scene, lens_sigma = fit_lens(adjust(scene, loss_px=LOSS_PX, threads=threads), threads)
-    scene, sigma = settle_focal(scene, threads)
-    return scene, float(np.hypot(sigma, lens_sigma))
+    return settle_focal(fit_lens(adjust(scene, loss_px=LOSS_PX, threads=threads), threads), threads)
 
 
 def _likelier(ways: list[SparseScene], gray: UInt8[np.ndarray, "f h w"], config: SfmConfig) -> SparseScene:

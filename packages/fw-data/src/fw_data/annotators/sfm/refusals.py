@@ -23,11 +23,6 @@ SURE = 0.3
 MIN_SURE = 0.2
 """Share of the pixels whose depth is at least SURE. Clips that were turned away by it had 0.05 to 0.15, clips with
 right cameras 0.44 and more; wrong cameras can have much too (the mirror pose of a nearly flat scene: 0.51)."""
-MIN_SURE_FORWARD = 0.02
-"""The same for clips whose cameras are beyond doubt: a camera that drives ahead along a street sees little parallax,
-and 0.10 of the pixels were confirmed for right and for wrong cameras alike."""
-BEYOND_DOUBT = {"camera_error": 0.1, "halves_path": 0.001}
-"""Largest values of such cameras. A street with right ones had 0.09 and 0.0002, one with wrong ones 0.05 and 0.014."""
 
 
 def check_shape(frames: int, height: int, width: int) -> None:
@@ -143,11 +138,10 @@ def check_camera(scene: SparseScene, zoom: float) -> None:
         )
 
 
-def check_depth(confidence: Float32[np.ndarray, "f h w"], scores: dict[str, float]) -> None:
+def check_depth(confidence: Float32[np.ndarray, "f h w"]) -> None:
     """Refuse clips whose frames do not agree about depth: their cameras are wrong, or most of the image moves."""
     share = float((confidence > SURE).mean())
-    sound = all(scores.get(name, np.inf) < most for name, most in BEYOND_DOUBT.items())
-    if share < (MIN_SURE_FORWARD if sound else MIN_SURE):
+    if share < MIN_SURE:
         raise AnnotationRefused(
             "depth-not-confirmed",
             f"Only {100 * share:.0f} % of the pixels have a depth that other frames confirm: the cameras that were "

@@ -17,9 +17,7 @@ class SparseScene:
     width: int
     height: int
     focal_px: float
-    """Shared by all frames."""
-    offset_px: tuple[float, float] = (0.0, 0.0)
-    """Principal point, from the image center. Shared by all frames."""
+    """Shared by all frames; the principal point is the image center."""
     radial: float = 0.0
     """Lens distortion k: a normalized position u is seen at u (1 + k |u|^2). Shared by all frames."""
     readout: tuple[float, float] = (0.0, 0.0)
@@ -36,13 +34,7 @@ class SparseScene:
     @property
     def K(self) -> Float64[np.ndarray, "3 3"]:  # noqa: N802 - the name of the field
         """Intrinsics of every frame."""
-        x, y = self.principal_px
-        return np.array([[self.focal_px, 0, x], [0, self.focal_px, y], [0, 0, 1.0]])
-
-    @property
-    def principal_px(self) -> Float64[np.ndarray, " 2"]:
-        """Principal point (x, y) of every frame."""
-        return np.array([self.width / 2, self.height / 2]) + self.offset_px
+        return np.array([[self.focal_px, 0, self.width / 2], [0, self.focal_px, self.height / 2], [0, 0, 1.0]])
 
     @property
     def centers(self) -> Float64[np.ndarray, "f 3"]:
@@ -60,9 +52,10 @@ class SparseScene:
         camera = np.einsum("oij,oj->oi", pose[:, :3, :3], points) + pose[:, :3, 3]
         depth = camera[:, 2]
         safe = np.where(np.abs(depth) > 1e-12, depth, 1e-12)
+        center = np.array([self.width / 2, self.height / 2])
         flat = camera[:, :2] / safe[:, None]
         flat = flat * (1 + self.radial * np.einsum("oi,oi->o", flat, flat))[:, None]
-        return self.focal_px * flat + self.principal_px, depth
+        return self.focal_px * flat + center, depth
 
     def triangulation_angle_deg(self) -> Float64[np.ndarray, " p"]:
         """For each point, the angle between the two of its rays that lie furthest apart (0 without observations).

@@ -20,12 +20,8 @@ SCORE_MEANINGS = {
     "match_inlier_fraction": "fraction of matches that fit a rigid scene",
     "depth_confirmed": "fraction of pixels whose depth other frames confirm",
     "rolling_shutter": "readout time as a fraction of the frame interval",
-    "radial_distortion": "first radial coefficient of the lens, which was taken out of the frames",
-    "principal_offset": "distance of the principal point from the image center, in long sides",
+    "radial_distortion": "first radial coefficient of the lens",
     "focal_sigma": "standard deviation of the logarithm of the focal length",
-    "moving_matches": "fraction of matches on a large thing that moves on its own, which were left out",
-    "camera_error": "expected relative error of the focal length, from focal_sigma and the halves of the clip",
-    "halves_path": "largest distance of the cameras of a half alone from those of the whole, over its path",
 }
 
 

@@ -36,29 +36,19 @@ class PairMatches:
     """Part of the matches that one homography explains as well: near 1 for a pure rotation or one plane."""
 
 
-Matches = dict[tuple[int, int], Int64[np.ndarray, "_ 2"]]
-"""Matched points (indices of both frames) by pair of key frames, not yet verified."""
-
-
 def match_keyframes(
     features: list[Features],
     *,
     pairs_per_keyframe: int,
+    seed: int,
     threads: int,
     on_done: Callable[[float], None] | None = None,
-) -> Matches:
-    """Matches of neighboring key frames and of those that look most alike."""
-    pairs = select_pairs(features, pairs_per_keyframe)
-    found = map_parallel(lambda pair: match_pair(features[pair[0]], features[pair[1]]), pairs, threads, on_done)
-    return dict(zip(pairs, found, strict=True))
-
-
-def verify_pairs(features: list[Features], matches: Matches, *, seed: int, threads: int) -> list[PairMatches]:
-    """The matches of each pair that fit one two-view geometry; pairs without one are left out."""
+) -> list[PairMatches]:
+    """Verified matches of neighboring key frames and of those that look most alike."""
 
     def work(pair: tuple[int, int]) -> PairMatches | None:
         first, second = pair
-        indices = matches[pair]
+        indices = match_pair(features[first], features[second])
         verified = verify_pair(features[first], features[second], indices, seed)
         if verified is None:
             return None
@@ -71,7 +61,8 @@ def verify_pairs(features: list[Features], matches: Matches, *, seed: int, threa
             homography_fraction=homography_fraction,
         )
 
-    return [pair for pair in map_parallel(work, sorted(matches), threads) if pair is not None]
+    found = map_parallel(work, select_pairs(features, pairs_per_keyframe), threads, on_done)
+    return [pair for pair in found if pair is not None]
 
 
 def select_pairs(features: list[Features], pairs_per_keyframe: int) -> list[tuple[int, int]]:
