@@ -98,9 +98,8 @@ def bicross(t: Tensors) -> Tensors:
     load(module, "irg.0.coupling.", "IRGBlock.0.bicross_attention.", t)
     rotary = VideoRope(14)
     step = CrossBranchStep(rotary(3, 2, 3), rotary(3, 2, 3, num_special_tokens=SPECIALS))
-    still = CrossBranchStep(
-        *(Rotation(torch.ones_like(r.cos), torch.zeros_like(r.sin)) for r in (step.video, step.geometry))
-    )
+    unturned = [Rotation(torch.ones_like(r.cos), torch.zeros_like(r.sin)) for r in (step.video, step.geometry)]
+    still = CrossBranchStep(video=unturned[0], geometry=unturned[1])
     ours = {
         "in.freqs_video.cos": step.video.cos[:, None],
         "in.freqs_video.sin": step.video.sin[:, None],
