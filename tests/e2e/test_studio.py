@@ -241,7 +241,7 @@ def test_a_frame_rate_that_arrives_late_leaves_the_world_complete(server, open_p
             route.continue_()
     answer.value.finished()
     page.wait_for_timeout(1000)
-    assert button.is_enabled()
+    button.and_(page.locator(":enabled")).wait_for()
 
 
 def tab_to(page, name):

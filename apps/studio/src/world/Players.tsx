@@ -65,6 +65,7 @@ export function Player({ id, track, title, hint, playback, onVideo }: PlayerProp
         {file.url && !broken && (
           <video ref={video} src={file.url} muted playsInline preload="auto" tabIndex={-1} aria-label={title}
             onLoadedData={() => video.current && onVideo?.(video.current)}
+            onCanPlay={() => video.current && onVideo?.(video.current)}
             onClick={() => playback.toggle()} onError={() => setBroken(true)} />
         )}
       </div>

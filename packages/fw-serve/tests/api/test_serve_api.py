@@ -227,6 +227,8 @@ def test_trajectories(server):
     assert (preview["num_frames"], preview["width"], len(preview["pose_c2w"])) == (9, 64, 9)
     assert preview["turn_deg"] == pytest.approx(40)
     good = server.http.post("/v1/trajectories/validate", json=body).json()
+    narrow = server.http.post("/v1/trajectories/validate", json={**body, "size": "12x330"})
+    assert narrow.status_code == 200, narrow.text
     assert (good["valid"], good["path_length"]) == (True, 0)
     assert server.http.post("/v1/trajectories/validate", json={**body, "num_frames": True}).status_code == 400
     bad = server.http.post("/v1/trajectories/validate", json={"camera_trajectory": {"preset": "fly"}}).json()

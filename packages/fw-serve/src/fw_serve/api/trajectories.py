@@ -68,7 +68,7 @@ def _read(service: Service, body: TrajectoryRequest) -> StoredPath:
     defaults = cards[0].settings if cards else Sampling(num_frames=81, height=336, width=592)
     width, height = defaults.width, defaults.height
     if body.size is not None:
-        width, height = parse_size(body.size, multiple=1, largest=99_999)
+        width, height = parse_size(body.size, multiple=1, least=10, largest=99_999)
     return read_camera(
         body.camera_trajectory,
         num_frames=body.num_frames,
