@@ -303,6 +303,17 @@ def test_bytes_in_transit_have_a_share_per_key(tmp_path, module_server, image):
     with connected(server) as unknown:  # is refused before it sends a body
         unknown.sendall(b"POST /v1/videos/x/remix HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n\r\n")
         assert unknown.recv(65536).startswith(b"HTTP/1.1 401")
+    with connected(server) as one, connected(server) as two:
+        for connection in (one, two):
+            connection.sendall(f"{head}Content-Length: 10\r\n\r\n".encode())
+
+        def busy():
+            answer = create(anna)
+            assert answer.status_code in (200, 429), answer.text
+            return answer.status_code == 429
+
+        wait_until(busy, what="two requests in progress")
+        assert create(anna).json()["error"]["code"] == "too_many_requests"
 
 
 def test_event_streams_have_a_share_per_key(tmp_path, module_server, image):
