@@ -23,6 +23,13 @@ class DepthAnything3Network:
     def __init__(self, model: Any) -> None:
         self.model = model
 
+    @classmethod
+    def load(cls, folder: Path, device: str) -> "DepthAnything3Network":
+        """The network with model.safetensors and config.json of a folder."""
+        from depth_anything_3.api import DepthAnything3  # pyright: ignore[reportMissingImports] - see vggt.network
+
+        return cls(DepthAnything3.from_pretrained(str(folder)).eval().to(device))
+
     def predict(self, frames: UInt8[np.ndarray, "f h w 3"]) -> ViewGeometry:
         """See MultiViewNetwork. Raises ValueError for the monocular releases, which have no cameras."""
         found = self.model.inference(list(frames), process_res=LONG_SIDE, process_res_method="upper_bound_resize")
@@ -41,10 +48,3 @@ class DepthAnything3Network:
             pose_c2w=np.linalg.inv(as_4x4(np.asarray(found.extrinsics, np.float64))),
             metric=bool(found.is_metric),
         )
-
-
-def load(folder: Path, device: str) -> DepthAnything3Network:
-    """The network with model.safetensors and config.json of a folder."""
-    from depth_anything_3.api import DepthAnything3  # pyright: ignore[reportMissingImports] - see vggt.network
-
-    return DepthAnything3Network(DepthAnything3.from_pretrained(str(folder)).eval().to(device))

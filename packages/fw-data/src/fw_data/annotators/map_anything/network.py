@@ -27,6 +27,13 @@ class MapAnythingNetwork:
     def __init__(self, model: Any, device: str) -> None:
         self.model, self.device = model, device
 
+    @classmethod
+    def load(cls, folder: Path, device: str) -> "MapAnythingNetwork":
+        """The network with model.safetensors and config.json of a folder."""
+        from mapanything.models import MapAnything  # pyright: ignore[reportMissingImports] - see vggt.network
+
+        return cls(MapAnything.from_pretrained(str(folder)).eval().to(device), device)
+
     def predict(self, frames: UInt8[np.ndarray, "f h w 3"]) -> ViewGeometry:
         """See MultiViewNetwork."""
         images = torch.from_numpy(fitted(frames, LONG_SIDE, PATCH)).permute(0, 3, 1, 2).float() / 255
@@ -46,10 +53,3 @@ class MapAnythingNetwork:
             pose_c2w=pose.astype(np.float64),
             metric=True,
         )
-
-
-def load(folder: Path, device: str) -> MapAnythingNetwork:
-    """The network with model.safetensors and config.json of a folder."""
-    from mapanything.models import MapAnything  # pyright: ignore[reportMissingImports] - see vggt.network
-
-    return MapAnythingNetwork(MapAnything.from_pretrained(str(folder)).eval().to(device), device)

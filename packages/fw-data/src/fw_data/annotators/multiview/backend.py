@@ -5,6 +5,7 @@ of the network's images.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import cv2
@@ -23,7 +24,7 @@ SCORE_MEANINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ViewGeometry:
-    """What a network says about the images that it was given."""
+    """Geometry that a network predicts for its images."""
 
     depth: Float32[np.ndarray, "f a b"]
     """z-depth."""
@@ -52,6 +53,15 @@ class MultiViewNetwork(Protocol):
         ...
 
 
+class LoadableNetwork(MultiViewNetwork, Protocol):
+    """A network that a spec of this package names."""
+
+    @classmethod
+    def load(cls, folder: Path, device: str) -> "MultiViewNetwork":
+        """The network with model.safetensors and config.json of a folder."""
+        ...
+
+
 class MultiViewBackend:
     """Geometry of a clip from one pass of a network over all its frames. Scores: see SCORE_MEANINGS."""
 
@@ -70,7 +80,7 @@ class MultiViewBackend:
         report("depth", 0.0)
         if not (np.isfinite(seen.K).all() and np.isfinite(seen.pose_c2w).all()):
             raise AnnotationRefused(
-                "no-confidence", f"{self.name} gave cameras that are no numbers.", "Try another --geometry."
+                "no-confidence", f"{self.name} predicted cameras that are not finite.", "Try another --geometry."
             )
         valid = seen.known & np.isfinite(seen.depth) & (seen.depth > 0) & np.isfinite(seen.certainty)
         trust = np.where(valid, 1 - 1 / np.maximum(np.where(valid, seen.certainty, 1), 1), 0).astype(np.float32)

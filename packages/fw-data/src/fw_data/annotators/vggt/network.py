@@ -26,6 +26,13 @@ class VggtNetwork:
     def __init__(self, model: Any, device: str) -> None:
         self.model, self.device = model, device
 
+    @classmethod
+    def load(cls, folder: Path, device: str) -> "VggtNetwork":
+        """The network with model.safetensors and config.json of a folder."""
+        from vggt.models.vggt import VGGT  # pyright: ignore[reportMissingImports] - installed by those who use it
+
+        return cls(VGGT.from_pretrained(str(folder)).eval().to(device), device)
+
     def predict(self, frames: UInt8[np.ndarray, "f h w 3"]) -> ViewGeometry:
         """See MultiViewNetwork."""
         images = torch.from_numpy(fitted(frames, LONG_SIDE, PATCH)).permute(0, 3, 1, 2).to(self.device).float() / 255
@@ -56,10 +63,3 @@ def decode_cameras(
     pose[:, :3, :3] = Rotation.from_quat(encoded[:, 3:7]).as_matrix()
     pose[:, :3, 3] = encoded[:, :3]
     return K, pose
-
-
-def load(folder: Path, device: str) -> VggtNetwork:
-    """The network with model.safetensors and config.json of a folder."""
-    from vggt.models.vggt import VGGT  # pyright: ignore[reportMissingImports] - installed by those who use it
-
-    return VggtNetwork(VGGT.from_pretrained(str(folder)).eval().to(device), device)
