@@ -50,7 +50,7 @@ export function Player({ id, track, title, hint, playback, onVideo }: PlayerProp
     const shown = video.current;
     if (!shown || broken || !file.url) return;
     playback.attach(track, shown);
-    // a new clock (the frame rate arrived late) finds the video loaded, and its event does not come again
+    // a playback that replaces another finds the video loaded: its event has fired already
     if (shown.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) onVideo?.(shown);
     return () => {
       playback.attach(track, null);
@@ -64,7 +64,6 @@ export function Player({ id, track, title, hint, playback, onVideo }: PlayerProp
         {failed ? <p class="note">{t('videoFailed')}</p> : !file.url && <Spinner label={t('videoLoading')} />}
         {file.url && !broken && (
           <video ref={video} src={file.url} muted playsInline preload="auto" tabIndex={-1} aria-label={title}
-            onLoadedData={() => video.current && onVideo?.(video.current)}
             onCanPlay={() => video.current && onVideo?.(video.current)}
             onClick={() => playback.toggle()} onError={() => setBroken(true)} />
         )}

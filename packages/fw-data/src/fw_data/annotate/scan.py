@@ -167,12 +167,12 @@ def checksum(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Decoded:
-    """One look at every frame of a video."""
+    """Result of the pass over all frames of a video."""
 
     info: VideoInfo
-    """Facts of the video, without its bars."""
+    """Properties of the video, without its black bars."""
     cutter: ShotCutter
-    """Finds the shots."""
+    """Shot detector that has seen every frame."""
     stamps: list[int | None]
     """Presentation time stamp of each frame."""
     times: np.ndarray
@@ -180,7 +180,7 @@ class _Decoded:
     hashes: array
     """Difference hash of each frame."""
     notes: list[str]
-    """Repaired or unusual things, in words."""
+    """Repairs and irregularities of the source."""
 
 
 def _decode(path: Path, info: VideoInfo, limits: MediaLimits, config: ScanConfig) -> _Decoded:

@@ -5,7 +5,6 @@ by step, so that the leader may stop between two steps. Without guidance all pro
 """
 
 import atexit
-import os
 from collections.abc import Generator, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -87,7 +86,7 @@ class WorldGroup:
     def tell(self, message: object) -> None:
         """Send a picklable object to the followers, who must `hear` it."""
         if self.broken or self._closed:
-            state = "lost step with each other after an error" if self.broken else "were closed"
+            state = "are out of sync after an error" if self.broken else "were closed"
             raise RuntimeError(f"the processes of this group {state}; start the program again")
         dist.broadcast_object_list([message], group=self._control, group_src=0)
 
@@ -129,11 +128,6 @@ class WorldGroup:
         if self.is_leader and not self._closed and not self.broken and dist.is_initialized():
             self.tell(None)
         self._closed = True
-
-
-def started_processes() -> int:
-    """Number of processes that the launcher started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def join(device: torch.device | str) -> None:

@@ -83,13 +83,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(400, "the body is malformed")
 
     def pause_writing(self) -> None:
-        """Wait for the client to read, not for ever."""
+        """Start the time limit for a client that does not read."""
         super().pause_writing()
         self._stop_unread()
         self._unread = self.loop.call_later(self.limits.read_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on sending."""
+        """Stop the time limit when the client reads again."""
         self._stop_unread()
         super().resume_writing()
 

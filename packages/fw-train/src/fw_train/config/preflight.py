@@ -11,9 +11,9 @@ from fw_train.config.load import holds_run, is_rooms
 from fw_train.config.schema import ConfigError, Stage, TrainConfig
 
 HISTORY = "training.json"
-FIRST_FRAME, ALL_FRAMES = "first frame", "all frames"
-"""`scene_unit` of a stage in `HISTORY`: the frames whose mean distance of points is the unit of length."""
 """File, in an export folder, with the stages that trained it."""
+FIRST_FRAME, ALL_FRAMES = "first frame", "all frames"
+"""Values of `scene_unit` of a stage in `HISTORY`: the frames whose mean point distance is the unit of length."""
 LOCK = "lock"
 """File, in a run folder, that the process training the run has locked."""
 FOLLOWS: dict[Stage, tuple[Stage, ...]] = {

@@ -79,7 +79,7 @@ def small_world(stage: Stage) -> TrainConfig:
         start,
         steps=5625,
         optim=replace(optim, lr=1.5e-3),
-        # translations are a tenth of the scene's unit, and weigh little beside depth
+        # translations are about a tenth of the unit of length, so their loss is small beside that of depth
         loss=replace(start.loss, geometry=0.3, camera=replace(start.loss.camera, translation=4.0)),
         lora=LoraConfig(rank=32, alpha=32.0),
         unfreeze_geometry=True,
