@@ -13,7 +13,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from tests.e2e.test_studio import CHROMIUM, FLAGS
+from tests.e2e.studio import CHROMIUM, FLAGS
 from tests.stub_server.server_process import Server
 
 from benchmarks.serve import cpu_s

@@ -206,6 +206,7 @@ def _decode(path: Path, info: VideoInfo, limits: MediaLimits, config: ScanConfig
         raise DataError("no-frames", f"{path.name} holds no undamaged frame")
     pauses = time_gaps(np.asarray(times))
     cutter.split_at(pauses.tolist())
+    info = without_bars(info, bar_finder.bars(info.coded_height, info.coded_width))
     notes = list(info.notes)
     if gaps or cutter.frames < 0.95 * info.declared_frames:
         declared = f" of {info.declared_frames} declared" if info.declared_frames else ""
@@ -217,7 +218,7 @@ def _decode(path: Path, info: VideoInfo, limits: MediaLimits, config: ScanConfig
     if interlaced:
         notes.append(f"interlaced frames, deinterlaced: {interlaced}")
     return _Decoded(
-        info=without_bars(info, bar_finder.bars(info.coded_height, info.coded_width)),
+        info=info,
         cutter=cutter,
         stamps=stamps,
         times=np.asarray(times),
