@@ -12,7 +12,7 @@ from tests.stub_server.server_process import Server
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
-    """What every job of the server gives: a slope of coloured checks, surer to the right."""
+    """What every job of the server gives: a slope of colored checks, surer to the right."""
     from fw_geometry.trajectories import make_trajectory
     from fw_model.pipeline.result import World
     from fw_serve.worker.artifacts import write_artifacts

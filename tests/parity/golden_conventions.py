@@ -80,7 +80,7 @@ def scheduler(t: Tensors) -> Tensors:
 
 
 def geometry_utils(t: Tensors) -> Tensors:
-    """Helpers of the released scripts: camera files, scene scale, point clouds (pixel centres at whole numbers)."""
+    """Helpers of the released scripts: camera files, scene scale, point clouds (pixel centers at whole numbers)."""
     w2c = t["json.w2c"]
     local = t["scale.world_points"] @ w2c[0, :3, :3].T + w2c[0, :3, 3]
     scale = trajectory_scale(local, t["scale.mask"] > 0)

@@ -138,7 +138,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _add_clip(writer: ShardWriter, index: int, frames: int = 7, height: int = 32, width: int = 48) -> ClipRecord:
-    """A wall z = distance + slope * x in world axes, coloured by its x and y, exact depth by intersection."""
+    """A wall z = distance + slope * x in world axes, colored by its x and y, exact depth by intersection."""
     rng = np.random.default_rng(index)
     distance, slope, speed, frequency = rng.uniform((2, -0.4, -0.2, 2), (4, 0.4, 0.2, 6))
     K = np.tile(np.array([[40.0, 0, width / 2], [0, 40, height / 2], [0, 0, 1]]), (frames, 1, 1))
@@ -149,7 +149,7 @@ def _add_clip(writer: ShardWriter, index: int, frames: int = 7, height: int = 32
     shift = pose[:, 0, 3, None, None]
     depth = (distance + slope * shift) / (1 - slope * ray_x)
     wall = np.stack([shift + ray_x * depth, ray_y * depth], axis=-1)
-    colour = 0.5 + 0.5 * np.sin(frequency * wall @ rng.normal(size=(2, 3)))
+    color = 0.5 + 0.5 * np.sin(frequency * wall @ rng.normal(size=(2, 3)))
     cameras = Cameras(
         K=K,
         pose_c2w=pose,
@@ -178,7 +178,7 @@ def _add_clip(writer: ShardWriter, index: int, frames: int = 7, height: int = 32
     )
     files = pack_clip(
         record,
-        video=(colour * 255).astype(np.uint8),
+        video=(color * 255).astype(np.uint8),
         depth_m=depth.astype(np.float32),
         confidence=np.ones(depth.shape, np.float32),
         cameras=cameras,

@@ -7,6 +7,7 @@ import hmac
 import io
 import json
 import re
+import threading
 import zipfile
 
 import httpx
@@ -20,6 +21,11 @@ from fw_serve.api.webhooks import PAUSES_S, Webhooks
 from fw_serve.jobs.keys import KeyRing
 from fw_serve.jobs.model import NewJob, WorldRequest
 from fw_serve.jobs.store import Admission, JobStore
+
+REQUEST = WorldRequest.model_validate(
+    {"prompt": "x", "model": "m", "seconds": "1", "camera": "pan",
+     "settings": {"num_frames": 5, "width": 48, "height": 32}}
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -172,15 +178,16 @@ def test_a_shared_link_reads_one_world_without_a_key(tmp_path, module_server, im
     bare.close()
 
 
+def delivered(hooks) -> int:
+    """Send what is due, wait, and count the accepted webhooks."""
+    return sum(sent.result() for sent in hooks.send_due())
+
+
 def test_a_webhook_is_signed_repeated_and_given_up(tmp_path, monkeypatch):
     clock = [1_000_000.0]
     store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}", clock=lambda: clock[0])
-    settings = {"num_frames": 5, "width": 48, "height": 32}
-    request = WorldRequest.model_validate(
-        {"prompt": "x", "model": "m", "seconds": "1", "camera": "pan", "settings": settings}
-    )  # fmt: skip
     url = "https://hooks.example.org/a"
-    store.create(NewJob(id="video_1", owner="", request=request, webhook=url), Admission())
+    store.create(NewJob(id="video_1", owner="", request=REQUEST, webhook=url), Admission())
     calls, statuses = [], [500, 200]
 
     def post(to, address, body, headers):
@@ -189,33 +196,70 @@ def test_a_webhook_is_signed_repeated_and_given_up(tmp_path, monkeypatch):
 
     hooks = Webhooks(store, ("hooks.example.org",), "secret", post=post)
     monkeypatch.setattr(hooks.checker, "_resolve", lambda *_: ["93.184.216.34"])
-    assert hooks.send_due() == 0
+    assert delivered(hooks) == 0
     assert not calls
     store.complete(str(store.claim("w", 10.0).lease), "r")  # type: ignore[union-attr]
-    assert hooks.send_due() == 0
+    assert delivered(hooks) == 0
     clock[0] += PAUSES_S[0] - 1
-    assert hooks.send_due() == 0
+    assert delivered(hooks) == 0
     assert len(calls) == 1
     clock[0] += 2
-    assert hooks.send_due() == 1
+    assert delivered(hooks) == 1
     to, address, event, headers, body = calls[1]
     assert (to, address, event["type"], event["data"]["id"]) == (url, "93.184.216.34", "video.completed", "video_1")
     message = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     expected = base64.b64encode(hmac.new(b"secret", message, hashlib.sha256).digest()).decode()
     assert headers["webhook-signature"] == f"v1,{expected}"
     clock[0] += 1e6
-    assert hooks.send_due() == 0
+    assert delivered(hooks) == 0
     assert len(calls) == 2
-    store.create(NewJob(id="video_2", owner="", request=request, webhook=url), Admission())
+    store.create(NewJob(id="video_2", owner="", request=REQUEST, webhook=url), Admission())
     store.cancel("video_2", "")
     for _ in range(20):
-        hooks.send_due()
+        delivered(hooks)
         clock[0] += max(PAUSES_S) + 1
     assert len(calls) == 2 + 1 + len(PAUSES_S)
     assert calls[-1][2]["type"] == "video.failed"
     monkeypatch.setattr(hooks.checker, "_resolve", lambda *_: ["10.0.0.7"])
     with pytest.raises(sending.ApiError):
         hooks.check(url)
+    hooks.close()
+    store.close()
+
+
+def test_a_slow_receiver_delays_only_the_webhooks_of_its_owner(tmp_path, monkeypatch):
+    store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
+    release, received = threading.Event(), []
+
+    def post(to, _address, body, _headers):
+        if to.endswith("slow"):
+            release.wait()
+        received.append(json.loads(body)["data"]["id"])
+        return 200
+
+    hooks = Webhooks(store, ("hooks.example.org",), "secret", post=post)
+    monkeypatch.setattr(hooks.checker, "_resolve", lambda *_: ["93.184.216.34"])
+
+    def cancelled(name, owner, path):
+        url = f"https://hooks.example.org/{path}"
+        store.create(NewJob(id=name, owner=owner, request=REQUEST, webhook=url), Admission())
+        store.cancel(name, owner)
+
+    for name in ("slow_1", "slow_2"):
+        cancelled(name, "anna", "slow")
+    cancelled("fast_1", "bert", "fast")
+    first = hooks.send_due()
+    assert len(first) == 2, "one of each owner"
+    cancelled("fast_2", "bert", "fast")
+    while "fast_2" not in received:
+        for sent in hooks.send_due():
+            sent.result()
+    assert received == ["fast_1", "fast_2"], "anna's receiver still holds hers"
+    release.set()
+    for sent in first:
+        sent.result()
+    assert set(received) == {"slow_1", "slow_2", "fast_1", "fast_2"}
+    hooks.close()
     store.close()
 
 

@@ -36,13 +36,13 @@ def test_cameras_follow_resize_and_crop(height: int, width: int) -> None:
     )
     video = np.tile(np.round((ray.transpose(1, 2, 0) + 1) * 127.5 / 2).astype(np.uint8), (frames, 1, 1, 1))
     depth = np.tile((ray[0] + 2).astype(np.float32), (frames, 1, 1))
-    colour, labels, confidence, fitted = fit_window(video, depth, np.ones_like(depth), cameras, height, width)
-    assert colour.shape == (frames, 3, height, width)
+    color, labels, confidence, fitted = fit_window(video, depth, np.ones_like(depth), cameras, height, width)
+    assert color.shape == (frames, 3, height, width)
     assert labels.shape == confidence.shape == (frames, height, width)
     assert (fitted.width, fitted.height) == (width, height)
     column, row = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     after = (column - fitted.K[0, 0, 2]) / fitted.K[0, 0, 0], (row - fitted.K[0, 1, 2]) / fitted.K[0, 1, 1]
-    seen = (colour.numpy() + 1) * 2 - 1
+    seen = (color.numpy() + 1) * 2 - 1
     inner = (slice(2, -2), slice(2, -2))  # antialiasing mixes the border with nothing
     np.testing.assert_allclose(seen[0, 0][inner], after[0][inner], atol=0.02)
     np.testing.assert_allclose(seen[0, 1][inner], after[1][inner], atol=0.02)
@@ -58,8 +58,8 @@ def depth_of(sample: Sample) -> torch.Tensor:
 def test_a_window_of_the_same_size_is_left_alone(dataset: Path) -> None:
     clip = ClipDataset(dataset).load(0, frames=slice(0, 5))
     cameras = Trajectory(pose_c2w=clip.pose_c2w, K=clip.K, width=48, height=32)
-    colour, depth, _, fitted = fit_window(clip.video, clip.depth_m, clip.confidence, cameras, 32, 48)
-    assert np.array_equal(((colour + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy(), clip.video)
+    color, depth, _, fitted = fit_window(clip.video, clip.depth_m, clip.confidence, cameras, 32, 48)
+    assert np.array_equal(((color + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy(), clip.video)
     assert np.array_equal(depth.numpy(), clip.depth_m)
     np.testing.assert_array_equal(fitted.K, clip.K)
 

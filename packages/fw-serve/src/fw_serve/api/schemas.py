@@ -263,7 +263,7 @@ class Extend(BaseModel):
     _text = field_validator("prompt", "camera_trajectory")(lambda value: CreateVideo._text(value))
 
 
-class Share(BaseModel):
+class ShareLink(BaseModel):
     """A read-only link, which needs no API key."""
 
     id: VideoId

@@ -97,6 +97,7 @@ class Service:
         """End processes and threads."""
         self.decoding.shutdown(wait=False, cancel_futures=True)
         self.decoder.close()
+        self.webhooks.close()
 
     def free_bytes(self) -> int:
         """Free space of the data folder beyond the reserve; negative if the disk is full."""

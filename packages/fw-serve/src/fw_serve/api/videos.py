@@ -13,7 +13,7 @@ from fw_serve.api import create as creation
 from fw_serve.api.bodies import body_schema, json_body, read_create_body
 from fw_serve.api.create import check_priority
 from fw_serve.api.errors import ApiError, answers, not_found
-from fw_serve.api.schemas import CreateVideo, Estimate, Extend, Remix, Share, Video, VideoDeleted, VideoList
+from fw_serve.api.schemas import CreateVideo, Estimate, Extend, Remix, ShareLink, Video, VideoDeleted, VideoList
 from fw_serve.api.service import Caller, Callers, Service, Services, share_digest
 from fw_serve.intake.camera import BadCameraError, StoredPath, read_camera
 from fw_serve.jobs.errors import UnknownCursorError
@@ -202,14 +202,14 @@ def extend_video(video_id: str, body: ExtendBody, service: Services, caller: Cal
     return present(service, job)
 
 
-@router.post("/{video_id}/share", response_model=Share, responses=answers(401, 403, 404))
-def share_video(video_id: str, service: Services, caller: Callers) -> Share:
+@router.post("/{video_id}/share", response_model=ShareLink, responses=answers(401, 403, 404))
+def share_video(video_id: str, service: Services, caller: Callers) -> ShareLink:
     """Create a read-only link, which needs no API key. It replaces an earlier link of the video."""
     job_of(service, caller, video_id)
     token = secrets.token_urlsafe(24)
     if not service.store.share(video_id, caller.owner, share_digest(token)):
         raise not_found(video_id)
-    return Share(id=video_id, token=token, path=f"/v1/shared/{token}")
+    return ShareLink(id=video_id, token=token, path=f"/v1/shared/{token}")
 
 
 @router.delete("/{video_id}/share", response_model=Video, responses=answers(401, 403, 404))

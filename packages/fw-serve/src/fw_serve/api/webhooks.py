@@ -10,11 +10,14 @@ import hashlib
 import hmac
 import json
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import httpx
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from fw_serve.api.errors import ApiError
 from fw_serve.api.schemas import Video
@@ -28,6 +31,9 @@ log = logging.getLogger("fw_serve.webhooks")
 PAUSES_S = (5.0, 30.0, 120.0, 600.0, 3600.0, 6 * 3600.0)
 """Seconds before each repetition; afterwards the webhook is given up."""
 BATCH = 20
+"""Webhooks of one owner in a row, before the other owners have a turn."""
+SENDERS = 8
+"""Owners whose webhooks are sent at the same time; a slow receiver delays only those of its owner."""
 TIMEOUT_S = 10.0
 
 Post = Callable[[str, str, bytes, dict[str, str]], int]
@@ -48,6 +54,9 @@ class Webhooks:
         self.store, self.hosts, self.secret = store, hosts, secret
         self.checker = Fetcher(hosts, max_bytes=0)
         self._post = post or _send
+        self._pool = ThreadPoolExecutor(SENDERS, thread_name_prefix="webhook")
+        self._busy: set[str] = set()
+        self._lock = threading.Lock()
 
     def check(self, url: str | None) -> None:
         """Raise ApiError 400 if the operator does not allow this URL."""
@@ -62,13 +71,38 @@ class Webhooks:
             message = str(error).replace("--fetch-host", "--webhook-host")
             raise ApiError(400, f"webhook: {message}", code="invalid_value", param="webhook") from None
 
-    def send_due(self) -> int:
-        """Send the webhooks that are due. Returns the number of accepted ones."""
+    def send_due(self) -> list[Future[int]]:
+        """Start sending the webhooks that are due, at most one at a time for each owner, and do not wait.
+
+        Returns:
+            One future for each owner, with the number of webhooks that were accepted.
+        """
         now = self.store.clock()
-        due = select(jobs).where(jobs.c.webhook_at <= now).order_by(jobs.c.webhook_at).limit(BATCH)
-        with reader(self.store.engine) as connection:
-            rows = connection.execute(due).all()
-        return sum(self._deliver(job_of_row(row), row.webhook_tries, row.webhook_at) for row in rows)
+        with self._lock:
+            free = SENDERS - len(self._busy)
+            owners = select(jobs.c.owner).where(jobs.c.webhook_at <= now, jobs.c.owner.not_in(self._busy))
+            owners = owners.group_by(jobs.c.owner).order_by(func.min(jobs.c.webhook_at)).limit(free)
+            with reader(self.store.engine) as connection:
+                waiting = list(connection.execute(owners).scalars())
+            self._busy.update(waiting)
+            return [self._pool.submit(self._send_of, owner) for owner in waiting]
+
+    def close(self) -> None:
+        """Start no more webhooks; another process or the next start sends them."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _send_of(self, owner: str) -> int:
+        try:
+            due = select(jobs).where(jobs.c.owner == owner, jobs.c.webhook_at <= self.store.clock())
+            with reader(self.store.engine) as connection:
+                rows = connection.execute(due.order_by(jobs.c.webhook_at).limit(BATCH)).all()
+            return sum(self._deliver(job_of_row(row), row.webhook_tries, row.webhook_at) for row in rows)
+        except SQLAlchemyError as error:
+            log.error("the database does not respond, trying again: %s", error)
+            return 0
+        finally:
+            with self._lock:
+                self._busy.discard(owner)
 
     def _deliver(self, job: Job, tries: int, due: float) -> bool:
         following = self.store.clock() + PAUSES_S[tries] if tries < len(PAUSES_S) else None
@@ -115,10 +149,12 @@ def signature(secret: str, identity: str, timestamp: int, body: bytes) -> str:
 
 
 def _send(url: str, address: str, body: bytes, headers: dict[str, str]) -> int:
-    """POST to the checked address of the URL's host; redirects are not followed."""
+    """POST to the checked address of the host, without following redirects or reading the body of the response."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     pinned = parts._replace(netloc=f"[{address}]" if ":" in address else address).geturl()
     with httpx.Client(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False) as client:
         extensions = {"sni_hostname": host}
-        return client.post(pinned, content=body, headers={**headers, "Host": host}, extensions=extensions).status_code
+        headers = {**headers, "Host": host}
+        with client.stream("POST", pinned, content=body, headers=headers, extensions=extensions) as response:
+            return response.status_code
