@@ -1,14 +1,16 @@
 """A server with the stub engine, as a process that tests can kill: run_server.py SETTINGS.json
 
-SETTINGS: data, port, database (optional), workers, journal, files (a folder that every job's result is copied from),
-lease_s, keys, limits, job_timeout_s, connections, memory_kills (a file with a byte for every process that the system is
-to have killed for memory), settings and worker (more fields of Settings and WorkerSettings).
+SETTINGS: data, port, database (optional), workers, models (names; "stub" alone), journal, files (a folder that every
+job's result is copied from), lease_s, keys, limits, job_timeout_s, connections, memory_kills (a file with a byte for
+every process that the system is to have killed for memory), settings and worker (more fields of Settings and
+WorkerSettings).
 """
 
 import gc
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
@@ -45,16 +47,20 @@ def main() -> None:
         poll_s=0.02,
         **given.get("worker", {}),
     )
+    models = [
+        replace(worker, order=order, options=worker.options | {"name": name})
+        for order, name in enumerate(given.get("models", ["stub"]))
+    ]
     if given.get("engine") == "ray":
         from fw_serve import ray
 
-        scale = Scale(workers=given.get("workers", 1), cpus_per_worker=0.5)
-        ray.run(settings, [worker], scale, host="127.0.0.1", port=given["port"])
+        scale = Scale(workers=given.get("workers", 1), cpus_per_worker=0.25)
+        ray.run(settings, models, scale, host="127.0.0.1", port=given["port"])
         return
     store = JobStore(database, keep_s=settings.keep_s)
     kills = Path(given["memory_kills"]) if "memory_kills" in given else None
     supervisor = Supervisor(
-        [worker] * given.get("workers", 1), store, check_s=0.02,
+        models * given.get("workers", 1), store, check_s=0.02,
         memory_kills=lambda: len(kills.read_text()) if kills is not None and kills.exists() else 0,
     )  # fmt: skip
     gc.freeze()

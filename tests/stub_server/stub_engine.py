@@ -46,8 +46,8 @@ FILES = {
 class StubEngine:
     """Obeys; writes every attempt and every end to a journal."""
 
-    def __init__(self, journal=None, files=None):
-        self.card = CARD
+    def __init__(self, journal=None, files=None, name="stub"):
+        self.card = CARD.model_copy(update={"name": name})
         self.files = FILES if files is None else {path.name: path.read_bytes() for path in Path(files).iterdir()}
         self.journal = None if journal is None else Path(journal)
         self.recovered = 0
@@ -110,5 +110,5 @@ def word(prompt, name, default):
     return found.group(1) if found else default
 
 
-def load(journal=None, files=None):
-    return StubEngine(journal, files)
+def load(journal=None, files=None, name="stub"):
+    return StubEngine(journal, files, name)

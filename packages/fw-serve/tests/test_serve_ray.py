@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ PATIENCE_S = 600
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory, module_server):
-    """A server whose two workers and whose answering process are replicas of a Ray cluster on this machine."""
+    """A server of two models: their workers, two each, and the answering process are replicas of a Ray cluster here."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("install fw-serve[ray]")
     with pytest.MonkeyPatch.context() as patch:
@@ -36,20 +37,39 @@ def cluster(tmp_path_factory, module_server):
         patch.setenv("FW_SERVE_TEST", str(folder))  # identifies the replicas among all processes
         for name in BUSY:  # Ray gives up a proxy or worker that a busy machine starts slowly
             patch.setenv(name, str(PATIENCE_S))
-        yield module_server(folder, engine="ray", workers=2, lease_s=LEASE_S, seconds=float(PATIENCE_S))
+        yield module_server(
+            folder, engine="ray", workers=2, models=["stub", "second"], lease_s=LEASE_S, seconds=float(PATIENCE_S)
+        )
 
 
 def replicas(cluster, name) -> list[int]:
     """Processes of a deployment."""
     mark, found = f"FW_SERVE_TEST={cluster.folder}".encode(), []
+    title = re.compile(rf"ServeReplica:fantasy-world:{name}(?![-\w])".encode())
     for process in Path("/proc").glob("[0-9]*"):
         try:
             ours = mark in (process / "environ").read_bytes()
-            if ours and f"ServeReplica:fantasy-world:{name}".encode() in (process / "cmdline").read_bytes():
+            if ours and title.search((process / "cmdline").read_bytes()):
                 found.append(int(process.name))
         except OSError:
             continue
     return found
+
+
+@pytest.mark.slow
+def test_each_model_has_replicas_of_its_own(cluster, image):
+    wait_until(lambda: {card["id"] for card in cluster.http.get("/v1/models").json()["data"]} == {"stub", "second"})
+    assert len(replicas(cluster, "Workers")) == len(replicas(cluster, "Workers-2")) == 2
+    store = JobStore(f"sqlite:///{cluster.folder / 'data' / 'jobs.db'}")
+    for model, deployment in (("stub", "Workers"), ("second", "Workers-2")):
+        video = cluster.create("hold=" + str(gate := cluster.folder / f"gate-{model}"), image, model=model).json()["id"]
+        wait_until(lambda: cluster.get(video)["status"] == "in_progress", PATIENCE_S)  # noqa: B023
+        job = store.get(video)
+        assert job is not None
+        assert any(f"-{pid}-" in str(job.worker) for pid in replicas(cluster, deployment))
+        gate.touch()
+        assert cluster.finished(video, PATIENCE_S)["model"] == model
+    store.close()
 
 
 @pytest.mark.slow
@@ -71,7 +91,7 @@ def test_replicas_that_are_killed_lose_no_job_and_no_request(cluster, image, tmp
     ends = [cluster.finished(video, PATIENCE_S) for video in (held, *others)]
     assert {end["status"] for end in ends} == {"completed"}
     assert [end["attempts"] for end in ends] == [1] * 11, "a replica that is killed costs its job no attempt"
-    ended = [line for line in cluster.lines() if line.startswith("end ")]
+    ended = [line for line in cluster.lines() if line.startswith(("end held", "end job"))]
     assert len(ended) == len(set(ended)) == 11
 
     assert replicas(cluster, "Api") != [api]

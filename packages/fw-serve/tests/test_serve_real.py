@@ -152,6 +152,7 @@ def test_models_and_loras_are_chosen_per_request(real, checkpoint, lora, image, 
 
     cards = {card["id"]: card for card in real.http.get("/v1/models").json()["data"]}
     assert {name: card["loras"] for name, card in cards.items()} == {"fantasy-world-micro": ["bold"], "other": ["bold"]}
+    assert next(iter(cards)) == "fantasy-world-micro", "the default, which depth() below uses"
     (tmp_path / "room.png").write_bytes(image)
     with Client(real.url) as client:
 

@@ -66,13 +66,14 @@ def prepare(options: UpOptions) -> tuple[Settings, list[WorkerSettings]]:
                 "compile_blocks": options.compile_blocks,
                 "loras": loras,
             },
+            order=order,
             lease_s=options.lease_s,
             job_timeout_s=options.job_timeout_s or None,
             keep_s=keep_s,
             max_attempts=options.max_attempts,
             stop_s=options.stop_s,
         )
-        for name, checkpoint in checkpoints
+        for order, (name, checkpoint) in enumerate(checkpoints)
     ]
     return settings, workers
 

@@ -85,6 +85,8 @@ class WorkerSettings:
     """MODULE:FUNCTION that returns a `JobEngine`; called with `options`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the engine: checkpoint, device, dtype, offload, loras."""
+    order: int = 0
+    """Position of the model among those of the service; the first is the default of requests."""
     artifacts: str | None = None
     """URL of object storage for results; None keeps them in the data folder."""
     lease_s: float = 20.0

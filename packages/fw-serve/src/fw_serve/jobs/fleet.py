@@ -62,7 +62,7 @@ class Fleet:
         return [WorkerRecord(id=row.id, state=row.state, seen_at=row.seen_at) for row in rows]
 
     def models(self) -> list[ModelCard]:
-        """Models of running workers; if none runs, all models ever loaded. Cards of one name are merged."""
+        """Models of running workers, the default first; if none runs, all ever loaded. Cards of one name are merged."""
         since = self.store.clock() - self.silent_s
         with reader(self.store.engine) as connection:
             held = connection.execute(_HELD, {"since": since}).scalars()
@@ -73,7 +73,7 @@ class Fleet:
             known = found.get(card.name)
             if known is None or card.measured_pixels > known.measured_pixels:  # the best known need
                 found[card.name] = card
-        return list(found.values())
+        return sorted(found.values(), key=lambda card: (card.order, card.name))
 
     def prune(self) -> None:
         """Remove workers without a heartbeat for an hour."""

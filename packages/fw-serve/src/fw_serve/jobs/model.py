@@ -121,6 +121,8 @@ class ModelCard(_Stored):
     """One or two sentences for users: training data, and the results to expect."""
     loras: tuple[str, ...] = ()
     """Names of the LoRAs that a request may use."""
+    order: int = 0
+    """Position among the models of the service; the first is the default of requests."""
     memory_bytes: int | None = None
     """Memory of the device; None if unknown."""
     fixed_bytes: int = 0

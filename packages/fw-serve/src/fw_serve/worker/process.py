@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fw_serve.intake.camera import StoredPath
 from fw_serve.jobs.errors import LeaseLostError
 from fw_serve.jobs.fleet import Fleet, WorkerState
-from fw_serve.jobs.model import Job
+from fw_serve.jobs.model import Job, ModelCard
 from fw_serve.jobs.store import JobStore
 from fw_serve.settings import WorkerSettings
 from fw_serve.storage import JobStorage, StorageError
@@ -63,11 +63,16 @@ class WorkerProcess:
         self.storage = JobStorage(settings.data, settings.artifacts)
         self.stopping = threading.Event()
 
+    @property
+    def card(self) -> ModelCard:
+        """The loaded model, with its position among those of the service."""
+        return self.engine.card.model_copy(update={"order": self.settings.order})
+
     def run(self) -> None:
         """Claim and run jobs until `stopping` is set."""
         pulse = _Pulse(self)
         pulse.start()
-        self.fleet.announce(self.settings.name, "ready", self.engine.card)
+        self.fleet.announce(self.settings.name, "ready", self.card)
         while not self.stopping.is_set():
             try:
                 job = self.store.claim(self.settings.name, self.settings.lease_s, self.engine.card.name)
@@ -77,7 +82,7 @@ class WorkerProcess:
                 pulse.follow(job)
                 self.fleet.announce(self.settings.name, "busy")
                 self.attempt(job)
-                self.fleet.announce(self.settings.name, "ready", self.engine.card)
+                self.fleet.announce(self.settings.name, "ready", self.card)
             except SQLAlchemyError as error:  # the model stays loaded
                 log.error("the database does not respond, trying again: %s", _reason(error))
                 self.stopping.wait(1.0)
