@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.model_table import Row, machine, markdown
+from fw_core.images import psnr
 from fw_geometry import Trajectory, unproject
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
@@ -22,7 +23,6 @@ from fw_toy.rooms.clip import RoomClip, render_room
 from fw_train.config.load import from_mapping, load
 from fw_train.config.schema import Stage, TrainConfig
 from fw_train.evidence.scores import reconstruct
-from fw_train.metrics.images import psnr
 from fw_train.tasks.train import EXPORT, train
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48

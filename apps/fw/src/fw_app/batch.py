@@ -23,7 +23,7 @@ from fw_core.files import make_writable, read_text
 from fw_model.checkpoints.shipped import EXAMPLE
 from fw_model.pipeline.settings import GenerationSettings
 
-OWN_KEYS = ("image", "name", "prompt", "trajectory", "angle_deg", "distance", "last_image")
+OWN_KEYS = ("image", "name", "prompt", "trajectory", "angle_deg", "distance", "last_image", "segments")
 SETTINGS = tuple(field.name for field in fields(GenerationSettings))
 RESULTS = "results-{rank:03d}.jsonl"
 
@@ -149,9 +149,12 @@ def _row(where: str, record: dict[str, Any], options: GenerateOptions, folder: P
     for key in ("prompt", "trajectory"):
         if key in record:
             values[key] = str(record[key])
-    for key in ("angle_deg", "distance"):
+    for key in ("angle_deg", "distance", "segments"):
         if key in record:
             values[key] = record[key]
+    segments = values.get("segments", 1)
+    if isinstance(segments, bool) or not isinstance(segments, int) or segments < 1:
+        raise ValueError(f"{where}: segments is {segments!r}; it must be a whole number of at least 1")
     changes = {key: record[key] for key in SETTINGS if key in record}
     try:
         settings = options.settings.updated(**changes)

@@ -14,6 +14,7 @@ from fw_app.example_images import domain_note, resolve_image
 from fw_app.options import GenerateOptions
 from fw_core.files import file_and_scale, make_writable
 from fw_geometry.clip_shape import longest_num_frames
+from fw_geometry.continuation import total_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from fw_geometry import Trajectory
     from fw_model.parallel.group import WorldGroup
     from fw_model.pipeline.pipeline import WorldPipeline
-    from fw_model.pipeline.result import Progress, World
+    from fw_model.pipeline.result import Progress, Seam, World
 
 
 def resolve_trajectory(
@@ -77,6 +78,8 @@ def generate(options: GenerateOptions) -> "World | None":
     if group is not None and not group.is_leader:
         load_pipeline(options, free_encoders=True, group=group).follow()
         return None
+    if options.segments < 1:
+        raise ValueError(f"--segments is {options.segments}; it must be at least 1")
     inputs = read_inputs(options)
     make_writable(options.out)
     pipeline = load_pipeline(options, free_encoders=True, group=group)
@@ -88,6 +91,8 @@ def generate(options: GenerateOptions) -> "World | None":
         print(f"note: {note}")
     for name in write(world, options.out):
         print(f"  {options.out / name}")
+    for seam in world.seams:
+        print(seam_line(seam))
     print(f"world of {len(world.video)} frames written to {options.out}")
     return world
 
@@ -211,12 +216,12 @@ def start(
 
     The generation runs as the reports are taken. `World.notes` begins with the notes.
     """
-    settings = options.settings
+    settings, segments = options.settings, options.segments
     shape = settings.sampling(pipeline.sampling)
     of_camera: list[str] = []
     trajectory = resolve_trajectory(
         options.trajectory,
-        num_frames=shape.num_frames,
+        num_frames=total_frames(shape.num_frames, segments),
         height=shape.height,
         width=shape.width,
         angle_deg=options.angle_deg,
@@ -228,11 +233,36 @@ def start(
     unit = unit_note(options.checkpoint)
     notes = (*inputs.notes, *(f"trajectory: {note}" for note in of_camera), *([unit] if unit else []))
     if settings.num_frames is None:
-        settings = settings.updated(num_frames=longest_num_frames(min(shape.num_frames, len(trajectory))))
-    reports = pipeline.generate(
-        inputs.image, inputs.prompt, trajectory, settings, last_image=inputs.last_image, notes=notes
+        most = (len(trajectory) - 1) // segments + 1
+        settings = settings.updated(num_frames=longest_num_frames(min(shape.num_frames, most)))
+    if segments == 1:
+        reports = pipeline.generate(
+            inputs.image, inputs.prompt, trajectory, settings, last_image=inputs.last_image, notes=notes
+        )
+        return notes, reports
+    from fw_model.segments.generate import generate_segments
+
+    reports = generate_segments(
+        pipeline,
+        inputs.image,
+        inputs.prompt,
+        trajectory,
+        settings,
+        segments=segments,
+        folder=options.out,
+        last_image=inputs.last_image,
+        notes=notes,
     )
     return notes, reports
+
+
+def seam_line(seam: "Seam") -> str:
+    """One seam of a long world, for people."""
+    share = "" if seam.translation_share is None else f" and {100 * seam.translation_share:.1f} % of the path"
+    return (
+        f"seam at frame {seam.frame}: overlap PSNR {seam.overlap_psnr_db:.1f} dB, scale x {seam.scale:.3f}, "
+        f"depth AbsRel {seam.depth_abs_rel:.3f}, pose jump {seam.rotation_deg:.2f} degrees{share}"
+    )
 
 
 def write(world: "World", out: Path) -> list[str]:
@@ -248,16 +278,17 @@ def _show(reports: "Iterator[Progress]") -> "World":
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console()
-    world, stage = None, ""
+    world, stage = None, (0, "")
     columns = (TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("start", total=None)
         for report in reports:
-            if report.stage != stage:
-                stage = report.stage
-                bar.reset(task, total=report.steps, description=stage)
+            if (report.segment, report.stage) != stage:
+                stage = (report.segment, report.stage)
+                part = f"segment {report.segment + 1}/{report.segments} " if report.segments > 1 else ""
+                bar.reset(task, total=report.steps, description=part + report.stage)
                 if not console.is_terminal:
-                    print(f"{stage}: {report.steps} steps", flush=True)
+                    print(f"{part}{report.stage}: {report.steps} steps", flush=True)
             bar.update(task, completed=report.step)
             world = report.world or world
     assert world is not None, "a generation ends with a world"

@@ -74,10 +74,14 @@ class GenerateOptions:
         float | None,
         tyro.conf.arg(help=f"Distance of a preset that moves ({_MOVING}), in mean scene distances."),
     ] = None
+    segments: int = 1
+    """Number of clips of a long world. Each one starts at the last frame and camera of the one before it, in one frame
+    and scale. --trajectory spans all of them: N * (num_frames - 1) + 1 frames. Finished segments are kept in
+    OUT/segments; the same command continues after them. Segment k has the seed SEED + k."""
     prompt: str = ""
     """Text that describes the world."""
     last_image: Path | None = None
-    """The last frame, for models that take one (Wan2.2)."""
+    """The last frame (of the last segment), for models that take one (Wan2.2)."""
     settings: tyro.conf.OmitArgPrefixes[GenerationSettings] = field(default_factory=GenerationSettings)
     lora: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A LoRA for the video branch, as FILE or FILE:SCALE (style.safetensors:0.8), in the layout of diffusers, PEFT,

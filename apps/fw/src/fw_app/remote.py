@@ -28,7 +28,9 @@ ARCHIVES: dict[tuple[str, str | None], dict[str, tuple[str, ...]]] = {
 }
 """Variant and format of each archive; folders in it, and folders of a local `fw generate` with the same files."""
 
-LOCAL_ONLY = ("batch", "checkpoint", "device", "dtype", "weights", "offload", "parallel", "last_image", "lora")
+LOCAL_ONLY = (
+    "batch", "checkpoint", "device", "dtype", "weights", "offload", "parallel", "last_image", "lora", "segments"
+)  # fmt: skip
 
 
 def generate_remotely(options: GenerateOptions, client: Client | None = None) -> Video:

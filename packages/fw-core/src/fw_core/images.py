@@ -2,7 +2,9 @@
 
 It reads pixels as a viewer shows them: EXIF orientation is applied, transparency is composited over white, 16-bit
 gray is scaled, embedded color profiles are converted to sRGB, and the first image of a phone's multi-image JPEG (MPO)
-is taken. Every such change is noted.
+is taken. Every such change is noted. `psnr` compares two images.
+
+Axes: F frames, H W pixels.
 """
 
 import warnings
@@ -11,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+MOST_DB = 100.0
+"""PSNR reported for identical frames, where it would be infinite."""
 BACKGROUND = (255, 255, 255)
 """Color behind transparent pixels."""
 MAX_PIXELS = 200_000_000
@@ -233,3 +237,10 @@ _MAGIC = {
     b"<svg": "svg",
     b"<?xml": "svg",
 }
+
+
+def psnr(pred: UInt8[np.ndarray, "F H W 3"], truth: UInt8[np.ndarray, "F H W 3"]) -> Float[np.ndarray, "F"]:
+    """Peak signal-to-noise ratio of every frame in dB over all three channels, peak 255, at most `MOST_DB`."""
+    error = np.stack([((p.astype(np.float64) - t) ** 2).mean() for p, t in zip(pred, truth, strict=True)])
+    floor = 255**2 / 10 ** (MOST_DB / 10)
+    return 10 * np.log10(255**2 / np.maximum(error, floor))

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fw_core.images import MOST_DB, psnr
 from fw_geometry import Trajectory, make_trajectory
 from fw_model.pipeline.result import World
 from fw_train.config.schema import ConfigError
 from fw_train.metrics.consistency import measured_gaps, reprojection
-from fw_train.metrics.images import MOST_DB, psnr, ssim
+from fw_train.metrics.images import ssim
 from fw_train.metrics.perceptual import Lpips
 from fw_train.metrics.statistics import summarize
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,20 @@ def export_world(
         written += frames
         model = [path for path in written if path.parent == folder / "colmap" / "sparse" / "0"]
         written += _write_gaussian_start(folder / "gaussians", frames, model)
+    summary = _summary(world) | {"points": len(cloud.points)}
     written.append(folder / SUMMARY)
-    written[-1].write_text(json.dumps(_summary(world, len(cloud.points)), indent=1) + "\n", encoding="utf-8")
+    written[-1].write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return written
+
+
+def store_world(world: World, folder: str | Path) -> Path:
+    """Write only what `read_world` reads: the frames, ``geometry.npz`` and ``world.json``. Returns the folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_images(folder / "images", world.video)
+    _write_arrays(folder / ARRAYS, world)
+    (folder / SUMMARY).write_text(json.dumps(_summary(world), indent=1) + "\n", encoding="utf-8")
+    return folder
 
 
 def _write_arrays(path: Path, world: World) -> Path:
@@ -112,7 +124,7 @@ def _write_gaussian_start(folder: Path, frames: list[Path], model: list[Path]) -
     return written
 
 
-def _summary(world: World, points: int) -> dict[str, Any]:
+def _summary(world: World) -> dict[str, Any]:
     frames, height, width, _ = world.video.shape
     summary: dict[str, Any] = {
         "settings": world.settings,
@@ -123,10 +135,11 @@ def _summary(world: World, points: int) -> dict[str, Any]:
         "fps": world.fps,
         "units": world.trajectory.units,
         "conventions": "OpenCV axes (x right, y down, z forward), camera-to-world poses, world = first camera; z-depth",
-        "points": points,
         "median_depth": float(np.median(world.depth)),
         "path_length": {"recovered": world.trajectory.path_length(), "requested": world.requested.path_length()},
     }
+    if world.seams:
+        summary["seams"] = [asdict(seam) for seam in world.seams]
     if frames > 1:
         error = world.camera_error()
         moves = bool(np.isfinite(error.translation_deg))

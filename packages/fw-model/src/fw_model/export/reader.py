@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from fw_geometry.camera import Trajectory
-from fw_model.pipeline.result import World
+from fw_model.pipeline.result import Seam, World
 
 ARRAYS = "geometry.npz"
 """Depth, points, confidences and cameras."""
@@ -66,6 +66,7 @@ def read_world(folder: str | Path) -> World:
         fps=about["fps"],
         settings=about["settings"],
         notes=tuple(about.get("notes", ())),
+        seams=tuple(Seam(**seam) for seam in about.get("seams", ())),
     )
 
 

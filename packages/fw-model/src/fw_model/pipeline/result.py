@@ -17,9 +17,33 @@ if TYPE_CHECKING:
 from fw_geometry.camera import Trajectory
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seam:
+    """How well two consecutive segments of a long world agree on the frame that they share."""
+
+    segment: int
+    """Number of the later segment, from 1; the first segment is 0."""
+    frame: int
+    """Number of the shared frame in the whole world."""
+    overlap_psnr_db: float
+    """PSNR between the two segments' images of the shared frame, in dB, at most 100."""
+    scale: float
+    """Factor that was applied to the later segment's lengths, so that its depth fits the earlier one's."""
+    depth_abs_rel: float
+    """Mean relative difference between the two depths of the shared frame after that, 0 for none."""
+    rotation_deg: float
+    """Pose jump: the rotation that remains between the two segments' points of the shared frame."""
+    translation_share: float | None
+    """Pose jump: the translation that remains, as a fraction of the length of the requested path; None if the requested
+    path has no length."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class World:
-    """One generated clip and the geometry read from the same denoising pass; the world frame is the first camera."""
+    """One generated clip and the geometry read from the same denoising pass; the world frame is the first camera.
+
+    A long world, merged from several such clips, has seams.
+    """
 
     video: UInt8[np.ndarray, "F H W 3"]
     """RGB frames."""
@@ -41,6 +65,8 @@ class World:
     """How it was made: prompt, seed, steps, guidance, ... (plain JSON values)."""
     notes: tuple[str, ...] = ()
     """Inputs that were changed or had no effect, such as the end of a prompt that the text encoder cannot read."""
+    seams: tuple[Seam, ...] = ()
+    """The seams of a long world, in order."""
 
     def camera_error(self) -> "CameraError":
         """How far the recovered path strays from the requested one (rotation and direction, degrees)."""
@@ -63,7 +89,7 @@ class Progress:
     """One report of a running generation."""
 
     stage: str
-    """encode, denoise or decode, in this order."""
+    """encode, denoise or decode, in this order; after the segments of a long world, merge."""
     step: int
     """Steps of the stage that are done."""
     steps: int
@@ -76,3 +102,7 @@ class Progress:
     """Estimate of the clean latents [1, c, f, y, x] after a denoising step, for `WorldPipeline.decode_frames`."""
     world: World | None = None
     """The result; only in the last report."""
+    segment: int = 0
+    """Segment of a long world that is generated, from 0."""
+    segments: int = 1
+    """Segments of the world in all."""

@@ -9,6 +9,7 @@ from zipfile import BadZipFile, ZipFile
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from fw_geometry.continuation import continued
 from fw_serve.api import create as creation
 from fw_serve.api.bodies import body_schema, json_body, read_create_body
 from fw_serve.api.create import check_priority
@@ -262,18 +263,23 @@ def _continued(service: Service, source: Job, body: Extend) -> tuple[bytes, str]
         content = service.storage.input(source.id, "camera.json").read_bytes()
     except (StorageError, FileNotFoundError):
         raise not_found(source.id) from None
-    if body.camera_trajectory is None:
-        return content, source.request.camera
-    before = StoredPath.model_validate_json(content)
     num_frames, height, width = source.request.shape
-    try:
-        path = read_camera(
-            body.camera_trajectory,
-            num_frames=num_frames, default_num_frames=num_frames, width=width, height=height, fov_rad=before.fov_rad(),
-        )  # fmt: skip
-    except BadCameraError as error:
-        raise ApiError(400, f"camera_trajectory: {error}", code="invalid_value", param="camera_trajectory") from None
-    return path.model_dump_json().encode(), path.kind
+    stored = StoredPath.model_validate_json(content)
+    before = stored.trajectory().slice(0, num_frames)
+    kind, motion = stored.kind, None
+    if body.camera_trajectory is not None:
+        fov_rad = float(before.fov_rad[-1, 0])
+        try:
+            given = read_camera(
+                body.camera_trajectory,
+                num_frames=num_frames, default_num_frames=num_frames, width=width, height=height, fov_rad=fov_rad,
+            )  # fmt: skip
+        except BadCameraError as error:
+            raise ApiError(
+                400, f"camera_trajectory: {error}", code="invalid_value", param="camera_trajectory"
+            ) from None
+        kind, motion = given.kind, given.trajectory()
+    return StoredPath.of(kind, continued(before, motion)).model_dump_json().encode(), kind
 
 
 def _estimate(service: Service, card: ModelCard, request: WorldRequest) -> Estimate:

@@ -204,10 +204,6 @@ class StoredPath(BaseModel):
             pose_c2w=path.pose_c2w.tolist(),
         )
 
-    def fov_rad(self) -> float:
-        """Full vertical field of view of the last camera in radians."""
-        return 2 * math.atan(self.height / (2 * self.K[-1][1][1]))
-
     def trajectory(self) -> Trajectory:
         """The stored path."""
         return Trajectory(

@@ -12,13 +12,14 @@ import torch
 from einops import rearrange
 from jaxtyping import UInt8
 
+from fw_core.images import psnr
 from fw_geometry import camera_error
 from fw_model.autoencoders.base import VideoAutoencoder
 from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.pipeline.result import World
 from fw_train.evidence.levels import LevelPass, still_latent_error, true_world
 from fw_train.metrics.consistency import HEADLINE_GAP, reprojection
-from fw_train.metrics.images import psnr, ssim
+from fw_train.metrics.images import ssim
 from fw_train.metrics.measure import measure, measure_geometry
 from fw_train.metrics.measures import finite
 from fw_train.metrics.progress import progress

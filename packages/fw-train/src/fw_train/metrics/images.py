@@ -1,4 +1,4 @@
-"""Image similarity: PSNR and SSIM per frame, in float64.
+"""Image similarity: SSIM per frame, in float64. PSNR is in `fw_core.images`.
 
 Axis legend: F frames, H W pixels; uint8 RGB.
 """
@@ -10,17 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-MOST_DB = 100.0
-"""PSNR reported for identical frames, where it would be infinite."""
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-
-
-def psnr(pred: UInt8[np.ndarray, "F H W 3"], truth: UInt8[np.ndarray, "F H W 3"]) -> Float[np.ndarray, "F"]:
-    """Peak signal-to-noise ratio of every frame in dB over all three channels, peak 255, at most `MOST_DB`."""
-    error = np.stack([((p.astype(np.float64) - t) ** 2).mean() for p, t in zip(pred, truth, strict=True)])
-    floor = 255**2 / 10 ** (MOST_DB / 10)
-    return 10 * np.log10(255**2 / np.maximum(error, floor))
 
 
 def ssim(pred: UInt8[np.ndarray, "F H W 3"], truth: UInt8[np.ndarray, "F H W 3"]) -> Float[np.ndarray, "F"]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from fw_core.images import psnr
 from fw_geometry import (
     abs_rel,
     align_poses,
@@ -24,7 +25,7 @@ from fw_geometry.align import Sim3
 from fw_model.pipeline.result import World
 from fw_train.evaluate.options import Recover
 from fw_train.metrics.consistency import HEADLINE_GAP, measured_gaps, reprojection
-from fw_train.metrics.images import psnr, ssim
+from fw_train.metrics.images import ssim
 from fw_train.metrics.measures import ClipScores, finite
 from fw_train.metrics.perceptual import Lpips
 from fw_train.metrics.st_lpips import StLpips

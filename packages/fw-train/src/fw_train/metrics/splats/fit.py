@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from fw_core.images import psnr
 from fw_model.pipeline.result import World
-from fw_train.metrics.images import psnr, ssim
+from fw_train.metrics.images import ssim
 from fw_train.metrics.splats.gaussians import Gaussians, at_random, from_geometry
 from fw_train.metrics.splats.rasterize import render
 
