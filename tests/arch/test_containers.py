@@ -15,7 +15,7 @@ import pytest
 import tyro
 import yaml
 
-from fw_serve.api.metrics import Metrics
+from fw_serve.http.metrics import Metrics
 from fw_serve.jobs.fleet import Fleet
 from fw_serve.jobs.store import JobStore
 from fw_serve.options import UpOptions

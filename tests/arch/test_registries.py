@@ -1,5 +1,6 @@
 """The HTTP API, the command line and the studio offer exactly the names of the registries."""
 
+import importlib
 import io
 import re
 from contextlib import redirect_stdout, suppress
@@ -10,6 +11,8 @@ import pytest
 
 from fw_app.cli import main as fw
 from fw_app.options import GenerateOptions
+from fw_data.annotators import BACKENDS
+from fw_data.exporters import FORMATS
 from fw_geometry.trajectories import PRESETS
 from fw_model.layers.offload import Offload
 from fw_model.pipeline.settings import Fit, GenerationSettings
@@ -76,18 +79,29 @@ def test_the_steps_of_make_small_world_are_those_of_the_recipe() -> None:
     assert found == {stage: str(load("small-world", stage).steps) for stage in stages}
 
 
+def test_every_registered_name_leads_to_what_it_promises() -> None:
+    for path in (*SAMPLERS.values(), *BACKENDS.values()):
+        module, _, name = path.partition(":")
+        assert isinstance(getattr(importlib.import_module(module), name), type), path
+    for module, name in FORMATS.values():
+        assert isinstance(getattr(importlib.import_module(module), name), type), (module, name)
+
+
 def test_the_places_for_something_new_exist() -> None:
     root = Path(__file__).resolve().parents[2]
     page = (root / "docs/architecture.md").read_text().split("## Where to put something new")[1]
     rows = re.findall(r"^\| (?!to add|---)(.+?) \|$", page, re.MULTILINE)
     assert len(rows) >= 12
     for row in rows:
-        for cell in row.split(" | ")[1:]:
+        for cell in row.removesuffix(" |").split(" | ")[1:]:
             names = re.findall(r"`([^`]+)`", cell)
-            paths = [name for name in names if "/" in name and "(" not in name]
+            paths = [name for name in names if ("/" in name and "(" not in name) or name == "Makefile"]
             found = [[*root.glob(path), *root.glob(f"packages/*/src/{path}")] for path in paths]
             assert all(found), f"{row}: {paths} is not in the repository"
-            texts = [path.read_text() for places in found for path in places if path.is_file()]
+            files = [
+                file for places in found for path in places for file in (path.rglob("*.py"), [path])[path.is_file()]
+            ]
+            texts = [file.read_text() for file in files]
             for name in set(names) - set(paths):
                 if name.isidentifier() and texts:
                     assert any(re.search(rf"\b{name}\b", text) for text in texts), f"{row}: no {name} there"

@@ -16,7 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from fw_serve.api.app import create_app
-from fw_serve.api.connections import ConnectionLimits
+from fw_serve.http.connections import ConnectionLimits
 from fw_serve.jobs.store import JobStore
 from fw_serve.settings import Limits, Scale, Settings, WorkerSettings
 from fw_serve.supervisor import Supervisor

@@ -30,6 +30,7 @@ def test_a_world_from_image_to_files(client, image, tmp_path):
     assert video.id in [item.id for item in client.list()]
     assert client.remix(video.id, "blue").remixed_from_video_id == video.id
     assert "orbit" in {preset.preset for preset in client.presets()}
+    assert [model.id for model in client.models()] == ["stub"]
     client.delete(video.id)
     with pytest.raises(ServiceError) as gone:
         client.get(video.id)

@@ -17,7 +17,7 @@ import httpx
 
 from fw_core.files import replacing
 from fw_model.pipeline.settings import GenerationSettings
-from fw_serve.api.schemas import Estimate, PresetInfo, Video
+from fw_serve.api.schemas import Estimate, Model, PresetInfo, Video
 
 __all__ = ["Client", "ServiceError", "Video"]
 
@@ -245,6 +245,10 @@ class Client:
     def unshare(self, video_id: str) -> None:
         """Revoke the read-only link of a video. Raises ServiceError."""
         self._json("DELETE", f"/v1/videos/{video_id}/share")
+
+    def models(self) -> "tuple[Model, ...]":
+        """The served models, the default first. Raises ServiceError."""
+        return tuple(Model.model_validate(item) for item in self._json("GET", "/v1/models")["data"])
 
     def presets(self) -> "tuple[PresetInfo, ...]":
         """The camera presets. Raises ServiceError."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from fw_core.files import file_and_scale
 from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
-from fw_serve.api.connections import ConnectionLimits
+from fw_serve.http.connections import ConnectionLimits
 from fw_serve.jobs.keys import KeyRing
 from fw_serve.jobs.store import JobStore
 from fw_serve.options import UpOptions

@@ -6,7 +6,7 @@ import resource
 from contextlib import suppress
 from typing import Any
 
-from fw_serve.api.connections import ConnectionLimits, limited_protocol
+from fw_serve.http.connections import ConnectionLimits, limited_protocol
 from fw_serve.jobs.store import JobStore
 from fw_serve.options import UpOptions
 from fw_serve.prepare import connection_limits, on_devices, prepare, scale_of, until_stopped
@@ -36,7 +36,7 @@ def up(options: UpOptions) -> int:
     settings, workers = prepare(options)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     if options.traces:
-        from fw_serve.api.tracing import set_up_tracing
+        from fw_serve.http.tracing import set_up_tracing
 
         set_up_tracing()
     if options.engine == "ray":

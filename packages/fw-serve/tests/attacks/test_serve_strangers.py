@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from tests.stub_server.server_process import Server, wait_until
 
-from fw_serve.api.connections import HEAD_BYTES, HEADERS, PIPELINED
+from fw_serve.http.connections import HEAD_BYTES, HEADERS, PIPELINED
 from fw_serve.jobs.keys import KeyRing
 from fw_serve.jobs.store import JobStore
 from fw_serve.studio.routes import STATIC

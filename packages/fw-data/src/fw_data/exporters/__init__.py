@@ -1,7 +1,7 @@
 """The formats that `fw-data export` writes, one module each; import a module, nothing is imported here.
 
-Every exporter takes one clip after another and lists the parts that its format cannot hold. All are read back by
-fw_data.importers, except `legacy`.
+Every exporter takes one clip after another and lists the parts that its format cannot hold. `fw_data.importers` reads
+all of them.
 """
 
 FORMATS = {

@@ -1,1 +1,1 @@
-"""The HTTP side: routes, their words, and what guards them. Imports neither torch nor the model."""
+"""The HTTP API: the application, its routes, schemas and errors. Imports neither torch nor the model."""

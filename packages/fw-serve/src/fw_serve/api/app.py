@@ -13,10 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
 from fw_serve.api import content, errors, events, shared, system, trajectories, videos
-from fw_serve.api.conditional import Conditional
-from fw_serve.api.guard import Guard
 from fw_serve.api.schemas import CreateVideo, Extend, ImageReference, Remix, TrajectoryRequest
 from fw_serve.api.service import Service
+from fw_serve.http.conditional import Conditional
+from fw_serve.http.guard import Guard
 from fw_serve.jobs.store import JobStore
 from fw_serve.settings import Settings
 from fw_serve.studio.routes import ROUTES as STUDIO

@@ -9,8 +9,8 @@ from typing import IO
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from fw_serve.api.conditional import matches
-from fw_serve.api.guard import HEAD_ONLY
+from fw_serve.http.conditional import matches
+from fw_serve.http.guard import HEAD_ONLY
 
 CHUNK = 1 << 18
 ARCHIVES = {"colmap.zip": "gaussians/", "depth.zip": "depth/"}

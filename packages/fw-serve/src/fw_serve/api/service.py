@@ -13,8 +13,8 @@ from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
 from fw_serve.api.errors import ApiError
-from fw_serve.api.metrics import Metrics
 from fw_serve.api.webhooks import Webhooks
+from fw_serve.http.metrics import Metrics
 from fw_serve.intake.fetch import Fetcher
 from fw_serve.intake.images import ImageDecoder
 from fw_serve.intake.turns import Turns

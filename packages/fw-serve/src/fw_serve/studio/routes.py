@@ -13,8 +13,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from fw_model.checkpoints.shipped import example_images
-from fw_serve.api.conditional import matches
 from fw_serve.api.errors import error_response
+from fw_serve.http.conditional import matches
 
 STATIC = Path(__file__).parent / "static"
 """Output of `npm run build` in apps/studio."""

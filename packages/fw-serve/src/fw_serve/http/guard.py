@@ -11,8 +11,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fw_serve.api.errors import ApiError, error_response
-from fw_serve.api.metrics import Metrics
-from fw_serve.api.tracing import request_span
+from fw_serve.http.metrics import Metrics
+from fw_serve.http.tracing import request_span
 from fw_serve.settings import Settings
 
 access = logging.getLogger("fw_serve.access")
