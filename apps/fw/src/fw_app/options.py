@@ -53,8 +53,8 @@ class GenerateOptions:
     """Generate a world (video, depth, points, cameras) from an image, a prompt and a camera path."""
 
     image: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")] = None
-    """The first frame. It is resized and center-cropped to the size of the clip. example:room-1 to example:room-6 show
-    rooms of the kind that the included weights were trained on."""
+    """The first frame; omit it with --batch. It is resized and center-cropped to the size of the clip. example:room-1
+    to example:room-6 show rooms of the kind that the included weights were trained on."""
     checkpoint: str = SMALL_WORLD
     """A folder written by fw-train (its export/) or WorldPipeline.save, or the hub id (owner/name) of one. Default: the
     small weights in the package, which know rendered rooms only."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from fw_core.help import parse
+
 FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
@@ -141,15 +143,13 @@ def _start(program: Program, name: str, command: Command, words: list[str]) -> A
     try:
         if not command.options:
             return _load(command.target)(words)
-        options_class = _load(command.options)
+        options_class: Any = _load(command.options)
     except ModuleNotFoundError as error:
         if not command.extra:
             raise
         needs = f"`{program.name} {name}` needs the module {error.name}"
         return fail(program.name, f"{needs}; install it: pip install '{command.extra}'")
-    import tyro
-
-    options = tyro.cli(options_class, prog=f"{program.name} {name}", args=words)
+    options = parse(options_class, words, prog=f"{program.name} {name}", usage=command.usage)
     return _load(command.target)(options)
 
 

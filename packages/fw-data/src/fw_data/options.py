@@ -50,7 +50,7 @@ class AnnotateOptions:
     """vggt, depth-anything-3, map-anything: a folder with model.safetensors and config.json, or a hub id such as
     depth-anything/DA3-BASE; the license is printed."""
     device: str = "auto"
-    """All networks: cpu, cuda or auto (a GPU if available)."""
+    """Device of the networks: cpu, cuda or auto (a GPU if available)."""
     truth: Path | None = None
     """oracle: folder with the layout of RAW_DIR and NAME.npz for each NAME.mp4, as `fw-data toy` writes it."""
     oracle_noise: float = 0.0
@@ -81,15 +81,15 @@ class AnnotateOptions:
     min_contrast: float = 4.0
     """Filter: standard deviation of luma below which a clip is empty. 0 switches it off."""
     min_motion: float = 0.4
-    """Filter: optical flow, in pixels at 160 px long side, between frames a fifth of the clip apart, below which the
-    camera does not move. 0 switches it off."""
+    """Filter: optical flow between frames a fifth of the clip apart, in pixels of an image with a long side of 160;
+    below this minimum the camera counts as still. 0 switches it off."""
     min_sharpness: float = 0.008
     """Filter: variance of the Laplacian over the variance of luma, below which a clip is blurred. 0 switches it off."""
     max_overlay: float = 0.03
     """Filter: share of the image under captions or logos above which a clip is covered. 0 switches it off."""
     duplicate_bits: int = 6
-    """Filter: clips of different shots are duplicates if no pair of their frames differs in more bits of its 64-bit
-    difference hash. -1 switches it off."""
+    """Filter: two clips are duplicates if the 64-bit hashes of every pair of their frames differ in at most this many
+    bits. -1 switches it off."""
     engine: Literal["local", "ray"] = "local"
     """local: processes on this machine. ray: actors on a Ray cluster whose nodes share RAW_DIR and OUT_DIR under the
     same paths. Both write the same bytes."""
@@ -105,7 +105,7 @@ class AnnotateOptions:
     stop_after: Literal["scan", "filters"] | None = None
     """scan: find shots and clips, then stop. filters: also score and filter every clip, without geometry."""
     score_only: bool = False
-    """Score every clip into OUT_DIR/scores.parquet, without filters and without geometry."""
+    """Write the scores of every clip to OUT_DIR/scores.parquet, without filters and geometry."""
     follow_links: bool = False
     """Follow links that lead out of RAW_DIR; otherwise they are refused."""
     retry_failed: bool = False
@@ -190,7 +190,8 @@ class ImportOptions:
     """Format of SRC. tools: output of ViPE, SpatialVID, VGGT, VGGT-Long or Depth Anything 3. legacy: metadata.json with
     depth arrays, of the earlier 1.3B reproduction."""
     size: str = "auto"
-    """Stored size, as for `fw-data annotate`."""
+    """Stored size: auto (aspect of the source, long side at most 640), source (unchanged), both cropped to multiples of
+    16, or WIDTHxHEIGHT such as 592x336."""
     frames: int = 81
     """Longest clip, in frames; longer scenes give several clips."""
     min_frames: int = 5
@@ -203,8 +204,8 @@ class ImportOptions:
     intrinsics: tuple[float, float, float, float] | None = None
     """tum: fx fy cx cy in pixels, the center of the first pixel at 0.5. Default: calibration.txt in each sequence."""
     depth_unit: float | None = None
-    """Units of the cameras per stored depth unit. Default: 0.001 for nerfstudio, 1 for colmap and legacy, 1/5000 for
-    tum."""
+    """Factor from stored depth values to the unit of the cameras. Default: 0.001 for nerfstudio, 1 for colmap and
+    legacy, 1/5000 for tum."""
     interpolate: bool = False
     """If only every n-th frame of a video has a pose: keep all frames and interpolate their poses."""
 

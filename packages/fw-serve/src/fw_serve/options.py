@@ -13,9 +13,9 @@ from fw_model.checkpoints.shipped import SMALL_WORLD
 class UpOptions:
     """Serve worlds over HTTP."""
 
-    checkpoint: tyro.conf.Positional[str] = SMALL_WORLD
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")] = SMALL_WORLD
     """A folder written by fw-train (its export/) or by WorldPipeline.save, or the hub id (owner/name) of one. Default:
-    the small weights in the package, which generate toy scenes at 96x64."""
+    the small weights in the package, which know rendered rooms only, at 144x96."""
     host: str = "127.0.0.1"
     """Address to listen on. Addresses other than loopback require API keys (fw-serve key add)."""
     port: int = 8000
@@ -26,7 +26,7 @@ class UpOptions:
     """postgresql://USER@HOST/NAME for several replicas that share jobs and the data folder. Default: SQLite in the data
     folder. The environment variable FW_SERVE_DATABASE keeps a password out of the process list."""
     keys: Literal["auto", "on", "off"] = "auto"
-    """Whether requests need an API key. auto: if a key exists, or the address is not loopback."""
+    """Whether requests need an API key. auto: yes if a key exists or the address is not loopback."""
     name: str | None = None
     """Name of the model in the API. Default: from the preset of the checkpoint."""
     model: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -51,16 +51,16 @@ class UpOptions:
     max_steps: int = 100
     """Maximum number of denoising steps."""
     max_upload_mb: int = 25
-    """Maximum size of a request."""
+    """Maximum size of a request, in MB."""
     max_connections: int = 512
     """Maximum number of open connections per client address; 0 is no limit. Behind a proxy, all clients share its
     address."""
     min_free_mb: int = 500
-    """Creations are refused with status 507 if the data folder has less free space."""
+    """Creations are refused with status 507 if the data folder has less free space than this, in MB."""
     job_timeout_s: float = 3600.0
     """A job that takes longer fails, and its worker is restarted; 0 is no limit."""
     max_attempts: int = 3
-    """A job fails after its worker died this often. Stops by the operator do not count."""
+    """A job fails after its worker has died this many times. Stops by the operator do not count."""
     stop_s: float = 15.0
     """Seconds that a worker may take to finish its step when the service stops; its job is requeued either way."""
     lease_s: float = 20.0
@@ -91,9 +91,9 @@ class UpOptions:
     engine: Literal["local", "ray"] = "local"
     """local: processes on this machine. ray: replicas on the Ray cluster in RAY_ADDRESS, or on a new local cluster."""
     workers: int | None = None
-    """With --engine ray: replicas that run each model. Default: 1."""
+    """With --engine ray: worker processes per model. Default: 1."""
     replicas: int | None = None
-    """With --engine ray: replicas that answer requests. Default: 1."""
+    """With --engine ray: processes that answer requests. Default: 1."""
     cpus_per_worker: float | None = None
     """With --engine ray: CPUs per worker. Default: 1."""
     gpus_per_worker: float | None = None

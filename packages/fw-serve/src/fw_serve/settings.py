@@ -66,7 +66,7 @@ class Settings:
     access_log: Literal["off", "json", "text"] = "off"
     """Format of the access log."""
     max_attempts: int = 3
-    """A job fails after its worker died this often."""
+    """A job fails after its worker has died this many times."""
     decoders: int = 2
     """Number of processes that decode images."""
 
@@ -98,7 +98,7 @@ class WorkerSettings:
     poll_s: float = 0.2
     """Seconds between queries of an idle worker."""
     max_attempts: int = 3
-    """A job fails after its worker died this often."""
+    """A job fails after its worker has died this many times."""
     stop_s: float = 15.0
     """Seconds to finish the current step when the service stops; then the worker is killed, and its job is requeued."""
 

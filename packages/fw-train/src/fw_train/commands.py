@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from fw_core.help import with_help
 from fw_train.config.check import check
 from fw_train.config.flags import override
 from fw_train.config.load import CONFIG, RESUMABLE, absolute, load
@@ -77,11 +78,11 @@ def plan(words: list[str]) -> int:
     from fw_train.plan.options import PlanOptions
 
     if words[:1] and words[0] in _HELP:
-        tyro.cli(PlanOptions, args=["--help"], prog="fw-train plan STAGE CONFIG")
+        tyro.cli(with_help(PlanOptions), args=["--help"], prog="fw-train plan STAGE CONFIG")
     stage = _stage_of("plan", words)
     prog = f"fw-train plan {stage} CONFIG"
     recipe = load(_source(words[1:], prog), stage)
-    options, rest = tyro.cli(PlanOptions, args=words[2:], prog=prog, return_unknown_args=True)
+    options, rest = tyro.cli(with_help(PlanOptions), args=words[2:], prog=prog, return_unknown_args=True)
     config = override(recipe, rest, prog=prog)
     from fw_train.plan.report import show
 

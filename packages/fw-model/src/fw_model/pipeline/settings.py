@@ -67,10 +67,10 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
-    """Settings of one generation. None means the model's default."""
+    """Settings of one generation. Omitted ones (None) take the model's default."""
 
     num_frames: int | None = None
-    """Number of frames, 4n + 1."""
+    """Number of frames, 4n + 1, such as 17 or 81."""
     height: int | None = None
     """Height in pixels, a multiple of 16."""
     width: int | None = None
@@ -93,9 +93,9 @@ class GenerationSettings:
     """How an image of another aspect ratio fills the frame: crop keeps the ratio, stretch does not."""
     easycache: float | None = None
     """Reuse steps that would change little, up to this accumulated relative change (0.02 to 0.2): faster, and slightly
-    different. None computes every step."""
+    different. Default: every step is computed."""
     cross_branch: bool = True
-    """Let the video branch and the geometry branch attend to each other; False is for ablations."""
+    """Let the video branch and the geometry branch attend to each other. Without it: for ablations."""
 
     def validate(self) -> None:
         """Check every given value.

@@ -71,7 +71,7 @@ class JobStore:
     Args:
         url: sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME.
         clock: returns seconds since 1970. Clocks of replicas must agree to within a fraction of the lease.
-        max_attempts: a job fails after its worker died this often.
+        max_attempts: a job fails after its worker has died this many times.
         keep_s: finished jobs expire after this many seconds; None keeps them.
 
     Raises:

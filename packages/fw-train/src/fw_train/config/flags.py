@@ -7,9 +7,18 @@ from typing import Annotated, Any, cast, get_type_hints
 
 from tyro.conf import Suppress, UseAppendAction, arg
 
+from fw_core.help import parse
 from fw_train.config.keys import is_flag, readers, unread_error
 from fw_train.config.load import from_mapping, nearest_key
 from fw_train.config.schema import ConfigError, Stage, TrainConfig, leaves
+
+_ABOUT: dict[Stage, str] = {
+    "autoencoder": "Train the small video autoencoder of the small presets.",
+    "base": "Train the video branch of the small presets from random weights.",
+    "stage1": "Train the geometry branch on the features of the frozen video model.",
+    "stage2": "Train the camera control and the cross-attention between the branches, which are frozen.",
+}
+_CONFIG = " CONFIG is a recipe (the help of fw-train lists them) or a TOML file with the same keys as the options."
 
 
 def override(config: TrainConfig, words: Sequence[str], *, prog: str) -> TrainConfig:
@@ -18,8 +27,6 @@ def override(config: TrainConfig, words: Sequence[str], *, prog: str) -> TrainCo
     Raises:
         ConfigError: a flag that the stage does not read, or a key that has no flag.
     """
-    import tyro
-
     _refuse(config.stage, words)
     view = _view(TrainConfig, config.stage)
     help_text = "A key without a flag, such as clip.cache_gb=8 or loss.depth.gradient=1; may be repeated."
@@ -30,7 +37,7 @@ def override(config: TrainConfig, words: Sequence[str], *, prog: str) -> TrainCo
         frozen=True,
         kw_only=True,
     )
-    given = tyro.cli(chosen, default=_copy(config, chosen), args=list(words), prog=prog, description=None)
+    given = parse(chosen, words, prog=prog, default=_copy(config, chosen), description=_ABOUT[config.stage] + _CONFIG)
     config = _copy(given, TrainConfig)
     for word in given.set:
         config = from_mapping(_assignment(word), config, where="--set")

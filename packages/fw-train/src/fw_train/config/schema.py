@@ -206,15 +206,15 @@ class TrainConfig:
     stage: Annotated[Stage, Suppress] = "stage1"
     recipe: Annotated[str, Suppress] = ""
     model: str = "tiny"
-    """Preset of fw_model.config, or a JSON file of a WorldConfig; must match `init`."""
+    """Preset of fw_model.config, or a JSON file of a WorldConfig; must match `--init`."""
     data: Path | None = None
     """Dataset folder written by `fw-data annotate`, or rooms rendered while training: `rooms`, or the seeds
     `rooms:FIRST-LAST`."""
     out: Path | None = None
     """Run folder to write; must not contain a run."""
     init: Path | None = None
-    """Initial weights: an export folder or the folder of an earlier run. `base` needs none, but accepts the result of
-    `autoencoder`; without it the latents are those of a fixed transform."""
+    """Initial weights: an export, or the folder of a run, of the stage before. `base` needs none: without the result of
+    `autoencoder` its latents are those of a fixed transform."""
     steps: int = 1000
     """Optimizer steps."""
     batch: int = 4
@@ -226,18 +226,18 @@ class TrainConfig:
     skip: tuple[str, ...] = ()
     """Ids of training clips to leave out, such as one that diverges; `resume` may add ids. Others take their places."""
     unfreeze_geometry: bool = False
-    """Stage 2: train the geometry branch too."""
+    """Train the geometry branch too."""
     unfreeze_video: bool = False
-    """Stage 2: train all video weights too. With `unfreeze_geometry`, `init` may then be the result of `autoencoder`:
+    """Train all video weights too. With `unfreeze_geometry`, `init` may then be the result of `autoencoder`:
     both branches start from random weights."""
     launcher: Literal["local", "torchrun", "ray"] = "local"
     """How processes are started: local is this process (or one of those that torchrun started)."""
     workers: int = 1
-    """Processes that torchrun (on this machine) or ray (on its cluster) start, one per GPU."""
+    """Number of processes that torchrun starts on this machine, or ray on its cluster; one per GPU."""
     restarts: int = 3
     """Maximum number of restarts by torchrun or ray after a process was lost; they resume from the checkpoint."""
     go_on: bool = False
-    """If `out` contains this run already, resume it: the same command starts, restarts and repeats a run."""
+    """Resume the run in --out if there is one, otherwise start it; the same command always applies."""
     wandb: str = ""
     """Weights & Biases project to log to as well (needs the extra `wandb`); empty: none."""
     clip: ClipConfig = field(default_factory=ClipConfig)

@@ -27,7 +27,8 @@ class EvaluateOptions:
     split: Subset = "held-out"
     """Clips to measure: those held out in training, or all usable ones."""
     clips: int | None = None
-    """Maximum number of clips, selected by a hash of their ids; a larger number adds clips to a smaller one."""
+    """Maximum number of clips, selected by a hash of their ids; a larger number keeps the clips of a smaller one and
+    adds more."""
     held_out: float | None = None
     """Share of held-out clips, for a checkpoint without the config.json of its run (default: that of training)."""
     frames: int | None = None
@@ -43,9 +44,10 @@ class EvaluateOptions:
     min_confidence: float = 0.3
     """Minimum confidence (0 to 1) of annotated depth; depth below it is ignored."""
     recover: Recover = "model"
-    """Source of the recovered path: the model's cameras; `sfm` adds cameras recovered from the generated video."""
+    """Cameras to compare with the requested path. model: those that the model predicts. sfm: also those recovered from
+    the generated video by structure from motion."""
     lpips_weights: Path | None = None
-    """Safetensors of the LPIPS network (AlexNet, version 0.1), to measure LPIPS too."""
+    """A .safetensors file of the LPIPS network (AlexNet, version 0.1), to measure LPIPS too."""
     st_lpips_weights: Path | None = None
     """The wheel stlpips-pytorch 0.0.2 or its weight file, to measure ST-LPIPS too (not comparable with LPIPS)."""
     fvd_network: Path | None = None
