@@ -1,8 +1,10 @@
 """`fw generate --batch`: rows checked first, failures recorded, finished worlds skipped, shares under torchrun."""
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,9 +47,9 @@ def write(path: Path, *rows: object) -> Path:
     return path
 
 
-def run(batch: Path, out: Path, checkpoint: Path) -> int:
+def run(batch: Path, out: Path, checkpoint: Path, *more: str) -> int:
     words = ["--batch", str(batch), "--out", str(out), "--checkpoint", str(checkpoint), "--device", "cpu"]
-    return cli.main(["generate", *words, "--trajectory", "dolly"])
+    return cli.main(["generate", *words, "--trajectory", "dolly", *more])
 
 
 def test_a_failed_world_is_recorded_and_the_next_run_makes_only_what_is_missing(
@@ -193,3 +195,55 @@ def test_a_unit_of_all_frames_is_noted(checkpoint: Path, images: Path, capsys: p
         assert cli.main(["generate", *words, "--device", "cpu", "--num-inference-steps", "1"]) == 0
         assert capsys.readouterr().out.count("mean distances of all frames") == count
         assert sum("mean distances of all frames" in note for note in read_world(images / unit).notes) == count
+
+
+def test_worlds_of_one_pass_are_those_of_single_passes(images: Path, checkpoint: Path) -> None:
+    rows = [{"image": f"{name}.png", "seed": seed} for seed, name in enumerate("abc")]
+    rows.insert(1, {"image": "a.png", "num_inference_steps": 1, "name": "other"})
+    batch = write(images / "worlds.jsonl", *rows)
+    assert run(batch, images / "alone", checkpoint) == 0
+    assert run(batch, images / "together", checkpoint, "--samples-per-pass", "2") == 0
+    assert set(finished(images / "together")) == {"0001", "other", "0003", "0004"}
+    for name in finished(images / "alone"):
+        one, other = read_world(images / "alone" / name), read_world(images / "together" / name)
+        assert np.abs(one.video.astype(int) - other.video).max() <= 1
+        np.testing.assert_allclose(one.depth, other.depth, rtol=1e-4)
+        assert one.settings == other.settings
+    assert run(batch, images / "together", checkpoint) == 0  # nothing is missing, whatever the size of a pass
+    assert len((images / "together" / "results-000.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_pass_that_fails_is_repeated_one_world_at_a_time(
+    images: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forward = FantasyWorld.forward
+
+    def small_memory(self: FantasyWorld, latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(latents) > 1:
+            raise torch.OutOfMemoryError("2 samples do not fit")
+        out = forward(self, latents, *args, **kwargs)
+        if calls.append(1) or len(calls) == 3:  # the first step of the second world
+            out.velocity[0, 0, 0, 0, 0] = float("nan")
+        return out
+
+    calls: list[int] = []
+    monkeypatch.setattr(FantasyWorld, "forward", small_memory)
+    batch = write(images / "worlds.jsonl", *({"image": f"{name}.png"} for name in "abc"))
+    assert run(batch, images / "out", checkpoint, "--samples-per-pass", "3") == 1
+    said = capsys.readouterr()
+    assert "a pass of 3 worlds failed" in said.err
+    assert "not finite" in said.err
+    assert "3/3 0003: completed" in said.out
+    assert set(finished(images / "out")) == {"0001", "0003"}
+
+
+def test_a_terminal_shows_how_many_worlds_are_done(
+    images: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TTY_COMPATIBLE", "1"), ("COLUMNS", "120")):
+        monkeypatch.setenv(name, value)
+    batch = write(images / "worlds.jsonl", {"image": "a.png"}, {"image": "b.png"})
+    assert run(batch, images / "out", checkpoint) == 0
+    said = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out)
+    assert re.search(r"worlds .*2/2", said)
+    assert "2/2 0002: completed" in said

@@ -11,21 +11,30 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fw_app.example_images import domain_note, resolve_image
-from fw_app.generate import join_processes, load_pipeline, read_inputs, start, write
+from fw_app.generate import join_processes, load_pipeline, read_inputs, resolve, start, write
 from fw_app.options import GenerateOptions
+from fw_app.progress import BatchBar, batch_bar
 from fw_core.commands import describe, nearest
 from fw_core.files import make_writable, read_text
 from fw_model.checkpoints.shipped import EXAMPLE
 from fw_model.pipeline.settings import GenerationSettings
 
+if TYPE_CHECKING:
+    from fw_model.pipeline.job import GenerationJob
+    from fw_model.pipeline.pipeline import WorldPipeline
+    from fw_model.pipeline.result import Progress
+
 OWN_KEYS = ("image", "name", "prompt", "trajectory", "angle_deg", "distance", "last_image", "segments")
 SETTINGS = tuple(field.name for field in fields(GenerationSettings))
 RESULTS = "results-{rank:03d}.jsonl"
+FAILURES = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError)
+"""Errors of one world that the others survive: bad inputs, files, out of memory, numbers that are not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +49,7 @@ class Row:
     def digest(self) -> str:
         """Hash of everything that determines the world."""
         options = asdict(self.options)
-        for key in ("out", "batch", "device", "offload", "parallel", "server"):
+        for key in ("out", "batch", "device", "offload", "parallel", "server", "samples_per_pass"):
             del options[key]
         return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -48,6 +57,8 @@ class Row:
 def generate_batch(options: GenerateOptions) -> int:
     """Generate the unfinished worlds of this process's share; returns 1 if any failed."""
     assert options.batch is not None
+    if options.samples_per_pass < 1:
+        raise ValueError(f"--samples-per-pass is {options.samples_per_pass}; it must be at least 1")
     group = join_processes(options)
     if group is not None and not group.is_leader:
         load_pipeline(options, free_encoders=False, group=group).follow()
@@ -65,27 +76,83 @@ def generate_batch(options: GenerateOptions) -> int:
     pipeline = load_pipeline(options, free_encoders=False, group=group)
     if pipeline.trained_on and not all(str(row.options.image).startswith(EXAMPLE) for row in missing):
         print(domain_note(pipeline.trained_on))
-    failed: list[str] = []
-    for number, row in enumerate(missing, start=1):
-        began = time.monotonic()
-        entry: dict[str, Any] = {"name": row.name, "digest": row.digest()}
-        try:
-            _, reports = start(pipeline, row.options, read_inputs(row.options))
-            *_, last = reports
-            assert last.world is not None, "a generation ends with a world"
-            write(last.world, row.options.out)
-            entry |= {"status": "completed", "notes": last.world.notes}
-        except (ValueError, TypeError, OSError, RuntimeError) as error:  # RuntimeError: out of memory, not finite
-            entry |= {"status": "failed", "error": describe(error)}
-            failed.append(f"{row.name}: {describe(error)}")
-        entry["seconds"] = round(time.monotonic() - began, 3)
-        with (options.out / RESULTS.format(rank=rank)).open("a", encoding="utf-8") as results:
-            results.write(json.dumps(entry) + "\n")
-        print(f"{number}/{len(missing)} {row.name}: {entry['status']}, {entry['seconds']:.1f} s", flush=True)
-    print(f"{len(missing) - len(failed)} worlds written to {options.out}, {len(failed)} failed")
-    for line in failed:
+    with batch_bar(len(missing)) as bar:
+        work = _Work(pipeline, options.out / RESULTS.format(rank=rank), len(missing), bar)
+        work.generate(missing, options.samples_per_pass)
+    print(f"{len(missing) - len(work.failed)} worlds written to {options.out}, {len(work.failed)} failed")
+    for line in work.failed:
         print(f"  failed: {line}", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if work.failed else 0
+
+
+class _Work:
+    """Generates rows in passes, and records each world, or why there is none, as soon as that is known."""
+
+    def __init__(self, pipeline: "WorldPipeline", results: Path, total: int, bar: BatchBar) -> None:
+        self.pipeline, self.results, self.total, self.bar = pipeline, results, total, bar
+        self.failed: list[str] = []
+        self.done = 0
+
+    def generate(self, rows: Sequence[Row], samples_per_pass: int) -> None:
+        """Generate rows, up to `samples_per_pass` of them in one pass."""
+        from fw_model.pipeline.job import Passes
+
+        passes = Passes[Row](samples_per_pass)
+        for row in rows:
+            began = time.monotonic()
+            try:
+                inputs = read_inputs(row.options)
+                if row.options.segments > 1:
+                    self._take([row], start(self.pipeline, row.options, inputs)[1], began)
+                    continue
+                notes, trajectory, settings = resolve(self.pipeline, row.options, inputs)
+                job = self.pipeline.prepare(
+                    inputs.image, inputs.prompt, trajectory, settings, last_image=inputs.last_image, notes=notes
+                )
+            except FAILURES as error:
+                self._record(row, began, error=error)
+                continue
+            if full := passes.add(row, job):
+                self._run(full)
+        for left in passes.rest():
+            self._run(left)
+
+    def _run(self, members: "Sequence[tuple[Row, GenerationJob]]") -> None:
+        """Generate a pass; if it fails, its unfinished worlds one at a time."""
+        began, done = time.monotonic(), self.done
+        try:
+            self._take([row for row, _ in members], self.pipeline.run([job for _, job in members]), began)
+        except FAILURES as error:
+            left = members[self.done - done :]
+            if len(members) == 1:
+                self._record(left[0][0], began, error=error)
+                return
+            print(f"a pass of {len(members)} worlds failed ({describe(error)}); one at a time now", file=sys.stderr)
+            for member in left:
+                self._run([member])
+
+    def _take(self, rows: Sequence[Row], reports: "Iterator[Progress]", began: float) -> None:
+        for report in reports:
+            self.bar.stages.update(report)
+            if report.world is not None:
+                row = rows[report.samples[0]]
+                write(report.world, row.options.out)
+                self._record(row, began, notes=report.world.notes)
+
+    def _record(self, row: Row, began: float, *, notes: Sequence[str] = (), error: Exception | None = None) -> None:
+        """Append an entry to the results file; seconds count from the start of the world's pass."""
+        entry: dict[str, Any] = {"name": row.name, "digest": row.digest()}
+        if error is None:
+            entry |= {"status": "completed", "notes": notes}
+        else:
+            entry |= {"status": "failed", "error": describe(error)}
+            self.failed.append(f"{row.name}: {describe(error)}")
+        entry["seconds"] = round(time.monotonic() - began, 3)
+        with self.results.open("a", encoding="utf-8") as results:
+            results.write(json.dumps(entry) + "\n")
+        self.done += 1
+        self.bar.done()
+        print(f"{self.done}/{self.total} {row.name}: {entry['status']}, {entry['seconds']:.1f} s", flush=True)
 
 
 def finished(out: Path) -> dict[str, str]:

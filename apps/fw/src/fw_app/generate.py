@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fw_app.example_images import domain_note, resolve_image
 from fw_app.options import GenerateOptions
+from fw_app.progress import show
 from fw_core.files import file_and_scale, make_writable
 from fw_geometry.clip_shape import longest_num_frames
 from fw_geometry.continuation import total_frames
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fw_model.parallel.group import WorldGroup
     from fw_model.pipeline.pipeline import WorldPipeline
     from fw_model.pipeline.result import Progress, Seam, World
+    from fw_model.pipeline.settings import GenerationSettings
 
 
 def resolve_trajectory(
@@ -86,7 +88,7 @@ def generate(options: GenerateOptions) -> "World | None":
     if pipeline.trained_on and inputs.file == options.image:
         print(domain_note(pipeline.trained_on))
     known, reports = start(pipeline, options, inputs)
-    world = _show(reports)
+    world = show(reports)
     for note in world.notes[len(known) :]:
         print(f"note: {note}")
     for name in write(world, options.out):
@@ -209,12 +211,12 @@ def unit_note(checkpoint: str) -> str | None:
     )
 
 
-def start(
+def resolve(
     pipeline: "WorldPipeline", options: GenerateOptions, inputs: Inputs
-) -> "tuple[tuple[str, ...], Iterator[Progress]]":
-    """Check everything, print notes about the camera file, and return the notes on the inputs and the reports.
+) -> "tuple[tuple[str, ...], Trajectory, GenerationSettings]":
+    """Notes on the inputs, camera path and settings of a generation; prints notes about the camera file.
 
-    The generation runs as the reports are taken. `World.notes` begins with the notes.
+    `World.notes` begins with the notes.
     """
     settings, segments = options.settings, options.segments
     shape = settings.sampling(pipeline.sampling)
@@ -235,25 +237,34 @@ def start(
     if settings.num_frames is None:
         most = (len(trajectory) - 1) // segments + 1
         settings = settings.updated(num_frames=longest_num_frames(min(shape.num_frames, most)))
-    if segments == 1:
-        reports = pipeline.generate(
+    return notes, trajectory, settings
+
+
+def start(
+    pipeline: "WorldPipeline", options: GenerateOptions, inputs: Inputs
+) -> "tuple[tuple[str, ...], Iterator[Progress]]":
+    """Check everything, and return the notes on the inputs and the reports.
+
+    The generation runs as the reports are taken.
+    """
+    notes, trajectory, settings = resolve(pipeline, options, inputs)
+    if options.segments == 1:
+        return notes, pipeline.generate(
             inputs.image, inputs.prompt, trajectory, settings, last_image=inputs.last_image, notes=notes
         )
-        return notes, reports
     from fw_model.segments.generate import generate_segments
 
-    reports = generate_segments(
+    return notes, generate_segments(
         pipeline,
         inputs.image,
         inputs.prompt,
         trajectory,
         settings,
-        segments=segments,
+        segments=options.segments,
         folder=options.out,
         last_image=inputs.last_image,
         notes=notes,
     )
-    return notes, reports
 
 
 def seam_line(seam: "Seam") -> str:
@@ -270,26 +281,3 @@ def write(world: "World", out: Path) -> list[str]:
     from fw_model.export import export_world
 
     return sorted({path.relative_to(out).parts[0] for path in export_world(world, out)})
-
-
-def _show(reports: "Iterator[Progress]") -> "World":
-    """Run a generation and show its progress: a bar on a terminal, else one line per stage."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console()
-    world, stage = None, (0, "")
-    columns = (TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("start", total=None)
-        for report in reports:
-            if (report.segment, report.stage) != stage:
-                stage = (report.segment, report.stage)
-                part = f"segment {report.segment + 1}/{report.segments} " if report.segments > 1 else ""
-                bar.reset(task, total=report.steps, description=part + report.stage)
-                if not console.is_terminal:
-                    print(f"{part}{report.stage}: {report.steps} steps", flush=True)
-            bar.update(task, completed=report.step)
-            world = report.world or world
-    assert world is not None, "a generation ends with a world"
-    return world

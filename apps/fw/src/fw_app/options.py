@@ -68,6 +68,10 @@ class GenerateOptions:
     trajectory, name (folder in --out), seed and all other options of a generation. Flags are the defaults of all rows.
     Running the command again skips finished worlds. Under torchrun every process, or every group of --parallel
     processes, takes its share of the rows."""
+    samples_per_pass: int = 1
+    """Number of worlds of --batch that the transformer computes together, if they have the same size, length, noise
+    levels, sampler and guidance. A pass that fails, such as for lack of memory, is repeated one world at a time. Above
+    1, worlds change by rounding."""
     trajectory: Annotated[str, tyro.conf.arg(help=_TRAJECTORY)] = "orbit"
     angle_deg: Annotated[float | None, tyro.conf.arg(help=f"Total angle of a preset that turns ({_TURNING}).")] = None
     distance: Annotated[

@@ -29,7 +29,8 @@ ARCHIVES: dict[tuple[str, str | None], dict[str, tuple[str, ...]]] = {
 """Variant and format of each archive; folders in it, and folders of a local `fw generate` with the same files."""
 
 LOCAL_ONLY = (
-    "batch", "checkpoint", "device", "dtype", "weights", "offload", "parallel", "last_image", "lora", "segments"
+    "batch", "checkpoint", "device", "dtype", "weights", "offload", "parallel", "last_image", "lora", "segments",
+    "samples_per_pass",
 )  # fmt: skip
 
 

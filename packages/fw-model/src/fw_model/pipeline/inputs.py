@@ -6,6 +6,7 @@ the image's original size is resized and cropped in the same way.
 Axes: F frames, H W pixels.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,18 @@ def check_types(prompt: object, trajectory: object) -> None:
             f"trajectory is a {type(trajectory).__name__}; give a fw_geometry.Trajectory "
             "(make_trajectory makes one from a preset, fw_geometry.formats.read_trajectory from a file)"
         )
+
+
+def each_of(count: int, given: Mapping[str, object]) -> list[list[object]]:
+    """Every argument as a list of `count` values: a list as it is, anything else repeated.
+
+    Raises:
+        ValueError: a list of another length.
+    """
+    for name, values in given.items():
+        if isinstance(values, list) and len(values) != count:
+            raise ValueError(f"{name} is a list of {len(values)} for {count} images; give one for each, or one for all")
+    return [values if isinstance(values, list) else [values] * count for values in given.values()]
 
 
 def prepare_image(

@@ -4,54 +4,42 @@
     for progress in pipe.generate("room.png", "a sunny room", trajectory, seed=1):
         print(progress.stage, progress.step, progress.steps)
     world = progress.world
+    worlds = pipe(["room.png", "hall.png"], "a sunny room", trajectory, samples_per_pass=2)
 
 A pipeline folder holds config.json and model.safetensors (``FantasyWorld.save_pretrained``) and pipeline.json, which
 names autoencoder, text encoder, image encoder and the default sampling.
-
-Axes: b batch, F frames, H W pixels, c channels, f latent frames, y x latent rows and columns.
 """
 
-import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from fw_core.devices import choose_dtype
 from fw_geometry.camera import Trajectory
-from fw_geometry.clip_shape import check_clip_shape
-from fw_model.autoencoders.base import VideoAutoencoder, first_frame_condition, latent_shape
+from fw_model.autoencoders.base import VideoAutoencoder
 from fw_model.checkpoints.sources import local_folder, upload_folder
 from fw_model.encoders.base import TextEncoder
 from fw_model.encoders.clip import ClipImageEncoder
-from fw_model.geometry.branch import GeometryOutput
 from fw_model.layers.attention import Backend, check_backend
 from fw_model.layers.offload import Offload, check_offload
 from fw_model.layers.stored_weights import StoredWeights
 from fw_model.lora.apply import LoadedLora
 from fw_model.lora.experts import Expert, load_on_experts, lora_settings, unload_from_experts
-from fw_model.losses.targets import recovered_path
-from fw_model.model.conditioning import Conditioning
 from fw_model.model.model import FantasyWorld
-from fw_model.model.rays import RayMap
 from fw_model.parallel.group import WorldGroup
 from fw_model.pipeline.components import HIGH_NOISE, load_components, load_expert, save_components
-from fw_model.pipeline.inputs import ImageInput, check_types, prepare_image, prepare_trajectory
-from fw_model.pipeline.job import DenoiseRequest, EncodedInputs, GenerationJob, host_array
+from fw_model.pipeline.inputs import ImageInput, each_of
+from fw_model.pipeline.job import GenerationJob, Passes
 from fw_model.pipeline.placement import Placement
 from fw_model.pipeline.result import Progress, World
 from fw_model.pipeline.settings import GenerationSettings, Sampling
-from fw_model.sampling.denoise import DenoiseStep, choose_expert, clean_latents, denoise
-from fw_model.sampling.flow import FlowSchedule, counter_noise
+from fw_model.pipeline.stages import PipelineStages
 
 
-class WorldPipeline:
+class WorldPipeline(PipelineStages):
     """A model with everything it needs to go from an image to a world.
 
     Args:
@@ -106,17 +94,6 @@ class WorldPipeline:
         self.parallel = parallel
         self.placement = Placement(offload, device or next(world.parameters()).device)
         self.to(self.placement.device)
-
-    @property
-    def device(self) -> torch.device:
-        """The device that computes everything."""
-        return self.placement.device
-
-    @property
-    def follows_camera(self) -> bool:
-        """Whether the camera path changes the video; False for weights of `fw-train base` or `stage1` without camera
-        control."""
-        return self.world.follows_camera
 
     def to(self, device: str | torch.device) -> "WorldPipeline":
         """Compute on another device; with offloading the weights stay in host memory until they are used."""
@@ -301,40 +278,41 @@ class WorldPipeline:
             TypeError: an argument of another type, or a name in ``changes`` that is not a field of
                 ``GenerationSettings``.
         """
-        check_types(prompt, trajectory)
-        if self.parallel is not None and not self.parallel.is_leader:
-            raise ValueError("generate: this process is not the first of its group; call follow")
-        settings = (settings or GenerationSettings()).updated(**changes)
-        settings.validate()
-        shape = {"num_frames": len(trajectory), "height": trajectory.height, "width": trajectory.width}
-        chosen = settings.sampling(replace(self.sampling, **shape))
-        num_frames, height, width, fit = chosen.num_frames, chosen.height, chosen.width, settings.fit
-        check_clip_shape(num_frames, height, width)
-        schedule = FlowSchedule(steps=chosen.num_inference_steps, shift=chosen.shift)
-        self._check_model(schedule, last_image is not None)
-        collected = list(notes)
-        job = GenerationJob(
-            notes=collected,
-            image=prepare_image(image, height, width, fit, collected),
-            last_image=None
-            if last_image is None
-            else prepare_image(last_image, height, width, fit, collected, "last_image"),
-            prompt=prompt,
-            path=prepare_trajectory(
-                trajectory,
-                num_frames=num_frames,
-                height=height,
-                width=width,
-                fit=fit,
-                scene_scale=settings.scene_scale,
-                notes=collected,
-            ),
-            schedule=schedule,
-            sampling=chosen,
-            settings=settings,
-        )
-        return self._run(job)
+        job = self.prepare(image, prompt, trajectory, settings, last_image=last_image, notes=notes, **changes)
+        return self.run([job])
 
+    def generate_many(
+        self, jobs: Iterable[GenerationJob], *, samples_per_pass: int = 1
+    ) -> Generator[Progress, None, None]:
+        """Generate the worlds of jobs that ``prepare`` made, several of them in one pass of the transformer.
+
+        Jobs are taken as they are needed. Those in one pass have the same size, length, noise levels, sampler, guidance
+        scale and coupling, and no step reuse; image, prompts, camera path and seed are their own. With
+        ``samples_per_pass`` 1 a world equals that of ``generate`` bit by bit. With more it equals it up to rounding:
+        matrix products of another number of rows add up in another order.
+
+        Args:
+            jobs: what to generate.
+            samples_per_pass: most worlds at a time. Memory of the activations grows with it.
+
+        Returns:
+            Reports of every pass: encode, denoise, decode. Its last ones hold one world each. ``Progress.samples``
+            counts the jobs from 0.
+        """
+        return self._many(jobs, Passes[int](samples_per_pass))
+
+    def _many(self, jobs: Iterable[GenerationJob], passes: Passes[int]) -> Generator[Progress, None, None]:
+        for number, job in enumerate(jobs):
+            if full := passes.add(number, job):
+                yield from self._numbered(full)
+        for left in passes.rest():
+            yield from self._numbered(left)
+
+    def _numbered(self, members: Sequence[tuple[int, GenerationJob]]) -> Iterator[Progress]:
+        for report in self.run([job for _, job in members]):
+            yield replace(report, samples=tuple(members[sample][0] for sample in report.samples))
+
+    @overload
     def __call__(
         self,
         image: ImageInput,
@@ -345,11 +323,57 @@ class WorldPipeline:
         last_image: ImageInput | None = None,
         notes: Sequence[str] = (),
         **changes: Any,
-    ) -> World:
-        """Generate a world and return it; the arguments are those of ``generate``."""
-        *_, last = self.generate(image, prompt, trajectory, settings, last_image=last_image, notes=notes, **changes)
-        assert last.world is not None, "the last report holds the world"
-        return last.world
+    ) -> World: ...
+
+    @overload
+    def __call__(
+        self,
+        image: list[ImageInput],
+        prompt: str | list[str],
+        trajectory: Trajectory | list[Trajectory],
+        settings: GenerationSettings | list[GenerationSettings] | None = None,
+        *,
+        last_image: ImageInput | list[ImageInput] | None = None,
+        notes: Sequence[str] = (),
+        samples_per_pass: int = 1,
+        **changes: Any,
+    ) -> list[World]: ...
+
+    def __call__(
+        self,
+        image: Any,
+        prompt: Any,
+        trajectory: Any,
+        settings: Any = None,
+        *,
+        last_image: Any = None,
+        notes: Sequence[str] = (),
+        samples_per_pass: int = 1,
+        **changes: Any,
+    ) -> World | list[World]:
+        """Generate a world and return it; the arguments are those of ``generate``.
+
+        With a list of images, generate a world for each and return the list. Prompt, trajectory, settings and last
+        image are lists of the same length, or one for all; ``samples_per_pass`` is that of ``generate_many``.
+
+        Raises:
+            ValueError: as ``generate``, or lists of different lengths.
+            TypeError: as ``generate``.
+        """
+        if not isinstance(image, list):
+            *_, last = self.generate(image, prompt, trajectory, settings, last_image=last_image, notes=notes, **changes)
+            assert last.world is not None, "the last report holds the world"
+            return last.world
+        given = {"prompt": prompt, "trajectory": trajectory, "settings": settings, "last_image": last_image}
+        rows = [
+            self.prepare(*row[:4], last_image=row[4], notes=notes, **changes)
+            for row in zip(image, *each_of(len(image), given), strict=True)
+        ]
+        worlds: dict[int, World] = {}
+        for report in self.generate_many(rows, samples_per_pass=samples_per_pass):
+            if report.world is not None:
+                worlds[report.samples[0]] = report.world
+        return [worlds[number] for number in range(len(rows))]
 
     def follow(self) -> None:
         """Help with the worlds that the first process of ``parallel`` generates, until it closes or ends."""
@@ -357,144 +381,3 @@ class WorldPipeline:
             raise ValueError("follow: this process leads, or works alone; call generate")
         while (request := self.parallel.hear()) is not None:
             self.parallel.follow(self._denoise(request))
-
-    @torch.no_grad()
-    def decode_frames(self, latents: Float[Tensor, "1 c f y x"]) -> UInt8[np.ndarray, "F H W 3"]:
-        """RGB frames of latents, such as the preview in ``Progress.clean_latents``."""
-        with self.placement.part("autoencoder", self.autoencoder):
-            video = self.autoencoder.decode(latents)[0].float().clamp(-1, 1)
-        frames = rearrange(((video + 1) * 127.5).round().to(torch.uint8), "c f h w -> f h w c")
-        return frames.cpu().numpy()
-
-    def _check_model(self, schedule: FlowSchedule, last_image: bool) -> None:
-        """Raise ValueError if the loaded model cannot run this schedule or take a last frame."""
-        for timestep in schedule.timesteps:
-            choose_expert(self._experts(), float(timestep))
-        video = self.world.config.video
-        if last_image and (video.y_dim != video.out_dim + 4 or video.clip_dim is not None):
-            raise ValueError(
-                f"last_image: model {self.world.config.name!r} takes no last frame; omit it, or use a wan22 checkpoint"
-            )
-
-    def _by_expert(self) -> dict[str, FantasyWorld]:
-        if self.high_noise is None:
-            return {"": self.world}
-        return {"low_noise": self.world, HIGH_NOISE: self.high_noise}
-
-    def _experts(self) -> list[FantasyWorld]:
-        return [self.world] if self.high_noise is None else [self.world, self.high_noise]
-
-    def _run(self, job: GenerationJob) -> Generator[Progress, None, None]:
-        start = time.monotonic()
-        yield Progress(stage="encode", step=0, steps=1, seconds=0.0)
-        inputs = self._encode(job)
-        yield Progress(stage="encode", step=1, steps=1, seconds=time.monotonic() - start)
-        request = DenoiseRequest(
-            inputs=inputs,
-            shape=latent_shape(self.world.config.video.out_dim, len(job.path), job.path.height, job.path.width),
-            schedule=job.schedule,
-            sampling=job.sampling,
-            settings=job.settings,
-        )
-        if self.parallel is not None:
-            self.parallel.tell(replace(request, inputs=inputs.to("cpu")))
-        began = time.monotonic()
-        loop = self._denoise(request)
-        total, latents, state = job.schedule.steps, self._noise(request), None
-        for state in loop if self.parallel is None else self.parallel.lead(loop):
-            now = time.monotonic()
-            left = (now - began) / state.index * (total - state.index)
-            yield Progress(
-                stage="denoise", step=state.index, steps=total, seconds=now - start, eta_seconds=left,
-                clean_latents=clean_latents(latents, state, job.schedule),
-            )  # fmt: skip
-            latents = state.latents
-        assert state is not None, "a schedule has at least one step"
-        assert state.geometry is not None, "the last step reads the geometry"
-        yield Progress(stage="decode", step=0, steps=1, seconds=time.monotonic() - start)
-        world = self._finish(job, state, state.geometry)
-        yield Progress(stage="decode", step=1, steps=1, seconds=time.monotonic() - start, eta_seconds=0.0, world=world)
-
-    def _denoise(self, request: DenoiseRequest) -> Iterator[DenoiseStep]:
-        """The sampling loop, on every process that takes part in it."""
-        pair = None
-        if self.parallel is not None:
-            divided, pair = self.parallel.divided(request.sampling.guidance_scale != 1)
-            for expert in self._experts():
-                expert.set_sequence_group(divided)
-        inputs = request.inputs.to(self.device)
-        return denoise(
-            self._experts(),
-            lambda expert: self._conditions(expert, inputs),
-            self._noise(request),
-            request.schedule,
-            sampler=request.sampling.sampler,
-            guidance_scale=request.sampling.guidance_scale,
-            cross_branch=request.settings.cross_branch,
-            easycache=request.settings.easycache,
-            on_device=self.placement.expert,
-            pair=pair,
-        )
-
-    def _noise(self, request: DenoiseRequest) -> Float[Tensor, "1 c f y x"]:
-        return counter_noise(request.settings.seed, 0, 0, request.shape, device=self.device)[None]
-
-    @torch.no_grad()
-    def _encode(self, job: GenerationJob) -> EncodedInputs:
-        config = self.world.config
-        image = job.image.to(self.device)[None]
-        prompts = [job.prompt, *([job.sampling.negative_prompt] if job.sampling.guidance_scale != 1 else [])]
-        with self.placement.encoder(self.text_encoder, self.text_device):
-            text = self.text_encoder.encode(prompts).to(self.device)
-            cut = [self.text_encoder.truncation(prompt) for prompt in prompts]
-        for name, note in zip(("", "negative_prompt: "), cut, strict=False):
-            if note is not None:
-                job.notes.append(f"{name}{note}")
-        clip = None
-        if config.video.clip_dim is not None and self.image_encoder is not None:
-            with self.placement.encoder(self.image_encoder):
-                clip = self.image_encoder.encode(image).to(self.device)
-        if self.free_encoders:
-            self.text_encoder.free()
-            if self.image_encoder is not None:
-                self.image_encoder.free()
-        last = None if job.last_image is None else job.last_image.to(self.device)[None, :, None]
-        with self.placement.part("autoencoder", self.autoencoder):
-            y = first_frame_condition(self.autoencoder, image[:, :, None], len(job.path), config.video.y_dim, last=last)
-        rays = RayMap.from_trajectory(config, job.path)
-        return EncodedInputs(text=text, clip=clip, y=y, plucker=None if rays is None else rays.to(self.device))
-
-    @torch.no_grad()
-    def _conditions(self, world: FantasyWorld, inputs: EncodedInputs) -> tuple[Conditioning, Conditioning | None]:
-        """Embed the conditioning of every step once; guidance changes the text alone."""
-        made = [
-            world.encode_condition(context=row[None], y=inputs.y, clip_feature=inputs.clip, plucker=inputs.plucker)
-            for row in inputs.text
-        ]
-        return made[0], made[1] if len(made) == 2 else None
-
-    @torch.no_grad()
-    def _finish(self, job: GenerationJob, state: DenoiseStep, geometry: GeometryOutput) -> World:
-        frames = self.decode_frames(state.latents)
-        scale = job.settings.scene_scale
-        return World(
-            video=frames,
-            depth=host_array(geometry.depth * scale),
-            depth_confidence=host_array(geometry.depth_confidence),
-            points=host_array(geometry.points * scale),
-            points_confidence=host_array(geometry.points_confidence),
-            trajectory=recovered_path(geometry.pose_encodings[-1][0], job.path).scaled(scale),
-            requested=job.path.scaled(scale),
-            fps=job.sampling.fps,
-            settings={
-                "model": self.world.config.name,
-                "prompt": job.prompt,
-                **job.settings.to_dict(),
-                **{name: value for name, value in asdict(job.sampling).items() if name != "fps"},
-                "last_image": job.last_image is not None,
-                "reused_steps": state.reused_steps,
-                **({} if self.follows_camera else {"follows_camera": False}),
-                **lora_settings(self._by_expert()),
-            },
-            notes=tuple(dict.fromkeys(job.notes)),
-        )

@@ -99,9 +99,11 @@ class Progress:
     eta_seconds: float | None = None
     """Estimate of the time left; None while unknown."""
     clean_latents: "Tensor | None" = None
-    """Estimate of the clean latents [1, c, f, y, x] after a denoising step, for `WorldPipeline.decode_frames`."""
+    """Estimate of the clean latents [b, c, f, y, x] after a denoising step, for `WorldPipeline.decode_frames`."""
     world: World | None = None
-    """The result; only in the last report."""
+    """The result; only in the last report. Of a pass of several worlds, the last reports hold one each."""
+    samples: tuple[int, ...] = (0,)
+    """Numbers of the worlds that the report is about; several are denoised in one pass."""
     segment: int = 0
     """Segment of a long world that is generated, from 0."""
     segments: int = 1

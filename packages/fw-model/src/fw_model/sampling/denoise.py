@@ -137,8 +137,8 @@ def choose_expert(experts: Sequence[FantasyWorld], timestep: float) -> FantasyWo
 
 
 def clean_latents(
-    before: Float[Tensor, "1 c f y x"], state: DenoiseStep, schedule: FlowSchedule
-) -> Float[Tensor, "1 c f y x"]:
+    before: Float[Tensor, "b c f y x"], state: DenoiseStep, schedule: FlowSchedule
+) -> Float[Tensor, "b c f y x"]:
     """Clean latents that one step points at: exact for Euler, where the velocity is the slope of the step."""
     old, new = (float(sigma) for sigma in schedule.sigmas[state.index - 1 : state.index + 1])
     return state.latents - new * (state.latents - before) / (new - old)
