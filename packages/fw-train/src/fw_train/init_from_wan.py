@@ -5,14 +5,21 @@ pipeline.json names Wan's autoencoder, text encoder and CLIP encoder, converted 
 """
 
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from fw_model.config import WorldConfig
 from fw_train.config.schema import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fw_model.checkpoints.weights import WeightFolder
+    from fw_model.model.model import FantasyWorld
 
 TRANSFORMER = ("transformer", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
 VAE = ("vae", "Wan2.1_VAE.safetensors", "Wan2.1_VAE.pth")
@@ -46,11 +53,10 @@ def init(options: InitOptions) -> list[str]:
         ConfigError: OUT exists already, or the Wan folder is incomplete or of another model.
     """
     from fw_model.autoencoders.wan_vae import WanVAE
-    from fw_model.checkpoints.checkpoint import load_video_backbone, save_world
+    from fw_model.checkpoints.checkpoint import find_video_backbone, save_world
     from fw_model.checkpoints.vggt import start_from_vggt
     from fw_model.encoders.clip import ClipImageEncoder
     from fw_model.encoders.umt5 import UMT5TextEncoder
-    from fw_model.model.model import FantasyWorld
     from fw_model.pipeline.components import save_components
     from fw_train.model_bundle import world_config
 
@@ -75,9 +81,8 @@ def init(options: InitOptions) -> list[str]:
         clip = None
         if "image_encoder" in found:
             clip = ClipImageEncoder(_safetensors(found["image_encoder"], partial / "image_encoder"))
-        world = FantasyWorld(config, seed=options.seed)
-        source = found["transformer"]
-        layout = load_video_backbone(world, wan if source.suffix == ".json" else source)
+        world, source = _new_branches(config, options.seed), found["transformer"]
+        files, names, layout = find_video_backbone(world, wan if source.suffix == ".json" else source)
         lines = [f"video branch: {source} ({layout} layout)"]
         if options.vggt is None:
             lines.append(f"geometry branch and cross-branch attention: new, seed {options.seed}")
@@ -87,7 +92,7 @@ def init(options: InitOptions) -> list[str]:
                 f"geometry branch: {start.loaded} tensors of {options.vggt}; cross-branch attention: new",
                 start.license,
             ]
-        save_world(world, partial)
+        save_world(world, partial, read=_reader(world, files, names))
         save_components(partial, vae, text_encoder, clip)
         shutil.rmtree(partial / "vae_original", ignore_errors=True)
         partial.rename(out)
@@ -96,6 +101,28 @@ def init(options: InitOptions) -> list[str]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [*lines, f"next: fw-train stage1 RECIPE --model {options.model} --init {out} --data DATASET --out RUN"]
+
+
+def _new_branches(config: WorldConfig, seed: int) -> "FantasyWorld":
+    """A model with new weights, and the video branch left on the meta device."""
+    from fw_model.checkpoints.fill import fill_computed
+    from fw_model.layers.declarations import initial_value
+    from fw_train.initial_weights import meta_world
+
+    world = meta_world(config)
+    new = [name for name, _ in world.named_parameters() if world.parameter_group(name) != "video"]
+    fill_computed(world, {name: lambda name=name: initial_value(world, name, seed) for name in new})
+    return world
+
+
+def _reader(world: "FantasyWorld", files: "WeightFolder", names: Mapping[str, str]) -> Callable[[str], "Tensor"]:
+    """Reads the video branch, of which `names` (name in the files -> parameter) tells the names, when it is written."""
+    stored = {ours: theirs for theirs, ours in names.items()}
+
+    def read(name: str) -> "Tensor":
+        return files.read(stored[name]) if name in stored else world.get_parameter(name).detach()
+
+    return read
 
 
 def _transformer(config: WorldConfig) -> tuple[str, ...]:

@@ -11,13 +11,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from fw_model.lora.linear import LoraLinear, replace_layer
+from fw_model.lora.linear import LoraLinear, initial_down, replace_layer
 from fw_model.lora.save import save_lora
 from fw_model.model.model import FantasyWorld
 from fw_train.config.schema import LoraConfig
 
+_DOWN = "lora_down"
 _ADAPTER = re.compile(r"\.lora_(down|up)$")
 
 
@@ -38,13 +40,15 @@ def add_adapters(world: nn.Module, config: LoraConfig, *, seed: int) -> list[str
     for name in chosen:
         layer = world.get_submodule(name)
         assert isinstance(layer, nn.Linear)
-        digest = hashlib.sha256(f"{seed}:{name}.lora_down".encode()).digest()
         adapted = LoraLinear(layer)
-        adapted.add_trained(
-            rank=config.rank, scale=config.alpha / config.rank, seed=int.from_bytes(digest[:8], "little") >> 1
-        )
+        adapted.add_trained(rank=config.rank, scale=config.alpha / config.rank, seed=_seed(f"{name}.{_DOWN}", seed))
         replace_layer(world, name, adapted)
     return chosen
+
+
+def initial_adapter(name: str, shape: torch.Size, seed: int) -> Tensor:
+    """The value that `add_adapters` gives an adapter's parameter."""
+    return initial_down(shape, _seed(name, seed)) if name.endswith(_DOWN) else torch.zeros(shape)
 
 
 def save_adapters(world: FantasyWorld, folder: Path) -> Path | None:
@@ -56,9 +60,28 @@ def save_adapters(world: FantasyWorld, folder: Path) -> Path | None:
     return save_lora(folder, factors, pcb_blocks=world.config.pcb_blocks)
 
 
+def take_adapters(world: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Turn every adapted layer back into a plain one without its adapter.
+
+    Returns:
+        Name of the layer's weight -> factors (down, up) of the update, see `add_update`.
+    """
+    taken: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, module in [(name, one) for name, one in world.named_modules() if isinstance(one, LoraLinear)]:
+        factors = module.factors()
+        assert factors is not None, "training adapts layers with trained adapters"
+        taken[f"{name}.weight"] = factors
+        replace_layer(world, name, module.plain())
+    return taken
+
+
 def merge_adapters(world: nn.Module) -> Sequence[str]:
     """Turn every adapted layer back into a plain one that does the same; returns their names."""
     adapted = [(name, module) for name, module in world.named_modules() if isinstance(module, LoraLinear)]
     for name, module in adapted:
         replace_layer(world, name, module.merged())
     return [name for name, _ in adapted]
+
+
+def _seed(name: str, seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "little") >> 1

@@ -18,18 +18,21 @@ from torch import Tensor
 from fw_core.files import replacing_folder
 from fw_model.autoencoders.base import VideoAutoencoder, first_frame_condition
 from fw_model.autoencoders.block_dct import BlockDCT
-from fw_model.checkpoints.checkpoint import load_world, read_config, save_world
+from fw_model.checkpoints.checkpoint import read_config, save_world
+from fw_model.checkpoints.fill import put
 from fw_model.config import WorldConfig, preset
 from fw_model.encoders.base import TextEncoder
 from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.encoders.hashing import HashTextEncoder
+from fw_model.lora.linear import add_update
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.components import load_components, save_components
 from fw_model.pipeline.settings import Sampling
 from fw_train.config.load import load
 from fw_train.config.preflight import HISTORY, autoencoder_alone, history, init_folder
 from fw_train.config.schema import ConfigError, Stage, TrainConfig, leaves
-from fw_train.lora import add_adapters, merge_adapters, save_adapters
+from fw_train.initial_weights import InitialWeights, meta_world
+from fw_train.lora import add_adapters, is_adapter, merge_adapters, save_adapters, take_adapters
 
 LORA_FOLDER = "lora"
 """Folder, inside an export, with the LoRA adapter as a separate file; the weights have it merged."""
@@ -98,6 +101,8 @@ class ModelBundle:
     """CLIP, for models that read its tokens."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One entry per training so far: stage, steps, hash of its configuration; empty for weights trained elsewhere."""
+    weights: InitialWeights
+    """The initial value of every parameter, for a `world` on the meta device."""
 
     @property
     def encoders(self) -> Encoders:
@@ -176,28 +181,38 @@ def unread_by_model(config: TrainConfig) -> list[str]:
     return [key for key in keys if values[key] != defaults[key]]
 
 
-def load_bundle(config: TrainConfig) -> ModelBundle:
+def load_bundle(config: TrainConfig, *, meta: bool = False) -> ModelBundle:
     """The initial model of a run, in float32 on the CPU, with its encoders.
+
+    Args:
+        config: the run.
+        meta: leave the model on the meta device, without values; `weights` has them.
 
     Raises:
         ConfigError: see `check_start`.
     """
     folder = check_start(config)
-    if folder is None or autoencoder_alone(folder):
-        wanted = world_config(config.model)
+    wanted = world_config(config.model)
+    start = None if folder is None or autoencoder_alone(folder) else folder
+    try:
+        components = None if folder is None else load_components(folder)
+        weights = InitialWeights(wanted, start, config.seed)
+        world = meta_world(wanted)
+        if not meta:
+            weights.fill(world, torch.device("cpu"))
+    except ValueError as error:
+        raise ConfigError(f"init: {error}") from None
+    if start is None:
         text = HashTextEncoder(text_len=wanted.video.text_len, text_dim=wanted.video.text_dim)
         return ModelBundle(
-            world=FantasyWorld(wanted, seed=config.seed),
-            autoencoder=BlockDCT() if folder is None else load_components(folder).autoencoder,
+            world=world,
+            autoencoder=BlockDCT() if components is None else components.autoencoder,
             text_encoder=text,
             sampling=_sampling(config, Sampling()),
             history=[] if folder is None else history(folder),
+            weights=weights,
         )
-    try:
-        components = load_components(folder)
-        world = _load_world(folder, world_config(config.model), config.seed)
-    except ValueError as error:
-        raise ConfigError(f"init: {error}") from None
+    assert components is not None, "there is a folder"
     if world.config.video.clip_dim is not None and components.image_encoder is None:
         raise ConfigError(
             f"init {folder}: model {world.config.name!r} reads CLIP tokens, and pipeline.json names no image_encoder; "
@@ -210,7 +225,8 @@ def load_bundle(config: TrainConfig) -> ModelBundle:
         text_encoder=components.text_encoder,
         image_encoder=components.image_encoder,
         sampling=_sampling(config, components.sampling),
-        history=history(folder),
+        history=history(start),
+        weights=weights,
     )
 
 
@@ -218,31 +234,49 @@ def export(bundle: ModelBundle, folder: Path, *, trained: Mapping[str, Tensor], 
     """Write a folder that generation and the next stage load; replaces an older one atomically.
 
     Args:
-        bundle: the model and its encoders; trained parameters are set to `trained`, LoRA adapters are merged.
+        bundle: the model and its encoders; trained parameters are set to `trained`, LoRA adapters are merged. A model
+            on the meta device is written with its initial weights, of which only some are in memory at a time.
         folder: export folder.
         trained: parameter name -> value to export.
         entry: addition to the history.
     """
-    with torch.no_grad():
-        for name, value in trained.items():
-            bundle.world.get_parameter(name).copy_(value)
+    whole = not any(parameter.is_meta for parameter in bundle.world.parameters())
+    for name in trained:
+        if whole or is_adapter(name):
+            put(bundle.world, name, trained[name])
     with replacing_folder(folder) as partial:
         save_adapters(bundle.world, partial / LORA_FOLDER)
-        merge_adapters(bundle.world)
-        save_world(bundle.world, partial)
+        if whole:
+            merge_adapters(bundle.world)
+            save_world(bundle.world, partial)
+        else:
+            _save_piecewise(bundle, partial, trained)
         save_components(partial, bundle.autoencoder, bundle.text_encoder, bundle.image_encoder, bundle.sampling)
         stages = {"format": 1, "stages": [*bundle.history, dict(entry)]}
         (partial / HISTORY).write_text(json.dumps(stages, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
-def frozen_fingerprint(world: FantasyWorld, *, besides: Collection[str] = ()) -> str:
+@torch.no_grad()
+def _save_piecewise(bundle: ModelBundle, folder: Path, trained: Mapping[str, Tensor]) -> None:
+    """Write a model on the meta device: trained values and initial ones, with the updates of its adapters."""
+    updates = take_adapters(bundle.world)
+
+    def read(name: str) -> Tensor:
+        value = trained[name] if name in trained else bundle.weights.read(name)
+        return add_update(value, *updates[name]) if name in updates else value
+
+    save_world(bundle.world, folder, read=read)
+
+
+def frozen_fingerprint(bundle: ModelBundle, *, besides: Collection[str] = ()) -> str:
     """Hash of the names and values of the frozen parameters, without those in `besides`."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(world.named_parameters()):
+    for name, parameter in sorted(bundle.world.named_parameters()):
         if not parameter.requires_grad and name not in besides:
+            value = bundle.weights.read(name) if parameter.is_meta else parameter.detach().cpu()
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -252,41 +286,6 @@ def _free_to_differ(stage: Stage, stages: list[dict[str, Any]]) -> tuple[str, ..
     if (stage, before) == ("stage1", "base"):
         return ("name", "geometry", "cross_branch", "pcb_blocks")
     return ("name", "cross_branch") if (stage, before) == ("stage2", "stage1") else ()
-
-
-def _load_world(folder: Path, wanted: WorldConfig, seed: int) -> FantasyWorld:
-    """The stored model; if `wanted` differs from its config, a new one with all weights that both have.
-
-    Video blocks are matched by their number over all blocks, so that they load with any number of preconditioning
-    blocks. Another geometry branch, which is not trained yet, is initialized from `wanted`, even where sizes agree.
-    """
-    stored = load_world(folder, dtype=torch.float32)
-    if stored.config == wanted:
-        return stored.train()
-    world = FantasyWorld(wanted, seed=seed)
-    same_geometry = stored.config.geometry == wanted.geometry
-    known = {
-        _over_all_blocks(name, stored.config.pcb_blocks): p
-        for name, p in stored.named_parameters()
-        if same_geometry or stored.parameter_group(name) != "geometry"
-    }
-    with torch.no_grad():
-        for name, parameter in world.named_parameters():
-            old = known.get(_over_all_blocks(name, wanted.pcb_blocks))
-            if old is not None and old.shape == parameter.shape:
-                parameter.copy_(old)
-    return world.train()
-
-
-def _over_all_blocks(name: str, pcb_blocks: int) -> str:
-    """Name of a parameter with its video block counted over all blocks; other names as they are."""
-    part, _, rest = name.partition(".")
-    index, _, inner = rest.partition(".")
-    if part == "pcb":
-        return f"block.{index}.{inner}"
-    if part == "irg" and inner.startswith("video."):
-        return f"block.{pcb_blocks + int(index)}.{inner.removeprefix('video.')}"
-    return name
 
 
 def _sampling(config: TrainConfig, before: Sampling) -> Sampling:

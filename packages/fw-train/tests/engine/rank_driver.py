@@ -39,10 +39,10 @@ def one_rank(out: Path, rank: int, world: int, steps: int, sharded: bool) -> Non
     """What each process does."""
     if world > 1:
         os.environ["WORLD_SIZE"] = str(world)
-        dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world)
+        dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous-{world}", rank=rank, world_size=world)
     config = TrainConfig(
         steps=steps,
-        batch=4,
+        batch=12,
         accumulate=2,
         optim=OptimConfig(lr=1e-2, warmup=2, ema=0.8, clip_norm=0.3),
         every=Cadence(log=5, validate=10, checkpoint=4),
@@ -68,3 +68,5 @@ if __name__ == "__main__":
     train(work / "mixed", world=1, steps=20)
     train(work / "mixed-sharded", world=1, steps=5)
     train(work / "mixed-sharded", world=2, steps=20, sharded=True)
+    for size, steps in ((2, 5), (3, 10), (1, 20)):  # 3 divides neither 64 nor 48 rows
+        train(work / "other-size", world=size, steps=steps, sharded=size > 1)

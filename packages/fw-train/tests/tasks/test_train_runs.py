@@ -264,9 +264,9 @@ def test_text_encoders_leave_the_device_before_the_model_is_loaded(
     monkeypatch.setattr(HashTextEncoder, "free", lambda _self: events.append("free"))
     load = train_module.load_bundle
 
-    def loading(config: TrainConfig) -> Any:
+    def loading(config: TrainConfig, **options: Any) -> Any:
         events.append("load")
-        return load(config)
+        return load(config, **options)
 
     monkeypatch.setattr(train_module, "load_bundle", loading)
     train(configure(name="plain"), quiet=True)

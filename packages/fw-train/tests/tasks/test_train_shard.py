@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from fw_model.checkpoints.checkpoint import load_world
 from fw_train.config.load import from_mapping
+from fw_train.engine.checkpoint import read
 from fw_train.engine.run_log import read_log
 from fw_train.tasks.train import read_run, train
 
@@ -32,7 +33,7 @@ def work(dataset: Path, mini: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def worst(one: Path, two: Path, step: int, stem: str) -> float:
     """Largest difference between two runs' checkpoints of a step."""
-    a, b = (load_file(run / "checkpoints" / f"step-{step:08d}" / f"{stem}.safetensors") for run in (one, two))
+    a, b = (read(run / "checkpoints" / f"step-{step:08d}").tensors[stem] for run in (one, two))
     assert a.keys() == b.keys()
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
@@ -42,7 +43,7 @@ def drift(one: Path, two: Path, start: Path, step: int, stem: str) -> float:
 
     Single weights may differ: Adam turns a rounding error in a near-zero gradient into a full step.
     """
-    a, b = (load_file(run / "checkpoints" / f"step-{step:08d}" / f"{stem}.safetensors") for run in (one, two))
+    a, b = (read(run / "checkpoints" / f"step-{step:08d}").tensors[stem] for run in (one, two))
     before = load_file(start / "model.safetensors")
     apart = sum(float((a[name] - b[name]).double().square().sum()) for name in a)
     return (apart / sum(float((a[name] - before[name]).double().square().sum()) for name in a)) ** 0.5

@@ -6,21 +6,22 @@ than the weights. Names and shapes are compared before anything is read.
 
 import json
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fw_core.devices import choose_dtype
 from fw_core.files import write_text
+from fw_model.checkpoints.fill import fill
 from fw_model.checkpoints.keys import released_names, to_diffusers, to_wan
-from fw_model.checkpoints.opening import is_fp8, read_json
+from fw_model.checkpoints.opening import read_json
 from fw_model.checkpoints.sources import local_folder
 from fw_model.checkpoints.weights import SHARD_BYTES, WeightFolder, compare_names, looks_like, save_weights
 from fw_model.config import WorldConfig
-from fw_model.layers.float32 import Float32Module
-from fw_model.layers.stored_weights import StoredWeights, is_stored, store_weight
+from fw_model.layers.stored_weights import StoredWeights, is_stored
 from fw_model.lora.apply import loaded_loras
 from fw_model.model.model import FantasyWorld
 
@@ -33,9 +34,18 @@ Layout = Literal["original", "diffusers"]
 
 
 def save_world(
-    world: FantasyWorld, folder: str | Path, *, dtype: torch.dtype | None = None, shard_bytes: int = SHARD_BYTES
+    world: FantasyWorld,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    read: Callable[[str], Tensor] | None = None,
 ) -> None:
-    """Write config.json and model.safetensors (shards and an index above `shard_bytes`), in `dtype` if given."""
+    """Write config.json and model.safetensors (shards and an index above `shard_bytes`), in `dtype` if given.
+
+    `read` gives the value of a parameter by name when it is written, for models on the meta device; one shard is in
+    memory at a time.
+    """
     beside = [one.name for one in loaded_loras(world) if not one.merged]
     if beside:
         raise ValueError(f"LoRA {beside[0]!r} is not merged, so the checkpoint would lose it; unload it, or merge it")
@@ -43,7 +53,7 @@ def save_world(
         raise ValueError("the weights are stored in 8 bits, for inference; load the model without that to save it")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder, dict(world.named_parameters()), dtype=dtype, shard_bytes=shard_bytes)
+    save_weights(folder, dict(world.named_parameters()), dtype=dtype, shard_bytes=shard_bytes, read=read)
     content = {"format": FORMAT, **world.config.to_dict()}
     write_text(folder / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
 
@@ -94,7 +104,9 @@ def load_weights(
 ) -> None:
     """Put the weights of a checkpoint folder into a model of the same config (our names, or the released ones).
 
-    Parameters on the meta device are replaced by the file's tensors; others are copied into, keeping their type.
+    Parameters on the meta device are replaced by the file's tensors; others are copied into, keeping their type. Of
+    sharded parameters (`torch.distributed.fsdp.fully_shard`), on the meta device or not, every process reads its own
+    rows, and they keep their type.
     Raises ValueError for a checkpoint of another config, by name, and for names or shapes that differ.
     """
     folder = Path(folder)
@@ -106,10 +118,28 @@ def load_weights(
                 f"{_first_difference(stored, world.config)}."
             )
     files = WeightFolder(folder)
-    names = {name: name for name, _ in world.named_parameters()}
+    names = names_in(files, world)
+    check_names(world, files, names, f"preset {world.config.name!r}")
+    fill(world, files, names, device=device, dtype=dtype, stored=weights)
+
+
+def names_in(files: WeightFolder, world: FantasyWorld) -> dict[str, str]:
+    """Name in the files of a checkpoint (ours, or the released one) -> name of the parameter."""
     if "released" in looks_like(set(files.shapes)):
-        names = released_names(world)
-    _fill(world, files, names, f"preset {world.config.name!r}", device, dtype, weights)
+        return released_names(world)
+    return {name: name for name, _ in world.named_parameters()}
+
+
+def check_names(world: FantasyWorld, files: WeightFolder, names: Mapping[str, str], purpose: str) -> None:
+    """Compare names and shapes of `names` (name in the files -> parameter) with the files, before anything is read.
+
+    Raises ValueError, with the first differing names; `purpose` says what the files should hold.
+    """
+    parameters = dict(world.named_parameters())
+    wanted = {theirs: tuple(parameters[ours].shape) for theirs, ours in names.items()}
+    compare_names(files.shapes, wanted, source=str(files.path), purpose=purpose)
+    for note in files.notes:
+        _LOG.warning("%s: %s", files.path, note)
 
 
 def load_video_backbone(
@@ -129,15 +159,25 @@ def load_video_backbone(
     Raises:
         ValueError: not a Wan transformer, or one of another size or family, with the first differing names.
     """
-    weights = WeightFolder(Path(source))
-    kind = looks_like(set(weights.shapes))
+    files, names, layout = find_video_backbone(world, source)
+    fill(world, files, names, device=device, dtype=dtype)
+    return layout
+
+
+def find_video_backbone(world: FantasyWorld, source: str | Path) -> tuple[WeightFolder, dict[str, str], Layout]:
+    """The files of a Wan transformer, names (in the files -> parameter of the video branch) and layout; reads headers.
+
+    Raises ValueError as `load_video_backbone` does.
+    """
+    files = WeightFolder(Path(source))
+    kind = looks_like(set(files.shapes))
     rename = {"a Wan video transformer in diffusers' layout": to_diffusers}.get(kind, to_wan)
     if "Wan video transformer" not in kind:
         raise ValueError(f"{source} looks like {kind}; a Wan video transformer was expected as the video backbone.")
     video = [n for n, _ in world.named_parameters() if world.parameter_group(n) == "video"]
     names = {rename(name, world.config.pcb_blocks): name for name in video}
-    _fill(world, weights, names, f"the video backbone of preset {world.config.name!r}", device, dtype)
-    return "diffusers" if rename is to_diffusers else "original"
+    check_names(world, files, names, f"the video backbone of preset {world.config.name!r}")
+    return files, names, "diffusers" if rename is to_diffusers else "original"
 
 
 def read_config(folder: Path) -> WorldConfig:
@@ -155,49 +195,6 @@ def read_config(folder: Path) -> WorldConfig:
         kind = content.get("_class_name") or content.get("model_type") or "another program's model"
         raise ValueError(f"{path} is the config of {kind}, not of a FantasyWorld model (format {FORMAT!r}).")
     return WorldConfig.from_dict(content)
-
-
-def _fill(
-    world: nn.Module,
-    weights: WeightFolder,
-    names: dict[str, str],
-    purpose: str,
-    device: str | torch.device | None,
-    dtype: torch.dtype | None,
-    stored: StoredWeights | None = None,
-) -> None:
-    parameters = dict(world.named_parameters())
-    wanted = {theirs: tuple(parameters[ours].shape) for theirs, ours in names.items()}
-    compare_names(weights.shapes, wanted, source=str(weights.path), purpose=purpose)
-    for note in weights.notes:
-        _LOG.warning("%s: %s", weights.path, note)
-    exact = tuple(f"{name}." for name, module in world.named_modules() if isinstance(module, Float32Module))
-    compact = 0
-    for theirs, tensor in weights.tensors():
-        if is_fp8(tensor.dtype):
-            compact += 1
-            tensor = tensor.to(torch.bfloat16)  # fp8 stores weights, it does not compute
-        name = names[theirs]
-        _put(world, name, tensor, device, torch.float32 if name.startswith(exact) else dtype)
-        layer = world.get_submodule(name.rpartition(".")[0])
-        if stored and isinstance(layer, nn.Linear) and name.endswith(".weight") and name.startswith(("pcb.", "irg.")):
-            store_weight(layer, stored)
-    if compact:
-        _LOG.warning("%s: %d tensors stored in fp8 were loaded as bfloat16", weights.path, compact)
-
-
-@torch.no_grad()
-def _put(
-    world: nn.Module, name: str, tensor: Tensor, device: str | torch.device | None, dtype: torch.dtype | None
-) -> None:
-    owner, _, leaf = name.rpartition(".")
-    module = world.get_submodule(owner)
-    old = module.get_parameter(leaf)
-    if not old.is_meta:
-        old.copy_(tensor)
-        return
-    value = tensor.to(device=device or "cpu", dtype=dtype or tensor.dtype, copy=True)
-    module._parameters[leaf] = nn.Parameter(value, requires_grad=old.requires_grad)
 
 
 def _first_difference(stored: WorldConfig, wanted: WorldConfig) -> str:

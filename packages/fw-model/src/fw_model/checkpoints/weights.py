@@ -5,24 +5,23 @@ Nothing here knows the model; `fw_model.checkpoints.checkpoint` puts names and m
 """
 
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fw_core.files import replacing, write_text
 from fw_model.checkpoints.opening import check_quantization, read_header, read_json, safetensors_files
 from fw_model.checkpoints.prefixes import plain_names
+from fw_model.checkpoints.slices import SliceReader
+from fw_model.parallel.shards import Rows
 
 MODEL_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
-_WINDOW_BYTES = 16_000_000
 _READABLE = 0o644
 
 _LOOKS = (
@@ -73,42 +72,46 @@ class WeightFolder:
         self._stored = {plain: stored for stored, plain in names.items()}
         self._file = {plain: owner[stored] for plain, stored in self._stored.items()}
         self.shapes = {plain: shapes[stored] for plain, stored in self._stored.items()}
+        self._slices = SliceReader()
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every name and tensor, one file after the other; a tensor is read when it is asked for.
+    def tensors(self, rows: Mapping[str, Rows | None] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors, one file after the other; a tensor is read when it is asked for.
 
-        Files are mapped a window at a time, so tensors that were copied out leave no pages behind. Copy a tensor to
-        keep it: its memory belongs to the file and is not aligned as torch aligns it.
+        Copy a tensor to keep it: its memory belongs to the file and is not aligned as torch aligns it.
+
+        Args:
+            rows: the names to read, each with the rows to read of it, or None for the whole; None: all, whole.
         """
-        for names in self._windows():
-            with safe_open(self._file[names[0]], framework="pt") as handle:
-                for name in names:
-                    yield name, handle.get_tensor(self._stored[name])
+        with self._slices:
+            for name, file in self._file.items():
+                if rows is None or name in rows:
+                    wanted = None if rows is None else rows[name]
+                    yield name, self._slices.read(file, self._stored[name], wanted)
 
-    def _windows(self) -> Iterator[list[str]]:
-        names: list[str] = []
-        size = 0
-        for name, file in self._file.items():
-            count = 4 * math.prod(self.shapes[name])
-            if names and (file != self._file[names[0]] or size + count > _WINDOW_BYTES):
-                yield names
-                names, size = [], 0
-            names.append(name)
-            size += count
-        if names:
-            yield names
+    def read(self, name: str, rows: Rows | None = None) -> Tensor:
+        """One tensor, or some rows of it, in memory of its own."""
+        with self._slices:
+            return self._slices.read(self._file[name], self._stored[name], rows).clone()
 
 
-def save_weights(folder: Path, state: Mapping[str, Tensor], *, dtype: torch.dtype | None, shard_bytes: int) -> None:
+def save_weights(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | None,
+    shard_bytes: int,
+    read: Callable[[str], Tensor] | None = None,
+) -> None:
     """Write tensors in the mapping's order to one file, or to shards with an index.
 
-    Each file appears whole or not at all. Files of an earlier save in the same folder are removed last.
+    `read` gives the tensors when their shard is written; those of `state` then tell shape and type only. Each file
+    appears whole or not at all. Files of an earlier save in the same folder are removed last.
     """
     shards = _shards(state, dtype, shard_bytes)
     files = [MODEL_FILE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
     total = 0
     for file, names in zip(files, shards, strict=True):
-        tensors = {name: _ready(state[name], dtype) for name in names}
+        tensors = {name: _ready(read(name) if read else state[name], _target(state[name], dtype)) for name in names}
         total += sum(t.numel() * t.element_size() for t in tensors.values())
         with replacing(folder / file) as partial:
             save_file(tensors, partial, metadata={"format": "pt"})
@@ -189,5 +192,5 @@ def _target(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
 
 
-def _ready(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.detach().to(device="cpu", dtype=_target(tensor, dtype)).contiguous()
+def _ready(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(device="cpu", dtype=dtype).contiguous()

@@ -58,11 +58,17 @@ def initialize(module: nn.Module, seed: int) -> None:
         ValueError: no module declares initial values for a parameter.
     """
     for name, parameter in module.named_parameters():
-        generator = torch.Generator().manual_seed(_seed(seed, name))
-        value = torch.empty(parameter.shape)
-        fill, layer = _declared(module, name)
-        fill(value, generator, _fan_in(getattr(layer, "weight", value)))
-        parameter.copy_(value)
+        parameter.copy_(initial_value(module, name, seed))
+
+
+@torch.no_grad()
+def initial_value(module: nn.Module, name: str, seed: int) -> Tensor:
+    """The value that `initialize` gives a parameter, also of a module on the meta device; float32 on the CPU."""
+    generator = torch.Generator().manual_seed(_seed(seed, name))
+    value = torch.empty(module.get_parameter(name).shape, device="cpu")
+    fill, layer = _declared(module, name)
+    fill(value, generator, _fan_in(getattr(layer, "weight", value)))
+    return value
 
 
 def owners(module: nn.Module, name: str) -> list[tuple[nn.Module, str]]:

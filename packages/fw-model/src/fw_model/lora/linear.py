@@ -44,10 +44,8 @@ class LoraLinear(nn.Linear):
         self.lora_down = nn.Parameter(torch.empty(rank, self.in_features, **like))
         self.lora_up = nn.Parameter(torch.zeros(self.out_features, rank, **like))
         if not self.lora_down.is_meta:
-            start = torch.empty(self.lora_down.shape)
-            nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=torch.Generator().manual_seed(seed))
             with torch.no_grad():
-                self.lora_down.copy_(start)
+                self.lora_down.copy_(initial_down(self.lora_down.shape, seed))
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Apply the layer and its adapters."""
@@ -82,10 +80,23 @@ class LoraLinear(nn.Linear):
             raise ValueError(f"LoRA {self.branches[0].lora!r} is loaded beside the trained adapter; unload it first")
         layer, factors = self.plain(), self.factors()
         if factors is not None:
-            down, up = factors
-            value = (self.weight.float() + up.float() @ down.float()).to(self.weight.dtype)
+            value = add_update(self.weight, *factors)
             layer.weight = nn.Parameter(value, requires_grad=self.weight.requires_grad)
         return layer
+
+
+def add_update(
+    weight: Float[Tensor, "o i"], down: Float[Tensor, "r i"], up: Float[Tensor, "o r"]
+) -> Float[Tensor, "o i"]:
+    """A weight with a low-rank update added, computed in float32 and rounded once."""
+    return (weight.float() + up.float() @ down.float()).to(weight.dtype)
+
+
+def initial_down(shape: torch.Size, seed: int) -> Float[Tensor, "r i"]:
+    """The value that `lora_down` of a trained adapter starts with."""
+    start = torch.empty(shape)
+    nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=torch.Generator().manual_seed(seed))
+    return start
 
 
 class LoraBranch(nn.Module):

@@ -4,26 +4,31 @@ A checkpoint is a folder `step-00000100/` of safetensors files and state.json. I
 every file is synced to disk, manifest.json with the size and sha256 of each file goes last, then the folder is renamed
 and its parent synced. `latest()` accepts only a folder whose bytes match its manifest, and reports why it skipped
 others. `Saver` writes in the background, from a copy of the state.
+
+Of a sharded network every process writes its own rows, into files of its own: `model-00002-of-00004.safetensors`.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fw_core.files import sync
-from fw_model.checkpoints.opening import safetensors_files
+from fw_train.engine.checkpoint_files import ROWS, PartRows, open_tensors, part_name
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+Files = dict[str, Any]
+"""Entries of a manifest: file name -> its size in bytes and its sha256."""
 _PREFIX = "step-"
 _PARTIAL = ".partial-"
 _TRASH = ".trash-"
@@ -54,6 +59,12 @@ class Snapshot:
     """File stem (`model`, `optimizer`, `ema`) -> named tensors."""
     state: Mapping[str, Any]
     """Everything that is not a tensor, as JSON values; `step` is required."""
+    rows: Mapping[str, Mapping[str, PartRows]] = field(default_factory=dict[str, dict[str, PartRows]])
+    """File stem -> name -> place in the whole tensor, of tensors that are some rows of it."""
+    part: int = 0
+    """Number of this part of the checkpoint, 0 to parts - 1."""
+    parts: int = 1
+    """Number of processes that write a part each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,36 +98,80 @@ class CheckpointStore:
             CheckpointError: the disk is full, read-only, ...; earlier checkpoints are untouched.
         """
         step = int(snapshot.state["step"])
-        final = self.path(step)
-        partial = self.root / f"{_PARTIAL}{final.name}"
+        with self.reporting(step, discard=True):
+            if self.prepare(step):
+                self.commit(snapshot.state, self.write(snapshot))
+        return self.path(step)
+
+    @contextmanager
+    def reporting(self, step: int, *, discard: bool) -> Iterator[None]:
+        """Raise failures of the file system as CheckpointError; with `discard`, delete what was written so far."""
         try:
-            if final.exists():
-                if defect(final) is None:
-                    return final
-                self._discard(final)
-            self._discard(partial)
-            partial.mkdir(parents=True)
-            self._write_files(partial, snapshot)
-            partial.rename(final)
-            sync(self.root)
+            yield
         except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
-            shutil.rmtree(partial, ignore_errors=True)
+            if discard:
+                self.discard_partial(step)
             raise CheckpointError(
-                f"cannot write checkpoint {final}: {error}. Earlier checkpoints are intact; free space and resume."
+                f"cannot write checkpoint {self.path(step)}: {error}. Earlier checkpoints are intact; "
+                "free space and resume."
             ) from error
+
+    def prepare(self, step: int) -> bool:
+        """Make the folder that the parts of a checkpoint are written to; False if the checkpoint is complete."""
+        final, partial = self.path(step), self._partial(step)
+        if final.exists():
+            if defect(final) is None:
+                return False
+            self._discard(final)
+        self._discard(partial)
+        partial.mkdir(parents=True)
+        return True
+
+    def write(self, snapshot: Snapshot) -> Files:
+        """Write the tensors of this process into the prepared folder; returns the entries of the manifest."""
+        folder = self._partial(int(snapshot.state["step"]))
+        files: Files = {}
+        for stem, tensors in snapshot.tensors.items():
+            path = folder / part_name(stem, snapshot.part, snapshot.parts)
+            rows = snapshot.rows.get(stem)
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+                path,
+                metadata={ROWS: json.dumps(rows, sort_keys=True)} if rows else None,
+            )
+            files[path.name] = self._written(path)
+        return files
+
+    def commit(self, state: Mapping[str, Any], files: Files) -> Path:
+        """Complete a checkpoint whose tensors are written: state, manifest, final name. Deletes the oldest ones."""
+        step = int(state["step"])
+        final, partial = self.path(step), self._partial(step)
+        path = partial / STATE
+        path.write_text(json.dumps(dict(state), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        files = {**files, STATE: self._written(path)}
+        path = partial / MANIFEST
+        path.write_bytes(_manifest(files))
+        sync(path)
+        sync(partial)
+        self._on_write(path)
+        partial.rename(final)
+        sync(self.root)
         self._on_write(final)
         self._prune()
         return final
 
-    def latest(self) -> Found | None:
+    def latest(self, find_defect: Callable[[Path], str | None] | None = None) -> Found | None:
         """The newest complete checkpoint, or None if there are no checkpoints.
+
+        Args:
+            find_defect: tells why a folder is not complete; None: `defect`.
 
         Raises:
             CheckpointError: there are checkpoints, but none is complete; the message lists every defect.
         """
         passed_over: list[str] = []
         for path in reversed(self.folders()):
-            reason = defect(path)
+            reason = (find_defect or defect)(path)
             if reason is None:
                 return Found(path=path, step=step_of(path), passed_over=passed_over)
             passed_over.append(f"{path}: {reason}")
@@ -140,22 +195,18 @@ class CheckpointStore:
             shutil.rmtree(path)
         return [path.name for path in left]
 
-    def _write_files(self, folder: Path, snapshot: Snapshot) -> None:
-        for stem, tensors in snapshot.tensors.items():
-            path = folder / f"{stem}.safetensors"
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-            sync(path)
-            self._on_write(path)
-        path = folder / STATE
-        path.write_text(json.dumps(dict(snapshot.state), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    def discard_partial(self, step: int) -> None:
+        """Delete what was written of a checkpoint that will not be completed."""
+        shutil.rmtree(self._partial(step), ignore_errors=True)
+
+    def _partial(self, step: int) -> Path:
+        return self.root / f"{_PARTIAL}{self.path(step).name}"
+
+    def _written(self, path: Path) -> dict[str, Any]:
+        """The entry of a file in the manifest, once it is on the disk."""
         sync(path)
         self._on_write(path)
-        files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(folder.iterdir())}
-        path = folder / MANIFEST
-        path.write_bytes(_manifest(files))
-        sync(path)
-        sync(folder)
-        self._on_write(path)
+        return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
     def _prune(self) -> None:
         for path in self.folders()[: -self.keep]:
@@ -206,7 +257,7 @@ class Saver:
 
 
 def read(path: Path) -> Snapshot:
-    """Load a complete checkpoint; tensors on the CPU.
+    """Load a complete checkpoint; whole tensors on the CPU.
 
     Raises:
         CheckpointError: the folder is not complete; the message names the file and the defect.
@@ -214,13 +265,22 @@ def read(path: Path) -> Snapshot:
     reason = defect(path)
     if reason is not None:
         raise CheckpointError(f"{path} is not a complete checkpoint: {reason}")
-    stems = safetensors_files(path)
-    state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    return Snapshot(tensors={p.stem: load_file(p) for p in stems}, state=state)
+    stored = open_tensors(path)
+    return Snapshot(tensors={stem: dict(tensors) for stem, tensors in stored.items()}, state=read_state(path))
 
 
-def defect(path: Path) -> str | None:
-    """Why this folder is not a complete checkpoint, or None when every byte matches its manifest."""
+def read_state(path: Path) -> dict[str, Any]:
+    """The state of a complete checkpoint: everything that is not a tensor."""
+    return json.loads((path / STATE).read_text(encoding="utf-8"))
+
+
+def defect(path: Path, *, share: tuple[int, int] = (0, 1)) -> str | None:
+    """Why this folder is not a complete checkpoint, or None when every byte matches its manifest.
+
+    Args:
+        path: the folder.
+        share: number of this process and of all that check the folder together; each reads every n-th file.
+    """
     manifest = path / MANIFEST
     try:
         written = manifest.read_bytes()
@@ -234,12 +294,14 @@ def defect(path: Path) -> str | None:
         return f"{MANIFEST} is damaged ({type(error).__name__}: {error})"
     if written != _manifest(files) or STATE not in listed:
         return f"{MANIFEST} is damaged (its bytes differ)"
-    for name, (size, digest) in listed.items():
+    for number, (name, (size, digest)) in enumerate(listed.items()):
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes, and the manifest lists {size}"
+        if number % share[1] != share[0]:
+            continue
         try:
             same = _sha256(file) == digest
         except OSError as error:  # a bad disk
@@ -249,7 +311,7 @@ def defect(path: Path) -> str | None:
     return None
 
 
-def _manifest(files: Mapping[str, Any]) -> bytes:
+def _manifest(files: Files) -> bytes:
     """The bytes of a manifest, in one form, so that any changed byte is detected."""
     return (json.dumps({"format": 1, "files": files}, indent=1, sort_keys=True) + "\n").encode()
 

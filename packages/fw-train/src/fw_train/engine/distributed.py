@@ -2,12 +2,12 @@
 
 One process is rank 0 of 1; a launcher sets rank and world size in the environment. Several ranks either hold the same
 network and average their gradients (all-reduce), or each hold a shard of every parameter (FSDP2, `shard`).
-`local_part`, `full_tensor` and `copy_into` hide that difference from the rest of the package.
+`full_tensor` and `copy_into`, with `fw_model.parallel.shards`, hide that difference from the rest of the package.
 """
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from fw_core.devices import choose_device
 from fw_model.layers.attention import has_fast_bfloat16
 from fw_model.parallel.sequence import SequenceGroup
+from fw_model.parallel.shards import is_sharded, local_part, local_rows
 from fw_train.engine.checkpoint import CheckpointStore
+from fw_train.engine.checkpoint_files import StoredTensors
 
 COLLECTIVE_TIMEOUT: timedelta | None = None
 """Limit of a collective of the training step, after which a hang is an error; None: torch's default for the backend."""
@@ -235,32 +237,19 @@ def unsharded(root: nn.Module) -> Iterator[None]:
             unit.reshard()
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether each rank holds a shard of this tensor."""
-    return hasattr(tensor, "to_local")  # importing DTensor to ask takes a second
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """The shard of this rank, sharing its memory; a tensor that is not sharded as it is."""
-    sharded: Any = tensor.detach()
-    return sharded.to_local() if is_sharded(tensor) else sharded
-
-
 def full_tensor(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered from all ranks, which must all call this; any other tensor as it is."""
     sharded: Any = tensor.detach()
     return sharded.full_tensor() if is_sharded(tensor) else sharded
 
 
-def copy_into(target: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor into one that may be sharded; every rank copies its shard."""
-    sharded: Any = target
-    if is_sharded(target):
-        from torch.distributed.tensor import distribute_tensor
-
-        there = value.to(sharded.device)
-        value = distribute_tensor(there, sharded.device_mesh, sharded.placements, src_data_rank=None).to_local()
-    local_part(target).copy_(value)
+def copy_into(target: Tensor, saved: Mapping[str, Tensor], name: str) -> None:
+    """Copy a saved tensor into one that may be sharded; of stored ones, every rank reads its rows alone."""
+    part, rows = local_part(target), local_rows(target)
+    if rows is not None and isinstance(saved, StoredTensors):
+        saved.copy_rows(name, rows, part)
+    else:
+        part.copy_(saved[name] if rows is None else saved[name][slice(*rows)])
 
 
 def _sequence_group(rank: int, world_size: int, size: int) -> SequenceGroup:

@@ -10,20 +10,23 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from fw_core.files import write_text
 from fw_data.dataset.clip_order import Draw
+from fw_model.parallel.shards import local_part
 from fw_train.config.schema import TrainConfig
 from fw_train.data.order import ClipOrder, OrderSampler
 from fw_train.engine import health
-from fw_train.engine.checkpoint import CheckpointError, OtherRunError, Saver, Snapshot, read, step_of
-from fw_train.engine.distributed import Context, copy_into, full_tensor, local_part
+from fw_train.engine.checkpoint import CheckpointError, OtherRunError, Saver, Snapshot, defect, read_state, step_of
+from fw_train.engine.checkpoint_files import open_tensors
+from fw_train.engine.distributed import Context, copy_into, full_tensor
 from fw_train.engine.optim import EMA, AdamW, learning_rate, rate_shares
 from fw_train.engine.run_log import RunLog
+from fw_train.engine.sharded_saver import ShardedSaver, any_sharded, own_part
 from fw_train.engine.signals import GracefulShutdown
 from fw_train.engine.throughput import Meter, Step
 from fw_train.engine.trackers import open_trackers
@@ -163,7 +166,7 @@ class Trainer:
         self.ema = EMA(self.trained, config.optim.ema) if config.optim.ema else None
         self.sampler = OrderSampler(config, task.order)
         self.sampler.step(0, ctx.data_rank, ctx.data_size * config.accumulate)  # raises if the batch cannot be cut
-        self.saver = Saver(ctx.store)
+        self.saver = ShardedSaver(ctx.store, ctx) if any_sharded(self.trained) else Saver(ctx.store)
         self._announced = 0
 
     def train(self, run_log: RunLog, shutdown: GracefulShutdown) -> Result:
@@ -215,12 +218,12 @@ class Trainer:
             OtherRunError: the checkpoint belongs to another run; nothing was changed on disk.
         """
         store = self.ctx.store
-        found = store.latest()
+        found = store.latest(self._defect)
         notes = []
         if found is not None:
-            snapshot = read(found.path)
-            notes += self._check_identity(found.path, snapshot.state["identity"])
-            self._load(snapshot)
+            state = read_state(found.path)
+            notes += self._check_identity(found.path, state["identity"])
+            self._load(open_tensors(found.path), state)
             notes += [f"skipped {reason}" for reason in found.passed_over]
             notes += [f"resuming from {found.path} (step {self.step})"]
         self.ctx.wait_for_all()  # every rank has read before one of them deletes
@@ -228,6 +231,11 @@ class Trainer:
             notes.insert(0, f"removed incomplete checkpoints: {', '.join(left)}")
         self._announced = self.step
         return notes
+
+    def _defect(self, path: Path) -> str | None:
+        """Why a folder is not a complete checkpoint; every rank reads some of its files."""
+        reasons = self.ctx.gather(defect(path, share=(self.ctx.rank, self.ctx.world_size)))
+        return next((reason for reason in reasons if reason is not None), None)
 
     def _check_identity(self, path: Path, before: Mapping[str, str]) -> list[str]:
         for key, value in self.task.identity.items():
@@ -350,7 +358,7 @@ class Trainer:
         self._note_saved(run_log, self.saver.wait())
         self.ctx.wait_for_all()  # rank 0 may have waited for a slow disk
         snapshot = self._snapshot()
-        if self.ctx.is_main:
+        if self.ctx.is_main or isinstance(self.saver, ShardedSaver):
             self.saver.start(snapshot)
         if wait:
             self._note_saved(run_log, self.saver.wait())
@@ -362,30 +370,23 @@ class Trainer:
             run_log.event(step_of(path), "saved", path=path.name)
 
     def _snapshot(self) -> Snapshot:
-        """The current state, copied to the host on rank 0; every rank calls this."""
+        """The current state, copied to the host: all of it on rank 0, or the rows of this rank."""
         tensors: dict[str, Mapping[str, Tensor]] = {"model": self.trained, "optimizer": self.optimizer.tensors()}
         if self.ema:
             tensors["ema"] = self.ema.weights
-        copies: dict[str, dict[str, Tensor]] = {}
-        for stem, named in tensors.items():
-            for name, tensor in named.items():
-                gathered = full_tensor(tensor)
-                if self.ctx.is_main:
-                    copies.setdefault(stem, {})[name] = gathered.to("cpu", copy=True)
         state = {"step": self.step, "stage": self.config.stage, "identity": dict(self.task.identity)}
-        return Snapshot(tensors=copies, state=state)
+        return own_part(tensors, state, is_main=self.ctx.is_main)
 
     @torch.no_grad()
-    def _load(self, snapshot: Snapshot) -> None:
-        saved = snapshot.tensors["model"]
-        if differ := self._unexplained(saved):
+    def _load(self, saved: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        if differ := self._unexplained(saved["model"]):
             raise CheckpointError(f"the checkpoint trains other parameters than this run, first: {differ[:3]}")
         for name, parameter in self.trained.items():
-            copy_into(parameter, saved[name])
-        self.optimizer.load(snapshot.tensors["optimizer"])
+            copy_into(parameter, saved["model"], name)
+        self.optimizer.load(saved["optimizer"])
         if self.ema:
-            self.ema.load(snapshot.tensors["ema"])
-        self.step = int(snapshot.state["step"])
+            self.ema.load(saved["ema"])
+        self.step = int(state["step"])
 
     def _unexplained(self, saved: Mapping[str, Tensor]) -> list[str]:
         """Names that only the checkpoint or only this run trains.

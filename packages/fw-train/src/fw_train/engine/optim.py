@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from fw_model.parallel.shards import local_part
 from fw_model.wan.camera_adapter import CameraAdapter
 from fw_train.config.schema import OptimConfig
-from fw_train.engine.distributed import copy_into, local_part
+from fw_train.engine.distributed import copy_into
 
 Parameters = Mapping[str, nn.Parameter]
 EPSILON = 1e-8
@@ -97,8 +98,8 @@ class AdamW:
     def load(self, saved: Mapping[str, Tensor]) -> None:
         """Restore the state that `tensors` returned."""
         for name in self.parameters:
-            copy_into(self.first[name], saved[f"{name}/first"])
-            copy_into(self.second[name], saved[f"{name}/second"])
+            copy_into(self.first[name], saved, f"{name}/first")
+            copy_into(self.second[name], saved, f"{name}/second")
             self.steps[name] = int(saved[f"{name}/steps"])
 
 
@@ -160,4 +161,4 @@ class EMA:
     def load(self, saved: Mapping[str, Tensor]) -> None:
         """Restore an average from a checkpoint."""
         for name, average in self.weights.items():
-            copy_into(average, saved[name])
+            copy_into(average, saved, name)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from fw_core.files import write_text
 from fw_train.config.check import check
@@ -24,7 +23,8 @@ from fw_train.config.preflight import ALL_FRAMES, FIRST_FRAME, run_lock
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.data.encode import encode
 from fw_train.data.split import Split, open_data
-from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, OtherRunError, read
+from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, OtherRunError
+from fw_train.engine.checkpoint_files import StoredTensors, open_tensors
 from fw_train.engine.distributed import Context, join
 from fw_train.engine.loop import Result, run
 from fw_train.engine.trackers import check_trackers
@@ -110,15 +110,15 @@ def export_run(run_folder: Path, to: Path | None = None) -> Path:
     found = CheckpointStore(run_folder / CHECKPOINTS).latest()
     if found is None:
         raise CheckpointError(f"{run_folder} has no checkpoint to export yet")
-    snapshot = read(found.path)
-    trained = snapshot.tensors.get("ema", snapshot.tensors["model"])
+    stored = open_tensors(found.path)
+    trained = stored.get("ema", stored["model"])
     folder, entry = to or run_folder / EXPORT, _entry(config, found.step)
     if config.stage == "autoencoder":
         ctx = Context(store=CheckpointStore(run_folder / CHECKPOINTS), device=torch.device("cpu"))
         return AutoencoderTask(config, *open_data(config), ctx).export(folder, trained=trained, entry=entry)
     notes = run_folder / DATA
     fps = json.loads(notes.read_text(encoding="utf-8"))["fps"] if notes.is_file() else None
-    return export(_at_rate(load_bundle(config), fps), folder, trained=trained, entry=entry)
+    return export(_at_rate(load_bundle(config, meta=True), fps), folder, trained=trained, entry=entry)
 
 
 def read_run(run_folder: Path) -> TrainConfig:
@@ -208,7 +208,7 @@ def _export(config: TrainConfig, ctx: Context, prepared: Prepared, result: Resul
         return
     changed = config.compute.frozen_dtype == "bf16" or _sharded(config, ctx)
     # frozen weights are exported as they were loaded
-    bundle = _at_rate(load_bundle(config), prepared.split.fps) if changed else task.bundle
+    bundle = _at_rate(load_bundle(config, meta=True), prepared.split.fps) if changed else task.bundle
     export(bundle, folder, trained=_final_weights(result), entry=entry)
 
 
@@ -242,10 +242,10 @@ def prepare(config: TrainConfig, ctx: Context, *, quiet: bool = True) -> Prepare
     check_start(config)
     if config.clip.encode_first:
         _encode_first(config, ctx, _printer(ctx, quiet))
-    bundle = _at_rate(load_bundle(config), split.fps)
+    sharded = _sharded(config, ctx)
+    bundle = _at_rate(load_bundle(config, meta=sharded), split.fps)
     table = choose_parameters(bundle.world, config.stage, unfreeze=config.unfrozen)
     frozen, files = _frozen_hash(config, bundle, ctx)
-    sharded = _sharded(config, ctx)
     task = WorldTask(config, bundle, dataset, split, ctx, frozen=frozen, sharded=sharded)
     cache = task.cache.lines() if task.cache else []
     if sharded:
@@ -286,7 +286,7 @@ def _frozen_hash(config: TrainConfig, bundle: ModelBundle, ctx: Context) -> tupl
         if not found:
             groups = trained_groups(config.stage, unfreeze=config.unfrozen)
             besides = {n for n in unused_parameters(bundle.world) if parameter_group(bundle.world, n) in groups}
-            found = frozen_fingerprint(bundle.world, besides=besides)
+            found = frozen_fingerprint(bundle, besides=besides)
     found = ctx.from_main(found)
     return found, {FROZEN: {"key": key, "sha256": found}} if files else {}
 
@@ -324,9 +324,9 @@ def _sharded(config: TrainConfig, ctx: Context) -> bool:
     return config.compute.shard != "none" and ctx.world_size > 1
 
 
-def _final_weights(result: Result) -> dict[str, Tensor]:
-    tensors = read(result.checkpoint).tensors
-    return dict(tensors.get("ema", tensors["model"]))
+def _final_weights(result: Result) -> StoredTensors:
+    stored = open_tensors(result.checkpoint)
+    return stored.get("ema", stored["model"])
 
 
 def _entry(config: TrainConfig, steps: int) -> dict[str, str | int]:

@@ -56,7 +56,7 @@ class WorldTask:
         split: training and held-out clips.
         ctx: this process.
         frozen: hash of the frozen weights, for the identity of the run.
-        sharded: shard the network over the ranks.
+        sharded: shard the network, which is on the meta device, over the ranks; each reads its own rows of the weights.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class WorldTask:
             copies = nodes() if config.compute.shard == "hybrid" else 1
             units = shard_units(self.world, config.stage)
             shard(self.world, units, device=ctx.device, also=["forward_geometry"], copies=copies)
+            bundle.weights.fill(self.world, ctx.device)
             self.world.to(ctx.device)
         else:  # previews run the whole network
             place(self.world, ctx.device, without=[] if config.every.sample else idle_parts(self.world, config.stage))
