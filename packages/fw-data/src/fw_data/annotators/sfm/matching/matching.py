@@ -17,6 +17,8 @@ from fw_data.annotators.sfm.matching.networks import load_lighterglue
 from fw_data.annotators.sfm.workers import map_parallel
 
 MIN_COSINE = 0.82
+MIN_POINTS = 8
+"""Fewer points in a frame are not matched."""
 MIN_INLIERS = 20
 EPIPOLAR_ERROR = 1.5 / 640
 """As a fraction of the long side of the frames."""
@@ -38,17 +40,18 @@ class PairMatches:
 
 def match_keyframes(
     features: list[Features],
+    pairs: list[tuple[int, int]],
+    match: Callable[[Features, Features], Int64[np.ndarray, "m 2"]],
     *,
-    pairs_per_keyframe: int,
     seed: int,
     threads: int,
     on_done: Callable[[float], None] | None = None,
 ) -> list[PairMatches]:
-    """Verified matches of neighboring key frames and of those that look most alike."""
+    """Verified matches of the given pairs of key frames, by the matcher `match`."""
 
     def work(pair: tuple[int, int]) -> PairMatches | None:
         first, second = pair
-        indices = match_pair(features[first], features[second])
+        indices = match(features[first], features[second])
         verified = verify_pair(features[first], features[second], indices, seed)
         if verified is None:
             return None
@@ -61,7 +64,7 @@ def match_keyframes(
             homography_fraction=homography_fraction,
         )
 
-    found = map_parallel(work, select_pairs(features, pairs_per_keyframe), threads, on_done)
+    found = map_parallel(work, pairs, threads, on_done)
     return [pair for pair in found if pair is not None]
 
 
@@ -93,7 +96,7 @@ def similarity_matrix(features: list[Features], points: int = 384) -> Float64[np
 
 def match_pair(first: Features, second: Features) -> Int64[np.ndarray, "m 2"]:
     """Indices of matched points, by LighterGlue."""
-    if min(len(first.positions), len(second.positions)) < 8:
+    if min(len(first.positions), len(second.positions)) < MIN_POINTS:
         return np.zeros((0, 2), np.int64)
     with torch.inference_mode():
         result = load_lighterglue()({"image0": _network_input(first), "image1": _network_input(second)})

