@@ -105,14 +105,15 @@ def test_every_process_takes_its_share(
 
 def test_csv_and_jsonl_give_the_same_rows(images: Path) -> None:
     options = GenerateOptions(batch=Path("x"), out=images / "out")
+    ball = {"prompt": "a room, with a ball", "seed": 7, "trajectory": "orbit", "cross_branch": False}
     rows = [
-        {"image": "a.png", "prompt": "a room, with a ball", "seed": 7, "trajectory": "orbit", "cross_branch": False},
+        {"image": "a.png", **ball, "timesteps": [1000, 500]},
         {"image": "example:room-1", "distance": 0.5, "name": "door"},
     ]
     jsonl = read_batch(write(images / "w.jsonl", *rows), options)
     (images / "w.csv").write_text(
-        "\ufeffimage,prompt,seed,trajectory,cross_branch,distance,name\r\n"
-        'a.png,"a room, with a ball",7,orbit,false,,\r\nexample:room-1,,,,,0.5,door\r\n',
+        "\ufeffimage,prompt,seed,trajectory,cross_branch,distance,name,timesteps\r\n"
+        'a.png,"a room, with a ball",7,orbit,false,,,"1000,500"\r\nexample:room-1,,,,,0.5,door,\r\n',
         encoding="utf-8",
     )
     table = read_batch(images / "w.csv", options)

@@ -10,6 +10,7 @@ from tests.stub_server.stub_engine import FILES
 
 from fw_serve.cli import main
 from fw_serve.client import Client, ServiceError
+from fw_serve.jobs.store import JobStore
 
 
 @pytest.fixture
@@ -35,6 +36,19 @@ def test_a_world_from_image_to_files(client, image, tmp_path):
     with pytest.raises(ServiceError) as gone:
         client.get(video.id)
     assert (gone.value.status, gone.value.code) == (404, "video_not_found")
+
+
+def test_listed_timesteps_reach_the_worker(client, server, image, tmp_path):
+    (tmp_path / "room.png").write_bytes(image)
+    video = client.create(tmp_path / "room.png", "a room", timesteps=[1000, 937.5, 625], shift=1.0)
+    assert client.wait(video.id).status == "completed"
+    store = JobStore(f"sqlite:///{server.folder / 'data' / 'jobs.db'}")
+    try:
+        job = store.get(video.id)
+    finally:
+        store.close()
+    assert job is not None
+    assert (job.request.settings.timesteps, job.request.settings.shift) == ((1000.0, 937.5, 625.0), 1.0)
 
 
 def test_failures_are_told(client, image, tmp_path):

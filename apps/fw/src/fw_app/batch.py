@@ -223,6 +223,8 @@ def _row(where: str, record: dict[str, Any], options: GenerateOptions, folder: P
     if isinstance(segments, bool) or not isinstance(segments, int) or segments < 1:
         raise ValueError(f"{where}: segments is {segments!r}; it must be a whole number of at least 1")
     changes = {key: record[key] for key in SETTINGS if key in record}
+    if isinstance(changes.get("timesteps"), str):  # a cell of a CSV file
+        changes["timesteps"] = [_typed(part) for part in changes["timesteps"].split(",")]
     try:
         settings = options.settings.updated(**changes)
         settings.validate()

@@ -83,7 +83,7 @@ def with_help(kind: type[Options]) -> type[Options]:
         given = [note for note in metadata if hasattr(note, "help_behavior_hint")]
         text = next((note.help for note in given if note.help is not None), texts.get(field.name))
         own[field.name] = Annotated[
-            hint,
+            Annotated[hint, _number_list()] if plain == _NUMBERS else hint,
             arg(
                 help=text,
                 metavar=next((note.metavar for note in given if note.metavar is not None), _metavar(plain)),
@@ -92,6 +92,22 @@ def with_help(kind: type[Options]) -> type[Options]:
         ]
     kind.__annotations__ = own
     return kind
+
+
+_NUMBERS = tuple[float, ...] | None
+
+
+def _number_list() -> Any:
+    """How an optional list of numbers is written: as one word, with commas."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT,FLOAT,...",
+        instance_from_str=lambda words: tuple(float(part) for part in words[0].split(",")),
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: ["None" if value is None else ",".join(f"{one:g}" for one in value)],
+    )
 
 
 def _texts(kind: type[Any]) -> dict[str, str]:

@@ -39,8 +39,8 @@ def image(seed: int) -> Any:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8))
 
 
-def path(name: str = "dolly", **size: int) -> Any:
-    return make_trajectory(name, FRAMES, **{"width": WIDTH, "height": HEIGHT, **size})
+def path(name: str = "dolly") -> Any:
+    return make_trajectory(name, FRAMES, width=WIDTH, height=HEIGHT)
 
 
 def jobs(pipe: WorldPipeline) -> list[GenerationJob]:

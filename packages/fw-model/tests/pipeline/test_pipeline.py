@@ -103,6 +103,20 @@ def test_the_loop_is_the_plain_euler_loop(pipe, image, path):
     np.testing.assert_allclose(world.points, positive.geometry.points[0].numpy(), rtol=1e-3, atol=1e-4)
 
 
+def test_listed_timesteps_are_the_steps(pipe, image, path):
+    """The even list of two steps is the plain schedule of two steps; another list and another shift are not."""
+    plain = _run(pipe, image, "a", path, num_inference_steps=2)
+    listed = _run(pipe, image, "a", path, timesteps=[1000, 500])
+    np.testing.assert_array_equal(plain.video, listed.video)
+    np.testing.assert_array_equal(plain.depth, listed.depth)
+    assert json.loads(json.dumps(listed.settings))["timesteps"] == [1000, 500]
+    for change in ({"timesteps": [1000, 800]}, {"timesteps": [1000, 500], "shift": 1.0}):
+        assert np.abs(_run(pipe, image, "a", path, **change).video.astype(int) - plain.video).max() > 3
+    assert len([r for r in pipe.generate(image, "a", path, timesteps=[1000, 900, 300]) if r.stage == "denoise"]) == 3
+    with pytest.raises(ValueError, match="timesteps is"):
+        pipe.generate(image, "a", path, timesteps=[500, 1000])
+
+
 def test_what_matters_and_what_does_not(pipe, image, path):
     base = _run(pipe, image, "a red room", path, seed=3)
     again = _run(pipe, image, "a red room", path, seed=3)

@@ -1,6 +1,7 @@
 """`GenerationSettings` without a model: names, validation, stored forms, and what importing it costs."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from typing import get_args
@@ -38,6 +39,37 @@ def test_dictionaries_round_trip_and_former_names_are_read():
         GenerationSettings.from_dict({"frames": 8})
     with pytest.raises(TypeError, match=r"frames.*num_frames"):
         settings.updated(frames=9)
+
+
+def test_a_list_of_timesteps_sets_the_steps():
+    model = Sampling(num_inference_steps=30, shift=3.0)
+    chosen = GenerationSettings(timesteps=(1000.0, 500.0)).sampling(model)
+    assert (chosen.timesteps, chosen.num_inference_steps, chosen.shift) == ((1000.0, 500.0), 2, 3.0)
+    few = Sampling.from_dict({"timesteps": [1000, 750, 500, 250], "shift": 5.0})
+    assert (few.timesteps, few.num_inference_steps) == ((1000, 750, 500, 250), 4)
+    assert GenerationSettings().sampling(few) == few
+    assert GenerationSettings(num_inference_steps=9).sampling(few).timesteps is None
+    read = GenerationSettings.from_dict(json.loads(json.dumps(GenerationSettings(timesteps=(999.5, 1.0)).to_dict())))
+    assert read == GenerationSettings(timesteps=(999.5, 1.0))
+    assert (read.steps(50), GenerationSettings(num_inference_steps=7).steps(50), GenerationSettings().steps(50)) == (
+        2, 7, 50
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [(), (500.0, 750.0), (500.0, 500.0), (1000.5,), (500.0, 0.0), (float("nan"),)])
+def test_lists_that_do_not_fall_within_the_range_are_refused(bad):
+    with pytest.raises(ValueError, match="timesteps is"):
+        GenerationSettings(timesteps=bad).validate()
+
+
+def test_wrong_lists_are_named():
+    with pytest.raises(ValueError, match=r"num_inference_steps is 3.*timesteps has 2"):
+        GenerationSettings(timesteps=(1000.0, 500.0), num_inference_steps=3).validate()
+    for bad in ([1000, "500"], [True]):
+        settings = GenerationSettings()
+        settings.__dict__["timesteps"] = tuple(bad)
+        with pytest.raises(TypeError, match="timesteps"):
+            settings.validate()
 
 
 @pytest.mark.parametrize(

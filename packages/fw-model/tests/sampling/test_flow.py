@@ -42,6 +42,28 @@ def test_euler_follows_the_golden_trajectory(shift, steps):
         torch.testing.assert_close(x, GOLDEN[f"{name}.trajectory"][i], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+@pytest.mark.parametrize("listed", [(1000.0, 750.0, 500.0, 250.0), (1000.0, 937.5, 833.3, 625.0), (999.0,)])
+def test_listed_timesteps_are_those_of_diffusers(listed, shift):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    theirs: Any = FlowMatchEulerDiscreteScheduler(shift=shift)
+    theirs.set_timesteps(sigmas=[one / 1000 for one in listed])
+    schedule = flow.FlowSchedule(steps=len(listed), shift=shift, listed=listed)
+    torch.testing.assert_close(schedule.sigmas, theirs.sigmas, rtol=0, atol=1e-6)
+    torch.testing.assert_close(schedule.timesteps, theirs.timesteps, rtol=0, atol=1e-3)
+    assert schedule.sigmas[-1] == 0
+
+
+def test_an_even_list_is_the_schedule_of_as_many_steps():
+    listed = flow.FlowSchedule(steps=4, shift=5.0, listed=(1000.0, 750.0, 500.0, 250.0))
+    torch.testing.assert_close(listed.sigmas, flow.FlowSchedule(steps=4, shift=5.0).sigmas, rtol=0, atol=0)
+    unshifted = flow.FlowSchedule(steps=4, shift=1.0, listed=(1000.0, 750.0, 500.0, 250.0))
+    assert unshifted.timesteps.tolist() == [1000, 750, 500, 250]
+    with pytest.raises(ValueError, match="steps=4"):
+        flow.FlowSchedule(steps=5, listed=(1000.0, 750.0, 500.0, 250.0))
+
+
 @pytest.mark.parametrize("shift", [5.0, 3.0])
 def test_training_table_and_weights(shift):
     grid = flow.training_grid(shift)

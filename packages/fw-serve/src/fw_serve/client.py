@@ -123,6 +123,8 @@ class Client:
             files["camera_file"] = ("cameras", Path(trajectory).read_bytes())
         elif trajectory is not None:
             values["camera_trajectory"] = json.dumps({"preset": str(trajectory)})
+        if values.get("timesteps"):
+            values["timesteps"] = ",".join(map(str, values["timesteps"]))
         data = {name: str(value) for name, value in values.items() if value is not None}
         headers = {"Idempotency-Key": secrets.token_hex(16)}
         return Video.model_validate(self._json("POST", "/v1/videos", data=data, files=files, headers=headers))

@@ -111,6 +111,8 @@ def test_an_estimate_creates_nothing(server, made):
     assert found["seconds"] > 0
     assert found["queue_position"] == 1
     twice = server.http.post("/v1/videos/estimate", json={"prompt": "x", "num_inference_steps": 12}).json()
+    listed = [1000 - 50 * step for step in range(12)]
+    assert server.http.post("/v1/videos/estimate", json={"prompt": "x", "timesteps": listed}).json() == twice
     assert twice["seconds"] >= found["seconds"]
     wrong = server.http.post("/v1/videos/estimate", json={"prompt": "x", "size": "50x50"})
     assert wrong.json()["error"]["param"] == "size"

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from fw_geometry.clip_shape import check_num_frames, check_side
-from fw_model.sampling.choices import SamplerName, check_sampler, check_threshold
+from fw_model.sampling.choices import SamplerName, check_sampler, check_threshold, check_timesteps
 
 Fit = Literal["crop", "stretch"]
 
@@ -51,6 +51,8 @@ class Sampling:
     """Shift of the noise schedule towards high noise, as in training."""
     sampler: str = "euler"
     """Name of the sampler."""
+    timesteps: tuple[float, ...] | None = None
+    """The denoising steps as a list, of a model that was distilled to them; see `GenerationSettings.timesteps`."""
     negative_prompt: str = ""
     """Text that guidance moves away from."""
 
@@ -62,7 +64,11 @@ class Sampling:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, base: "Sampling | None" = None) -> "Sampling":
         """`base` with the given fields replaced. ValueError for an unknown field."""
-        return replace(base or cls(), **_known(values, cls))
+        sampling = replace(base or cls(), **_known(values, cls))
+        if sampling.timesteps is None:
+            return sampling
+        check_timesteps(sampling.timesteps)
+        return replace(sampling, num_inference_steps=len(sampling.timesteps))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +91,10 @@ class GenerationSettings:
     """Sampler of the denoising steps."""
     shift: float | None = None
     """Shift of the noise schedule towards high noise; 1 leaves it uniform."""
+    timesteps: tuple[float, ...] | None = None
+    """The denoising steps as a list of falling timesteps up to 1000, instead of num_inference_steps, for models and
+    LoRAs that are distilled to them: 1000,750,500,250. The shift applies to the list; with shift 1 it is used as it
+    is."""
     seed: int = 0
     """Noise seed: the same seed gives the same noise on every device."""
     scene_scale: float = 1.0
@@ -107,6 +117,8 @@ class GenerationSettings:
         for name, kinds in _TYPES.items():
             value = getattr(self, name)
             wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+            if name == "timesteps" and isinstance(value, tuple):
+                wrong = any(isinstance(one, bool) or not isinstance(one, float | int) for one in value)
             if wrong and not (value is None and name in _OPTIONAL):
                 raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; it must be {kinds[0].__name__}")
         if self.num_frames is not None:
@@ -116,6 +128,13 @@ class GenerationSettings:
                 check_side(side, name=name)
         if self.num_inference_steps is not None and self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {self.num_inference_steps}; it must be at least 1")
+        if self.timesteps is not None:
+            check_timesteps(self.timesteps)
+            if self.num_inference_steps not in (None, len(self.timesteps)):
+                raise ValueError(
+                    f"num_inference_steps is {self.num_inference_steps}, and timesteps has {len(self.timesteps)}; give "
+                    "one of them"
+                )
         if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
             raise ValueError(
                 f"guidance_scale is {self.guidance_scale}; it must be finite (Wan uses 5, and 1 disables guidance)"
@@ -135,7 +154,16 @@ class GenerationSettings:
     def sampling(self, defaults: Sampling) -> Sampling:
         """`defaults` with every value that is given here."""
         names = {field.name for field in fields(Sampling)}
-        return replace(defaults, **{k: v for k, v in asdict(self).items() if k in names and v is not None})
+        given = {k: v for k, v in asdict(self).items() if k in names and v is not None}
+        if self.timesteps is not None:
+            given["num_inference_steps"] = len(self.timesteps)
+        elif self.num_inference_steps is not None:
+            given["timesteps"] = None  # a number of steps takes the place of the model's list
+        return replace(defaults, **given)
+
+    def steps(self, default: int) -> int:
+        """Number of denoising steps, `default` if they are not set."""
+        return self.num_inference_steps or default if self.timesteps is None else len(self.timesteps)
 
     def updated(self, **changes: Any) -> "GenerationSettings":
         """These settings with some fields replaced. TypeError for an unknown field."""
@@ -143,7 +171,7 @@ class GenerationSettings:
         if unknown:
             names = ", ".join(field.name for field in fields(self))
             raise TypeError(f"{', '.join(unknown)}: not a field of GenerationSettings; the fields are {names}")
-        return replace(self, **changes)
+        return replace(self, **_with_tuple(changes))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
@@ -166,6 +194,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "negative_prompt": (str,),
     "sampler": (str,),
     "shift": (float, int),
+    "timesteps": (tuple,),
     "seed": (int,),
     "scene_scale": (float, int),
     "fit": (str,),
@@ -181,9 +210,17 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
 
 
+def _with_tuple(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists of timesteps, as JSON has them, become tuples of floats."""
+    listed = values.get("timesteps")
+    if not isinstance(listed, list | tuple):
+        return dict(values)
+    return {**values, "timesteps": tuple(float(one) if type(one) is int else one for one in listed)}
+
+
 def _known(values: Mapping[str, Any], kind: type[Sampling] | type[GenerationSettings]) -> dict[str, Any]:
     named = current_names(values)
     unknown = sorted(set(named) - {field.name for field in fields(kind)})
     if unknown:
         raise ValueError(f"unknown settings {', '.join(unknown)}; another version of fantasy-world wrote them")
-    return named
+    return _with_tuple(named)

@@ -98,7 +98,7 @@ class PipelineStages:
         chosen = settings.sampling(replace(self.sampling, **shape))
         num_frames, height, width, fit = chosen.num_frames, chosen.height, chosen.width, settings.fit
         check_clip_shape(num_frames, height, width)
-        schedule = FlowSchedule(steps=chosen.num_inference_steps, shift=chosen.shift)
+        schedule = FlowSchedule(steps=chosen.num_inference_steps, shift=chosen.shift, listed=chosen.timesteps)
         self._check_model(schedule, last_image is not None)
         collected = list(notes)
         last = None

@@ -21,15 +21,17 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-TRAIN_STEPS = 1000
-"""Number of entries of the training grid; also the factor between sigma and the timestep."""
+from fw_model.sampling.choices import TRAIN_STEPS, check_timesteps
 
 TimestepRounding = Literal["none", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSchedule:
-    """The sigmas of one sampling run: ``sigma = shift * s / (1 + (shift - 1) * s)`` on a uniform grid of s."""
+    """The sigmas of one sampling run: ``sigma = shift * s / (1 + (shift - 1) * s)`` on a grid of s.
+
+    The grid is uniform, or ``listed / 1000`` for a model that was distilled to a few given steps.
+    """
 
     steps: int = 50
     """Number of network evaluations (per guidance branch)."""
@@ -37,6 +39,8 @@ class FlowSchedule:
     """How far the grid is bent towards high noise; 1 leaves it uniform. Wan: 5, or 3 for 480p image-to-video."""
     strength: float = 1.0
     """Where on the unbent grid to start, in (0, 1]; 1 starts from pure noise."""
+    listed: tuple[float, ...] | None = None
+    """Timesteps of a list, before the shift, falling, in (0, 1000]; as many as ``steps``."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -45,12 +49,21 @@ class FlowSchedule:
             raise ValueError(f"FlowSchedule.shift must be positive (Wan uses 3 or 5), got {self.shift}.")
         if not 0 < self.strength <= 1:
             raise ValueError(f"FlowSchedule.strength must be in (0, 1], got {self.strength}.")
+        if self.listed is not None:
+            check_timesteps(self.listed)
+            if len(self.listed) != self.steps or self.strength != 1:
+                raise ValueError(
+                    f"FlowSchedule: {len(self.listed)} listed timesteps need steps={len(self.listed)} and strength 1."
+                )
 
     @property
     def sigmas(self) -> Float[Tensor, "n1"]:
         """The ``steps + 1`` noise levels, falling, float32; the last one is exactly 0."""
-        uniform = torch.linspace(self.strength, 0.0, self.steps + 1)
-        return torch.cat([shift_sigma(uniform[:-1], self.shift), uniform.new_zeros(1)])
+        if self.listed is None:
+            grid = torch.linspace(self.strength, 0.0, self.steps + 1)[:-1]
+        else:
+            grid = torch.tensor(self.listed, dtype=torch.float32) / TRAIN_STEPS
+        return torch.cat([shift_sigma(grid, self.shift), grid.new_zeros(1)])
 
     @property
     def timesteps(self) -> Float[Tensor, "n"]:

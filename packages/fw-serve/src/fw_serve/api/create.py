@@ -177,8 +177,10 @@ def resolve(body: CreateBody, card: ModelCard, limits: Limits) -> tuple[WorldReq
     if width * height > pixels:
         reason = f" (the model was trained for {defaults.width}x{defaults.height})" if limits.pixels is None else ""
         raise wrong("size", f"{width}x{height} has {width * height} pixels per frame; the maximum is {pixels}{reason}")
-    if settings.num_inference_steps is not None and settings.num_inference_steps > limits.steps:
-        raise wrong("num_inference_steps", f"is {settings.num_inference_steps}; the maximum is {limits.steps}")
+    steps = settings.steps(0)
+    if steps > limits.steps:
+        name = "num_inference_steps" if settings.timesteps is None else "timesteps"
+        raise wrong(name, f"{steps} denoising steps; the maximum is {limits.steps}")
     if fields.lora is not None and fields.lora not in card.loras:
         known = f"available: {', '.join(card.loras)}" if card.loras else "this model has none"
         raise wrong("lora", f"LoRA {fields.lora[:60]!r} not found; {known}")

@@ -7,7 +7,16 @@ import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, create_model, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    create_model,
+    field_validator,
+)
 
 from fw_model.pipeline.settings import GenerationSettings
 from fw_serve.jobs.model import Job
@@ -169,6 +178,7 @@ _BOUNDS: dict[str, dict[str, Any]] = {
     "guidance_scale": {"ge": 0, "le": 100},
     "negative_prompt": {"max_length": 32_000},
     "shift": {"gt": 0, "le": 100},
+    "timesteps": {"min_length": 1, "max_length": 1000, "examples": [[1000, 750, 500, 250]]},
     "seed": {"ge": 0, "le": 2**53 - 1},
     "scene_scale": {"gt": 0, "le": 1e6},
     "easycache": {"gt": 0, "le": 1},
@@ -230,6 +240,20 @@ class CreateVideo(_SETTINGS):
     def _text(cls, value: Any) -> Any:
         if isinstance(value, str) and ("\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value)):
             raise ValueError("the text has characters that are not text (NUL, or half of a surrogate pair)")
+        return value
+
+    @field_validator("timesteps", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """A JSON list, or text of a form: numbers between commas."""
+        if isinstance(value, str):
+            value = [float(word) for word in value.split(",")] if len(value) <= 32_000 else value
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("timesteps")
+    @classmethod
+    def _falling(cls, value: tuple[float, ...] | None, others: ValidationInfo) -> tuple[float, ...] | None:
+        GenerationSettings(timesteps=value, num_inference_steps=others.data.get("num_inference_steps")).validate()
         return value
 
     def settings(self) -> GenerationSettings:

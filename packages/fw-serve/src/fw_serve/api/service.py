@@ -144,7 +144,7 @@ class Service:
         if not done:
             return None
         num_frames, height, width = request.shape
-        steps = request.settings.num_inference_steps or card.settings.num_inference_steps
+        steps = request.settings.steps(card.settings.num_inference_steps)
         return totals.get(f"seconds.{card.name}", 0.0) / done * steps * num_frames * height * width
 
     def poll_after_ms(self, job: Job) -> int | None:

@@ -291,7 +291,7 @@ def _estimate(service: Service, card: ModelCard, request: WorldRequest) -> Estim
         model=card.name,
         num_frames=num_frames,
         size=f"{width}x{height}",
-        num_inference_steps=request.settings.num_inference_steps or card.settings.num_inference_steps,
+        num_inference_steps=request.settings.steps(card.settings.num_inference_steps),
         seconds=None if seconds is None else round(seconds, 1),
         queue_position=queued + 1,
         queue_seconds=None if mean is None else round(mean * queued / workers, 1),

@@ -151,7 +151,7 @@ class WorkerProcess:
             steps.close()
         size = self.storage.publish(job.id, lease)
         num_frames, height, width = request.shape
-        num_steps = request.settings.num_inference_steps or self.engine.card.settings.num_inference_steps
+        num_steps = request.settings.steps(self.engine.card.settings.num_inference_steps)
         work = float(num_steps * num_frames * height * width)
         self._retried(lambda: self.store.complete(lease, lease, size=size, work=work, request=request))
 
