@@ -86,7 +86,8 @@ def test_a_service_with_keys_asks_for_one(tmp_path, files, open_page, image):
 
 
 @pytest.mark.slow
-def test_the_first_screen_is_a_world_and_an_example_image_starts_a_draft(server, open_page):
+def test_the_first_screen_is_a_world_and_an_example_image_starts_a_draft(server, open_page, image):
+    server.finished(server.create("a room that gives the service its times", image.read_bytes()).json()["id"])
     page = open_page(server.url)
     page.get_by_text("Example worlds", exact=True).wait_for()
     page.locator(".example .stage-facts[data-count]:not([data-count='0'])").wait_for()
