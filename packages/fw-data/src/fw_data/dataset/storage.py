@@ -1,13 +1,15 @@
 """Storage of a dataset: a local folder, or any address that fsspec knows (s3://, gs://, memory://).
 
 Both give whole files and byte ranges, keep nothing open between calls and pickle as their address alone, so that every
-worker process makes its own connection. `simplecache::s3://...` keeps local copies; that is fsspec's doing.
+worker process makes its own connection. With the environment variable FW_DATA_CACHE, byte ranges of remote files are
+kept in that folder (see fw_data.dataset.range_cache).
 """
 
 import re
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from fw_data.dataset.range_cache import RangeCache, cache_from_environment
 from fw_data.errors import DataError
 
 _ADDRESS = re.compile(r"(?:[a-z0-9]+::)?[a-z0-9]+://", re.IGNORECASE)
@@ -31,7 +33,9 @@ def open_storage(location: str | Path) -> DatasetStorage:
     """The storage of a path or an address."""
     text = str(location)
     if isinstance(location, str) and _ADDRESS.match(location):
-        return RemoteStorage(location)
+        remote = RemoteStorage(location)
+        folder, limit = cache_from_environment()
+        return remote if folder is None else CachedStorage(remote, folder, limit)
     if _BROKEN_ADDRESS.match(text) and not Path(text).exists():
         raise DataError("bad-address", f"{text} looks like an address that was made a Path; give it as text, with //")
     return LocalStorage(Path(location))
@@ -89,6 +93,14 @@ class RemoteStorage:
             raise _missing(f"{self.address}/{name}") from error
         return _whole(data, f"{self.address}/{name}", begin, end)
 
+    def version(self, name: str) -> str:
+        """A text that changes when the file does, such as its ETag."""
+        system, root = self._open()
+        try:
+            return str(system.ukey(f"{root}/{name}"))
+        except FileNotFoundError as error:
+            raise _missing(f"{self.address}/{name}") from error
+
     def _open(self) -> tuple[Any, str]:
         if self._system is None:
             import fsspec
@@ -101,6 +113,38 @@ class RemoteStorage:
                 ) from error
             self._system = (system, root.rstrip("/"))
         return self._system
+
+
+class CachedStorage:
+    """A remote dataset whose byte ranges are kept on this machine; whole files, such as the manifest, are not.
+
+    Args:
+        remote: where the files are.
+        folder: of the cache; processes and datasets may share one.
+        limit: most bytes to keep; those read longest ago are removed first.
+    """
+
+    def __init__(self, remote: RemoteStorage, folder: Path, limit: int) -> None:
+        self.remote, self.cache = remote, RangeCache(folder, limit)
+        self._versions: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"remote": self.remote, "cache": self.cache, "_versions": {}}
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a whole file, from where it is."""
+        return self.remote.read(name)
+
+    def read_range(self, name: str, begin: int, end: int) -> bytes:
+        """Bytes [begin, end) of a file, from the cache if they are there."""
+        if name not in self._versions:
+            self._versions[name] = self.remote.version(name)
+        file = f"{self.remote.address}/{name} {self._versions[name]}"
+        data = self.cache.get(file, begin, end)
+        if data is None:
+            data = self.remote.read_range(name, begin, end)
+            self.cache.put(file, begin, end, data)
+        return data
 
 
 def _missing(what: str) -> DataError:
