@@ -31,6 +31,12 @@ PROGRAM = Program(
             options=f"{_OPTIONS}:GenerateOptions",
             usage="(IMAGE | --batch FILE) --out OUT",
         ),
+        "plan generate": Command(
+            help="estimate the memory of a generation for 24, 48 and 80 GB cards",
+            target="fw_app.plan:generate",
+            options=f"{_OPTIONS}:PlanGenerateOptions",
+            usage="[MODEL]",
+        ),
         "view": Command(
             help="show a clip of a dataset, or a generated world, in the browser",
             target="fw_app.view:view",

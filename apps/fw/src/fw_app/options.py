@@ -105,6 +105,32 @@ class GenerateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanGenerateOptions:
+    """Estimate the peak memory of `fw generate` before anything is downloaded, and compare it with 24, 48 and 80 GB."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = SMALL_WORLD
+    """A preset (wan21_fun_1_3b, wan21_i2v_14b, wan22_fun_a14b: both experts), a checkpoint folder, or a hub id."""
+    num_frames: int | None = None
+    """Number of frames, 4n + 1. Default: that of the model."""
+    height: int | None = None
+    """Height in pixels, a multiple of 16. Default: that of the model."""
+    width: int | None = None
+    """Width in pixels, a multiple of 16. Default: that of the model."""
+    guidance_scale: float | None = None
+    """1 plans without guidance, which needs one pass per step instead of two. Default: that of the model."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of the transformer."""
+    weights: Literal["fp8", "int8"] | None = None
+    """Store the matrices of the blocks in 8 bits."""
+    offload: Literal["none", "model", "block"] = "none"
+    """Parts to move to the device only while they are used: none, each large part, or each transformer block."""
+    parallel: int = 1
+    """Number of processes that make one world together, each on its own GPU."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ViewOptions:
     """Show a clip of a dataset, or the output folder of `fw generate`, in the browser until Ctrl-C."""
 

@@ -22,6 +22,7 @@ from fw_model.autoencoders.tiles import blend_tiles
 from fw_model.autoencoders.wan_vae_layers import Memory, pointwise, run_decoder, run_encoder
 from fw_model.checkpoints.sources import load_tensors, locate
 from fw_model.convert.layouts import vae_to_diffusers
+from fw_model.layers.float32 import without_autocast
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -69,7 +70,7 @@ class WanVAE(nn.Module):
             ValueError: frames not 4 n + 1, or sides not multiples of 8.
         """
         check_video_shape(*video.shape[2:])
-        with self._precision([self.vae.encoder, self.vae.quant_conv], torch.float32), _no_autocast(video):
+        with self._precision([self.vae.encoder, self.vae.quant_conv], torch.float32), without_autocast(video):
             mode = self._tiled(video.float(), self._encode_clip, numerator=1, denominator=SPATIAL_FACTOR)
         return (mode - self._channels(self.mean)) / self._channels(self.std)
 
@@ -78,7 +79,7 @@ class WanVAE(nn.Module):
         """Normalized latents to video, clamped to [-1, 1], float32, without gradients."""
         dtype = self.decode_dtype or (torch.bfloat16 if latents.device.type == "cuda" else torch.float32)
         raw = latents.float() * self._channels(self.std) + self._channels(self.mean)
-        with self._precision([self.vae.decoder, self.vae.post_quant_conv], dtype), _no_autocast(latents):
+        with self._precision([self.vae.decoder, self.vae.post_quant_conv], dtype), without_autocast(latents):
             video = self._tiled(raw.to(dtype), self._decode_clip, numerator=SPATIAL_FACTOR, denominator=1)
         return video.clamp_(-1, 1)
 
@@ -181,10 +182,6 @@ class WanVAE(nn.Module):
 
     def _channels(self, values: Tensor) -> Tensor:
         return rearrange(values, "c -> c 1 1 1")
-
-
-def _no_autocast(x: Tensor) -> torch.autocast:
-    return torch.autocast(x.device.type, enabled=False)
 
 
 def build_vae(**config: Any) -> "AutoencoderKLWan":
