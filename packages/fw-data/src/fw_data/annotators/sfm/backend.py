@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, UInt8
 from fw_data.annotators.base import ClipGeometry, ProgressCallback, StageProgress
 from fw_data.annotators.sfm import refusals
 from fw_data.annotators.sfm.config import SfmConfig
-from fw_data.annotators.sfm.dense.dense import dense_depth
+from fw_data.annotators.sfm.dense.dense import dense_depth, with_flow
 from fw_data.annotators.sfm.reconstruction import Reconstruction, reconstruct
 from fw_data.annotators.sfm.rectify import Rectifier
 from fw_data.annotators.sfm.rolling_shutter import residuals_px
@@ -21,6 +21,8 @@ from fw_data.annotators.sfm.workers import map_parallel, single_threaded_operati
 
 STAGES = {"motion": 0.0, "features": 0.02, "matching": 0.06, "mapping": 0.25, "adjusting": 0.32, "depth": 0.55}
 """Start of each stage, as a fraction of the whole work."""
+FLOW_START = 0.3
+"""Start of the flow in the stage of the depth."""
 
 
 class SfmBackend:
@@ -54,21 +56,30 @@ class SfmBackend:
             small = _reduce(frames, self.config.long_side)
             gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small])
             result = reconstruct(small, gray, self.config, report)
-            depth, confidence = self._depth(result.scene, gray, (height, width), report)
+            depth, confidence = self._depth(result.scene, small, gray, (height, width), report)
         report("depth", 1.0)
         refusals.check_depth(confidence)
         return clip_geometry(result, depth, confidence)
 
     def _depth(
-        self, scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], size: tuple[int, int], report: StageProgress
+        self,
+        scene: SparseScene,
+        frames: UInt8[np.ndarray, "f h w 3"],
+        gray: UInt8[np.ndarray, "f h w"],
+        size: tuple[int, int],
+        report: StageProgress,
     ) -> tuple[Float32[np.ndarray, "f a b"], Float32[np.ndarray, "f a b"]]:
         rectifier = Rectifier(scene)
         scale = min(1.0, self.config.depth_long_side / max(scene.width, scene.height))
         search_size = (max(16, round(scene.width * scale)), max(16, round(scene.height * scale)))
         images = np.stack([rectifier.ideal_image(i, image, search_size) for i, image in enumerate(gray)])
+        end = 0.95 if self.config.flow == "none" else FLOW_START
         dense = dense_depth(
-            scene, torch.from_numpy(images).float() / 255, self.config, lambda part: report("depth", 0.95 * part)
+            scene, torch.from_numpy(images).float() / 255, self.config, lambda part: report("depth", end * part)
         )
+        if self.config.flow == "gmflow":
+            color = np.stack([rectifier.ideal_image(i, frame, search_size) for i, frame in enumerate(frames)])
+            dense = with_flow(dense, scene, color, self.config, lambda part: report("depth", end + (0.95 - end) * part))
         depth = np.zeros((len(gray), *size), np.float32)
         confidence = np.zeros_like(depth)
 

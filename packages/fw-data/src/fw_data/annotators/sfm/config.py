@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Flow = Literal["none", "gmflow"]
 SecondMatcher = Literal["none", "auto", "aliked"]
 
 MIN_SIDE_PX = 64
@@ -35,6 +36,8 @@ class SfmConfig:
     """Smallest part of the frames that must be posed; below it the clip is refused."""
     min_triangulation_angle_deg: float = 1.0
     """Clips whose points are seen under a smaller median angle than this have no usable parallax."""
+    flow: Flow = "none"
+    """Network whose optical flow gives depth where the search is unsure: "gmflow", with weights from the cache."""
     second_matcher: SecondMatcher = "none"
     """ALIKED with LightGlue for clips that are refused for their matches: "aliked" downloads its weights once, "auto"
     uses them where they are. It changes no clip that is annotated without it."""

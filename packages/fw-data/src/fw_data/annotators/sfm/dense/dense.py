@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64
+from einops import rearrange
+from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from fw_data.annotators.sfm.config import SfmConfig
 from fw_data.annotators.sfm.dense.filling import fill_depth
+from fw_data.annotators.sfm.dense.flow_depth import improve_unsure
 from fw_data.annotators.sfm.dense.fusion import carry_over, compare_with_neighbors
 from fw_data.annotators.sfm.dense.plane_sweep import matching_scores, refine_between_planes
 from fw_data.annotators.sfm.dense.semi_global import aggregate
@@ -84,6 +86,29 @@ def dense_depth(
     filled = map_parallel(lambda i: fill_depth(depth[i], weight[i], fine.gray[i]), frames, config.threads)
     on_done(1.0)
     return DenseDepth(depth=torch.stack([d for d, _ in filled]), confidence=torch.stack([c for _, c in filled]))
+
+
+def with_flow(
+    dense: DenseDepth,
+    scene: SparseScene,
+    color: UInt8[np.ndarray, "f h w 3"],
+    config: SfmConfig,
+    on_done: Callable[[float], None] = lambda _: None,
+) -> DenseDepth:
+    """Depth with the pixels that the search left unsure taken from optical flow; `color` is ideal, sRGB."""
+    images = rearrange(torch.from_numpy(color), "f h w c -> f c h w").float() / 255
+    level = _level(scene, images[:, 1])
+    depth, confidence = improve_unsure(
+        dense.depth,
+        dense.confidence,
+        images,
+        level.K,
+        level.pose_w2c,
+        choose_sources(scene, config.source_views),
+        config.threads,
+        on_done,
+    )
+    return DenseDepth(depth=depth, confidence=confidence)
 
 
 def plane_count(level: Level, poses: Float[Tensor, "s 4 4"], near: float, far: float, most: int) -> int:
