@@ -74,6 +74,7 @@ def measure(case: dict[str, Any]) -> dict[str, int]:
     """Bytes of each phase in this process: the largest resident memory above that before the model is built."""
     torch.set_num_threads(1)
     _generate(WorldPipeline(FantasyWorld(preset("tiny")), BlockDCT(), HashTextEncoder()), 5, 32, 48)  # loads kernels
+    WanVAE.small().decode(torch.zeros(1, 16, 1, 4, 4))  # imports diffusers
     before = _status("VmRSS")
     choice, config = choice_of(case), config_of(case)
     world = random_world(config, choice)

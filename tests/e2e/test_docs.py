@@ -141,7 +141,7 @@ def _anchors(document: Path) -> set[str]:
 
 
 def _check_command(words: list[str], line: str) -> None:
-    depth = 3 if words[:2] == ["fw-serve", "key"] else 2
+    depth = 3 if words[:2] in (["fw-serve", "key"], ["fw", "plan"]) else 2
     subcommands = [word for word in words[1:depth] if not word.startswith("-")]
     text = _help(words[0], *subcommands)
     if words[:2] in (["fw-train", "plan"], ["fw-train", "encode"]):

@@ -25,5 +25,7 @@ def test_a_preset_and_the_shipped_weights_are_planned(capsys: pytest.CaptureFixt
 def test_unusable_requests_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "generate", "nothing", *SIZE]) == 2
     assert "nothing" in capsys.readouterr().err
+    assert main(["plan", "generate", "tiny", *SIZE, "--parallel", "0"]) == 2
+    assert "use 1 or more" in capsys.readouterr().err
     assert main(["plan", "generate", "tiny", "--num-frames", "6"]) == 2
     assert "6" in capsys.readouterr().err

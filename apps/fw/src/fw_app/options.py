@@ -106,7 +106,7 @@ class GenerateOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanGenerateOptions:
-    """Estimate the peak memory of `fw generate` before anything is downloaded, and compare it with 24, 48 and 80 GB."""
+    """Estimate the peak memory of `fw generate` and compare it with 24, 48 and 80 GB. A preset needs no download."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = SMALL_WORLD
     """A preset (wan21_fun_1_3b, wan21_i2v_14b, wan22_fun_a14b: both experts), a checkpoint folder, or a hub id."""

@@ -118,6 +118,8 @@ def plan_generation(configs: Sequence[WorldConfig], parts: GenerationParts, choi
     Raises:
         ValueError: a shape that the model cannot make, or more processes than it can be divided over.
     """
+    if choice.processes < 1:
+        raise ValueError(f"{choice.processes} processes cannot make a world; use 1 or more")
     worlds = [_stored_world(config, choice) for config in configs]
     sizes = [_bytes(world.parameters()) + _bytes(world.buffers()) for world in worlds]
     autoencoder = _meta_autoencoder(parts.autoencoder)
