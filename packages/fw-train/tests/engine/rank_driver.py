@@ -21,21 +21,21 @@ from fw_train.engine.distributed import join, shard
 from fw_train.engine.loop import run
 
 
-def train(out: Path, *, world: int, steps: int, sharded: bool = False) -> None:
+def train(out: Path, *, world: int, steps: int, sharded: bool = False, copies: int = 1) -> None:
     """One run in `world` processes of its own, on from what `out` holds."""
     out.mkdir(parents=True, exist_ok=True)
     children = []
     for rank in range(world):
         child = os.fork()
         if child == 0:
-            one_rank(out, rank, world, steps, sharded)
+            one_rank(out, rank, world, steps, sharded, copies)
             os._exit(0)
         children.append(child)
     for child in children:
         assert os.waitpid(child, 0)[1] == 0, f"a rank of {out} failed"
 
 
-def one_rank(out: Path, rank: int, world: int, steps: int, sharded: bool) -> None:
+def one_rank(out: Path, rank: int, world: int, steps: int, sharded: bool, copies: int) -> None:
     """What each process does."""
     if world > 1:
         os.environ["WORLD_SIZE"] = str(world)
@@ -49,7 +49,8 @@ def one_rank(out: Path, rank: int, world: int, steps: int, sharded: bool) -> Non
     )
     task, ctx = Denoise(), join(CheckpointStore(out / "checkpoints"), "cpu")
     if sharded:
-        shard(task.module, [task.module.get_submodule("0"), task.module.get_submodule("2")], device=ctx.device)
+        units = [task.module.get_submodule("0"), task.module.get_submodule("2")]
+        shard(task.module, units, device=ctx.device, copies=copies)
     run(config, task, ctx, out=out, quiet=True)
     if world > 1:
         dist.destroy_process_group()
@@ -70,3 +71,5 @@ if __name__ == "__main__":
     train(work / "mixed-sharded", world=2, steps=20, sharded=True)
     for size, steps in ((2, 5), (3, 10), (1, 20)):  # 3 divides neither 64 nor 48 rows
         train(work / "other-size", world=size, steps=steps, sharded=size > 1)
+    train(work / "hybrid", world=2, steps=5, sharded=True, copies=2)  # each process holds everything, one writes it
+    train(work / "hybrid", world=3, steps=20, sharded=True)

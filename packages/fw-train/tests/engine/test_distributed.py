@@ -22,7 +22,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
-@pytest.mark.parametrize("how", ["two", "sharded", "mixed", "mixed-sharded", "other-size"])
+@pytest.mark.parametrize("how", ["two", "sharded", "mixed", "mixed-sharded", "other-size", "hybrid"])
 def test_two_processes_train_what_one_does_and_may_take_over_from_it(runs: Path, how: str) -> None:
     folders = [runs / name / "checkpoints" / "step-00000020" for name in ("one", how)]
     for stem in ("model", "ema", "optimizer"):
