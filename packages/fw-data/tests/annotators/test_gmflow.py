@@ -10,8 +10,9 @@ from fw_data.annotators import wheels
 from fw_data.annotators.gmflow.network import GmFlow
 from fw_data.annotators.gmflow.weights import fetch_gmflow, load_gmflow
 from fw_data.annotators.sfm.config import SfmConfig
-from fw_data.annotators.sfm.dense import flow_depth
+from fw_data.annotators.sfm.dense import dense, flow_depth
 from fw_data.annotators.sfm.dense.plane_sweep import pixel_rays
+from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.spec import SfmSpec
 
 GOLDEN = Path(__file__).parent / "golden" / "gmflow.npz"
@@ -87,32 +88,48 @@ def test_exact_flow_gives_exact_depth() -> None:
     assert (still[1] == 0).all()
 
 
+class ExactFlow:
+    """Stands in for the network on frame 0 and its sources 1 and 2: the true flow, at the size of the images it gets.
+
+    The second flow is wrong from row 25 of 48 on, along the epipolar lines, so that only the other source tells.
+    """
+
+    def __call__(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        assert first.shape == second.shape == (2, 3, 192, 256)
+        flow = torch.cat([true_flow(cameras()[0], cameras()[k]) for k in (1, 2)])
+        flow[1, 0, 25:] += 2
+        return torch.nn.functional.interpolate(flow, (192, 256), mode="bilinear") * flow_depth.FLOW_LONG_SIDE / 64
+
+
 def test_only_unsure_pixels_change_and_only_where_both_flows_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    poses = cameras()
-    scaled = flow_depth.FLOW_LONG_SIDE / 64
-
-    class Exact:
-        """Stands in for the network: the true flow at the size of the images that it gets."""
-
-        def __call__(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-            assert first.shape == second.shape == (2, 3, 192, 256)
-            flow = torch.cat([true_flow(poses[0], poses[k]) for k in (1, 2)])
-            flow[1, 0, 25:] += 2  # along the epipolar lines: below, the two sources do not agree
-            return torch.nn.functional.interpolate(flow, (192, 256), mode="bilinear") * scaled
-
-    monkeypatch.setattr(flow_depth, "load_gmflow", Exact)
+    monkeypatch.setattr(flow_depth, "load_gmflow", ExactFlow)
+    monkeypatch.setattr(dense, "choose_sources", lambda _scene, _count: [[1, 2], [0], []])
     depth, trust = 1.3 * slanted().repeat(3, 1, 1), torch.full((3, 48, 64), 0.9)
-    trust[0, 10:30, 20:40] = 0.1
-    found, certain = flow_depth.improve_unsure(
-        depth, trust, torch.rand(3, 3, 48, 64), K, poses, [[1, 2], [0, 2], [0, 1]], threads=1
+    trust[:, 10:30, 20:40] = 0.1
+    scene = SparseScene(
+        width=128,
+        height=96,
+        focal_px=100.0,
+        pose_w2c=cameras().double().numpy(),
+        posed=np.ones(3, bool),
+        points=np.zeros((0, 3)),
+        obs_frame=np.zeros(0, np.int64),
+        obs_point=np.zeros(0, np.int64),
+        obs_xy=np.zeros((0, 2)),
+    )
+    found = dense.with_flow(
+        dense.DenseDepth(depth=depth, confidence=trust),
+        scene,
+        np.zeros((3, 48, 64, 3), np.uint8),
+        SfmConfig(flow="gmflow", threads=1),
     )
     hole = torch.zeros(3, 48, 64, dtype=torch.bool)
     hole[0, 10:24, 20:40] = True
-    torch.testing.assert_close(found[hole], slanted()[10:24, 20:40].flatten(), rtol=5e-3, atol=0)
-    assert (certain[hole] == flow_depth.FLOW_TRUST).all()
+    torch.testing.assert_close(found.depth[hole], slanted()[10:24, 20:40].flatten(), rtol=5e-3, atol=0)
+    assert (found.confidence[hole] == flow_depth.FLOW_TRUST).all()
     hole[0, 24:26, 20:40] = True  # neither here nor there
-    assert torch.equal(found[~hole], depth[~hole])
-    assert torch.equal(certain[~hole], trust[~hole])
+    assert torch.equal(found.depth[~hole], depth[~hole])
+    assert torch.equal(found.confidence[~hole], trust[~hole])
 
 
 def test_flow_is_part_of_the_fingerprint_only_when_it_is_used() -> None:
