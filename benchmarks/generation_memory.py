@@ -28,7 +28,7 @@ from fw_model.layers.stored_weights import store_weight
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.settings import Sampling
-from fw_train.plan.generation import PHASES, GenerationChoice, GenerationParts, plan_generation
+from fw_model.planning.generation import PHASES, GenerationChoice, GenerationParts, plan_generation
 
 LIMIT = 0.1
 SIZES = {"frames": 9, "height": 160, "width": 256}

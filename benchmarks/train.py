@@ -25,10 +25,10 @@ from torch.utils._pytree import tree_map
 from benchmarks.model_table import Row, machine, markdown, paired
 from benchmarks.train_step import build, stepper
 from fw_model.config import WorldConfig, preset
+from fw_model.planning.meter import Operation
 from fw_train.config.load import from_mapping, load
 from fw_train.config.schema import Stage, TrainConfig
 from fw_train.engine.distributed import half_precision
-from fw_train.plan.meter import Operation
 from fw_train.plan.plan import Plan, make_plan
 from fw_train.tasks.train import keep_freed_memory
 

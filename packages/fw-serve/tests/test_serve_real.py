@@ -180,6 +180,20 @@ def test_models_and_loras_are_chosen_per_request(real, checkpoint, lora, image, 
     assert "bold" in refused.json()["error"]["message"]
 
 
+def test_the_memory_of_the_first_job_is_planned(checkpoint):
+    from fw_serve.worker.world_engine import load
+
+    engine = load(str(checkpoint), None, "cpu", None, "none", False)
+    card, small = engine.card, (FRAMES, HEIGHT, WIDTH)
+    assert card.measured_pixels == 0
+    need = card.peak_bytes(*small)
+    assert need is not None
+    assert need > card.fixed_bytes
+    assert card.memory_bytes is not None
+    assert need < card.memory_bytes < card.peak_bytes(1021, 8 * 720, 8 * 1280)  # type: ignore[operator]
+    assert all(not weight.is_meta for weight in engine.pipeline.world.parameters()), "planning leaves the model alone"
+
+
 @pytest.mark.slow
 def test_a_request_beyond_the_memory_is_refused_with_the_figures(real, image):
     assert real.finished(real.create("measured", image).json()["id"])["status"] == "completed"

@@ -8,7 +8,7 @@ from fw_app.options import PlanGenerateOptions
 if TYPE_CHECKING:
     from fw_model.config import WorldConfig
     from fw_model.pipeline.settings import Sampling
-    from fw_train.plan.generation import GenerationParts, GenerationPlan
+    from fw_model.planning.generation import GenerationParts, GenerationPlan
 
 CARDS_GIB = (24, 48, 80)
 """Memory of the GPUs that the plan is compared with."""
@@ -22,7 +22,7 @@ def generate(options: PlanGenerateOptions) -> None:
     """
     import torch
 
-    from fw_train.plan.generation import GenerationChoice, plan_generation
+    from fw_model.planning.generation import GenerationChoice, plan_generation
 
     configs, parts, sampling = _model(options.model)
     choice = GenerationChoice(
@@ -57,7 +57,7 @@ def _model(name: str) -> "tuple[list[WorldConfig], GenerationParts, Sampling]":
     from fw_model.config import PRESETS, wan22_fun_a14b
     from fw_model.pipeline.components import HIGH_NOISE, load_components
     from fw_model.pipeline.settings import Sampling
-    from fw_train.plan.generation import parts_of, preset_parts
+    from fw_model.planning.generation import parts_of, preset_parts
 
     if name in PRESETS:
         config = PRESETS[name]()

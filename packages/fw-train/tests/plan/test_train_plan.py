@@ -18,6 +18,7 @@ from fw_data.dataset.reader import ClipDataset
 from fw_model.config import preset
 from fw_model.layers.recompute import Recompute
 from fw_model.model.model import FantasyWorld
+from fw_model.planning.meter import StepMeter
 from fw_train.cli import main
 from fw_train.config.check import check
 from fw_train.config.load import from_mapping, load
@@ -28,7 +29,6 @@ from fw_train.engine.checkpoint import CheckpointStore
 from fw_train.engine.distributed import Context
 from fw_train.model_bundle import load_bundle
 from fw_train.plan.encoders import encoder_work
-from fw_train.plan.meter import StepMeter
 from fw_train.plan.options import PlanOptions
 from fw_train.plan.plan import Plan, make_plan, meta_batch, on_meta, run_step, to_meta
 from fw_train.plan.report import fits, run_time, total_gib

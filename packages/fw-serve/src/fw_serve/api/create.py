@@ -97,7 +97,7 @@ def check_priority(caller: Caller, priority: int) -> int:
 
 
 def check_memory(card: ModelCard, request: WorldRequest) -> None:
-    """Raise ApiError 400 if a job needs more memory than the device has, as measured on earlier jobs."""
+    """Raise ApiError 400 if a job needs more memory than the device has, as planned, or measured on earlier jobs."""
     need = card.peak_bytes(*request.shape)
     if need is not None and card.memory_bytes is not None and need > card.memory_bytes:
         num_frames, height, width = request.shape

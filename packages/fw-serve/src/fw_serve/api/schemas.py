@@ -307,7 +307,7 @@ class Estimate(BaseModel):
     seconds: float | None = Field(description="Running time, from earlier jobs; null before the first one.")
     queue_position: int = Field(description="Position that the job would have now.")
     queue_seconds: float | None = Field(description="Time in the queue; null before the first job.")
-    memory_bytes: int | None = Field(description="Peak memory, from earlier jobs; null before the first one.")
+    memory_bytes: int | None = Field(description="Peak memory: planned, then from earlier jobs.")
     memory_available_bytes: int | None = Field(description="Memory of the device; null if unknown.")
 
 

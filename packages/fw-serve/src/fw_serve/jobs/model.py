@@ -128,12 +128,13 @@ class ModelCard(_Stored):
     fixed_bytes: int = 0
     """Memory of the loaded model."""
     pixel_bytes: float = Field(default=0.0, ge=0)
-    """Peak memory beyond the model per pixel of the clip (frames x height x width), as measured; 0 if unknown."""
+    """Peak memory beyond the model per pixel of the clip (frames x height x width); 0 if unknown. Planned until
+    a job was measured."""
     measured_pixels: int = 0
-    """Pixels of the largest clip measured."""
+    """Pixels of the largest clip measured; 0 if the figures are planned."""
 
     def peak_bytes(self, num_frames: int, height: int, width: int) -> int | None:
-        """Estimated peak memory of a job; None before the first measurement."""
+        """Estimated peak memory of a job; None if unknown."""
         if not self.pixel_bytes:
             return None
         return self.fixed_bytes + int(self.pixel_bytes * num_frames * height * width)

@@ -14,6 +14,7 @@ import torch
 from fw_core.devices import choose_device
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import Progress, World
+from fw_model.planning.generation import GenerationChoice, GenerationParts, plan_generation
 from fw_serve.jobs.model import ModelCard
 from fw_serve.worker.artifacts import sprite_sheet, write_artifacts
 from fw_serve.worker.engine import JobError, JobInputs, JobProgress, OutOfMemoryError
@@ -43,7 +44,7 @@ class WorldEngine:
             about=about(pipeline),
             loras=tuple(self.loras),
             memory_bytes=_device_bytes(pipeline.device),
-            fixed_bytes=_used_bytes(pipeline.device) or 0,
+            **_planned(pipeline),
         )
 
     def run(self, task: JobInputs, folder: Path) -> Generator[JobProgress, None, None]:
@@ -148,6 +149,26 @@ def about(pipeline: WorldPipeline) -> str:
     if pipeline.trained_on:
         text += f" It has seen only {pipeline.trained_on}: other images give rough, abstract worlds."
     return text
+
+
+def _planned(pipeline: WorldPipeline) -> dict[str, Any]:
+    """Memory figures of the card before the first job: the memory in use, and the planned peak beyond it per pixel."""
+    sampling, placement = pipeline.sampling, pipeline.placement
+    choice = GenerationChoice(
+        frames=sampling.num_frames,
+        height=sampling.height,
+        width=sampling.width,
+        dtype=pipeline.world.video.patch_embedding.weight.dtype,
+        offload=placement.offload,
+        guided=sampling.guidance_scale != 1,
+    )
+    worlds = [world for world in (pipeline.world, pipeline.high_noise) if world is not None]
+    plan = plan_generation(
+        [world.config for world in worlds], GenerationParts(autoencoder=pipeline.autoencoder, text_encoder=0), choice
+    )
+    used, pixels = _used_bytes(pipeline.device) or 0, sampling.num_frames * sampling.height * sampling.width
+    loaded = 0 if placement.offload == "none" else plan.weights
+    return {"fixed_bytes": used + loaded, "pixel_bytes": MARGIN * (plan.bytes - plan.weights) / pixels}
 
 
 def _device_bytes(device: torch.device) -> int | None:

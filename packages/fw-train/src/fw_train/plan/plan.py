@@ -1,7 +1,7 @@
 """Estimate parameters, FLOPs per step, memory per GPU and time of a run before it starts.
 
 The plan executes the code of the training step: the model is built on the meta device, where tensors have no values,
-and the loss of the stage, its backward pass and the optimizer run there under a meter (`fw_train.plan.meter`).
+and the loss of the stage, its backward pass and the optimizer run there under a meter (`fw_model.planning.meter`).
 
 Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frames, H W pixels.
 """
@@ -20,6 +20,8 @@ from fw_model.losses.targets import GeometryTargets
 from fw_model.model.model import FantasyWorld
 from fw_model.model.rays import RayMap
 from fw_model.parallel.sequence import SequenceGroup
+from fw_model.planning.meta_model import MetaDeviceMode
+from fw_model.planning.meter import Operation, StepMeter
 from fw_train.config.check import check
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.data.split import Shape, shapes_of
@@ -28,8 +30,6 @@ from fw_train.engine.optim import EMA, AdamW
 from fw_train.lora import add_adapters
 from fw_train.model_bundle import world_config
 from fw_train.plan.encoders import VAE_BYTES, EncoderWork, encoder_work
-from fw_train.plan.meta_model import MetaDeviceMode
-from fw_train.plan.meter import Operation, StepMeter
 from fw_train.tasks.stages import LOSSES, Batch, choose_parameters, idle_parts, parameter_group
 from fw_train.tasks.world_task import halve_frozen, shard_units
 

@@ -9,7 +9,7 @@ from torch import nn
 from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.config import preset
 from fw_model.model.model import FantasyWorld
-from fw_train.plan.generation import GenerationChoice, GenerationParts, GenerationPlan, plan_generation
+from fw_model.planning.generation import GenerationChoice, GenerationParts, GenerationPlan, plan_generation
 
 CHOICE = GenerationChoice(frames=9, height=64, width=96, dtype=torch.float32)
 CONFIG = preset("tiny")

@@ -1,12 +1,13 @@
-"""Estimate the peak memory of a generation before it runs, for `fw plan generate`.
+"""Estimate the peak memory of a generation before it runs, for `fw plan generate` and the service.
 
-The last denoising step and the autoencoder run on the meta device, where tensors have no values, under the meter of
-`fw-train plan`. Text and image encoder count with their weights alone.
+The last denoising step and the autoencoder run on the meta device, where tensors have no values, under a meter. Text
+and image encoder count with their weights alone.
 
 Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frames, H W pixels.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +27,12 @@ from fw_model.model.model import FantasyWorld
 from fw_model.model.rays import RayMap
 from fw_model.parallel.sequence import SequenceGroup
 from fw_model.pipeline.components import Components
+from fw_model.planning.meta_model import MetaDeviceMode
+from fw_model.planning.meter import StepMeter
 from fw_model.sampling.flow import guide
-from fw_train.plan.meta_model import MetaDeviceMode
-from fw_train.plan.meter import StepMeter
 
 _WEIGHTS = "weights"
+_PARTS = ("transformer", "autoencoder", "text encoder", "image encoder")
 PHASES = ("encode", "denoise", "decode")
 """Phases of a generation; the largest one decides whether it fits."""
 
@@ -75,6 +77,12 @@ class GenerationPlan:
 
     phases: Mapping[str, Mapping[str, int]]
     """Phase -> label -> bytes at the peak of the phase."""
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the weights at the peak of the largest phase."""
+        peak = max(self.phases.values(), key=lambda labels: sum(labels.values()))
+        return sum(size for label, size in peak.items() if label in _PARTS)
 
     @property
     def bytes(self) -> int:
@@ -254,8 +262,13 @@ def _on_device(world: FantasyWorld, offload: Offload) -> int:
 
 
 def _meta_autoencoder(autoencoder: VideoAutoencoder) -> nn.Module:
+    """A copy on the meta device, of one that may be in use."""
     assert isinstance(autoencoder, nn.Module), "every autoencoder is a module"
-    return autoencoder.to("meta")
+    known: dict[int, Any] = {}
+    for value in autoencoder.parameters():
+        known[id(value)] = nn.Parameter(value.detach().to("meta"), requires_grad=False)
+    known.update({id(value): value.to("meta") for value in autoencoder.buffers()})
+    return deepcopy(autoencoder, known)
 
 
 def _count(model: nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 Meta tensors have shapes, types and lifetimes but no values, so the code of a training step runs in seconds for a model
 of any size. `StepMeter` sees every operation (with FLOPs from torch's formulas) and every allocation, and lists the
-distinct operations, so each can be timed separately. `fw_train.plan.meta_model` adds features that the meta device
+distinct operations, so each can be timed separately. `fw_model.planning.meta_model` adds features that the meta device
 lacks.
 """
 
