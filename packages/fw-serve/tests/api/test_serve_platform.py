@@ -323,8 +323,8 @@ def test_traces_span_every_request(monkeypatch, tmp_path):
 
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from fw_serve.api import tracing
     from fw_serve.api.app import create_app
+    from fw_serve.http import tracing
     from fw_serve.settings import Settings
 
     exporter = InMemorySpanExporter()

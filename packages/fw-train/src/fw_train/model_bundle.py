@@ -276,7 +276,7 @@ def frozen_fingerprint(bundle: ModelBundle, *, besides: Collection[str] = ()) ->
         if not parameter.requires_grad and name not in besides:
             value = bundle.weights.read(name) if parameter.is_meta else parameter.detach().cpu()
             digest.update(name.encode())
-            digest.update(value.contiguous().view(torch.uint8).numpy())
+            digest.update(value.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
