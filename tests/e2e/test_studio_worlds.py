@@ -29,7 +29,7 @@ def test_what_goes_wrong_is_said_and_nothing_is_lost(tmp_path, files, open_page,
         page.get_by_alt_text("First frame of the world").wait_for()
         page.get_by_label("Prompt", exact=True).fill("a room oom")
         page.get_by_role("button", name="Create world").click()
-        page.get_by_text("Out of memory.").wait_for()
+        page.get_by_text("Out of memory.").first.wait_for()
         assert serious(page) == []
 
         page.get_by_role("link", name="New world").click()
@@ -37,7 +37,7 @@ def test_what_goes_wrong_is_said_and_nothing_is_lost(tmp_path, files, open_page,
         page.get_by_role("button", name="Create world").click()
         page.get_by_role("progressbar").wait_for()
         page.get_by_role("button", name="Cancel").click()
-        page.get_by_text("Cancelled.").wait_for()
+        page.get_by_text("Cancelled.", exact=True).wait_for()
         (tmp_path / "never").touch()
 
         page.get_by_role("link", name="New world").click()

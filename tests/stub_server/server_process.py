@@ -112,4 +112,11 @@ class Server:
         """Workers of this server, by what the kernel says of its children."""
         task = Path(f"/proc/{self.pid}/task")
         children = [int(pid) for file in task.glob("*/children") for pid in file.read_text().split()]
-        return [pid for pid in children if b"fw_serve.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in children if b"fw_serve.worker" in _command_of(pid)]
+
+
+def _command_of(pid: int) -> bytes:
+    """Command line of a process; empty once it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""

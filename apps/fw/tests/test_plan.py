@@ -13,7 +13,7 @@ def test_a_preset_and_the_shipped_weights_are_planned(capsys: pytest.CaptureFixt
     assert main(["plan", "generate", "tiny", *SIZE]) == 0
     said = capsys.readouterr().out
     assert "tiny: 5 frames of 48x32, bfloat16" in said
-    assert "fits on a 24 GB card" in said
+    assert "fits on a card of 24 GiB" in said
     assert main(["plan", "generate", *SIZE, "--dtype", "float32", "--offload", "block", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert set(plan["phases_bytes"]) == {"encode", "denoise", "decode"}

@@ -6,6 +6,7 @@ group k of n, with --parallel) takes the rows k, k + n, ...; each writes its own
 """
 
 import csv
+import gc
 import hashlib
 import json
 import os
@@ -47,11 +48,16 @@ class Row:
     """The options of its generation."""
 
     def digest(self) -> str:
-        """Hash of everything that determines the world."""
-        options = asdict(self.options)
+        """Hash of everything that determines the world.
+
+        Options with their default value are left out, so that a new option changes no earlier digest.
+        """
+        options, usual = asdict(self.options), asdict(GenerateOptions(out=Path()))
         for key in ("out", "batch", "device", "offload", "parallel", "server", "samples_per_pass"):
             del options[key]
-        return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
+        changed = {key: value for key, value in options.items() if value != usual[key]}
+        changed["settings"] = {k: value for k, value in options["settings"].items() if value != usual["settings"][k]}
+        return hashlib.sha256(json.dumps(changed, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def generate_batch(options: GenerateOptions) -> int:
@@ -78,8 +84,13 @@ def generate_batch(options: GenerateOptions) -> int:
         print(domain_note(pipeline.trained_on))
     with batch_bar(len(missing)) as bar:
         work = _Work(pipeline, options.out / RESULTS.format(rank=rank), len(missing), bar)
-        work.generate(missing, options.samples_per_pass)
-    print(f"{len(missing) - len(work.failed)} worlds written to {options.out}, {len(work.failed)} failed")
+        try:
+            work.generate(missing, options.samples_per_pass)
+        except _GroupLostError:
+            untried = len(missing) - work.done
+            print(f"after this failure the processes of the group cannot continue; {untried} worlds were not tried: "
+                  "run the same command again", file=sys.stderr)  # fmt: skip
+    print(f"{work.done - len(work.failed)} worlds written to {options.out}, {len(work.failed)} failed")
     for line in work.failed:
         print(f"  failed: {line}", file=sys.stderr)
     return 1 if work.failed else 0
@@ -123,13 +134,15 @@ class _Work:
         try:
             self._take([row for row, _ in members], self.pipeline.run([job for _, job in members]), began)
         except FAILURES as error:
-            left = members[self.done - done :]
             if len(members) == 1:
-                self._record(left[0][0], began, error=error)
+                self._record(members[0][0], began, error=error)
                 return
             print(f"a pass of {len(members)} worlds failed ({describe(error)}); one at a time now", file=sys.stderr)
-            for member in left:
-                self._run([member])
+        else:
+            return
+        _free_memory()  # after the except block, whose traceback keeps the tensors of the failed pass
+        for member in members[self.done - done :]:
+            self._run([member])
 
     def _take(self, rows: Sequence[Row], reports: "Iterator[Progress]", began: float) -> None:
         for report in reports:
@@ -153,6 +166,21 @@ class _Work:
         self.done += 1
         self.bar.done()
         print(f"{self.done}/{self.total} {row.name}: {entry['status']}, {entry['seconds']:.1f} s", flush=True)
+        group = self.pipeline.parallel
+        if error is not None and group is not None and group.broken:
+            raise _GroupLostError
+
+
+class _GroupLostError(Exception):
+    """The processes that make a world together are out of step after a failure."""
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def finished(out: Path) -> dict[str, str]:
@@ -225,6 +253,10 @@ def _row(where: str, record: dict[str, Any], options: GenerateOptions, folder: P
     changes = {key: record[key] for key in SETTINGS if key in record}
     if isinstance(changes.get("timesteps"), str):  # a cell of a CSV file
         changes["timesteps"] = [_typed(part) for part in changes["timesteps"].split(",")]
+    elif isinstance(changes.get("timesteps"), (int, float)):  # a cell with one number
+        changes["timesteps"] = [changes["timesteps"]]
+    if ("timesteps" in changes) != ("num_inference_steps" in changes):  # a row overrides either form of the flags
+        changes = {"timesteps": None, "num_inference_steps": None} | changes
     try:
         settings = options.settings.updated(**changes)
         settings.validate()

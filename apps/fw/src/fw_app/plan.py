@@ -26,9 +26,9 @@ def generate(options: PlanGenerateOptions) -> None:
 
     configs, parts, sampling = _model(options.model)
     choice = GenerationChoice(
-        frames=options.num_frames or sampling.num_frames,
-        height=options.height or sampling.height,
-        width=options.width or sampling.width,
+        frames=sampling.num_frames if options.num_frames is None else options.num_frames,
+        height=sampling.height if options.height is None else options.height,
+        width=sampling.width if options.width is None else options.width,
         dtype=getattr(torch, options.dtype),
         weights=options.weights,
         offload=options.offload,
@@ -61,7 +61,7 @@ def _model(name: str) -> "tuple[list[WorldConfig], GenerationParts, Sampling]":
 
     if name in PRESETS:
         config = PRESETS[name]()
-        pair = [config] if config.timestep_range == (0.0, 1000.0) else [config, wan22_fun_a14b("high_noise")]
+        pair = [config, wan22_fun_a14b("high_noise")] if name == wan22_fun_a14b.__name__ else [config]
         return pair, preset_parts(config), Sampling.for_text_dim(config.video.text_dim)
     folder = local_folder(name)
     configs = [read_config(folder)]
@@ -73,10 +73,11 @@ def _model(name: str) -> "tuple[list[WorldConfig], GenerationParts, Sampling]":
 
 def _total_gib(plan: "GenerationPlan") -> float:
     """Peak memory with what torch and CUDA need besides tensors."""
+    from fw_model.planning.generation import PARTS
     from fw_train.plan.report import CONTEXT_GIB, FRAGMENTATION, WORKSPACES_GIB
 
     peak = max(plan.phases.values(), key=lambda labels: sum(labels.values()))
-    moving = sum(size for label, size in peak.items() if label not in ("transformer", "autoencoder"))
+    moving = sum(size for label, size in peak.items() if label not in PARTS)
     return plan.bytes / 2**30 + CONTEXT_GIB + WORKSPACES_GIB + FRAGMENTATION * moving / 2**30
 
 
@@ -103,6 +104,6 @@ def _table(plan: "GenerationPlan", head: str) -> str:
         lines.append("  " + "  ".join(cells))
     total = _total_gib(plan)
     lines += ["", f"with CUDA context, workspaces and fragmentation: {total:.1f} GiB"]
-    lines += [f"  {'fits' if total <= card else 'does not fit'} on a {card} GB card" for card in CARDS_GIB]
+    lines += [f"  {'fits' if total <= card else 'does not fit'} on a card of {card} GiB" for card in CARDS_GIB]
     lines.append("All figures are estimates: counted on the meta device, nothing was run.")
     return "\n".join(lines)

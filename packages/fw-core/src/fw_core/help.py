@@ -52,7 +52,9 @@ def parse(
             )
     except SystemExit:
         first, _, rest = _written(shown).partition("\n\n")
-        if rest:
+        if not first.startswith("usage:"):  # a shell completion
+            print(_written(shown), end="")
+        elif rest:
             first = f"usage: {prog} {usage} [OPTIONS]" if usage else first
             text = description if description is not None else inspect.getdoc(options) or ""
             print(f"{first}\n\n{_wrapped(text)}\n\n{rest.lstrip()}", end="")

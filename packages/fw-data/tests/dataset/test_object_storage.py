@@ -116,6 +116,15 @@ def test_the_ranges_read_longest_ago_leave_a_full_cache(tmp_path: Path) -> None:
     assert cache.get("file v2", 0, 100) is None
 
 
+def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    cache = RangeCache(tmp_path / "file", 1000)
+    for _ in range(2):
+        cache.put("a", 0, 3, b"abc")
+        assert cache.get("a", 0, 3) is None
+    assert len(caplog.records) == 1
+
+
 def test_a_cut_off_range_is_not_used(tmp_path: Path) -> None:
     cache = RangeCache(tmp_path, limit=1000)
     cache.put("file", 0, 4, b"abcd")

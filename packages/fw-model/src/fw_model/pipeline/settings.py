@@ -120,7 +120,8 @@ class GenerationSettings:
             if name == "timesteps" and isinstance(value, tuple):
                 wrong = any(isinstance(one, bool) or not isinstance(one, float | int) for one in value)
             if wrong and not (value is None and name in _OPTIONAL):
-                raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; it must be {kinds[0].__name__}")
+                kind = "a list of numbers" if name == "timesteps" else kinds[0].__name__
+                raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; it must be {kind}")
         if self.num_frames is not None:
             check_num_frames(self.num_frames)
         for name, side in (("height", self.height), ("width", self.width)):

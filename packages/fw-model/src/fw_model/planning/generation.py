@@ -18,6 +18,7 @@ from fw_model.autoencoders.base import VideoAutoencoder, first_frame_condition, 
 from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.autoencoders.wan_vae import WanVAE, build_vae
 from fw_model.config import WorldConfig
+from fw_model.encoders.base import TextEncoder
 from fw_model.encoders.clip import VIT_H_14, build_clip
 from fw_model.encoders.umt5 import UMT5_XXL, UMT5TextEncoder, build_umt5
 from fw_model.layers.float32 import Float32Module
@@ -32,7 +33,8 @@ from fw_model.planning.meter import StepMeter
 from fw_model.sampling.flow import guide
 
 _WEIGHTS = "weights"
-_PARTS = ("transformer", "autoencoder", "text encoder", "image encoder")
+PARTS = ("transformer", "autoencoder", "text encoder", "image encoder")
+"""Labels of weights in a plan."""
 PHASES = ("encode", "denoise", "decode")
 """Phases of a generation; the largest one decides whether it fits."""
 
@@ -69,6 +71,8 @@ class GenerationParts:
     """Bytes of the text encoder's weights."""
     image_encoder: int = 0
     """Bytes of the image encoder's weights."""
+    decode_dtype: torch.dtype | None = None
+    """Type in which a Wan VAE decodes; None leaves its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,7 @@ class GenerationPlan:
     def weights(self) -> int:
         """Bytes of the weights at the peak of the largest phase."""
         peak = max(self.phases.values(), key=lambda labels: sum(labels.values()))
-        return sum(size for label, size in peak.items() if label in _PARTS)
+        return sum(size for label, size in peak.items() if label in PARTS)
 
     @property
     def bytes(self) -> int:
@@ -104,14 +108,18 @@ def preset_parts(config: WorldConfig) -> GenerationParts:
 
 def parts_of(components: Components) -> GenerationParts:
     """The parts that a checkpoint names."""
-    text, image = components.text_encoder, components.image_encoder
-    if isinstance(components.autoencoder, WanVAE) and components.autoencoder.decode_dtype is None:
-        components.autoencoder.decode_dtype = torch.bfloat16  # as on a GPU
+    image = components.image_encoder
     return GenerationParts(
         autoencoder=components.autoencoder,
-        text_encoder=text.dtype.itemsize * _count(build_umt5(text.config)) if isinstance(text, UMT5TextEncoder) else 0,
+        decode_dtype=torch.bfloat16,  # as on a GPU
+        text_encoder=text_encoder_bytes(components.text_encoder),
         image_encoder=0 if image is None else image.dtype.itemsize * _count(build_clip(image.config)),
     )
+
+
+def text_encoder_bytes(encoder: TextEncoder) -> int:
+    """Bytes of the weights of a text encoder, loaded or not; 0 for one without a network."""
+    return encoder.dtype.itemsize * _count(build_umt5(encoder.config)) if isinstance(encoder, UMT5TextEncoder) else 0
 
 
 @torch.no_grad()
@@ -130,7 +138,7 @@ def plan_generation(configs: Sequence[WorldConfig], parts: GenerationParts, choi
         raise ValueError(f"{choice.processes} processes cannot make a world; use 1 or more")
     worlds = [_stored_world(config, choice) for config in configs]
     sizes = [_bytes(world.parameters()) + _bytes(world.buffers()) for world in worlds]
-    autoencoder = _meta_autoencoder(parts.autoencoder)
+    autoencoder = _meta_autoencoder(parts)
     vae = _bytes(autoencoder.parameters()) + _bytes(autoencoder.buffers())
     peak = _last_step(worlds[0], choice)
     kept = peak.pop("outputs")
@@ -261,14 +269,18 @@ def _on_device(world: FantasyWorld, offload: Offload) -> int:
     return around + max(one + other for one, other in zip(blocks, [*blocks[1:], blocks[0]], strict=True))
 
 
-def _meta_autoencoder(autoencoder: VideoAutoencoder) -> nn.Module:
-    """A copy on the meta device, of one that may be in use."""
+def _meta_autoencoder(parts: GenerationParts) -> nn.Module:
+    """A copy on the meta device, of an autoencoder that may be in use."""
+    autoencoder = parts.autoencoder
     assert isinstance(autoencoder, nn.Module), "every autoencoder is a module"
     known: dict[int, Any] = {}
     for value in autoencoder.parameters():
         known[id(value)] = nn.Parameter(value.detach().to("meta"), requires_grad=False)
     known.update({id(value): value.to("meta") for value in autoencoder.buffers()})
-    return deepcopy(autoencoder, known)
+    copy = deepcopy(autoencoder, known)
+    if isinstance(copy, WanVAE) and copy.decode_dtype is None:
+        copy.decode_dtype = parts.decode_dtype
+    return copy
 
 
 def _count(model: nn.Module) -> int:

@@ -19,6 +19,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from fw_core.files import locked, make_writable, replacing_folder, write_text
 from fw_geometry.camera import Trajectory
 from fw_geometry.continuation import divide, frames_per_segment, total_frames
@@ -35,8 +37,8 @@ SEGMENTS = "segments"
 """Folder of the finished segments, in the folder of the world."""
 RECORD = "segment.json"
 """File of a finished segment that holds the digest of everything that determines it."""
-_SMALL = 16_384
-"""Parameters of at most this many numbers represent the weights in a digest: biases, norms and modulations."""
+_SAMPLES = 1024
+"""About this many evenly spaced values of each tensor represent the weights in a digest."""
 
 
 def generate_segments(
@@ -97,20 +99,21 @@ def generate_segments(
     given = given.updated(num_frames=num_frames, height=chosen.height, width=chosen.width)
     make_writable(Path(folder) / SEGMENTS)
     # every check of the last segment now, and not after the others are generated
-    pipeline.generate(image, prompt, parts[-1], given, last_image=last_image).close()
+    final = given.updated(seed=given.seed + segments - 1)
+    pipeline.generate(image, prompt, parts[-1], final, last_image=last_image).close()
     first = prepare_image(image, chosen.height, chosen.width, given.fit)
     start = [model_digest(pipeline), hashlib.sha256(first.numpy().tobytes()).hexdigest(), prompt]
+    last = None
     if last_image is not None:
-        last = prepare_image(last_image, chosen.height, chosen.width, given.fit, name="last_image")
-        start.append(hashlib.sha256(last.numpy().tobytes()).hexdigest())
-    digests = _digests(json.dumps(start), parts, given)
+        last = prepare_image(last_image, chosen.height, chosen.width, given.fit, name="last_image").numpy().tobytes()
+    digests = segment_digests(json.dumps(start), parts, given, last)
     return _generate(
         pipeline, image, prompt, parts, given, last_image, tuple(collected), requested, digests, Path(folder) / SEGMENTS
     )
 
 
 def model_digest(pipeline: WorldPipeline) -> str:
-    """Hash of the model: configuration, LoRAs, types, and all small parameters (biases, norms, modulations)."""
+    """Hash of the model: configurations, LoRAs, and types and a sample of the values of every parameter."""
     known = hashlib.sha256()
     for name, expert in (("low_noise", pipeline.world), ("high_noise", pipeline.high_noise)):
         if expert is None:
@@ -118,13 +121,20 @@ def model_digest(pipeline: WorldPipeline) -> str:
         kinds = sorted({str(value.dtype) for value in expert.state_dict().values()})
         about = (name, asdict(expert.config), lora_settings({name: expert}), kinds)
         known.update(json.dumps(about, sort_keys=True, default=str).encode())
-        for key, value in sorted(expert.named_parameters()):
-            if value.numel() <= _SMALL:
-                known.update(key.encode())
-                known.update(value.detach().float().cpu().numpy().tobytes())
+        _sample(known, expert)
+    for part in (pipeline.autoencoder, pipeline.image_encoder):
+        if isinstance(part, nn.Module):
+            _sample(known, part)
     known.update(f"{type(pipeline.autoencoder).__name__} {json.dumps(pipeline.text_encoder.spec())}".encode())
     known.update(json.dumps(asdict(pipeline.sampling)).encode())
     return known.hexdigest()
+
+
+def _sample(known: "hashlib._Hash", module: nn.Module) -> None:
+    for key, value in sorted([*module.named_parameters(), *module.named_buffers()]):
+        flat = value.detach().flatten()
+        known.update(key.encode())
+        known.update(flat[:: max(1, flat.numel() // _SAMPLES)].float().cpu().numpy().tobytes())
 
 
 def _generate(
@@ -164,12 +174,19 @@ def _generate(
             # read back also after generating, so that an interrupted run and a whole one give the same world
             segment = read_world(place_of)
             if placed:
-                placed.append(place(placed[-1].world, segment, segment=number, path_length=length))
+                placed.append(_place(placed[-1].world, segment, number, length))
             else:
                 placed.append(Placed(world=segment, seam=None))
         yield _report("merge", 0, number=count - 1, count=count, began=began)
         world = merge(placed, requested, {"segments": count})
         yield replace(_report("merge", 1, number=count - 1, count=count, began=began), world=world, eta_seconds=0.0)
+
+
+def _place(before: World, after: World, number: int, path_length: float) -> Placed:
+    try:
+        return place(before, after, segment=number, path_length=path_length)
+    except ValueError as error:
+        raise ValueError(f"segment {number} does not continue segment {number - 1}: {error}") from error
 
 
 def _relayed(reports: Iterator[Progress], number: int, count: int, began: float) -> Generator[Progress, None, World]:
@@ -190,14 +207,24 @@ def _report(stage: str, step: int, *, number: int, count: int, began: float) -> 
     return Progress(stage=stage, step=step, steps=1, seconds=time.monotonic() - began, segment=number, segments=count)
 
 
-def _digests(start: str, parts: Sequence[Trajectory], settings: GenerationSettings) -> list[str]:
-    """A digest per segment, of everything that determines it, the segments before it included."""
+def segment_digests(
+    start: str, parts: Sequence[Trajectory], settings: GenerationSettings, last_image: bytes | None
+) -> list[str]:
+    """A digest per segment, of everything that determines it, the segments before it included.
+
+    Settings with their default value are left out, so that a new setting changes no earlier digest. The last segment
+    alone reads `last_image`.
+    """
     digests: list[str] = []
-    known = hashlib.sha256(start.encode() + json.dumps(settings.to_dict(), sort_keys=True).encode())
+    usual = GenerationSettings().to_dict()
+    changed = {name: value for name, value in settings.to_dict().items() if value != usual[name]}
+    known = hashlib.sha256(start.encode() + json.dumps(changed, sort_keys=True).encode())
     for part in parts:
         for array in (part.K, part.pose_c2w):
             known.update(array.tobytes())
         digests.append(known.hexdigest())
+    if last_image is not None:
+        digests[-1] = hashlib.sha256(digests[-1].encode() + last_image).hexdigest()
     return digests
 
 

@@ -247,7 +247,10 @@ class CreateVideo(_SETTINGS):
     def _listed(cls, value: Any) -> Any:
         """A JSON list, or text of a form: numbers between commas."""
         if isinstance(value, str):
-            value = [float(word) for word in value.split(",")] if len(value) <= 32_000 else value
+            try:
+                value = [float(word) for word in value.split(",")]
+            except ValueError:
+                raise ValueError("give numbers between commas, such as 1000,750,500,250") from None
         return tuple(value) if isinstance(value, list) else value
 
     @field_validator("timesteps")

@@ -33,7 +33,7 @@ PAUSES_S = (5.0, 30.0, 120.0, 600.0, 3600.0, 6 * 3600.0)
 BATCH = 20
 """Webhooks of one owner in a row, before the other owners have a turn."""
 SENDERS = 8
-"""Owners whose webhooks are sent at the same time; a slow receiver delays only those of its owner."""
+"""Owners whose webhooks are sent at the same time. A slow receiver delays those of its owner; eight of them, all."""
 TIMEOUT_S = 10.0
 
 Post = Callable[[str, str, bytes, dict[str, str]], int]
@@ -57,6 +57,7 @@ class Webhooks:
         self._pool = ThreadPoolExecutor(SENDERS, thread_name_prefix="webhook")
         self._busy: set[str] = set()
         self._lock = threading.Lock()
+        self._closing = threading.Event()
 
     def check(self, url: str | None) -> None:
         """Raise ApiError 400 if the operator does not allow this URL."""
@@ -89,6 +90,7 @@ class Webhooks:
 
     def close(self) -> None:
         """Start no more webhooks; another process or the next start sends them."""
+        self._closing.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _send_of(self, owner: str) -> int:
@@ -96,10 +98,19 @@ class Webhooks:
             due = select(jobs).where(jobs.c.owner == owner, jobs.c.webhook_at <= self.store.clock())
             with reader(self.store.engine) as connection:
                 rows = connection.execute(due.order_by(jobs.c.webhook_at).limit(BATCH)).all()
-            return sum(self._deliver(job_of_row(row), row.webhook_tries, row.webhook_at) for row in rows)
+            accepted = 0
+            for row in rows:
+                if self._closing.is_set() or not self._deliver(job_of_row(row), row.webhook_tries, row.webhook_at):
+                    break  # after a failure, the other owners have a turn
+                accepted += 1
         except SQLAlchemyError as error:
             log.error("the database does not respond, trying again: %s", error)
             return 0
+        except Exception:
+            log.exception("the webhooks of one owner failed; trying again")
+            return 0
+        else:
+            return accepted
         finally:
             with self._lock:
                 self._busy.discard(owner)

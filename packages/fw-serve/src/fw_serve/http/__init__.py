@@ -1,1 +1,1 @@
-"""Below the routes: connection limits, middleware, metrics and traces. Imports neither torch nor the model."""
+"""What every request passes: connection limits, middleware, metrics and traces. Imports neither torch nor the model."""

@@ -1,6 +1,7 @@
 """The engine of fw-serve: a `WorldPipeline` whose worlds become the files that the API serves."""
 
 import gc
+import logging
 import os
 import time
 from collections.abc import Generator
@@ -14,7 +15,7 @@ import torch
 from fw_core.devices import choose_device
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import Progress, World
-from fw_model.planning.generation import GenerationChoice, GenerationParts, plan_generation
+from fw_model.planning.generation import GenerationChoice, GenerationParts, plan_generation, text_encoder_bytes
 from fw_serve.jobs.model import ModelCard
 from fw_serve.worker.artifacts import sprite_sheet, write_artifacts
 from fw_serve.worker.engine import JobError, JobInputs, JobProgress, OutOfMemoryError
@@ -23,6 +24,8 @@ PREVIEW_S = 2.0
 """Minimum seconds between previews."""
 PREVIEW_SHARE = 0.1
 """Maximum share of the time that previews may take."""
+log = logging.getLogger(__name__)
+
 MARGIN = 1.1
 """Factor on the measured memory, for jobs of other sizes."""
 
@@ -152,8 +155,11 @@ def about(pipeline: WorldPipeline) -> str:
 
 
 def _planned(pipeline: WorldPipeline) -> dict[str, Any]:
-    """Memory figures of the card before the first job: the memory in use, and the planned peak beyond it per pixel."""
-    sampling, placement = pipeline.sampling, pipeline.placement
+    """Memory figures of the card before the first job: memory in use, and the planned peak beyond it per pixel."""
+    sampling, placement, device = pipeline.sampling, pipeline.placement, pipeline.device
+    used = _used_bytes(device) or 0
+    if pipeline.text_device in (None, device):
+        used += text_encoder_bytes(pipeline.text_encoder)  # loaded with the first prompt
     choice = GenerationChoice(
         frames=sampling.num_frames,
         height=sampling.height,
@@ -163,12 +169,18 @@ def _planned(pipeline: WorldPipeline) -> dict[str, Any]:
         guided=sampling.guidance_scale != 1,
     )
     worlds = [world for world in (pipeline.world, pipeline.high_noise) if world is not None]
-    plan = plan_generation(
-        [world.config for world in worlds], GenerationParts(autoencoder=pipeline.autoencoder, text_encoder=0), choice
+    parts = GenerationParts(
+        autoencoder=pipeline.autoencoder, text_encoder=0, decode_dtype=torch.bfloat16 if device.type == "cuda" else None
     )
-    used, pixels = _used_bytes(pipeline.device) or 0, sampling.num_frames * sampling.height * sampling.width
-    loaded = 0 if placement.offload == "none" else plan.weights
-    return {"fixed_bytes": used + loaded, "pixel_bytes": MARGIN * (plan.bytes - plan.weights) / pixels}
+    try:
+        plan = plan_generation([world.config for world in worlds], parts, choice)
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        log.warning("the memory of the first job cannot be planned, so it is not checked: %s", error)
+        return {"fixed_bytes": used}
+    if placement.offload != "none":
+        used += plan.weights  # on the device only while they are used
+    pixels = sampling.num_frames * sampling.height * sampling.width
+    return {"fixed_bytes": used, "pixel_bytes": MARGIN * (plan.bytes - plan.weights) / pixels}
 
 
 def _device_bytes(device: torch.device) -> int | None:

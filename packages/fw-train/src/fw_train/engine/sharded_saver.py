@@ -59,13 +59,12 @@ class ShardedSaver:
             return None
         step = int(self._state["step"])
         error = pending.exception()
-        if error is not None and not isinstance(error, CheckpointError):
-            raise error
-        parts = self._ctx.gather((str(error) if error else "", {} if error else pending.result()))
+        reason = "" if error is None else str(error) or repr(error)
+        parts = self._ctx.gather((reason, {} if error else pending.result()))
         failed = [reason for reason, _ in parts if reason]
         if failed:
             self._main(lambda: self.store.discard_partial(step), step)
-            raise CheckpointError(failed[0])
+            raise CheckpointError(failed[0]) from error
         files = {name: entry for _, part in parts for name, entry in part.items()}
         self._main(lambda: self.store.commit(self._state, files) is not None, step)
         return self.store.path(step)

@@ -36,6 +36,7 @@ from fw_data.annotators.sfm.reversal import candidates, likeliest
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.workers import map_parallel
 from fw_data.annotators.sfm.zoom import fit_zoom
+from fw_data.annotators.wheels import WheelFileMissing
 
 Report = Callable[[str, float], None]
 
@@ -109,7 +110,11 @@ class _FirstScene:
         except AnnotationRefused as refusal:
             if refusal.code not in refusals.OF_MATCHES:
                 raise
-            if not second_matcher_is_ready(self.config.second_matcher):
+            try:
+                ready = second_matcher_is_ready(self.config.second_matcher)
+            except WheelFileMissing as missing:
+                raise refusals.without_second_matcher(refusal, str(missing)) from refusal
+            if not ready:
                 raise refusals.without_second_matcher(refusal) from refusal
             try:
                 return *self.by(ALIKED), True

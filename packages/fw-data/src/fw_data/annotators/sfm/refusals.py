@@ -74,9 +74,10 @@ def check_matches(pairs: list[PairMatches], keyframes: int) -> None:
         )
 
 
-def without_second_matcher(first: AnnotationRefused) -> AnnotationRefused:
-    """The refusal of a clip that the second matcher might have saved."""
+def without_second_matcher(first: AnnotationRefused, missing: str = "") -> AnnotationRefused:
+    """The refusal of a clip that the second matcher might have saved; `missing` says why it could not be loaded."""
     hint = f"{first.hint} Or let ALIKED and LightGlue try (--second-matcher aliked --retry-failed)."
+    hint += f" They could not be loaded here: {missing}" if missing else ""
     return AnnotationRefused(first.code, str(first), hint)
 
 

@@ -47,15 +47,17 @@ class SfmSpec:
         Raises:
             ValueError: the weights cannot be downloaded.
         """
-        if options.second_matcher == "aliked":
+        second = options.second_matcher
+        if second != "none":
             from fw_data.annotators.sfm.matching.networks import second_matcher_is_ready
 
-            second_matcher_is_ready("aliked")
+            # decided once, so that all workers of a run do the same
+            second = "aliked" if second_matcher_is_ready(second) else "none"
         if options.flow == "gmflow":
             from fw_data.annotators.gmflow.weights import fetch_gmflow
 
             fetch_gmflow()
-        spec = cls(second_matcher=options.second_matcher, flow=options.flow)
+        spec = cls(second_matcher=second, flow=options.flow)
         return Selection(spec, (f"geometry: sfm, {reason}",) if reason else ())
 
     @property

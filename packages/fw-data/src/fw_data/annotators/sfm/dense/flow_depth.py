@@ -48,8 +48,10 @@ def improve_unsure(
     """Depth and trust with the unsure pixels taken from flow where it fits the cameras; RGB in [0, 1].
 
     The flow from a frame to its two best sources gives two depths. Where they agree, their mean by the square of the
-    parallax replaces the depth. Raises
-    WheelFileMissing when the weights of the network are not in the cache.
+    parallax replaces the depth.
+
+    Raises:
+        WheelFileMissing: the weights of the network are not in the cache.
     """
     height, width = depth.shape[1:]
     scale = FLOW_LONG_SIDE / max(height, width)
