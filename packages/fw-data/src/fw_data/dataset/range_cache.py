@@ -70,7 +70,7 @@ class RangeCache:
             write_bytes(self._path(file, begin, end), data)
         except OSError as error:
             if not self._failed:
-                log.warning("%s cannot keep ranges, reading goes on without it: %s", self.folder, error)
+                log.warning("%s cannot keep ranges; reads continue without it: %s", self.folder, error)
             self._failed = True
             return
         self._written = None if self._written is None else self._written + len(data)
