@@ -35,13 +35,27 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def no_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No downloaded weights on this machine."""
+    monkeypatch.setenv("FW_WEIGHTS_CACHE", str(tmp_path / "empty"))
+
+
+@pytest.mark.usefixtures("no_networks")
 def test_sfm_is_the_default_and_says_nothing() -> None:
-    assert select_backend(order()) == (SfmSpec(), ())
+    assert select_backend(order()) == (SfmSpec(second_matcher="none"), ())
 
 
+def test_the_second_matcher_is_decided_once_for_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fw_data.annotators.sfm.matching.networks.are_cached", lambda _files: True)
+    assert select_backend(order()).spec == SfmSpec(second_matcher="aliked")
+    assert select_backend(order(second_matcher="none")).spec == SfmSpec(second_matcher="none")
+
+
+@pytest.mark.usefixtures("no_networks")
 def test_auto_says_which_and_why(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, messages = select_backend(order(geometry="auto"))
-    assert spec == SfmSpec()
+    assert spec == SfmSpec(second_matcher="none")
     assert "sfm" in messages[0]
     assert "DUSt3R" in messages[0]
     spec, messages = select_backend(order(geometry="auto", dust3r_weights=str(weights)))
