@@ -1,4 +1,4 @@
-"""The generation memory bench: `python -m benchmarks.generation_memory` holds `fw plan generate` against real peaks.
+"""The generation memory bench: `python -m benchmarks.generation_memory` compares planned with measured peaks.
 
 Each case generates a world with random weights on the CPU in a process of its own, and measures by how much its
 resident memory grows at most in each phase. Writes generation_memory.json and generation_memory.md; exits 1 if the
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from benchmarks.loading import status_bytes
 from benchmarks.train import EXACT_HEAP, cut
 from fw_geometry import make_trajectory
 from fw_model.autoencoders.block_dct import BlockDCT
@@ -75,7 +76,7 @@ def measure(case: dict[str, Any]) -> dict[str, int]:
     torch.set_num_threads(1)
     _generate(WorldPipeline(FantasyWorld(preset("tiny")), BlockDCT(), HashTextEncoder()), 5, 32, 48)  # loads kernels
     WanVAE.small().decode(torch.zeros(1, 16, 1, 4, 4))  # imports diffusers
-    before = _status("VmRSS")
+    before = status_bytes("VmRSS")
     choice, config = choice_of(case), config_of(case)
     world = random_world(config, choice)
     text = HashTextEncoder(text_len=config.video.text_len, text_dim=config.video.text_dim)
@@ -110,18 +111,13 @@ def _generate(pipeline: WorldPipeline, frames: int, height: int, width: int) -> 
     _forget_peak()
     for report in pipeline.generate(image, "a lake", path, num_inference_steps=1, guidance_scale=5.0):
         if report.step == report.steps:
-            peaks[report.stage] = _status("VmHWM")
+            peaks[report.stage] = status_bytes("VmHWM")
             _forget_peak()
     return peaks
 
 
 def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def in_own_process(name: str, what: str) -> dict[str, int]:

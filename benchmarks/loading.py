@@ -84,9 +84,9 @@ def load(folder: Path, config: WorldConfig, rank: int, ranks: int) -> dict[str, 
     SliceReader.read = counting  # pyright: ignore[reportAttributeAccessIssue]
     dist.barrier()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before, begin = _status("VmRSS"), time.perf_counter()
+    before, begin = status_bytes("VmRSS"), time.perf_counter()
     load_weights(world, folder)
-    seconds, peak, after = time.perf_counter() - begin, _status("VmHWM"), _status("VmRSS")
+    seconds, peak, after = time.perf_counter() - begin, status_bytes("VmHWM"), status_bytes("VmRSS")
     dist.barrier()
     held = sum(local_part(parameter).nbytes for parameter in world.parameters())
     dist.destroy_process_group()
@@ -94,7 +94,7 @@ def load(folder: Path, config: WorldConfig, rank: int, ranks: int) -> dict[str, 
     return {"rank": rank, "seconds": round(seconds, 2), **figures}
 
 
-def _status(field: str) -> int:
+def status_bytes(field: str) -> int:
     """A memory figure of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
