@@ -53,7 +53,7 @@ class GmFlow(nn.Module):
         return self._enlarge(self.spread.near(own, flow), own)
 
     def _match(self, features: Float[Tensor, "b2 c h w"], windows: int) -> Float[Tensor, "b 2 h w"]:
-        """Where each place of the first images lies in the second ones; hidden places follow their surroundings."""
+        """Flow by global matching; occluded positions take the flow of similar positions."""
         own, other = self._attend(features, windows).chunk(2)
         likeness = torch.einsum("bchw,bcl->bhwl", own, other.flatten(2)) / WIDTH**0.5
         grid = _grid(*own.shape[2:])
