@@ -174,7 +174,7 @@ def _planned(pipeline: WorldPipeline) -> dict[str, Any]:
     )
     try:
         plan = plan_generation([world.config for world in worlds], parts, choice)
-    except (ValueError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, RuntimeError) as error:
         log.warning("the memory of the first job cannot be planned, so it is not checked: %s", error)
         return {"fixed_bytes": used}
     if placement.offload != "none":
