@@ -76,6 +76,13 @@ def test_no_addresses_of_registries_or_machines_are_committed() -> None:
     assert not set(found) - {relative(Path(__file__))}
 
 
+def test_the_page_of_the_environment_lists_every_variable_of_ours() -> None:
+    read = {name for path in SOURCES for name in re.findall(r"""["'](FW_[A-Z0-9_]+)["']""", path.read_text())}
+    page = (ROOT / "docs/environment.md").read_text().split("## Environment variables")[1]
+    assert len(read) > 5
+    assert read == set(re.findall(r"^\| `(FW_[A-Z0-9_]+)", page, re.MULTILINE))
+
+
 def test_uv_lock_is_not_tracked() -> None:
     assert ROOT / "uv.lock" not in tracked()
 
