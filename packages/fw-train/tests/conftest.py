@@ -34,10 +34,10 @@ from fw_train.metrics.truth import load_truth
 class Regression:
     """Learns y = A x from noisy inputs; `poison` makes the loss of one step NaN."""
 
-    order = ClipOrder(clips=10)
     prefetch = 0
 
-    def __init__(self, seed: int = 0, poison: int = -1) -> None:
+    def __init__(self, seed: int = 0, poison: int = -1, clips: int = 10, held_out: int = 0) -> None:
+        self.order = ClipOrder(clips=clips, held_out=held_out)
         generator = torch.Generator().manual_seed(100)
         self.truth = torch.randn(3, 6, generator=generator)
         self.inputs = torch.randn(self.order.clips, 6, generator=generator)
@@ -48,7 +48,11 @@ class Regression:
             for parameter in self.module.parameters():
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=start))
         self.seed, self.poison = seed, poison
-        self.identity: Mapping[str, str] = {"config": "c", "dataset": "d"}
+        dataset = self.dataset_digest(self.order.clips, self.order.held_out)
+        self.identity: Mapping[str, str] = {"config": "c", "dataset": dataset}
+
+    def dataset_digest(self, train: int, held_out: int) -> str:
+        return f"{train} and {held_out}"
 
     def announce(self, draws: Sequence[Draw]) -> None:
         raise AssertionError(f"no draws are announced with prefetch 0: {draws}")

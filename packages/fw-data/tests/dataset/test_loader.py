@@ -1,5 +1,6 @@
 """Buckets, the order of batches, and the loader: nothing lost, nothing repeated, cameras right after every crop."""
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -143,7 +144,7 @@ def test_tables_are_read_and_mistakes_named(tmp_path):
 
 
 def _take(loader: ClipLoader, count: int) -> list:
-    return [batch for batch, _ in zip(loader, range(count), strict=False)]
+    return list(itertools.islice(loader, count))
 
 
 def test_batches_hold_what_the_dataset_holds(shared_dataset):
@@ -185,6 +186,63 @@ def test_resume_is_exact_and_survives_another_world_size(shared_dataset):
         assert torch.equal(torch.cat([left.video, right.video]), batch.video)
     with pytest.raises(ValueError, match=r"seed.*3"):
         ClipLoader(dataset, table, seed=4).load_state_dict(state)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 4)), min_size=1, max_size=3).filter(
+        lambda rows: any(before >= batch for before, _, batch in rows)
+    ),
+    st.integers(0, 20),
+)
+@settings(max_examples=30, deadline=None)
+def test_added_clips_join_the_epoch_and_every_clip_is_drawn_once_in_it(rows, step) -> None:
+    before, added, batches = zip(*rows, strict=True)
+    after = [old + new for old, new in zip(before, added, strict=True)]
+    first = BucketSampler(before, batches, 1)
+    then = first.grown(step, after)
+    end = next(s for s in range(step, 1000) if then.epoch(s) == 3)
+    seen = [Counter() for _ in rows]
+    for bucket, draws in [*map(first.step, range(step)), *map(then.step, range(step, end))]:
+        seen[bucket].update((draw.clip, draw.epoch) for draw in draws)
+    for counter, old, count, batch in zip(seen, before, after, batches, strict=True):
+        since = first.epoch(step) if old else 0
+        epochs = range(since + 3)
+        due = {(clip, epoch) for epoch in epochs for clip in range(count if epoch >= since else old)}
+        assert counter.keys() <= due
+        assert max(counter.values(), default=1) == 1
+        assert len(due - counter.keys()) < batch, "those that wait to fill a batch"
+
+
+def test_a_loader_goes_on_when_clips_were_added_and_only_then(shared_dataset, caplog):
+    table = BucketTable(buckets=TABLE.buckets[:1])
+    grown, small, turned = (ClipDataset(shared_dataset[0]) for _ in range(3))
+    small.records = small.records[:1]
+    turned.records = turned.records[::-1]
+
+    def resumed(dataset, state, **ranks):
+        loader = ClipLoader(dataset, table, seed=3, **ranks)
+        loader.load_state_dict(json.loads(json.dumps(state)))
+        return loader
+
+    loader = ClipLoader(small, table, seed=3)
+    assert {clip_id for batch in _take(loader, 2) for clip_id in batch.ids} == {small.records[0].id}
+    state = loader.state_dict()
+    caplog.set_level("INFO")
+    loader = resumed(grown, state)
+    assert "1 clips were added since step 2" in caplog.text
+    batches, later = _take(loader, 2), loader.state_dict()
+    assert [batch.step for batch in batches] == [2, 3]
+    assert {clip_id for batch in batches for clip_id in batch.ids} == {record.id for record in grown.records}
+    expected = _take(loader, 2)
+    assert [batch.ids for batch in _take(resumed(grown, later), 2)] == [batch.ids for batch in expected]
+    halves = [_take(resumed(grown, later, rank=rank, world_size=2), 2) for rank in range(2)]
+    for batch, left, right in zip(expected, *halves, strict=True):
+        assert (*left.ids, *right.ids) == batch.ids
+    with pytest.raises(ValueError, match=r"\[2\].*\[1\]; clips were removed"):
+        resumed(small, later)
+    for other in (state, later):
+        with pytest.raises(ValueError, match="replaced or removed"):
+            resumed(turned, other)
 
 
 @pytest.mark.slow

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from fw_data.dataset.clip_order import ClipSampler
+from fw_data.dataset.clip_order import ClipSampler, Draw
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_train.config.schema import ClipConfig, ConfigError, TrainConfig
-from fw_train.data.order import ClipOrder, OrderSampler
+from fw_train.data.order import Added, ClipOrder, OrderSampler
 from fw_train.data.split import Shape, middle_start, shapes_of, split_clips, training_starts, without
 
 CLIP = ClipConfig(frames=9, height=32, width=48, held_out=0.2)
@@ -141,3 +141,35 @@ def test_a_step_takes_clips_of_one_bucket(world_size: int) -> None:
         assert clips <= {0, 3, 5, 6} or clips <= {1, 2, 7}
         seen += [draw.clip for draw in draws]
     assert set(seen) == {0, 1, 2, 3, 5, 6, 7}
+
+
+@pytest.mark.parametrize(
+    ("order", "pool"),
+    [
+        (ClipOrder(clips=16), 0),
+        (ClipOrder(clips=16, buckets=((), (0, 2, 3, 5, 8, 9, 11, 13), (1, 4, 6, 7, 10, 12, 14, 15))), 0),
+        (ClipOrder(clips=16, buckets=((9, 12, 13, 14), (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 15))), 0),
+        (ClipOrder(clips=16), 4),
+    ],
+    ids=["plain", "buckets", "a new bucket", "pool"],
+)
+def test_added_clips_change_no_draw_before_them_and_are_drawn_from_then_on(order: ClipOrder, pool: int) -> None:
+    config = TrainConfig(batch=2, clip=ClipConfig(pool=pool, reuse=2))
+
+    def drawn(clips: int, steps: range, *added: Added) -> list[Draw]:
+        buckets = [tuple(clip for clip in bucket if clip < clips) for bucket in order.buckets]
+        sampler = OrderSampler(config, ClipOrder(clips=clips, buckets=buckets), added)
+        draws = [sampler.step(step) for step in steps]
+        for step, both in zip(steps, draws, strict=True):
+            assert [sampler.step(step, rank, 2)[0] for rank in range(2)] == both
+        return [draw for both in draws for draw in both]
+
+    start = drawn(8, range(3))
+    once = start + drawn(16, range(3, 15), Added(3, 8, 0))
+    middle = drawn(12, range(2, 3), Added(2, 4, 0))
+    twice = start[:4] + middle + drawn(16, range(3, 15), Added(2, 4, 0), Added(3, 4, 0))
+    for draws in (once, twice) if not pool else ():
+        assert len({(draw.clip, draw.epoch) for draw in draws}) == len(draws), "no clip twice in an epoch"
+        assert {draw.clip for draw in draws} == set(range(16))
+    assert pool or once != twice
+    assert pool == 0 or {draw.clip for draw in drawn(16, range(12, 15), Added(3, 8, 0))} - set(range(8))

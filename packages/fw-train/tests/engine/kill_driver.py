@@ -34,17 +34,20 @@ STEPS = 20
 class Denoise:
     """A two-layer denoiser of random images with counter-based noise."""
 
-    order = ClipOrder(clips=7)
     prefetch = 0
-    identity: Mapping[str, str] = {"config": "kill"}
 
-    def __init__(self, die_at_step: int = -1) -> None:
+    def __init__(self, die_at_step: int = -1, clips: int = 7) -> None:
+        self.order = ClipOrder(clips=clips)
+        self.identity: Mapping[str, str] = {"config": "kill", "dataset": self.dataset_digest(clips, 0)}
         self.images = torch.randn(self.order.clips, 48, generator=torch.Generator().manual_seed(1))
         self.module: nn.Module = nn.Sequential(nn.Linear(48, 64), nn.GELU(), nn.Linear(64, 48))
         with torch.no_grad():
             for index, parameter in enumerate(self.module.parameters()):
                 parameter.copy_(0.1 * counter_noise(9, 0, index, parameter.shape))
         self.die_at_step = die_at_step
+
+    def dataset_digest(self, train: int, held_out: int) -> str:
+        return f"{train} and {held_out}"
 
     def announce(self, draws: Sequence[Draw]) -> None:
         raise AssertionError(f"no draws are announced with prefetch 0: {draws}")

@@ -21,21 +21,21 @@ from fw_train.engine.distributed import join, shard
 from fw_train.engine.loop import run
 
 
-def train(out: Path, *, world: int, steps: int, sharded: bool = False, copies: int = 1) -> None:
+def train(out: Path, *, world: int, steps: int, sharded: bool = False, copies: int = 1, clips: int = 7) -> None:
     """One run in `world` processes of its own, on from what `out` holds."""
     out.mkdir(parents=True, exist_ok=True)
     children = []
     for rank in range(world):
         child = os.fork()
         if child == 0:
-            one_rank(out, rank, world, steps, sharded, copies)
+            one_rank(out, rank, world, steps, sharded, copies, clips)
             os._exit(0)
         children.append(child)
     for child in children:
         assert os.waitpid(child, 0)[1] == 0, f"a rank of {out} failed"
 
 
-def one_rank(out: Path, rank: int, world: int, steps: int, sharded: bool, copies: int) -> None:
+def one_rank(out: Path, rank: int, world: int, steps: int, sharded: bool, copies: int, clips: int) -> None:
     """What each process does."""
     if world > 1:
         os.environ["WORLD_SIZE"] = str(world)
@@ -47,7 +47,7 @@ def one_rank(out: Path, rank: int, world: int, steps: int, sharded: bool, copies
         optim=OptimConfig(lr=1e-2, warmup=2, ema=0.8, clip_norm=0.3),
         every=Cadence(log=5, validate=10, checkpoint=4),
     )
-    task, ctx = Denoise(), join(CheckpointStore(out / "checkpoints"), "cpu")
+    task, ctx = Denoise(clips=clips), join(CheckpointStore(out / "checkpoints"), "cpu")
     if sharded:
         units = [task.module.get_submodule("0"), task.module.get_submodule("2")]
         shard(task.module, units, device=ctx.device, copies=copies)
@@ -73,3 +73,6 @@ if __name__ == "__main__":
         train(work / "other-size", world=size, steps=steps, sharded=size > 1)
     train(work / "hybrid", world=2, steps=5, sharded=True, copies=2)  # each process holds everything, one writes it
     train(work / "hybrid", world=3, steps=20, sharded=True)
+    for name, world in (("grown-one", 1), ("grown", 2)):
+        train(work / name, world=world, steps=5)
+        train(work / name, world=world, steps=20, clips=9)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from fw_model.model.model import FantasyWorld
 from fw_train.config.load import load
 from fw_train.config.schema import OptimConfig, TrainConfig
 from fw_train.engine import optim as optim_module
-from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, read
+from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, OtherRunError, read
 from fw_train.engine.distributed import Context
 from fw_train.engine.loop import Result, Task, Trainer, TrainingDivergedError, run
 from fw_train.engine.optim import EMA, AdamW, learning_rate, rate_shares
@@ -90,6 +91,29 @@ def test_a_sigterm_saves_and_the_resumed_run_ends_in_the_same_bits(config: Train
     assert cut.out is not None
     steps = [row["step"] for row in read_log(cut.out) if row.get("split") == "train"]
     assert steps == [4, 8, 12, 16, 20, 24]
+
+
+def test_added_clips_are_trained_on_from_the_resume_on(config: TrainConfig, regression: TaskMaker) -> None:
+    def grown() -> Any:
+        return regression(clips=13, held_out=2)
+
+    config = dataclasses.replace(config, optim=OptimConfig(ema=0.9))
+    assert config.out is not None
+    go(dataclasses.replace(config, steps=7), regression())
+    cut, same = (dataclasses.replace(config, out=config.out.with_name(name)) for name in ("cut", "same"))
+    for other in (cut, same):
+        shutil.copytree(config.out, str(other.out))
+    whole = go(config, grown())
+    go(cut, signalled(grown(), 11, signal.SIGTERM))
+    last = go(cut, grown())
+    assert sha256(last.checkpoint) == sha256(whole.checkpoint) != sha256(go(same, regression()).checkpoint)
+    for other in (config, cut):
+        assert other.out is not None
+        added = [row for row in read_log(other.out) if row.get("event") == "clips added"]
+        assert added == [{"step": 7, "event": "clips added", "train": 3, "held_out": 2}]
+    assert read(last.checkpoint).state["added"] == [[7, 3, 2]]
+    with pytest.raises(OtherRunError, match="the earlier ones must stay"):
+        go(dataclasses.replace(cut, steps=30), regression())
 
 
 def test_a_second_signal_acts_at_once(config: TrainConfig, regression: TaskMaker) -> None:

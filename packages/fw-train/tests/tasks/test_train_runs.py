@@ -114,6 +114,25 @@ def test_resume_writes_nothing_before_the_run_is_known_to_be_the_same(configure:
     assert resume(config.out, lambda c: from_mapping({"steps": 4}, c), quiet=True).result.step == 4
 
 
+def test_a_run_goes_on_with_clips_that_were_added(
+    configure: Configure, other_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, records = other_data / "manifest.parquet", ClipDataset(other_data).records
+    write_manifest(manifest, records[:8])
+    config = configure(data=str(other_data), clip={**CLIP, "held_out": 0.2}, steps=1)
+    assert config.out is not None
+    train(config, quiet=True)
+    write_manifest(manifest, records)
+    resume(config.out, lambda c: from_mapping({"steps": 2}, c))
+    assert "4 clips were added since step 1: 3 to train on, 1 held out\n" in capsys.readouterr().out
+    assert json.loads((config.out / "data.json").read_text())["train"] == 8
+    write_manifest(manifest, records[1:])
+    with pytest.raises(
+        OtherRunError, match=r"the earlier ones must stay.*\(before: 8 to train on and 4 held out; now: "
+    ):
+        resume(config.out, lambda c: from_mapping({"steps": 3}, c), quiet=True)
+
+
 def test_paths_are_stored_absolute(configure: Configure, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(dataset.parent)
     config = configure(data=dataset.name)

@@ -5,14 +5,18 @@
         batch.video, batch.depth, batch.K, batch.pose_c2w, batch.captions
         save(loader.state_dict())       # the next batch after this one; exact, whatever was prefetched
 
-What a step loads is a pure function of (seed, step, rank, world size): see fw_data.dataset.clip_order. Worker
-processes load the windows of the coming steps: see fw_data.dataset.windows.
+What a step loads is a pure function of (seed, step, rank, world size): see fw_data.dataset.clip_order. A dataset that
+has grown since a state was saved is accepted: the new clips are drawn from the next batch on, among those that are left
+of the epoch. Worker processes load the windows of the coming steps: see fw_data.dataset.windows.
 Axis legend: b batch, F frames, H W pixels.
 """
 
-from collections.abc import Iterator
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from functools import cached_property
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -24,6 +28,8 @@ from fw_data.dataset.clip_order import BucketSampler, Draw, window_start
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.windows import LoadedWindow, Window, WindowLoader
 from fw_data.errors import DataError
+
+log = logging.getLogger(__name__)
 
 AHEAD = 2
 """Windows per worker that are requested before they are needed."""
@@ -59,6 +65,15 @@ class ClipBatch:
     """Open sky; None unless the loader was asked for masks."""
 
 
+class Growth(TypedDict):
+    """Clips that were added during a run."""
+
+    step: int
+    """The first step that may draw them."""
+    before: list[int]
+    """Number of clips of each bucket before."""
+
+
 class LoaderState(TypedDict):
     """Contents of `state_dict`; JSON."""
 
@@ -66,6 +81,10 @@ class LoaderState(TypedDict):
     seed: int
     clips: list[int]
     batches: list[int]
+    dataset: NotRequired[str]
+    """Hash of the clips and their content; states of earlier versions have none."""
+    growth: NotRequired[list[Growth]]
+    """The oldest first."""
 
 
 class ClipLoader:
@@ -109,8 +128,9 @@ class ClipLoader:
         for bucket, clips in zip(table.buckets, self.assignment.clips, strict=True):
             if clips and bucket.batch % world_size:
                 raise ValueError(f"bucket {bucket}: batch {bucket.batch} cannot be cut into {world_size} equal parts")
-        counts = [len(clips) for clips in self.assignment.clips]
-        self.sampler = BucketSampler(counts, [bucket.batch for bucket in table.buckets], seed)
+        self._counts = [len(clips) for clips in self.assignment.clips]
+        self.sampler = BucketSampler(self._counts, [bucket.batch for bucket in table.buckets], seed)
+        self._growth: list[Growth] = []
         self._dataset, self._table, self._random_start, self._masks = dataset, table, random_start, masks
         self._rank, self._world_size, self._workers, self._next = rank, world_size, workers, 0
 
@@ -133,21 +153,48 @@ class ClipLoader:
         return LoaderState(
             step=self._next,
             seed=self.sampler.seed,
-            clips=list(self.sampler.clips),
+            clips=list(self._counts),
             batches=list(self.sampler.batches),
+            dataset=self._dataset_digest,
+            growth=list(self._growth),
         )
 
     def load_state_dict(self, state: LoaderState) -> None:
         """Go on from a state; the next `iter` starts there. The world size may differ from then.
 
+        Clips that were appended to the dataset since then are logged, and drawn from this step on.
+
         Raises:
-            ValueError: the state is of another order: other seed, clips or batches.
+            ValueError: the state is of another seed, table or dataset, or clips were removed or replaced.
         """
-        ours = self.state_dict()
-        for key in ("seed", "clips", "batches"):
+        ours, step, before = self.state_dict(), state["step"], state["clips"]
+        for key in ("seed", "batches"):
             if state[key] != ours[key]:
                 raise ValueError(f"the state is of another order: {key} was {state[key]}, now it is {ours[key]}")
-        self._next = state["step"]
+        if any(old > now for old, now in zip(before, self._counts, strict=True)):
+            raise ValueError(f"the state is of {before} clips, now there are {self._counts}; clips were removed")
+        if before != self._counts and "dataset" not in state:
+            raise ValueError(f"the state is of {before} clips, now there are {self._counts}; it is too old for that")
+        if "dataset" in state and state["dataset"] != self._digest(before):
+            raise ValueError(f"clips of {self._dataset.location} were replaced or removed since the state was saved")
+        growth = [*state.get("growth", [])]
+        if before != self._counts:
+            growth.append(Growth(step=step, before=before))
+            log.info("%d clips were added since step %d", sum(self._counts) - sum(before), step)
+        counts = [*(one["before"] for one in growth), self._counts]
+        self.sampler = BucketSampler(counts[0], self.sampler.batches, self.sampler.seed)
+        for one, clips in zip(growth, counts[1:], strict=True):
+            self.sampler = self.sampler.grown(one["step"], clips)
+        self._growth, self._next = growth, step
+
+    @cached_property
+    def _dataset_digest(self) -> str:
+        return self._digest(self._counts)
+
+    def _digest(self, counts: Sequence[int]) -> str:
+        """Hash of the first clips of each bucket, with their content."""
+        rows = [[r.content for r in clips[:n]] for clips, n in zip(self.assignment.clips, counts, strict=True)]
+        return hashlib.sha256(repr(rows).encode()).hexdigest()
 
     def _windows(self, step: int) -> tuple[list[Draw], list[Window]]:
         """Draws and windows of this rank at a step."""

@@ -65,6 +65,11 @@ class ClipRecord(_Record):
     members: dict[str, Member] = Field(default_factory=dict, description="by suffix: mp4, depth.zst, ...")
 
     @property
+    def content(self) -> tuple[str, list[tuple[str, str]]]:
+        """The id, and the checksum of each file by suffix."""
+        return self.id, sorted((suffix, member.sha256) for suffix, member in self.members.items())
+
+    @property
     def suffixes(self) -> tuple[str, ...]:
         """The files that this clip must have."""
         absent = (() if self.has_depth else DEPTH_SUFFIXES) + (() if self.has_masks else (MASK_SUFFIX,))

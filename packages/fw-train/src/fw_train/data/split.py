@@ -80,14 +80,19 @@ class Split:
     def order(self) -> ClipOrder:
         """The training clips for the sampler."""
         if not self.assigned and not self.skipped:
-            return ClipOrder(clips=len(self.train))
+            return ClipOrder(clips=len(self.train), held_out=len(self.held_out))
         buckets: list[list[int]] = [[] for _ in self.shapes]
         place: dict[str, int] = {}
         for index, record in enumerate(self.train):
             buckets[self.assigned.get(record.id, 0)].append(index)
             place[record.id] = index
         skipped = frozenset(place[clip_id] for clip_id in self.skipped)
-        return ClipOrder(clips=len(self.train), buckets=buckets if self.assigned else (), skipped=skipped)
+        return ClipOrder(
+            clips=len(self.train),
+            held_out=len(self.held_out),
+            buckets=buckets if self.assigned else (),
+            skipped=skipped,
+        )
 
     def describe(self, config: TrainConfig) -> list[str]:
         """Lines to print before the first step."""
@@ -113,6 +118,7 @@ class Split:
         return {
             "train": len(self.train),
             "held_out": len(self.held_out),
+            "split_by": self.by,
             "left_out": self.unusable,
             "buckets": dict(counts),
             "skipped": list(self.skipped),
@@ -120,11 +126,11 @@ class Split:
             "recorded_fps": {f"{rate:g}": count for rate, count in self.rates.items()},
         }
 
-    def digest(self) -> str:
-        """Hash of the clips, their content and their order."""
+    def digest(self, train: int | None = None, held_out: int | None = None) -> str:
+        """Hash of the clips, their content and their order; with `train` and `held_out`, of that many first ones."""
         if self.name:
             return hashlib.sha256(self.name.encode()).hexdigest()
-        rows = [(r.id, sorted((k, m.sha256) for k, m in r.members.items())) for r in (*self.train, *self.held_out)]
+        rows = [record.content for record in (*self.train[:train], *self.held_out[:held_out])]
         return hashlib.sha256(repr(rows).encode()).hexdigest()
 
     def _cropping(self, records: Sequence[ClipRecord], clip: ClipConfig) -> list[str]:

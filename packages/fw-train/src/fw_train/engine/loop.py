@@ -19,13 +19,13 @@ from fw_core.files import write_text
 from fw_data.dataset.clip_order import Draw
 from fw_model.parallel.shards import local_part
 from fw_train.config.schema import TrainConfig
-from fw_train.data.order import ClipOrder, OrderSampler
+from fw_train.data.order import Added, ClipOrder, OrderSampler
 from fw_train.engine import health
 from fw_train.engine.checkpoint import CheckpointError, OtherRunError, Saver, Snapshot, defect, read_state, step_of
 from fw_train.engine.checkpoint_files import open_tensors
 from fw_train.engine.distributed import Context, copy_into, full_tensor
 from fw_train.engine.optim import EMA, AdamW, learning_rate, rate_shares
-from fw_train.engine.run_log import RunLog
+from fw_train.engine.run_log import ADDED, RunLog
 from fw_train.engine.sharded_saver import ShardedSaver, any_sharded, own_part
 from fw_train.engine.signals import GracefulShutdown
 from fw_train.engine.throughput import Meter, Step
@@ -33,8 +33,8 @@ from fw_train.engine.trackers import open_trackers
 
 SAMPLES = "samples"
 """Folder, in a run folder, of the previews."""
-SKIPPED = "skipped clips"
-"""Entry of a checkpoint's identity that may grow when a run resumes."""
+DATASET, SKIPPED = "dataset", "skipped clips"
+"""Entries of a checkpoint's identity that may grow when a run resumes."""
 
 
 @runtime_checkable
@@ -55,6 +55,10 @@ class Task(Protocol):
     def identity(self) -> Mapping[str, str]:
         """Hashes that a checkpoint and its resume must agree on (configuration, dataset, frozen weights), and the ids
         of skipped clips."""
+        ...
+
+    def dataset_digest(self, train: int, held_out: int) -> str:
+        """The hash of the dataset that `identity` had when it was of this many first clips."""
         ...
 
     @property
@@ -142,6 +146,8 @@ def run(
     ):
         for note in notes:
             run_log.message(note)
+        if trainer.added and trainer.added[-1].step == done:
+            run_log.event(done, ADDED, train=trainer.added[-1].train, held_out=trainer.added[-1].held_out)
         try:
             return trainer.train(run_log, shutdown)
         finally:
@@ -154,6 +160,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, task: Task, ctx: Context, out: Path) -> None:
         self.config, self.task, self.ctx, self.out = config, task, ctx, out
         self.step = 0
+        self.added: list[Added] = []
         self.trained = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
         if not self.trained:
             raise ValueError("nothing to train: no parameter of the network requires a gradient")
@@ -218,11 +225,12 @@ class Trainer:
             OtherRunError: the checkpoint belongs to another run; nothing was changed on disk.
         """
         store = self.ctx.store
+        self._check_ranks()
         found = store.latest(self._defect)
         notes = []
         if found is not None:
             state = read_state(found.path)
-            notes += self._check_identity(found.path, state["identity"])
+            notes += self._check_identity(found.path, state)
             self._load(open_tensors(found.path), state)
             notes += [f"skipped {reason}" for reason in found.passed_over]
             notes += [f"resuming from {found.path} (step {self.step})"]
@@ -237,9 +245,18 @@ class Trainer:
         reasons = self.ctx.gather(defect(path, share=(self.ctx.rank, self.ctx.world_size)))
         return next((reason for reason in reasons if reason is not None), None)
 
-    def _check_identity(self, path: Path, before: Mapping[str, str]) -> list[str]:
+    def _check_ranks(self) -> None:
+        """Raise OtherRunError if the dataset changed while the processes started, so that they see different ones."""
+        if len(set(self.ctx.gather(self.task.identity.get(DATASET)))) > 1:
+            raise OtherRunError(
+                "the dataset changed while the processes of the run started; start them again", key=DATASET
+            )
+
+    def _check_identity(self, path: Path, state: Mapping[str, Any]) -> list[str]:
+        """Compare a checkpoint with the run; returns notes on clips that were skipped or added since then."""
+        before: Mapping[str, str] = state["identity"]
         for key, value in self.task.identity.items():
-            if key != SKIPPED and before.get(key) != value:
+            if key not in (SKIPPED, DATASET) and before.get(key) != value:
                 raise OtherRunError(
                     f"{path} was written with another {key}; resume with the same {key}, or start a new run with "
                     f"--init {self.out}",
@@ -248,8 +265,28 @@ class Trainer:
         skipped = [set(ids.get(SKIPPED, "").split()) for ids in (before, self.task.identity)]
         if missing := skipped[0] - skipped[1]:
             raise OtherRunError(f"{path} was written with --skip {' '.join(sorted(missing))}; resume with it too")
-        added = sorted(skipped[1] - skipped[0])
-        return [f"skipping clips from here on: {', '.join(added)}"] if added else []
+        self.added = [Added(*row) for row in state.get("added", [])]
+        notes = []
+        if before.get(DATASET) != self.task.identity.get(DATASET):
+            self.added.append(self._added_since(path, state))
+            notes.append(str(self.added[-1]))
+        if self.added:
+            self.sampler = OrderSampler(self.config, self.task.order, self.added)
+        new = sorted(skipped[1] - skipped[0])
+        return [*notes, f"skipping clips from here on: {', '.join(new)}"] if new else notes
+
+    def _added_since(self, path: Path, state: Mapping[str, Any]) -> Added:
+        """The clips that were added since a checkpoint; raises OtherRunError if that is not all that has changed."""
+        order, before = self.task.order, state.get("clips")  # checkpoints of earlier versions lack it
+        if before is not None and self.task.dataset_digest(**before) == state["identity"][DATASET]:
+            train, held_out = order.clips - before["train"], order.held_out - before["held_out"]
+            if min(train, held_out) >= 0 < train + held_out:
+                return Added(int(state["step"]), train, held_out)
+        raise OtherRunError(
+            f"{path} was written with another {DATASET}; clips may be added, but the earlier ones must stay as they "
+            f"are, in training or held out; restore the {DATASET}, or start a new run with --init {self.out}",
+            key=DATASET,
+        )
 
     def _draws(self, step: int) -> list[list[Draw]]:
         """The draws of this rank at a step, by micro-batch."""
@@ -374,7 +411,13 @@ class Trainer:
         tensors: dict[str, Mapping[str, Tensor]] = {"model": self.trained, "optimizer": self.optimizer.tensors()}
         if self.ema:
             tensors["ema"] = self.ema.weights
-        state = {"step": self.step, "stage": self.config.stage, "identity": dict(self.task.identity)}
+        state = {
+            "step": self.step,
+            "stage": self.config.stage,
+            "identity": dict(self.task.identity),
+            "clips": {"train": self.task.order.clips, "held_out": self.task.order.held_out},
+            "added": self.added,
+        }
         return own_part(tensors, state, is_main=self.ctx.is_main)
 
     @torch.no_grad()

@@ -15,6 +15,8 @@ from fw_core.files import write_text
 from fw_train.engine.trackers import Tracker
 
 LOG = "log.jsonl"
+ADDED = "clips added"
+"""Event of a resumed run; it is logged again when the run resumes from the same step again."""
 
 
 class RunLog:
@@ -85,7 +87,7 @@ class RunLog:
             self.message(line)
 
     def event(self, step: int, event: str, **details: Any) -> None:
-        """Log an event: started, saved, sampled, interrupted, diverged or finished."""
+        """Log an event: started, clips added, saved, sampled, interrupted, diverged or finished."""
         self._row({"step": step, "event": event, **details})
 
     def image(self, step: int, path: Path, notes: Sequence[str]) -> None:
@@ -129,7 +131,8 @@ def _truncate(path: Path, step: int) -> None:
     """Keep the rows up to `step` only; none for a run that starts over."""
     if not path.exists():
         return
-    kept = [row for row in read_log(path.parent) if 0 < step >= row["step"]]
+    rows = [row for row in read_log(path.parent) if 0 < step >= row["step"]]
+    kept = [row for row in rows if row["step"] < step or row.get("event") != ADDED]
     write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 

@@ -34,7 +34,7 @@ from fw_train.data.order import ClipOrder
 from fw_train.data.rooms import RoomDataset
 from fw_train.data.split import Split, middle_start, training_start
 from fw_train.engine.distributed import Context, half_precision
-from fw_train.engine.loop import SKIPPED
+from fw_train.engine.loop import DATASET, SKIPPED
 from fw_train.model_bundle import HISTORY, world_config
 from fw_train.tasks.previews import COLUMNS, save_strips
 
@@ -71,7 +71,7 @@ class AutoencoderTask:
         self.prefetch = 2 * config.clip.num_workers
         self.identity: Mapping[str, str] = {
             "configuration": config.digest(),
-            "dataset": split.digest(),
+            DATASET: split.digest(),
             SKIPPED: " ".join(split.skipped),
         }
 
@@ -79,6 +79,10 @@ class AutoencoderTask:
     def module(self) -> nn.Module:
         """The network."""
         return self.vae
+
+    def dataset_digest(self, train: int, held_out: int) -> str:
+        """Hash of the first training and held-out clips."""
+        return self.split.digest(train, held_out)
 
     def announce(self, draws: Sequence[Draw]) -> None:
         """Start to decode the windows of coming draws in the worker processes."""

@@ -26,7 +26,7 @@ from fw_train.data.split import Split, open_data
 from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, OtherRunError
 from fw_train.engine.checkpoint_files import StoredTensors, open_tensors
 from fw_train.engine.distributed import Context, join
-from fw_train.engine.loop import Result, run
+from fw_train.engine.loop import DATASET, Result, run
 from fw_train.engine.trackers import check_trackers
 from fw_train.model_bundle import ModelBundle, check_start, export, frozen_fingerprint, load_bundle, unread_by_model
 from fw_train.tasks.autoencoder_task import AutoencoderTask, describe
@@ -176,7 +176,7 @@ def _train_and_export(config: TrainConfig, ctx: Context, prepared: Prepared, *, 
     try:
         result = run(config, task, ctx, out=out, quiet=quiet, on_start=write_files)
     except OtherRunError as error:
-        change = _data_change(out, prepared.split) if error.key == "dataset" else ""
+        change = _data_change(out, prepared.split) if error.key == DATASET else ""
         raise OtherRunError(f"{error}{change}", key=error.key) from None
     for line in task.cache.summary() if task.cache else []:
         show(line)
@@ -192,12 +192,14 @@ def _train_and_export(config: TrainConfig, ctx: Context, prepared: Prepared, *, 
 
 
 def _data_change(out: Path, split: Split) -> str:
-    """The numbers of clips before and now, in parentheses; empty for runs that did not store theirs."""
+    """The clips before and now, in parentheses; empty for runs that did not store theirs."""
     path = out / DATA
     if not path.is_file():
         return ""
     before, now = json.loads(path.read_text(encoding="utf-8")), split.summary()
-    counts = (f"{row['train']} to train on and {row['held_out']} held out" for row in (before, now))
+    counts = [f"{row['train']} to train on and {row['held_out']} held out" for row in (before, now)]
+    if before.get("split_by", now["split_by"]) != now["split_by"]:
+        counts = [f"{text}, split by {row['split_by']}" for text, row in zip(counts, (before, now), strict=True)]
     return " (before: {}; now: {})".format(*counts)
 
 

@@ -30,7 +30,7 @@ from fw_train.data.samples import Sample, SampleSource
 from fw_train.data.split import Shape, Split, middle_start, training_start
 from fw_train.engine.distributed import Context, half_precision, nodes, shard
 from fw_train.engine.health import HealthMonitor
-from fw_train.engine.loop import SKIPPED
+from fw_train.engine.loop import DATASET, SKIPPED
 from fw_train.engine.throughput import uncounted
 from fw_train.model_bundle import EncodedVideo, ModelBundle
 from fw_train.tasks.previews import sample_strip, save_strips
@@ -108,7 +108,7 @@ class WorldTask:
         self.identity: Mapping[str, str] = {
             "configuration": config.digest(),
             "model": hashlib.sha256(self.world.config.to_json().encode()).hexdigest(),
-            "dataset": split.digest(),
+            DATASET: split.digest(),
             "frozen weights": frozen,
             SKIPPED: " ".join(split.skipped),
         }
@@ -117,6 +117,10 @@ class WorldTask:
     def module(self) -> nn.Module:
         """The network."""
         return self.world
+
+    def dataset_digest(self, train: int, held_out: int) -> str:
+        """Hash of the first training and held-out clips."""
+        return self.split.digest(train, held_out)
 
     def announce(self, draws: Sequence[Draw]) -> None:
         """Start to decode the windows of coming draws in the worker processes."""
