@@ -79,6 +79,10 @@ class ClipDataset:
             raise DataError("remote", f"{self.location} is not a folder of this machine; make a local copy for this")
         return self._storage.root
 
+    def file(self, name: str) -> bytes:
+        """The bytes of a file beside the manifest, such as dataset.json; raises DataError if there is none."""
+        return self._storage.read(name)
+
     def __len__(self) -> int:
         return len(self.records)
 

@@ -32,13 +32,18 @@ class DatasetStorage(Protocol):
 def open_storage(location: str | Path) -> DatasetStorage:
     """The storage of a path or an address."""
     text = str(location)
-    if isinstance(location, str) and _ADDRESS.match(location):
-        remote = RemoteStorage(location)
+    if is_address(location):
+        remote = RemoteStorage(text)
         folder, limit = cache_from_environment()
         return remote if folder is None else CachedStorage(remote, folder, limit)
     if _BROKEN_ADDRESS.match(text) and not Path(text).exists():
         raise DataError("bad-address", f"{text} looks like an address that was made a Path; give it as text, with //")
     return LocalStorage(Path(location))
+
+
+def is_address(location: str | Path) -> bool:
+    """Whether a location is an address (s3://..., given as text) rather than a path of this machine."""
+    return isinstance(location, str) and _ADDRESS.match(location) is not None
 
 
 class LocalStorage:
@@ -78,28 +83,26 @@ class RemoteStorage:
 
     def read(self, name: str) -> bytes:
         """The bytes of a whole file."""
-        system, root = self._open()
-        try:
-            return system.cat_file(f"{root}/{name}")
-        except FileNotFoundError as error:
-            raise _missing(f"{self.address}/{name}") from error
+        return self._call("cat_file", name)
 
     def read_range(self, name: str, begin: int, end: int) -> bytes:
         """Bytes [begin, end) of a file."""
-        system, root = self._open()
-        try:
-            data = system.cat_file(f"{root}/{name}", start=begin, end=end)
-        except FileNotFoundError as error:
-            raise _missing(f"{self.address}/{name}") from error
+        data = self._call("cat_file", name, start=begin, end=end)
         return _whole(data, f"{self.address}/{name}", begin, end)
 
     def version(self, name: str) -> str:
         """A text that changes when the file does, such as its ETag."""
+        return str(self._call("ukey", name))
+
+    def _call(self, method: str, name: str, **options: int) -> Any:
         system, root = self._open()
         try:
-            return str(system.ukey(f"{root}/{name}"))
+            return getattr(system, method)(f"{root}/{name}", **options)
         except FileNotFoundError as error:
             raise _missing(f"{self.address}/{name}") from error
+        except Exception as error:  # the libraries have errors of their own, such as botocore's NoCredentialsError
+            reason = f"{self.address}/{name} cannot be read: {error}; check network, address and credentials"
+            raise DataError("unreachable", reason) from error
 
     def _open(self) -> tuple[Any, str]:
         if self._system is None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pydantic
 
+from fw_data.dataset.storage import is_address
 from fw_train.config.keys import readers, unread_error
 from fw_train.config.recipes import RECIPES
 from fw_train.config.schema import LAUNCH, ConfigError, Stage, TrainConfig, leaves
@@ -145,17 +146,17 @@ def check_resume(old: TrainConfig, new: TrainConfig) -> None:
 
 def absolute(config: TrainConfig) -> TrainConfig:
     """The configuration with absolute paths, so that it is valid in every working directory and on every node."""
-    paths = {key: str(value.resolve()) for key in ("data", "out", "init") if (value := getattr(config, key))}
-    if is_rooms(config.data):
+    paths = {key: str(Path(value).resolve()) for key in ("data", "out", "init") if (value := getattr(config, key))}
+    if config.data is not None and (is_rooms(config.data) or is_address(config.data)):
         del paths["data"]
     if Path(config.model).suffix == ".json":
         paths["model"] = str(Path(config.model).resolve())
     return from_mapping(paths, config)
 
 
-def is_rooms(data: Path | None) -> bool:
-    """Whether `data` names rooms that are rendered while training, rather than a folder."""
-    return data is not None and str(data).split(":")[0] == "rooms" and not data.exists()
+def is_rooms(data: str | Path | None) -> bool:
+    """Whether `data` names rooms that are rendered while training, rather than a dataset."""
+    return data is not None and str(data).split(":")[0] == "rooms" and not Path(data).exists()
 
 
 def holds_run(config: TrainConfig) -> bool:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fw_core.files import LockedError, locked
+from fw_data.dataset.storage import RemoteStorage, is_address
+from fw_data.errors import DataError
 from fw_train.config.load import holds_run, is_rooms
 from fw_train.config.schema import ConfigError, Stage, TrainConfig
 
@@ -64,24 +66,30 @@ def check_unlocked(out: Path | None) -> None:
 def check_inputs(config: TrainConfig) -> None:
     """Raise ConfigError unless `data` and `init` can be used by the stage."""
     if not is_rooms(config.data):
-        dataset_folder(config.data)
+        dataset_place(config.data)
     if config.stage != "autoencoder":
         init_folder(config)
 
 
-def dataset_folder(path: Path | None) -> Path:
-    """The folder of a configuration's `data`.
+def dataset_place(data: str | Path | None) -> str | Path:
+    """The folder or the address of a configuration's `data`.
 
     Raises:
         ConfigError: not set, or no dataset there.
     """
-    if path is None:
+    if data is None:
         raise ConfigError("data is not set: give --data DATASET, a folder written by `fw-data annotate`, or rooms")
-    if not (path / "manifest.parquet").is_file():
+    if is_address(data):
+        try:
+            RemoteStorage(str(data)).version("manifest.parquet")
+        except DataError as error:
+            raise ConfigError(f"{data} holds no dataset that can be read: {error}") from None
+        return data
+    if not (Path(data) / "manifest.parquet").is_file():
         raise ConfigError(
-            f"{path} holds no dataset (no manifest.parquet); make one with `fw-data annotate VIDEOS {path}`"
+            f"{data} holds no dataset (no manifest.parquet); make one with `fw-data annotate VIDEOS {data}`"
         )
-    return path
+    return Path(data)
 
 
 def init_folder(config: TrainConfig) -> Path | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Suppress
+from tyro.conf import Suppress, arg
 
 from fw_model.losses.config import WorldLossConfig
 
@@ -207,9 +207,9 @@ class TrainConfig:
     recipe: Annotated[str, Suppress] = ""
     model: str = "tiny"
     """Preset of fw_model.config, or a JSON file of a WorldConfig; must match `--init`."""
-    data: Path | None = None
-    """Dataset folder written by `fw-data annotate`, or rooms rendered while training: `rooms`, or the seeds
-    `rooms:FIRST-LAST`."""
+    data: Annotated[str | Path | None, arg(metavar="DATASET")] = None
+    """Dataset written by `fw-data annotate`, a folder or an address (s3://...), or rooms rendered while training:
+    `rooms`, or the seeds `rooms:FIRST-LAST`."""
     out: Path | None = None
     """Run folder to write; must not contain a run."""
     init: Path | None = None

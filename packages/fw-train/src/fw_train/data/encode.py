@@ -20,7 +20,7 @@ from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.pipeline.components import load_components
 from fw_train.config.preflight import autoencoder_alone
 from fw_train.config.schema import ClipConfig, ConfigError, TrainConfig
-from fw_train.data.latent_cache import EncodingCache, LatentCache, open_cache
+from fw_train.data.latent_cache import EncodingCache, LatentCache, folder_of, open_cache
 from fw_train.data.split import Split, middle_start, open_data, training_starts
 from fw_train.model_bundle import EncodedVideo, Encoders, check_start, first_of, world_config
 
@@ -66,7 +66,7 @@ def encode(
     encoders = load_encoders(config)
     device = device or choose_device(config.compute.device)
     encoders.to(device)
-    found = open_cache(dataset.path, config.clip, encoders, split=split, make=True)
+    found = open_cache(folder_of(dataset), config.clip, encoders, split=split, make=True)
     assert found is not None, "the cache is made"
     todo = remaining(split, config.clip, found, rank=rank, world_size=world_size)
     yield f"to encode on {device}: {todo.count} windows of {len(todo.windows)} clips, {len(todo.captions)} captions"

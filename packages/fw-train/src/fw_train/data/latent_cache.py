@@ -5,11 +5,13 @@
     DATASET/encoded/KIND-KEY/key.json               the settings that KEY is the hash of
 
 KEY hashes everything that the values depend on: encoder weights, sample size and preprocessing; a clip's file also
-names the video it was made from. Entries that no longer match are never used. Files are written atomically.
+names the video it was made from. Entries that no longer match are never used. Files are written atomically. If the
+dataset is in object storage, DATASET is a folder of this machine: see `folder_of`.
 """
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,8 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fw_core.files import replacing, write_text
+from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
+from fw_data.dataset.storage import is_address
 from fw_train.config.schema import ClipConfig
+from fw_train.data.rooms import RoomDataset
 from fw_train.data.split import Shape, Split, shapes_of
 from fw_train.model_bundle import EncodedVideo, Encoders
 
@@ -227,13 +232,22 @@ class EncodingCache:
         return rows
 
 
+def folder_of(dataset: ClipDataset | RoomDataset) -> Path:
+    """The folder that holds `encoded` of a dataset: its own, or one below FW_ENCODED_CACHE if it is an address."""
+    if not (isinstance(dataset, ClipDataset) and is_address(dataset.location)):
+        return dataset.path
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fantasy-world" / "encoded"
+    name = hashlib.sha256(dataset.location.rstrip("/").encode()).hexdigest()[:16]
+    return Path(os.environ.get("FW_ENCODED_CACHE") or usual) / name
+
+
 def open_cache(
     folder: Path, config: ClipConfig, encoders: Encoders, *, split: Split | None = None, make: bool = False
 ) -> EncodingCache | None:
     """The caches that match a run; None if nothing was ever encoded, unless `make` is set.
 
     Args:
-        folder: the dataset.
+        folder: see `folder_of`.
         config: size and frame rate of the windows.
         encoders: the frozen encoders of the run.
         split: assigns clips to shapes; None: all clips have the shape of `config`.

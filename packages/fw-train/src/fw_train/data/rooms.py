@@ -42,7 +42,7 @@ class RoomDataset:
         return type(self), (self.seeds, self.clip)
 
     @classmethod
-    def open(cls, data: Path | None, clip: ClipConfig) -> "RoomDataset":
+    def open(cls, data: str | Path | None, clip: ClipConfig) -> "RoomDataset":
         """The dataset that `--data` names.
 
         Raises:

@@ -19,7 +19,7 @@ from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
 from fw_data.dataset.windows import RATE_TOLERANCE, frame_ratio, frames_spanned
 from fw_train.config.load import is_rooms
-from fw_train.config.preflight import dataset_folder
+from fw_train.config.preflight import dataset_place
 from fw_train.config.schema import ClipConfig, ConfigError, TrainConfig
 from fw_train.data.order import ClipOrder
 from fw_train.data.rooms import FPS, RoomDataset
@@ -292,13 +292,13 @@ def without(split: Split, skip: Sequence[str]) -> Split:
     return replace(split, skipped=tuple(sorted(set(skip))))
 
 
-def open_dataset(path: Path | None) -> ClipDataset:
+def open_dataset(data: str | Path | None) -> ClipDataset:
     """The dataset of a configuration's `data`.
 
     Raises:
         ConfigError: not set, or no dataset there.
     """
-    return ClipDataset(dataset_folder(path))
+    return ClipDataset(dataset_place(data))
 
 
 def training_starts(record: ClipRecord, shape: Shape, clip: ClipConfig) -> range:

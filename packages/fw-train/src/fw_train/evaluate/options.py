@@ -17,8 +17,8 @@ class EvaluateOptions:
 
     checkpoint: Annotated[Positional[Path | None], arg(metavar="CHECKPOINT")] = None
     """A run of fw-train or its export; omit it to measure existing --worlds."""
-    data: Path
-    """Annotated dataset with the ground-truth clips."""
+    data: Annotated[str | Path, arg(metavar="DATASET")]
+    """Annotated dataset with the ground-truth clips, a folder or an address (s3://...)."""
     out: Path
     """Folder for worlds, evaluation.json and index.html; a stopped run resumes here."""
     worlds: Path | None = None
@@ -85,7 +85,7 @@ class EvidenceOptions:
     arm: UseAppendAction[tuple[str, ...]] = ()
     """An ablation as NAME=EXPORT, repeatable; repeat NAME for trainings with other seeds. The first arm is the
     baseline."""
-    data: Path
+    data: Annotated[str | Path, arg(metavar="DATASET")]
     """Clips with exact truth that were not trained on: an annotated dataset, `rooms` for held-out rooms rendered from
     seeds, or `rooms:FIRST-LAST` for some of them; seeds from 2,000,000,000 have kinds of path that training never
     shows."""

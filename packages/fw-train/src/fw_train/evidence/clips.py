@@ -49,7 +49,7 @@ class Clips:
         )
 
 
-def choose(data: Path, shape: tuple[int, int, int], *, count: int, takes: int, min_confidence: float) -> Clips:
+def choose(data: str | Path, shape: tuple[int, int, int], *, count: int, takes: int, min_confidence: float) -> Clips:
     """The first `count` usable clips of a dataset, or rooms of held-out seeds.
 
     Args:
@@ -98,7 +98,7 @@ def world_of(record: ClipRecord, takes: int) -> str:
     return f"world-{int(number[1]) // takes:06d}"
 
 
-def _held_out_seeds(data: Path, count: int) -> range:
+def _held_out_seeds(data: str | Path, count: int) -> range:
     found = _ROOMS.fullmatch(str(data))
     if found is None:
         raise ConfigError(f"--data {data} is invalid; write rooms, or rooms:FIRST-LAST with held-out seeds")

@@ -104,7 +104,7 @@ def model_card(earlier: Sequence[dict[str, Any]], chain: Sequence[Link], folder:
     return "\n\n".join(sections) + "\n"
 
 
-def _dataset_names(chain: Sequence[Link]) -> dict[Path, str]:
+def _dataset_names(chain: Sequence[Link]) -> dict[str | Path, str]:
     """Training data of the chain -> their names in the card: `rooms` as typed, datasets numbered, in order of use."""
     used = list(dict.fromkeys(link.config.data for link in chain if link.config.data is not None))
     folders = [data for data in used if not is_rooms(data)]
@@ -126,7 +126,7 @@ def _limits(chain: Sequence[Link], shape: str, spec: dict[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _data(names: dict[Path, str]) -> list[str]:
+def _data(names: dict[str | Path, str]) -> list[str]:
     """Where the training data come from, in figures that identify them: rooms first, then each dataset."""
     rooms = [f"`{name}`" for data, name in names.items() if is_rooms(data)]
     found = []
@@ -140,7 +140,7 @@ def _data(names: dict[Path, str]) -> list[str]:
         if is_rooms(data):
             continue
         dataset = ClipDataset(data)
-        card = json.loads((dataset.path / "dataset.json").read_text(encoding="utf-8"))
+        card = json.loads(dataset.file("dataset.json"))
         rows = [
             ("source videos", str(len({record.source_sha256 for record in dataset.records}))),
             ("clips", str(card["counts"]["clips"])),
@@ -153,7 +153,7 @@ def _data(names: dict[Path, str]) -> list[str]:
 
 def _annotate_command(dataset: ClipDataset, name: str) -> str:
     """The command with all settings that differ from the defaults."""
-    config: dict[str, Any] = json.loads((dataset.path / "dataset.json").read_text(encoding="utf-8"))["config"]
+    config: dict[str, Any] = json.loads(dataset.file("dataset.json"))["config"]
     words = f"fw-data annotate RAW {name} --geometry {config['backend']}"
     if config["backend"] == "oracle":
         words += " --truth TRUTH"
@@ -167,7 +167,7 @@ def _annotate_command(dataset: ClipDataset, name: str) -> str:
     return words
 
 
-def _command(link: Link, before: Link | None, names: dict[Path, str]) -> str:
+def _command(link: Link, before: Link | None, names: dict[str | Path, str]) -> str:
     """The command of a run: its recipe, and every setting that differs from the recipe."""
     config = link.config
     if not config.recipe:

@@ -23,7 +23,7 @@ from fw_model.model.model import FantasyWorld
 from fw_model.model.rays import RayMap
 from fw_model.sampling.flow import TimestepSampler, counter_generator, counter_noise, counter_uniform
 from fw_train.config.schema import Stage, TrainConfig
-from fw_train.data.latent_cache import open_cache
+from fw_train.data.latent_cache import folder_of, open_cache
 from fw_train.data.order import ClipOrder
 from fw_train.data.rooms import RoomDataset
 from fw_train.data.samples import Sample, SampleSource
@@ -88,7 +88,7 @@ class WorldTask:
         self.world.set_sequence_group(ctx.sequence)
         self.world.set_checkpointing(config.compute.activation_checkpointing)
         self._half = half_precision(config.compute.precision, ctx.device)
-        self.cache = open_cache(dataset.path, config.clip, bundle.encoders, split=split)
+        self.cache = open_cache(folder_of(dataset), config.clip, bundle.encoders, split=split)
         self.samples = SampleSource(
             dataset,
             config.clip,

@@ -1,7 +1,6 @@
 """Recipes of the small presets: `tiny`, minutes on a few clips; `small-world`, a core-day on rendered rooms."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from fw_train.config.schema import (
     Cadence,
@@ -47,7 +46,7 @@ def small_world(stage: Stage) -> TrainConfig:
     start = replace(
         tiny(stage),
         model="small_world",
-        data=Path("rooms"),
+        data="rooms",
         batch=8,
         clip=ClipConfig(
             frames=17, height=96, width=144, validate_on=32, scale_by_first_frame=True, cache_gb=4.0, pool=1024, reuse=7
