@@ -4,7 +4,8 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.export import read_world
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.components import save_components
+from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.settings import Sampling
 
 
@@ -236,6 +238,22 @@ def test_a_pass_that_fails_is_repeated_one_world_at_a_time(
     assert "not finite" in said.err
     assert "3/3 0003: completed" in said.out
     assert set(finished(images / "out")) == {"0001", "0003"}
+
+
+def test_a_pass_that_breaks_its_group_is_recorded_with_its_own_error(
+    images: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_out(self: WorldPipeline, _jobs: object) -> Any:
+        self.parallel = cast(Any, SimpleNamespace(broken=True))
+        raise torch.OutOfMemoryError("2 samples do not fit")
+
+    monkeypatch.setattr(WorldPipeline, "run", run_out)
+    batch = write(images / "worlds.jsonl", *({"image": f"{name}.png"} for name in "abc"))
+    assert run(batch, images / "out", checkpoint, "--samples-per-pass", "2") == 1
+    said = capsys.readouterr()
+    assert "failed: 0001: 2 samples do not fit" in said.err
+    assert "2 worlds were not tried" in said.err
+    assert "one at a time" not in said.err
 
 
 def test_a_terminal_shows_how_many_worlds_are_done(

@@ -134,8 +134,9 @@ class _Work:
         try:
             self._take([row for row, _ in members], self.pipeline.run([job for _, job in members]), began)
         except FAILURES as error:
-            if len(members) == 1:
-                self._record(members[0][0], began, error=error)
+            group = self.pipeline.parallel
+            if len(members) == 1 or (group is not None and group.broken):
+                self._record(members[self.done - done][0], began, error=error)
                 return
             print(f"a pass of {len(members)} worlds failed ({describe(error)}); one at a time now", file=sys.stderr)
         else:

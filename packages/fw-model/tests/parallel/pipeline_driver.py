@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from fw_geometry import make_trajectory
 from fw_model.parallel.group import WorldGroup
+from fw_model.pipeline.inputs import ImageInput
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.settings import GenerationSettings
 
@@ -32,7 +33,12 @@ def generate(pipeline: WorldPipeline, guidance: float, path: Path) -> None:
         if report.stage == "denoise":
             break
     stopped.close()
-    world = pipeline(image, "a room", trajectory, settings)
+    if path.stem.endswith("guided-4"):  # both divisions at once, with two samples in the passes
+        images: list[ImageInput] = [image[::-1], image]
+        each = [settings.updated(seed=7), settings]
+        _, world = pipeline(images, "a room", trajectory, each, samples_per_pass=2)
+    else:
+        world = pipeline(image, "a room", trajectory, settings)
     np.savez(path, video=world.video, depth=world.depth, points=world.points, poses=world.trajectory.pose_c2w)
 
 

@@ -1,8 +1,10 @@
 """Generation from end to end with a micro model: results, invariances and refusals."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from fw_model.autoencoders.wan_vae import WanVAE
 from fw_model.config import Compat
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.model.rays import RayMap
+from fw_model.parallel.sequence import SequenceGroup
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
 from fw_model.pipeline.settings import Sampling
@@ -214,6 +217,19 @@ def test_closing_stops_between_steps(pipe, image, path, monkeypatch):
 def test_bad_requests_are_refused_before_any_work(pipe, image, path, changes, hint):
     with pytest.raises((ValueError, TypeError), match=hint):  # in tests, the type checker comes first
         pipe.generate(image, "x", path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("processes", "frames", "hint"), [(2, 5, None), (3, 5, "2 latent frames"), (3, 17, "attention with 2 heads")]
+)
+def test_a_world_that_a_group_cannot_divide_is_refused_before_any_work(
+    pipe, image, monkeypatch, processes, frames, hint
+):
+    group = SimpleNamespace(divided=lambda _guided: (SequenceGroup(size=processes, rank=0), None))
+    monkeypatch.setattr(pipe, "parallel", group)
+    path = make_trajectory("dolly", frames, width=WIDTH, height=HEIGHT)
+    with pytest.raises(ValueError, match=hint) if hint else contextlib.nullcontext():
+        pipe.prepare(image, "x", path)
 
 
 def test_bad_images_and_paths_are_refused(pipe, image, path, tmp_path):

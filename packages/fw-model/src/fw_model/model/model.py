@@ -338,6 +338,11 @@ class FantasyWorld(nn.Module):
         Raises:
             ValueError: an attention has fewer heads than there are processes.
         """
+        self.check_sequence_group(group)
+        self._sequence = group if group is not None and group.size > 1 else None
+
+    def check_sequence_group(self, group: SequenceGroup | None) -> None:
+        """Raise ValueError if `set_sequence_group` would refuse this group."""
         config = self.config
         heads = min(config.video.heads, config.geometry.heads, config.cross_branch.heads)
         if group is not None and group.size > heads:
@@ -345,7 +350,6 @@ class FantasyWorld(nn.Module):
                 f"model {config.name!r} has attention with {heads} heads, which cannot be divided over {group.size} "
                 f"processes; use {heads} or fewer for a sample."
             )
-        self._sequence = group if group is not None and group.size > 1 else None
 
     def set_head_chunk(self, latent_frames: int | None) -> None:
         """Latent frames that the dense heads work on at a time; None: all. Bounds memory, changes no result."""

@@ -38,8 +38,8 @@ class GuidancePair(NamedTuple):
 class WorldGroup:
     """This process's place among those that generate one world.
 
-    A launcher (torchrun) has started the processes; all of them make this object at the same point. They form groups
-    of `size`, each of which generates worlds of its own.
+    A launcher (torchrun) has started the processes, or they have called `join`; all of them make this object at the
+    same point. They form groups of `size`, each of which generates worlds of its own.
 
     Args:
         size: processes per world; None: all.
@@ -68,8 +68,7 @@ class WorldGroup:
             self.guidance = GuidancePair(self.rank // half, pair)
         self.broken = False
         self._closed = False
-        if self.is_leader:
-            atexit.register(self.close)
+        atexit.register(self._leave)
 
     @property
     def is_leader(self) -> bool:
@@ -88,13 +87,20 @@ class WorldGroup:
         if self.broken or self._closed:
             state = "are out of sync after an error" if self.broken else "were closed"
             raise RuntimeError(f"the processes of this group {state}; start the program again")
-        dist.broadcast_object_list([message], group=self._control, group_src=0)
+        self._broadcast([message])
 
     def hear(self) -> Any:
         """The next message of the leader."""
         box: list[Any] = [None]
-        dist.broadcast_object_list(box, group=self._control, group_src=0)
+        self._broadcast(box)
         return box[0]
+
+    def _broadcast(self, box: list[Any]) -> None:
+        try:
+            dist.broadcast_object_list(box, group=self._control, group_src=0)
+        except BaseException:  # another process has ended
+            self.broken = True
+            raise
 
     def lead(self, steps: Iterator[T]) -> Generator[T, None, None]:
         """Steps that the followers take at the same time; closing this between two steps ends theirs too."""
@@ -122,6 +128,9 @@ class WorldGroup:
                 next(steps, None)
             except FloatingPointError:  # the leader has it too, and reports it
                 continue
+            except BaseException:
+                self.broken = True
+                raise
 
     def close(self) -> None:
         """End the followers' work; on the leader, also called when the program ends."""
@@ -129,12 +138,24 @@ class WorldGroup:
             self.tell(None)
         self._closed = True
 
+    def _leave(self) -> None:
+        """At the end of the program: threads of gloo that outlive it abort the process now and then."""
+        self.close()
+        if dist.is_initialized() and not self.broken:  # destroying can wait forever for processes out of step
+            dist.destroy_process_group()
 
-def join(device: torch.device | str) -> None:
-    """Join the other processes of the launcher, once."""
+
+def join(device: torch.device | str, **place: Any) -> None:
+    """Join the other processes, once.
+
+    Args:
+        device: "cuda" or "cpu", the kind of device that computes.
+        place: `init_method`, `rank` and `world_size` of `init_process_group`; none under a launcher, which names them
+            in the environment.
+    """
     if not dist.is_initialized():
         gpu = torch.device(device).type == "cuda"
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", **place)
 
 
 def _mine(groups: Sequence[Sequence[int]], **options: Any) -> Any:

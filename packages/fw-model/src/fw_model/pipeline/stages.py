@@ -19,6 +19,7 @@ from torch import Tensor
 from fw_geometry.camera import Trajectory
 from fw_geometry.clip_shape import check_clip_shape
 from fw_model.autoencoders.base import VideoAutoencoder, first_frame_condition, latent_shape
+from fw_model.config import PATCH
 from fw_model.encoders.base import TextEncoder
 from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.geometry.branch import GeometryOutput
@@ -28,6 +29,7 @@ from fw_model.model.conditioning import Conditioning
 from fw_model.model.model import FantasyWorld
 from fw_model.model.rays import RayMap
 from fw_model.parallel.group import WorldGroup
+from fw_model.parallel.sequence import make_layout
 from fw_model.pipeline.components import HIGH_NOISE
 from fw_model.pipeline.inputs import ImageInput, check_types, prepare_image, prepare_trajectory
 from fw_model.pipeline.job import DenoiseRequest, EncodedInputs, GenerationJob, host_array
@@ -100,6 +102,7 @@ class PipelineStages:
         check_clip_shape(num_frames, height, width)
         schedule = FlowSchedule(steps=chosen.num_inference_steps, shift=chosen.shift, listed=chosen.timesteps)
         self._check_model(schedule, last_image is not None)
+        self.check_division(chosen)
         collected = list(notes)
         last = None
         first = prepare_image(image, height, width, fit, collected)
@@ -123,6 +126,17 @@ class PipelineStages:
             raise ValueError(
                 f"last_image: model {self.world.config.name!r} takes no last frame; omit it, or use a wan22 checkpoint"
             )
+
+    def check_division(self, sampling: Sampling) -> None:
+        """Raise ValueError if the processes of ``parallel`` cannot divide such a world: it has fewer latent frames, or
+        the model fewer heads. Found in its midst, that would end the group."""
+        if self.parallel is None:
+            return
+        group, _ = self.parallel.divided(sampling.guidance_scale != 1)
+        _, frames, rows, columns = latent_shape(1, sampling.num_frames, sampling.height, sampling.width)
+        make_layout(group, frames, rows // PATCH[1], columns // PATCH[2], special=0)
+        for expert in self._experts():
+            expert.check_sequence_group(group)
 
     def run(self, jobs: Sequence[GenerationJob]) -> Generator[Progress, None, None]:
         """Generate the worlds of jobs that `Passes` put together; the reports of the last stage hold one world each.
