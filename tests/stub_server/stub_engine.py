@@ -94,6 +94,9 @@ class StubEngine:
     def recover(self):
         self.recovered += 1
 
+    def follow(self):
+        raise AssertionError("a stub works alone")
+
     def note(self, line):
         if self.journal is not None:
             with self.journal.open("a") as file:

@@ -137,6 +137,11 @@ def test_a_machine_without_room_and_nodes_without_a_shared_store_are_refused(on_
     assert on_ray._gpus(Scale()) == 1.0
     with pytest.raises(ValueError, match="--gpus-per-worker"):
         on_ray._check_room(Scale(workers=2, cpus_per_worker=0.5), 1)
+    assert on_ray._gpus(Scale(parallel=2)) == 2.0
+    assert on_ray._devices(Scale(parallel=2)) == ("cuda:0", "cuda:1")
+    assert on_ray._devices(Scale(parallel=2, gpus_per_worker=0)) == ("cpu", "cpu")
+    with pytest.raises(ValueError, match="with --parallel 2 it must be 2"):
+        on_ray._devices(Scale(parallel=2, gpus_per_worker=0.5))
     on_ray.ray.count, on_ray.ray.resources = 2, {"CPU": 2.0}
     assert on_ray._gpus(Scale()) == 0.0
     on_ray._check_shared(Settings(data=tmp_path, database="postgresql+psycopg://db/fw"))
@@ -160,3 +165,6 @@ def test_a_serve_config_gives_the_options_of_the_command(on_ray, tmp_path):
     assert workers["bound"][1].options["checkpoint"] == str(tmp_path)
     large = on_ray.ray.made["Workers-2"]
     assert (large["num_replicas"], large["bound"][1].options["name"]) == (4, "large")
+    on_ray.build({**args, "parallel": 2, "gpus_per_worker": 2})
+    workers = on_ray.ray.made["Workers"]
+    assert (workers["ray_actor_options"]["num_gpus"], workers["bound"][1].devices) == (2, ("cuda:0", "cuda:1"))

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import zipfile
 
 import numpy as np
@@ -178,6 +180,41 @@ def test_models_and_loras_are_chosen_per_request(real, checkpoint, lora, image, 
     refused = real.create("x", image, lora="unlisted")
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "lora")
     assert "bold" in refused.json()["error"]["message"]
+
+
+@pytest.mark.slow
+def test_a_group_makes_the_world_of_one_process_also_after_a_cancel_and_a_killed_process(
+    checkpoint, lora, image, make_server, tmp_path
+):
+    from fw_model.pipeline.pipeline import WorldPipeline
+    from fw_serve.intake.camera import read_camera
+
+    arguments = ["--parallel", "2", "--lora", f"bold={lora}:2", "--max-steps", "1000", "--min-free-mb", "0"]
+    server = make_server(checkpoint=checkpoint, arguments=arguments).start()
+    group = server.worker_pids()
+    assert len(group) == 2
+    stopped = server.create("x", image, num_inference_steps=1000).json()["id"]
+    wait_until(lambda: server.get(stopped)["step"] > 1)
+    assert server.http.post(f"/v1/videos/{stopped}/cancel").json()["error"]["code"] == "cancelled"
+
+    chosen = {"num_inference_steps": 40, "guidance_scale": 1.0, "seed": 1}  # without guidance, tokens are divided
+    video = server.create("a room", image, lora="bold", camera_trajectory='{"preset": "pan"}', **chosen).json()["id"]
+    wait_until(lambda: server.get(video)["step"] > 1)
+    assert server.worker_pids() == group, "a cancel keeps the group"
+    os.kill(group[1], signal.SIGKILL)
+    end = server.finished(video)
+    assert (end["status"], end["attempts"]) == ("completed", 2)
+    assert not set(group) & set(server.worker_pids())
+    served = np.load(io.BytesIO(server.http.get(f"/v1/videos/{video}/content?variant=geometry").content))
+
+    pipeline = WorldPipeline.from_pretrained(checkpoint)
+    pipeline.load_lora(lora, 2.0)
+    (tmp_path / "room.png").write_bytes(image)
+    camera = read_camera({"preset": "pan"}, num_frames=FRAMES, default_num_frames=FRAMES, width=WIDTH, height=HEIGHT)
+    world = pipeline(tmp_path / "room.png", "a room", camera.trajectory(), **chosen)
+    for name in ("depth", "points"):
+        expected = getattr(world, name)
+        np.testing.assert_allclose(served[name], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 def test_the_memory_of_the_first_job_is_planned(checkpoint):

@@ -9,6 +9,7 @@ from fw_model.checkpoints import shipped
 from fw_model.checkpoints.shipped import SMALL_WORLD
 from fw_serve.options import UpOptions
 from fw_serve.prepare import on_devices, prepare
+from fw_serve.settings import WorkerSettings
 
 
 def loaded(folder: Path, checkpoint: str = SMALL_WORLD) -> object:
@@ -55,6 +56,32 @@ def test_every_model_has_a_worker_per_device(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("devices", "cuda", "expected"),
+    [
+        (("cpu",), 0, [("cpu", "cpu")]),
+        (("auto",), 0, [("cpu", "cpu")]),
+        (("auto",), 4, [("cuda:0", "cuda:1")]),
+        (("cuda:3", "cuda:1", "cuda", "cuda:0"), 4, [("cuda:3", "cuda:1"), ("cuda:2", "cuda:0")]),
+        (("auto",), 1, "no cuda:1; this machine has 1 CUDA devices"),
+        (("cuda:0", "cuda:1", "cuda:2"), 4, "3 devices form no groups of 2"),
+        (("cuda:1", "cuda:1"), 2, "cuda:1 cuda:1 is no group"),
+        (("cpu", "cuda:0"), 1, "cpu cuda:0 is no group"),
+        (("mps", "mps"), 0, "mps is neither"),
+    ],
+)
+def test_every_n_devices_are_a_worker(
+    monkeypatch: pytest.MonkeyPatch, devices: tuple[str, ...], cuda: int, expected: list[tuple[str, ...]] | str
+) -> None:
+    monkeypatch.setattr("fw_serve.prepare._cuda_devices", lambda: cuda)
+    worker = WorkerSettings(database="", data="", name="")
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=f"--parallel 2 with --device {devices[0]}.*{expected}"):
+            on_devices([worker], devices, 2)
+    else:
+        assert [one.devices for one in on_devices([worker], devices, 2)] == expected
+
+
+@pytest.mark.parametrize(
     ("given", "named"),
     [
         ({"model": ("large",)}, "--model large"),
@@ -63,6 +90,7 @@ def test_every_model_has_a_worker_per_device(tmp_path: Path) -> None:
         ({"root_path": "worlds"}, "--root-path worlds"),
         ({"webhook_host": ("hooks.example.org",)}, "FW_SERVE_WEBHOOK_SECRET"),
         ({"max_attempts": 0}, "--max-attempts is 0"),
+        ({"parallel": 0}, "--parallel is 0"),
         ({"stop_s": -1.0}, "--stop-s is -1"),
         ({"job_timeout_s": -1.0}, "--job-timeout-s is -1"),
     ],

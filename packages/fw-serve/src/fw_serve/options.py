@@ -35,7 +35,10 @@ class UpOptions:
     lora: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A LoRA that requests may choose with `lora`, as NAME=FILE or NAME=FILE:SCALE. Repeat the option for several."""
     device: tuple[str, ...] = ("auto",)
-    """Devices, one worker each: auto, cpu, cuda:0, cuda:1, mps."""
+    """Devices, one worker each (with --parallel N, one worker for every N): auto, cpu, cuda:0, cuda:1, mps."""
+    parallel: int = 1
+    """Number of processes, each on its own device, that make one world together: half of them each pass of guidance,
+    and each half divides the tokens. A single --device auto, cuda or cpu stands for all of them."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Precision of the transformer. Default: that of the checkpoint."""
     offload: Literal["none", "model", "block"] = "none"
@@ -97,7 +100,8 @@ class UpOptions:
     cpus_per_worker: float | None = None
     """With --engine ray: CPUs per worker. Default: 1."""
     gpus_per_worker: float | None = None
-    """With --engine ray: GPUs per worker; a fraction lets several workers share one. Default: 1 if there are any."""
+    """With --engine ray: GPUs per worker; a fraction lets several workers share one. Default: 1, or --parallel, if
+    there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from ipaddress import ip_address
@@ -78,9 +80,47 @@ def prepare(options: UpOptions) -> tuple[Settings, list[WorkerSettings]]:
     return settings, workers
 
 
-def on_devices(workers: list[WorkerSettings], devices: tuple[str, ...]) -> list[WorkerSettings]:
-    """One worker per model and device."""
-    return [replace(worker, options={**worker.options, "device": device}) for worker in workers for device in devices]
+def on_devices(workers: list[WorkerSettings], devices: tuple[str, ...], parallel: int = 1) -> list[WorkerSettings]:
+    """One worker per model and device, or per model and `parallel` devices. Raises ValueError: see `device_groups`."""
+    if parallel == 1:
+        return [
+            replace(worker, options={**worker.options, "device": device}) for worker in workers for device in devices
+        ]
+    groups = device_groups(devices, parallel)
+    return [replace(worker, devices=group) for worker in workers for group in groups]
+
+
+def device_groups(devices: tuple[str, ...], parallel: int) -> list[tuple[str, ...]]:
+    """The devices of the workers of a model, `parallel` for each. A single auto, cuda or cpu stands for all of them.
+
+    Raises:
+        ValueError: a number of devices that is no multiple of `parallel`, devices that cannot work together, or fewer
+            CUDA devices than that.
+    """
+    names = devices * parallel if len(devices) == 1 and devices[0] in ("auto", "cuda", "cpu") else devices
+    asked = f"--parallel {parallel} with --device {' '.join(devices)}"
+    if len(names) % parallel:
+        raise ValueError(f"{asked}: {len(names)} devices form no groups of {parallel}; name a multiple of {parallel}")
+    count = 0 if set(names) == {"cpu"} else _cuda_devices()
+    kind = "cuda" if count else "cpu"
+    found = [kind if name == "auto" else name for name in names]
+    found = [f"cuda:{number}" if name == "cuda" else name for number, name in enumerate(found)]
+    for name in found:
+        if name != "cpu" and not re.fullmatch(r"cuda:\d+", name):
+            raise ValueError(f"{asked}: {name} is neither a CUDA device nor cpu")
+        if name != "cpu" and int(name.removeprefix("cuda:")) >= count:
+            raise ValueError(f"{asked}: there is no {name}; this machine has {count} CUDA devices, numbered from 0")
+    groups = [tuple(found[start : start + parallel]) for start in range(0, len(found), parallel)]
+    for group in groups:
+        if set(group) != {"cpu"} and ("cpu" in group or len(set(group)) < parallel):
+            raise ValueError(f"{asked}: {' '.join(group)} is no group; name {parallel} different CUDA devices, or cpu")
+    return groups
+
+
+def _cuda_devices() -> int:
+    """Number of CUDA devices, from a process of its own: this one does without torch."""
+    program = "import torch; print(torch.cuda.device_count())"
+    return int(subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True).stdout)
 
 
 def connection_limits(options: UpOptions) -> ConnectionLimits:
@@ -135,6 +175,7 @@ def scale_of(options: UpOptions) -> Scale:
         replicas=options.replicas or 1,
         cpus_per_worker=options.cpus_per_worker or 1.0,
         gpus_per_worker=options.gpus_per_worker,
+        parallel=options.parallel,
     )
 
 
@@ -182,7 +223,7 @@ _LEAST = {"workers": 1, "replicas": 1, "cpus_per_worker": 0.01, "gpus_per_worker
 
 
 def _check(options: UpOptions) -> None:
-    for name in ("queue", "max_frames", "max_pixels", "max_steps", "max_upload_mb", "max_attempts"):
+    for name in ("parallel", "queue", "max_frames", "max_pixels", "max_steps", "max_upload_mb", "max_attempts"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
     if options.lease_s < 1:

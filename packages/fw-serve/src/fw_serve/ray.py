@@ -7,7 +7,7 @@ through Ray, so a replica that dies costs its job one attempt at most.
 
 import logging
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import ray
@@ -88,6 +88,7 @@ def application(settings: Settings, models: list[WorkerSettings], scale: Scale) 
         return create_app(settings, store)
 
     deployment: Any = serve.deployment  # its types do not cover options
+    devices = _devices(scale)
     api = deployment(
         serve.ingress(answering)(),
         name="Api",
@@ -102,14 +103,14 @@ def application(settings: Settings, models: list[WorkerSettings], scale: Scale) 
             num_replicas=scale.workers,
             graceful_shutdown_timeout_s=model.stop_s + 5,
             ray_actor_options={"num_cpus": scale.cpus_per_worker, "num_gpus": _gpus(scale)},
-        ).bind(settings.database, model)
+        ).bind(settings.database, replace(model, devices=devices))
         for number, model in enumerate(models, 1)
     ]
     return api.bind(*workers)  # bound so that Serve starts them; never called
 
 
 class WorkerReplica:
-    """A replica with a supervisor and one worker process, which sees the GPUs assigned by Ray."""
+    """A replica with a supervisor and one worker, whose processes see the GPUs assigned by Ray."""
 
     def __init__(self, database: str, worker: WorkerSettings) -> None:
         store = JobStore(database, max_attempts=worker.max_attempts, keep_s=worker.keep_s)
@@ -174,7 +175,20 @@ def _check_room(scale: Scale, models: int) -> None:
 
 
 def _gpus(scale: Scale) -> float:
-    """GPUs of each worker: as requested, or one if the cluster has any."""
+    """GPUs of each worker: as requested, or one per process if the cluster has any."""
     if scale.gpus_per_worker is not None:
         return scale.gpus_per_worker
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+    return float(scale.parallel) if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def _devices(scale: Scale) -> tuple[str, ...]:
+    """Devices of the processes of each worker; none if it is one process. Ray numbers the GPUs of a replica from 0."""
+    if scale.parallel == 1:
+        return ()
+    gpus = _gpus(scale)
+    if gpus not in (0, scale.parallel):
+        raise ValueError(
+            f"--gpus-per-worker is {gpus:g}; with --parallel {scale.parallel} it must be {scale.parallel}, or 0 to "
+            "use CPUs"
+        )
+    return tuple(f"cuda:{rank}" if gpus else "cpu" for rank in range(scale.parallel))

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+EXIT_OUT_OF_MEMORY = 4
+"""Exit code of a process of a worker whose device has too little memory for the job."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -85,6 +88,12 @@ class WorkerSettings:
     """MODULE:FUNCTION that returns a `JobEngine`; called with `options`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the engine: checkpoint, device, dtype, offload, loras."""
+    devices: tuple[str, ...] = ()
+    """Devices of the processes that generate each job together; empty: one process, on the device in `options`."""
+    rank: int = 0
+    """Number of this process among them; the first one takes the jobs, the others follow it."""
+    rendezvous: str = ""
+    """File over which they find each other; empty if there is one process."""
     order: int = 0
     """Position of the model among those of the service; the first is the default of requests."""
     artifacts: str | None = None
@@ -114,4 +123,6 @@ class Scale:
     cpus_per_worker: float = 1.0
     """CPUs of each worker."""
     gpus_per_worker: float | None = None
-    """GPUs of each worker; a fraction lets several share one. None is one if the cluster has any."""
+    """GPUs of each worker; a fraction lets several share one. None is one per process if the cluster has any."""
+    parallel: int = 1
+    """Processes of each worker, which generate each job together on one node."""

@@ -1,5 +1,7 @@
 """Supervision of worker processes: a dead worker's job is freed immediately, and a new worker starts.
 
+A worker is one process, or several that generate each job together; if one of these ends, all are ended and replaced.
+
 A thread in the service's process. It imports nothing of the worker.
 """
 
@@ -10,15 +12,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from fw_serve.jobs.fleet import Fleet
 from fw_serve.jobs.store import JobStore, Loss
-from fw_serve.settings import WorkerSettings
+from fw_serve.settings import EXIT_OUT_OF_MEMORY, WorkerSettings
 
 log = logging.getLogger("fw_serve.supervisor")
 
@@ -84,16 +88,22 @@ class Supervisor(threading.Thread):
         self.join()
 
     def _check(self, slot: "_WorkerSlot") -> None:
-        if slot.process is None:
+        if not slot.processes:
             if time.monotonic() >= slot.not_before:
                 slot.start(self.memory_kills())
             return
-        code = slot.process.poll()
-        if code is None:
-            return
-        log.error("worker %s ended with code %s after %.1f s", slot.name, code, slot.age_s())
-        out_of_memory = code == -signal.SIGKILL and self.memory_kills() > slot.memory_kills
-        self._free(slot, "out_of_memory" if out_of_memory else "crashed")
+        if slot.loss is None:
+            ended = slot.ended()
+            if not ended:
+                return
+            for rank, code in ended.items():
+                which = f"process {rank} of worker" if len(slot.processes) > 1 else "worker"
+                log.error("%s %s ended with code %s after %.1f s", which, slot.name, code, slot.age_s())
+            codes = ended.values()
+            killed = -signal.SIGKILL in codes and self.memory_kills() > slot.memory_kills
+            slot.loss = "out_of_memory" if killed or EXIT_OUT_OF_MEMORY in codes else "crashed"
+            slot.kill()  # before its job is freed: the first process could still work on it
+        self._free(slot, slot.loss)
         slot.close()
 
     def _free(self, slot: "_WorkerSlot", loss: Loss) -> None:
@@ -104,51 +114,90 @@ class Supervisor(threading.Thread):
 
 
 class _WorkerSlot:
-    """One worker: a process at a time."""
+    """One worker at a time: a process, or one per device of the settings."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
-        self.process: subprocess.Popen[bytes] | None = None
-        self.name, self.count, self.memory_kills = "", 0, 0
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.name, self.rendezvous, self.count, self.memory_kills = "", "", 0, 0
+        self.loss: Loss | None = None
         self.started = self.not_before = self.pause_s = 0.0
 
     def start(self, memory_kills: int) -> None:
         self.count += 1
         self.memory_kills = memory_kills
         self.name = f"{self.settings.name}{socket.gethostname()[:40]}-{os.getpid()}-{id(self) % 10**6}-{self.count}"
-        settings = replace(self.settings, name=self.name)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fw_serve.worker.process"], stdin=subprocess.PIPE, start_new_session=True
-        )
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(asdict(settings)).encode() + b"\n")
-        self.process.stdin.flush()
+        if self.settings.devices:
+            handle, self.rendezvous = tempfile.mkstemp(prefix="fw-serve-")
+            os.close(handle)
         self.started = time.monotonic()
+        try:
+            for rank in range(max(1, len(self.settings.devices))):
+                self._start_process(replace(self.settings, name=self.name, rank=rank, rendezvous=self.rendezvous))
+        except OSError:
+            self.close()
+            raise
+
+    def _start_process(self, settings: WorkerSettings) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fw_serve.worker.process"],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            env=_environment(len(settings.devices)),
+        )
+        self.processes.append(process)
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(asdict(settings)).encode() + b"\n")
+        process.stdin.flush()
+
+    def ended(self) -> dict[int, int]:
+        """Exit codes of the processes that have ended, by rank."""
+        codes = {rank: process.poll() for rank, process in enumerate(self.processes)}
+        return {rank: code for rank, code in codes.items() if code is not None}
 
     def age_s(self) -> float:
         return time.monotonic() - self.started
 
+    def kill(self) -> None:
+        """End the processes that still run."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
+            if process.stdin is not None:
+                with suppress(OSError):  # the settings of a process that has died before reading them
+                    process.stdin.close()
+        if self.rendezvous:
+            Path(self.rendezvous).unlink(missing_ok=True)
+
     def close(self) -> None:
-        """Clean up after a dead process; one that died young is replaced after a longer pause each time."""
-        assert self.process is not None
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        """Clean up after a dead worker; one that died young is replaced after a longer pause each time."""
+        self.kill()
         lived = self.age_s()
-        self.process = None
+        self.processes, self.loss = [], None
         self.pause_s = 0.0 if lived > LONGEST_PAUSE_S else min(LONGEST_PAUSE_S, max(0.2, 2 * self.pause_s))
         self.not_before = time.monotonic() + self.pause_s
 
     def terminate(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        """Ask the first process to end after its step; it needs the others for this."""
+        if self.processes and self.processes[0].poll() is None:
+            self.processes[0].send_signal(signal.SIGTERM)
 
     def wait(self, patience_s: float) -> None:
-        if self.process is None:
+        """Wait for the first process, then end all."""
+        if not self.processes:
             return
-        try:
-            self.process.wait(max(0.1, patience_s))
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.processes[0].wait(max(0.1, patience_s))
+        self.kill()
+
+
+def _environment(processes: int) -> dict[str, str] | None:
+    """Environment of a worker process. Of several, each gets a share of the cores, and gloo, which trusts all that
+    connect, stays on the loopback interface."""
+    if processes < 2:
+        return None
+    defaults = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
+    if sys.platform == "linux":
+        defaults["GLOO_SOCKET_IFNAME"] = "lo"
+    return defaults | os.environ

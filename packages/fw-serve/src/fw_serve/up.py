@@ -48,7 +48,9 @@ def up(options: UpOptions) -> int:
         return 0
 
     store = JobStore(settings.database, max_attempts=settings.max_attempts, keep_s=settings.keep_s)
-    supervisor = None if options.only == "api" else Supervisor(on_devices(workers, options.device), store)
+    supervisor = (
+        None if options.only == "api" else Supervisor(on_devices(workers, options.device, options.parallel), store)
+    )
     if options.only == "workers":
         assert supervisor is not None
         supervisor.start()

@@ -3,7 +3,9 @@
 import errno
 import os
 import signal
+import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ from fw_model.pipeline.settings import GenerationSettings
 from fw_serve.intake.camera import read_camera
 from fw_serve.jobs.model import Job, NewJob, WorldRequest
 from fw_serve.jobs.store import Admission, JobStore
-from fw_serve.settings import WorkerSettings
+from fw_serve.settings import EXIT_OUT_OF_MEMORY, WorkerSettings
 from fw_serve.storage import JobStorage
-from fw_serve.worker.process import WorkerProcess
+from fw_serve.supervisor import Supervisor
+from fw_serve.worker.engine import EngineLostError, JobProgress, OutOfMemoryError
+from fw_serve.worker.process import WorkerProcess, follow
 
 
 class Outage:
@@ -124,6 +128,57 @@ def test_a_full_disk_fails_the_job_by_name(worker, monkeypatch):
 
     monkeypatch.setattr(JobStorage, "publish", full)
     assert run(worker, queue(worker, "x")).error_code == "storage_full"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"), [(EngineLostError, "in_progress", None), (OutOfMemoryError, "failed", "out_of_memory")]
+)
+def test_a_lost_engine_ends_the_worker_but_not_its_job(worker, monkeypatch, error, status, code):
+    """The supervisor queues a job again that has not ended. Memory that runs out ends the job, and may end a group."""
+
+    def lost(*_):
+        raise EngineLostError("out of step")
+
+    def fail(*_):
+        yield JobProgress(stage="denoise", step=1, steps=2)
+        raise error("x")
+
+    monkeypatch.setattr(worker.engine, "run", fail)
+    monkeypatch.setattr(worker.engine, "recover", lost)
+    video = queue(worker, "x")
+    with pytest.raises(EngineLostError):
+        worker.run()
+    job = worker.store.get(video)
+    assert (job.status, job.error_code) == (status, code)
+
+
+def test_a_process_that_follows_tells_the_supervisor_that_memory_ran_out(worker, monkeypatch):
+    def full():
+        raise OutOfMemoryError("x")
+
+    lifeline, _ = os.pipe()  # stays open, as that of a supervisor that lives
+    monkeypatch.setattr("fw_serve.worker.process.signal.signal", lambda *_: None)
+    monkeypatch.setattr("fw_serve.worker.process.load_engine", lambda _: worker.engine)
+    monkeypatch.setattr(worker.engine, "follow", full)
+    assert follow(replace(worker.settings, rank=1), lifeline) == EXIT_OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(("code", "expected"), [(1, "queued"), (EXIT_OUT_OF_MEMORY, "failed")])
+def test_a_process_that_ends_ends_its_group_before_the_job_is_freed(worker, outage, monkeypatch, code, expected):
+    supervisor = Supervisor([replace(worker.settings, devices=("cpu", "cpu"))], outage.store)
+    (slot,) = supervisor.slots
+    slot.name = "w"
+    slot.processes = [subprocess.Popen(["sleep", "60"]), subprocess.Popen(["sh", "-c", f"exit {code}"])]
+    first, second = slot.processes
+    second.wait()
+    video = queue(worker, "x")
+    outage.store.claim("w", 10.0, "stub")
+    release, seen = outage.store.release, []
+    monkeypatch.setattr(outage.store, "release", lambda *a: seen.append(first.returncode) or release(*a))
+    supervisor._check(slot)
+    assert seen == [-signal.SIGKILL]
+    assert outage.store.get(video).status == expected
+    assert slot.processes == [], "the next check starts all of them again"
 
 
 @pytest.mark.slow

@@ -13,6 +13,10 @@ class OutOfMemoryError(Exception):
     """The device or machine has too little memory for this job; smaller ones may fit."""
 
 
+class EngineLostError(Exception):
+    """The processes that generate together are out of step: the worker must be replaced. The job may be fine."""
+
+
 class JobError(Exception):
     """The job cannot be done; the message is for its sender."""
 
@@ -61,9 +65,14 @@ class JobEngine(Protocol):
         Raises:
             JobError: the job cannot be done.
             OutOfMemoryError: not enough memory.
+            EngineLostError: another process of the worker ended, or is out of step.
         """
         ...
 
     def recover(self) -> None:
-        """Free memory after a failed or stopped job."""
+        """Free memory after a failed or stopped job. Raises EngineLostError if no other job can run."""
+        ...
+
+    def follow(self) -> None:
+        """Take part in the jobs of the worker's first process, until it ends. Raises what `run` raises."""
         ...

@@ -2,6 +2,9 @@
 
 `Supervisor` starts it as `python -m fw_serve.worker.process` and sends its settings as one line of JSON on standard
 input. Standard input stays open: when it closes, the supervisor has died, so the worker gives its job back and exits.
+
+A worker may have several processes, which generate each job together. The first one does all of the above, and decides
+when a job stops; the others follow it and know nothing of jobs. If one of them ends, the supervisor ends all of them.
 """
 
 import errno
@@ -16,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
@@ -26,9 +30,9 @@ from fw_serve.jobs.errors import LeaseLostError
 from fw_serve.jobs.fleet import Fleet, WorkerState
 from fw_serve.jobs.model import Job, ModelCard
 from fw_serve.jobs.store import JobStore
-from fw_serve.settings import WorkerSettings
+from fw_serve.settings import EXIT_OUT_OF_MEMORY, WorkerSettings
 from fw_serve.storage import JobStorage, StorageError
-from fw_serve.worker.engine import JobEngine, JobError, JobInputs, JobProgress, OutOfMemoryError
+from fw_serve.worker.engine import EngineLostError, JobEngine, JobError, JobInputs, JobProgress, OutOfMemoryError
 
 log = logging.getLogger("fw_serve.worker")
 
@@ -37,6 +41,9 @@ _SHARE = {"encode": (0, 5), "denoise": (5, 90), "decode": (90, 95), "export": (9
 
 EXIT_TIMEOUT = 3
 """Exit code after a job exceeded its time limit; only the end of the process can stop a step."""
+
+EXIT_LOST = 5
+"""Exit code after an `EngineLostError`."""
 
 STORE_PATIENCE_S = 600.0
 """Seconds to retry writing the end of a job while the database does not respond."""
@@ -69,7 +76,7 @@ class WorkerProcess:
         return self.engine.card.model_copy(update={"order": self.settings.order})
 
     def run(self) -> None:
-        """Claim and run jobs until `stopping` is set."""
+        """Claim and run jobs until `stopping` is set. Raises EngineLostError if the engine can run no more."""
         pulse = _Pulse(self)
         pulse.start()
         self.fleet.announce(self.settings.name, "ready", self.card)
@@ -92,7 +99,11 @@ class WorkerProcess:
             self.fleet.forget(self.settings.name)
 
     def attempt(self, job: Job) -> None:
-        """Run one job and write how it ended. Errors of the job do not leave this method."""
+        """Run one job and write how it ended. Errors of the job do not leave this method.
+
+        Raises:
+            EngineLostError: the engine can run no more jobs. If it was lost in mid-job, the job has not ended.
+        """
         lease = str(job.lease)
         try:
             self._run(job, lease)
@@ -101,6 +112,9 @@ class WorkerProcess:
             self.storage.withdraw(job.id, lease)
             self.engine.recover()
             return
+        except EngineLostError:
+            self.storage.withdraw(job.id, lease)
+            raise
         except StopRequestedError:
             self._end(job, lambda: self.store.give_back(lease))
             return
@@ -170,11 +184,11 @@ class WorkerProcess:
 
     def _end(self, job: Job, write: Callable[[], object]) -> None:
         self.storage.withdraw(job.id, str(job.lease))
-        self.engine.recover()
         try:
             self._retried(write)
         except LeaseLostError:
             log.info("%s was cancelled, deleted or reassigned before its end was written", job.id)
+        self.engine.recover()
 
 
 @dataclass
@@ -233,17 +247,26 @@ def percent(step: JobProgress) -> int:
 def load_engine(settings: WorkerSettings) -> JobEngine:
     """Import and call the function that `settings.engine` names."""
     module, _, function = settings.engine.partition(":")
-    return getattr(importlib.import_module(module), function)(**settings.options)
+    options = settings.options
+    if settings.devices:
+        place = {"init_method": f"file://{settings.rendezvous}", "rank": settings.rank,
+                 "world_size": len(settings.devices)}  # fmt: skip
+        options = {**options, "device": settings.devices[settings.rank], "place": place}
+    return getattr(importlib.import_module(module), function)(**options)
 
 
 def main() -> int:
-    """Run a worker. Exit codes: 0 stopped, 1 the engine could not be loaded, 3 a job exceeded its time limit."""
+    """Run a worker. Exit codes: 0 stopped, 1 the engine could not be loaded, 3 a job exceeded its time limit, 4 memory
+    ran out in a process that follows, 5 the engine was lost."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     lifeline = sys.stdin.buffer
     settings = WorkerSettings(**json.loads(lifeline.readline()))
+    if settings.rank:
+        code = follow(settings, lifeline.fileno())
+        return os._exit(code) if code else 0
     store = JobStore(settings.database, max_attempts=settings.max_attempts, keep_s=settings.keep_s)
-    threading.Thread(target=_end_with, args=(lifeline.fileno(), store, settings.name), daemon=True).start()
+    threading.Thread(target=_end_with, args=(lifeline.fileno(), settings, store), daemon=True).start()
     fleet = Fleet(store)
     fleet.announce(settings.name, "loading")
     try:
@@ -259,17 +282,45 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    worker.run()
+    try:
+        worker.run()
+    except EngineLostError as error:
+        log.error("%s; the worker is replaced", error)
+        os._exit(EXIT_LOST)  # the end of the program could wait for the other processes
     store.close()
     return 0
 
 
-def _end_with(lifeline: int, store: JobStore, name: str) -> None:
+def follow(settings: WorkerSettings, lifeline: int) -> int:
+    """Take part in the jobs of the worker's first process. Returns the exit code."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # the first process finishes its step with this one, then ends both
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(lifeline, settings), daemon=True).start()
+    try:
+        engine = load_engine(settings)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        log.error("the model cannot be loaded: %s", error)
+        return 1
+    try:
+        engine.follow()
+    except OutOfMemoryError as error:
+        log.error("process %d of the worker is out of memory: %s", settings.rank, error)
+        return EXIT_OUT_OF_MEMORY
+    except EngineLostError as error:
+        log.error("process %d of the worker: %s", settings.rank, error)
+        return EXIT_LOST
+    return 0
+
+
+def _end_with(lifeline: int, settings: WorkerSettings, store: JobStore | None = None) -> None:
     """Wait for the end of the supervisor, then give the job back and exit: an operator killed the service."""
     while os.read(lifeline, 4096):
         pass
     try:
-        store.release(name, "stopped")
+        if settings.rendezvous:
+            Path(settings.rendezvous).unlink(missing_ok=True)
+        if store is not None:
+            store.release(settings.name, "stopped")
     finally:
         os._exit(0)
 

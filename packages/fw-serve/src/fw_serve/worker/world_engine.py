@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from fw_core.devices import choose_device
+from fw_model.parallel.group import WorldGroup, join
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import Progress, World
 from fw_model.planning.generation import GenerationChoice, GenerationParts, plan_generation, text_encoder_bytes
 from fw_serve.jobs.model import ModelCard
 from fw_serve.worker.artifacts import sprite_sheet, write_artifacts
-from fw_serve.worker.engine import JobError, JobInputs, JobProgress, OutOfMemoryError
+from fw_serve.worker.engine import EngineLostError, JobError, JobInputs, JobProgress, OutOfMemoryError
 
 PREVIEW_S = 2.0
 """Minimum seconds between previews."""
@@ -33,6 +34,9 @@ MARGIN = 1.1
 class WorldEngine:
     """Drives a pipeline.
 
+    In a group of processes, each job begins with its LoRA for the followers and ends with None; what the pipeline
+    sends is in between.
+
     Args:
         pipeline: generates the worlds.
         name: name of the model in the API.
@@ -46,25 +50,26 @@ class WorldEngine:
             settings=pipeline.sampling,
             about=about(pipeline),
             loras=tuple(self.loras),
-            memory_bytes=_device_bytes(pipeline.device),
-            **_planned(pipeline),
+            memory_bytes=_device_bytes(pipeline),
+            **(_planned(pipeline) if pipeline.parallel is None or pipeline.parallel.is_leader else {}),
         )
 
     def run(self, task: JobInputs, folder: Path) -> Generator[JobProgress, None, None]:
         """See `JobEngine.run`."""
         request, world = task.request, None
         before = _restart_peak(self.pipeline.device)
-        with _named_errors(), self._with_lora(request.lora):
+        with self._named_errors(), self._with_lora(request.lora), self._followed(request.lora):
             reports = self.pipeline.generate(
                 task.image, request.prompt, task.camera, request.settings, notes=request.notes
             )
             previews = _Previews(self.pipeline)
-            for report in reports:
-                yield JobProgress(
-                    stage=report.stage, step=report.step, steps=report.steps, eta_seconds=report.eta_seconds,
-                    preview=previews.of(report),
-                )  # fmt: skip
-                world = report.world
+            with closing(reports):
+                for report in reports:
+                    yield JobProgress(
+                        stage=report.stage, step=report.step, steps=report.steps, eta_seconds=report.eta_seconds,
+                        preview=previews.of(report),
+                    )  # fmt: skip
+                    world = report.world
             assert world is not None, "a generation ends with a world"
             self._measure(world, before)
             yield JobProgress(stage="export", step=0, steps=1)
@@ -76,6 +81,34 @@ class WorldEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if self._is_lost():
+            raise EngineLostError("the processes of this worker are out of step after an error")
+
+    def follow(self) -> None:
+        """See `JobEngine.follow`."""
+        group = self.pipeline.parallel
+        assert group is not None, "one process alone follows nobody"
+        with self._named_errors():
+            while (job := group.hear()) is not None:
+                with self._with_lora(job["lora"]):
+                    self.pipeline.follow()
+
+    @contextmanager
+    def _followed(self, lora: str | None) -> Generator[None, None, None]:
+        """A job in which the other processes take part."""
+        group = self.pipeline.parallel
+        if group is None:
+            yield
+            return
+        group.tell({"lora": lora})
+        try:
+            yield
+        finally:
+            if not group.broken:
+                group.tell(None)
+
+    def _is_lost(self) -> bool:
+        return self.pipeline.parallel is not None and self.pipeline.parallel.broken
 
     @contextmanager
     def _with_lora(self, name: str | None) -> Generator[None, None, None]:
@@ -99,6 +132,22 @@ class WorldEngine:
             return
         per_pixel = MARGIN * max(0, peak - self.card.fixed_bytes) / pixels
         self.card = self.card.model_copy(update={"pixel_bytes": per_pixel, "measured_pixels": pixels})
+
+    @contextmanager
+    def _named_errors(self) -> Generator[None, None, None]:
+        """Translate errors of torch and the pipeline into those of `JobEngine`."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemoryError(str(error)) from error
+        except RuntimeError as error:
+            if "not enough memory" in str(error) or "out of memory" in str(error):  # of the CPU and of CUDA
+                raise OutOfMemoryError(str(error)) from error
+            if self._is_lost():
+                raise EngineLostError(f"the processes of this worker are out of step: {error}") from error
+            raise
+        except (ValueError, FloatingPointError) as error:
+            raise JobError(str(error)) from error
 
 
 class _Previews:
@@ -130,15 +179,26 @@ def load(
     offload: Any,
     compile_blocks: bool,
     loras: dict[str, Any] | None = None,
+    place: dict[str, Any] | None = None,
 ) -> WorldEngine:
-    """Load a pipeline folder or hub id. Raises ValueError if it is not one."""
+    """Load a pipeline folder or hub id, in a group of processes with this `place` (see `join`).
+
+    Raises:
+        ValueError: not a pipeline, or one that so many processes cannot divide.
+    """
+    chosen_device, group = choose_device(device), None
+    if place is not None:
+        join(chosen_device, **place)
+        group = WorldGroup(device=chosen_device)
     pipeline = WorldPipeline.from_pretrained(
         checkpoint,
-        device=choose_device(device),
+        device=chosen_device,
         dtype=None if dtype is None else getattr(torch, dtype),
         offload=offload,
         compile_blocks=compile_blocks,
+        parallel=group,
     )
+    pipeline.check_division(pipeline.sampling)
     chosen = {key: (str(path), float(scale)) for key, (path, scale) in (loras or {}).items()}
     return WorldEngine(pipeline, name or f"fantasy-world-{pipeline.world.config.name}", chosen)
 
@@ -166,6 +226,7 @@ def _planned(pipeline: WorldPipeline) -> dict[str, Any]:
         width=sampling.width,
         dtype=pipeline.world.video.patch_embedding.weight.dtype,
         offload=placement.offload,
+        processes=_processes(pipeline),
         guided=sampling.guidance_scale != 1,
     )
     worlds = [world for world in (pipeline.world, pipeline.high_noise) if world is not None]
@@ -183,15 +244,20 @@ def _planned(pipeline: WorldPipeline) -> dict[str, Any]:
     return {"fixed_bytes": used, "pixel_bytes": MARGIN * (plan.bytes - plan.weights) / pixels}
 
 
-def _device_bytes(device: torch.device) -> int | None:
-    """Memory of a device, or of the machine for the CPU."""
+def _processes(pipeline: WorldPipeline) -> int:
+    return 1 if pipeline.parallel is None else pipeline.parallel.size
+
+
+def _device_bytes(pipeline: WorldPipeline) -> int | None:
+    """Memory of a device; for the CPU, this process's share of the machine's."""
+    device = pipeline.device
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if device.type == "cpu":
         limit = Path("/sys/fs/cgroup/memory.max")
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         text = limit.read_text().strip() if limit.is_file() else "max"
-        return total if text == "max" else min(total, int(text))
+        return (total if text == "max" else min(total, int(text))) // _processes(pipeline)
     return None
 
 
@@ -220,18 +286,3 @@ def _process_bytes(name: str) -> int | None:
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
-
-
-@contextmanager
-def _named_errors() -> Generator[None, None, None]:
-    """Translate errors of torch and the pipeline into those of `JobEngine`."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemoryError(str(error)) from error
-    except RuntimeError as error:
-        if "not enough memory" in str(error) or "out of memory" in str(error):  # of the CPU and of CUDA
-            raise OutOfMemoryError(str(error)) from error
-        raise
-    except (ValueError, FloatingPointError) as error:
-        raise JobError(str(error)) from error
