@@ -35,7 +35,7 @@ def main() -> None:
         data=data, database=database, keys=given.get("keys", False), limits=Limits(**LIMITS | given.get("limits", {})),
         **given.get("settings", {}),
     )  # fmt: skip
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.getenv("PYTHONPATH")]))
     worker = WorkerSettings(
         database=database,
         data=str(data),
