@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fw_geometry import make_trajectory
 from fw_model.autoencoders.wan_vae import WanVAE
 from fw_model.encoders.hashing import HashTextEncoder
 from fw_model.layers.offload import BlockOffloader, BlockStream, check_offload, flatten
+from fw_model.layers.recompute import HostActivations, recomputed
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.placement import Placement
 from fw_model.pipeline.settings import Sampling
@@ -290,6 +292,87 @@ def test_streaming_is_for_inference(config, make_world, make_inputs):
     with pytest.raises(ValueError, match=r"torch\.no_grad"):
         world(latents, timestep, **inputs)
     world.stream_blocks(None)
+
+
+class Adapted(nn.Module):
+    """A frozen layer and a trained one beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.trained = nn.Linear(6, 6).requires_grad_(False), nn.Linear(6, 6, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.frozen(x)) + self.trained(x)
+
+
+@pytest.mark.parametrize(("kind", "locked"), [("full", False), ("selective", False), ("full", True)])
+def test_frozen_weights_pass_forward_and_backward_and_gradients_are_the_same(kind, locked, monkeypatch):
+    blocks, offloader = [Adapted() for _ in range(4)], BlockOffloader("cpu", frozen_only=True)
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    if locked:
+        monkeypatch.setattr(torch.cuda, "cudart", Runtime)
+        trained = blocks[0].trained.weight.data_ptr()
+        assert [flatten(block, frozen_only=True) for block in blocks] == [2 * 256] * 4
+        assert blocks[0].trained.weight.data_ptr() == trained
+    homes, frozen = [_addresses(block) for block in blocks], _nbytes(blocks[0].frozen)
+
+    def gradients(stream: BlockStream | None, inputs: HostActivations | None = None) -> list[torch.Tensor | None]:
+        y = x.grad = None
+        y = x * 1
+        for block in blocks:
+            block.zero_grad()
+            passes = None if stream is None else partial(stream.passes, block)
+            y = recomputed(block, y, kind=kind, inputs=inputs, passes=passes)
+        assert stream is None or offloader.resident == []  # nothing is there while heads and loss are computed
+        y.square().mean().backward()
+        return [x.grad, *(block.trained.weight.grad for block in blocks)]
+
+    expected, inputs = gradients(None), HostActivations()
+    made = gradients(BlockStream(offloader, blocks, ahead=1), inputs)
+    for one, two in zip(expected, made, strict=True):
+        assert one is not None
+        assert two is not None
+        assert torch.equal(one, two)
+    assert [_addresses(block) for block in blocks] == homes
+    assert [m.name for m in offloader.log if m.direction == "in"] == [f"block {i}" for i in (0, 1, 2, 3, 3, 2, 1, 0)]
+    assert {m.nbytes for m in offloader.log} == {frozen}
+    assert (offloader.resident, offloader.peak_bytes) == ([], 2 * frozen)
+    assert (inputs.packed, inputs.unpacked) == (4, 4)
+
+
+def test_backward_the_next_copy_waits_for_the_gradients_of_the_block_before(monkeypatch):
+    blocks, log = [nn.Linear(2, 2).requires_grad_(False) for _ in range(4)], []
+    offloader = BlockOffloader("cpu", frozen_only=True)
+    fetch, marks = offloader.fetch, iter(range(99))
+    monkeypatch.setattr(offloader, "mark", lambda: offloader._released.append(Event(str(next(marks)), log)))
+
+    def fetched(name, module):
+        if module not in offloader._resident:
+            log.append(f"fetch {name}")
+        fetch(name, module)
+
+    monkeypatch.setattr(offloader, "fetch", fetched)
+    stream = BlockStream(offloader, blocks, ahead=1)
+    for i in (3, 2, 1):
+        with stream.using(blocks[i], backward=True):
+            log.append(f"recompute {i}")
+        log.append(f"gradients {i}")
+    # marks: 0 start, 1 release of 3 (its recomputation), 2 start of 2: the gradients of 3 are queued before it
+    assert log[:4] == ["fetch block 3", "recompute 3", "wait 0", "fetch block 2"]
+    assert log[4:9] == ["gradients 3", "recompute 2", "wait 1", "wait 2", "fetch block 1"]
+
+
+def test_streaming_with_gradients_needs_frozen_weights_and_recomputation(config, make_world, make_inputs):
+    world = make_world(config).requires_grad_(False)
+    latents, timestep, inputs = make_inputs(config)
+    world.stream_blocks(BlockOffloader("cpu", frozen_only=True))
+    with pytest.raises(ValueError, match="set_checkpointing"):
+        world(latents, timestep, **inputs)
+    world.set_checkpointing("full")
+    world(latents, timestep, **inputs)
+    world.stream_blocks(BlockOffloader("cpu"))
+    with pytest.raises(ValueError, match="frozen_only"):
+        world(latents, timestep, **inputs)
 
 
 def test_unknown_ways_are_refused():

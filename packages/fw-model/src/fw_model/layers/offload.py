@@ -2,7 +2,7 @@
 
 Weights are kept in host memory. To use a module, its weights are copied to the device and replaced by the copies; to
 release it, the originals are restored and the copies dropped. Nothing is copied back, so the originals must not be
-changed while their module is in use.
+changed while their module is in use. In training (`BlockOffloader(frozen_only=True)`) only frozen weights move.
 
 For CUDA, the weights of a streamed block move into one host buffer, page-locked in place and copied as a whole.
 (torch's `pin_memory` rounds every tensor up to a power of two: 48.5 GiB instead of 32.8 for the 14B blocks.)
@@ -14,7 +14,7 @@ device; a CPU "device" gets real copies, so everything can be tested anywhere.
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, get_args
 from weakref import WeakKeyDictionary, finalize
 
@@ -51,10 +51,11 @@ class BlockOffloader:
 
     Args:
         device: where modules are used.
+        frozen_only: move only parameters without requires_grad; trained parameters and buffers are on the device.
     """
 
-    def __init__(self, device: torch.device | str) -> None:
-        self.device = torch.device(device)
+    def __init__(self, device: torch.device | str, *, frozen_only: bool = False) -> None:
+        self.device, self.frozen_only = torch.device(device), frozen_only
         self.log: deque[Move] = deque(maxlen=LOG_LENGTH)
         self.resident_bytes = 0
         self.peak_bytes = 0
@@ -86,7 +87,7 @@ class BlockOffloader:
         """Start moving a module to the device (on CUDA in parallel to computation); ``wait`` before using it."""
         if module in self._resident:
             return
-        homes = [(slot, slot.tensor()) for slot in _slots(module)]
+        homes = [(slot, slot.tensor()) for slot in _slots(module, self.frozen_only)]
         originals = {slot.key(): home for slot, home in homes}  # a parameter under two names is one
         stay = _Stay(name, homes, sum(home.nbytes for home in originals.values()))
         with nullcontext() if self._side is None else torch.cuda.stream(self._side):
@@ -118,9 +119,13 @@ class BlockOffloader:
             return
         for slot, home in stay.homes:
             slot.put(home)
+        self.mark()
+        self._count(stay, "out")
+
+    def mark(self) -> None:
+        """Let `settle` wait for all computation that is queued now."""
         if self._side is not None:
             self._released.append(torch.cuda.current_stream(self.device).record_event())
-        self._count(stay, "out")
 
     def settle(self) -> None:
         """Wait until computation with all released modules has ended, so that their memory can be used again."""
@@ -130,7 +135,7 @@ class BlockOffloader:
     def pin(self, module: nn.Module) -> None:
         """Move a module's weights into one page-locked host buffer; nothing happens without CUDA."""
         if self.device.type == "cuda":
-            flatten(module)
+            flatten(module, self.frozen_only)
 
     def _count(self, stay: "_Stay", direction: Literal["in", "out"]) -> None:
         self.resident_bytes += stay.nbytes if direction == "in" else -stay.nbytes
@@ -141,9 +146,13 @@ class BlockOffloader:
 class BlockStream:
     """Transformer blocks that are on the device in turn; the next ones are copied while one computes.
 
+    In training (an offloader with `frozen_only`) the forward pass runs from the first block to the last, and the
+    backward pass recomputes them from the last to the first; nothing is fetched ahead at the turns. Autograd keeps the
+    copies of a recomputed block until its gradients are computed, which is before the next block is recomputed.
+
     Args:
         offloader: brings them.
-        blocks: in the order in which they run; after the last one comes the first one again.
+        blocks: in the order in which they run; in inference, after the last one comes the first one again.
         ahead: number of blocks to fetch in advance. At most ``ahead + 1`` are on the device: the next copy starts when
             the block before the current one has finished there, and the current one is queued.
     """
@@ -154,28 +163,64 @@ class BlockStream:
         for block in self.blocks:
             offloader.pin(block)
 
+    def __contains__(self, block: nn.Module) -> bool:
+        return block in self._place
+
     @contextmanager
-    def using(self, block: nn.Module) -> Iterator[None]:
-        """Keep a block on the device inside the ``with`` block, and fetch the next ones after it."""
+    def using(self, block: nn.Module, *, backward: bool = False) -> Iterator[None]:
+        """Keep a block on the device inside the ``with`` block, and fetch the next ones after it.
+
+        Args:
+            block: one of the blocks.
+            backward: the block is recomputed in the backward pass, which goes from the last block to the first.
+        """
         place = self._place[block]
-        wanted = [(place + i) % len(self.blocks) for i in range(self.ahead + 1)]
+        wanted = self._wanted(place, -1 if backward else 1)
         for i, other in enumerate(self.blocks):
             if i not in wanted:
                 self.offloader.release(other)
         self.offloader.fetch(f"block {place}", block)
         self.offloader.wait(block)
+        if backward:  # the gradients of the block before, whose copies autograd held until now, are queued
+            self.offloader.mark()
         try:
             yield
-            self.offloader.settle()
-            for i in wanted[1:]:
-                self.offloader.fetch(f"block {i}", self.blocks[i])
+            if not backward:
+                self._fetch(wanted[1:])
         finally:
+            if backward:  # torch ends a recomputation by an exception
+                self._fetch(wanted[1:])
             self.offloader.release(block)
+
+    def passes(self, block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts that keep a block on the device in the forward pass and in its recomputation, for `recomputed`.
+
+        Raises:
+            ValueError: the stream is for inference.
+        """
+        if not self.offloader.frozen_only:
+            raise ValueError(
+                "Blocks whose trained weights are streamed get no gradients: stream frozen weights only "
+                "(BlockOffloader(frozen_only=True)), or use torch.no_grad()."
+            )
+        return self.using(block), self.using(block, backward=True)
 
     def clear(self) -> None:
         """Remove the modules that were fetched ahead."""
         for block in self.blocks:
             self.offloader.release(block)
+
+    def _wanted(self, place: int, step: Literal[1, -1]) -> list[int]:
+        """Places of the block that runs and of those to fetch after it."""
+        places = [place + step * i for i in range(self.ahead + 1)]
+        if self.offloader.frozen_only:
+            return [i for i in places if 0 <= i < len(self.blocks)]
+        return [i % len(self.blocks) for i in places]
+
+    def _fetch(self, places: Sequence[int]) -> None:
+        self.offloader.settle()
+        for i in places:
+            self.offloader.fetch(f"block {i}", self.blocks[i])
 
 
 class _HostBuffer:
@@ -198,9 +243,9 @@ class _HostBuffer:
 _BUFFERS: "WeakKeyDictionary[nn.Module, _HostBuffer]" = WeakKeyDictionary()
 
 
-def flatten(module: nn.Module) -> int:
+def flatten(module: nn.Module, frozen_only: bool = False) -> int:
     """Move the tensors of a module into one page-locked buffer of exactly their size; return its bytes."""
-    slots = _slots(module)
+    slots = _slots(module, frozen_only)
     tensors = {slot.key(): slot.tensor() for slot in slots}
     known = _BUFFERS.get(module)
     if known is not None and known.holds(tensors):
@@ -264,9 +309,11 @@ class _Stay:
         self.ready: Any = None  # a CUDA event
 
 
-def _slots(module: nn.Module) -> list[_Slot]:
+def _slots(module: nn.Module, frozen_only: bool) -> list[_Slot]:
     slots: list[_Slot] = []
     for owner in module.modules():
-        slots += [_Slot(owner, name, True) for name, value in owner._parameters.items() if value is not None]
-        slots += [_Slot(owner, name, False) for name, value in owner._buffers.items() if value is not None]
+        parameters = [(name, value) for name, value in owner._parameters.items() if value is not None]
+        slots += [_Slot(owner, name, True) for name, p in parameters if not (frozen_only and p.requires_grad)]
+        if not frozen_only:
+            slots += [_Slot(owner, name, False) for name, value in owner._buffers.items() if value is not None]
     return slots

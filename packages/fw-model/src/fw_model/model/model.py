@@ -7,6 +7,7 @@ l = f h w video tokens, F = 4 (f - 1) + 1 output frames, H = 8 y and W = 8 x out
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from fw_model.geometry.dpt import DPTHead
 from fw_model.layers.attention import AttentionModule, Backend, check_backend
 from fw_model.layers.declarations import Group, declared_group, declared_part, initialize
 from fw_model.layers.offload import BlockOffloader, BlockStream
-from fw_model.layers.recompute import Recompute, recomputed
+from fw_model.layers.recompute import HostActivations, Recompute, recomputed
 from fw_model.layers.rope import VideoRope
 from fw_model.model.conditioning import Conditioning, check_grid, check_inputs
 from fw_model.model.irg import CrossBranchStep, IRGBlock, build_video_block
@@ -58,6 +59,7 @@ class FantasyWorld(nn.Module):
         super().__init__()
         self.config = config
         self.checkpointing: Recompute = "none"
+        self._block_inputs: HostActivations | None = None
         self._stream: BlockStream | None = None
         self._sequence: SequenceGroup | None = None
         device = torch.get_default_device()
@@ -313,13 +315,14 @@ class FantasyWorld(nn.Module):
         pairs = ((layer.frame, layer.global_) for layer in self.irg if isinstance(layer, IRGBlock))
         return [block for pair in pairs for block in pair]
 
-    def set_checkpointing(self, kind: Recompute) -> None:
+    def set_checkpointing(self, kind: Recompute, inputs: HostActivations | None = None) -> None:
         """Recompute blocks and head chunks in the backward pass instead of keeping their activations.
 
         Args:
             kind: "full"; "selective", which keeps the results of attention; or "none".
+            inputs: keeps the tokens that enter the blocks in host memory; None: they stay on the device.
         """
-        self.checkpointing = kind
+        self.checkpointing, self._block_inputs = kind, inputs
         for module in self.modules():
             if isinstance(module, DPTHead):
                 module.checkpointing = kind != "none"
@@ -363,14 +366,23 @@ class FantasyWorld(nn.Module):
         for block in [*self.pcb, *self.irg]:
             block.compile(**options)
 
-    def stream_blocks(self, offloader: BlockOffloader | None, *, ahead: int = 1) -> None:
-        """Copy every block to the device while it runs, and the next `ahead` ones in advance; None stops this.
+    def stream_blocks(
+        self, offloader: BlockOffloader | None, *, ahead: int = 1, blocks: Sequence[nn.Module] | None = None
+    ) -> None:
+        """Copy blocks to the device while they run, and the next `ahead` ones in advance; None stops this.
 
-        For inference only. The `non_block_modules` must be on the device already.
+        Everything else, such as the `non_block_modules`, must be on the device already. With gradients, the offloader
+        must be one of frozen weights only, and the blocks must be recomputed (`set_checkpointing`).
+
+        Args:
+            offloader: brings the blocks.
+            ahead: number of blocks to fetch in advance.
+            blocks: consecutive blocks of `pcb` and `irg`; None: all.
         """
         if self._stream is not None:
             self._stream.clear()
-        self._stream = None if offloader is None else BlockStream(offloader, [*self.pcb, *self.irg], ahead=ahead)
+        chosen = [*self.pcb, *self.irg] if blocks is None else blocks
+        self._stream = BlockStream(offloader, chosen, ahead=ahead) if offloader is not None and chosen else None
 
     def non_block_modules(self) -> list[nn.Module]:
         """Everything but the blocks: embeddings, heads, pose encoder, rotary tables."""
@@ -438,7 +450,10 @@ class FantasyWorld(nn.Module):
 
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if self.checkpointing != "none" and torch.is_grad_enabled():
-            return recomputed(block, *args, kind=self.checkpointing, **kwargs)
+            stream = self._stream if self._stream is not None and block in self._stream else None
+            passes = None if stream is None else partial(stream.passes, block)
+            options: dict[str, Any] = {"kind": self.checkpointing, "inputs": self._block_inputs, "passes": passes}
+            return recomputed(block, *args, **options, **kwargs)
         with self._on_device(block):
             return block(*args, **kwargs)
 
@@ -449,10 +464,13 @@ class FantasyWorld(nn.Module):
             return video.cross_attn.project(context)
 
     def _on_device(self, block: nn.Module) -> AbstractContextManager[None]:
-        if self._stream is None:
+        if self._stream is None or block not in self._stream:
             return nullcontext()
         if torch.is_grad_enabled():
-            raise ValueError("The blocks are streamed, which is for inference: use torch.no_grad(), or offload='none'.")
+            raise ValueError(
+                "The blocks are streamed, which is for inference: use torch.no_grad(), or offload='none'. To train, "
+                "recompute them (set_checkpointing) and stream frozen weights only."
+            )
         return self._stream.using(block)
 
 

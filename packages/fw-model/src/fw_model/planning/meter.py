@@ -20,6 +20,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 Phase = Literal["forward", "backward", "recompute", "update"]
+HOST = "host"
+"""Label of tensors in host memory, which are counted apart from those of the device."""
 
 _aten = torch.ops.aten
 _ATTEND = _aten._scaled_dot_product_flash_attention_for_cpu
@@ -58,7 +60,9 @@ class StepMeter(TorchDispatchMode):
         """Label of newly allocated tensors."""
         self.phase: Phase = "forward"
         self.peak: Counter[str] = Counter()
-        """Bytes by label at peak memory."""
+        """Bytes by label at peak memory of the device."""
+        self.host_peak = 0
+        """Most bytes in host memory."""
         self._labels: dict[int, tuple[str, int]] = {}
         self._live: Counter[str] = Counter()
         self._stack: list[str] = []
@@ -132,8 +136,11 @@ class StepMeter(TorchDispatchMode):
         self._live[label] -= size
 
     def _look(self) -> None:
-        if self._live.total() > self.peak.total():
+        host = self._live[HOST]
+        self.host_peak = max(self.host_peak, host)
+        if self._live.total() - host > self.peak.total():
             self.peak = Counter(self._live)
+            del self.peak[HOST]
 
     def _install(self, root: nn.Module, part: Callable[[str], str | None]) -> None:
         for name, module in root.named_modules():
