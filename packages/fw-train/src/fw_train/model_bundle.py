@@ -140,11 +140,13 @@ def check_start(config: TrainConfig) -> Path | None:
     """The folder to load, or None to start from random weights (`base` only). Reads no weights.
 
     Raises:
-        ConfigError: no `init` where one is needed, a folder of another preset, or of a stage that cannot come before.
+        ConfigError: no `init` where one is needed, a folder of another preset, or of a stage that cannot come before;
+            more blocks to offload than the stage runs.
     """
     wanted = world_config(config.model)
     if config.stage == "base" and wanted.video.clip_dim is not None:
         raise ConfigError(f"model {wanted.name!r} has a pretrained video model; run `fw-train stage1`")
+    check_offload_blocks(config, wanted)
     for key in unread_by_model(config):
         raise ConfigError(f"{key} has no effect in {config.stage}: model {wanted.name!r} has no such input. Remove it")
     folder = init_folder(config)
@@ -163,6 +165,17 @@ def check_start(config: TrainConfig) -> Path | None:
             + (f" (only {', '.join(free[1:])} may differ here)" if free else "")
         )
     return folder
+
+
+def check_offload_blocks(config: TrainConfig, model: WorldConfig) -> None:
+    """Raise ConfigError if the stage runs fewer blocks than `compute.offload_blocks`."""
+    most = model.pcb_blocks if config.stage == "stage1" else model.video.blocks
+    if config.compute.offload_blocks > most:
+        which = "the preconditioning blocks" if config.stage == "stage1" else "all blocks"
+        raise ConfigError(
+            f"compute.offload_blocks = {config.compute.offload_blocks} is too many: {config.stage} of {model.name!r} "
+            f"runs {most} blocks with frozen weights ({which}); use {most} or fewer"
+        )
 
 
 def unread_by_model(config: TrainConfig) -> list[str]:

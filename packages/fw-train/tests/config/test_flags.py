@@ -48,6 +48,8 @@ NEEDS: dict[str, dict[str, Any]] = {
     "clip.max_crop": {"clip": {"aspect_buckets": True}},
     "loss.dense_frames": {"loss": {"depth": {"temporal": 0.0}}},
     "compute.frozen_dtype": {"compute": {"precision": "bf16"}},
+    "compute.offload_activations": {"compute": {"activation_checkpointing": "full"}},
+    "compute.offload_blocks": {"compute": {"activation_checkpointing": "full"}},
 }
 """Keys that are read only together with another one."""
 KEYS = [key for key in leaves(TrainConfig()) if key not in ("stage", "recipe")]
@@ -103,7 +105,7 @@ def test_every_key_has_an_effect_or_is_refused(stage: Stage, key: str) -> None:
         with pytest.raises(ConfigError, match=rf"{flag}.*{readers(key)[0]}"):
             override(start, [flag, "1"], prog="fw-train")
         return
-    if key in NEEDS and key != "compute.frozen_dtype":
+    if key in NEEDS and key not in ("compute.frozen_dtype", "compute.offload_blocks"):
         with pytest.raises(ConfigError, match=key):
             check(from_mapping(change, start))
     before = check(from_mapping(NEEDS.get(key, {}), start))
@@ -117,6 +119,8 @@ def test_every_key_has_an_effect_or_is_refused(stage: Stage, key: str) -> None:
         "clip.encode_first",
         "compute.threads",
         "compute.offload_optimizer",
+        "compute.offload_blocks",
+        "compute.offload_activations",
         "compute.sequence",
         "compute.shard",
         "compute.activation_checkpointing",

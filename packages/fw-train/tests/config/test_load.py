@@ -1,6 +1,7 @@
 """Configuration: precedence, misspelled keys, values of the wrong type, and what a resume may change."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,28 @@ def test_a_misspelled_flag_gets_one_suggestion() -> None:
 def test_values_no_run_could_use_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(override(load("tiny", "stage1"), words, prog="fw-train"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compute.activation_checkpointing": "none"}, "offload_blocks = 2 needs compute.activation_checkpointing"),
+        ({"compute.shard": "full"}, r"offload_blocks = 2 cannot .*shard = full"),
+        ({"unfreeze_video": True}, "offload_blocks = 2 .*unfreeze_video"),
+        ({"every.sample": 5}, r"offload_blocks = 2 .*every\.sample = 5"),
+        ({"compute.offload_blocks": -1}, "offload_blocks = -1 .*at least 0"),
+    ],
+)
+def test_blocks_that_cannot_be_offloaded_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    tree = {"compute.activation_checkpointing": "full", "compute.offload_blocks": 2, **changes}
+    text = 'recipe = "tiny"\n' + "\n".join(f"{key} = {json.dumps(value)}" for key, value in tree.items())
+    with pytest.raises(ConfigError, match=message):
+        check(load(toml(tmp_path, text), "stage2"))
+
+
+def test_the_name_of_another_trainer_is_understood() -> None:
+    with pytest.raises(ConfigError, match=r"--blocks_to_swap; did you mean --set compute\.offload_blocks=VALUE\?$"):
+        override(load("tiny", "stage2"), ["--blocks_to_swap", "20"], prog="fw-train")
 
 
 @pytest.mark.parametrize("stage", ["base", "stage1", "stage2"])

@@ -18,7 +18,7 @@ from fw_data.dataset.reader import ClipDataset
 from fw_model.config import preset
 from fw_model.layers.recompute import Recompute
 from fw_model.model.model import FantasyWorld
-from fw_model.planning.meter import StepMeter
+from fw_model.planning.meter import HOST, StepMeter
 from fw_train.cli import main
 from fw_train.config.check import check
 from fw_train.config.load import from_mapping, load
@@ -30,9 +30,18 @@ from fw_train.engine.distributed import Context
 from fw_train.model_bundle import load_bundle
 from fw_train.plan.encoders import encoder_work
 from fw_train.plan.options import PlanOptions
-from fw_train.plan.plan import Plan, make_plan, meta_batch, on_meta, run_step, to_meta
+from fw_train.plan.plan import (
+    MeteredActivations,
+    MeteredOffloader,
+    Plan,
+    make_plan,
+    meta_batch,
+    on_meta,
+    run_step,
+    to_meta,
+)
 from fw_train.plan.report import fits, run_time, total_gib
-from fw_train.tasks.stages import LOSSES, Batch, choose_parameters
+from fw_train.tasks.stages import LOSSES, Batch, choose_parameters, frozen_parameters, offloaded_blocks
 from fw_train.tasks.world_task import WorldTask
 
 CPU = Context(store=CheckpointStore(Path("unused")), device=torch.device("cpu"))
@@ -145,27 +154,50 @@ def test_flops_are_those_of_the_real_step(real: Real, stage: Stage, kind: Recomp
 
 
 @pytest.mark.parametrize(
-    ("stage", "precision", "kind"),
-    [("stage1", "fp32", "none"), ("stage2", "bf16", "none"), ("stage2", "fp32", "full"), ("stage1", "bf16", "full")],
+    ("stage", "precision", "kind", "blocks"),
+    [
+        ("stage1", "fp32", "none", 0),
+        ("stage2", "bf16", "none", 0),
+        ("stage2", "fp32", "full", 0),
+        ("stage1", "bf16", "full", 0),
+        ("stage1", "fp32", "none", 1),
+        ("stage2", "bf16", "full", 3),
+    ],
 )
-def test_memory_is_that_of_the_real_step(real: Real, stage: Stage, precision: str, kind: Recompute) -> None:
+def test_memory_is_that_of_the_real_step(
+    real: Real, stage: Stage, precision: str, kind: Recompute, blocks: int
+) -> None:
+    """With offloaded blocks also their copies, and block inputs in host memory."""
     task, batch = real[stage]
-    task.world.set_checkpointing(kind)
     task.world.zero_grad(set_to_none=True)
-    compute = {"precision": precision, "activation_checkpointing": kind}
+    offload = {"offload_blocks": blocks, "offload_activations": blocks > 0 and kind != "none"}
+    compute = {"precision": precision, "activation_checkpointing": kind, **offload}
     config = from_mapping({"compute": compute}, task.config)
     meter = StepMeter(task.world, task.world.part_of)
-    meter.adopt([*task.world.parameters(), *task.world.buffers()], "weights")
+    swapped = offloaded_blocks(task.world, config)
+    meter.adopt(frozen_parameters(swapped), HOST)
+    away = {id(p) for p in frozen_parameters(swapped)}
+    meter.adopt([*(p for p in task.world.parameters() if id(p) not in away), *task.world.buffers()], "weights")
+    task.world.stream_blocks(MeteredOffloader(meter, "cpu"), blocks=swapped)
+    task.world.set_checkpointing(kind, MeteredActivations(meter) if config.compute.offload_activations else None)
     meter.adopt((value for value in tree_leaves(_fields(batch)) if isinstance(value, torch.Tensor)), "batch")
     with meter:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             loss = LOSSES[stage](task.world, batch, config.loss)["loss"]
         meter.phase = "backward"
         loss.backward()
+    task.world.stream_blocks(None)
+    task.world.set_checkpointing("none")
     with on_meta():
         planned = FantasyWorld(task.world.config)
     choose_parameters(planned, stage)
-    estimate = run_step(config, to_meta(planned), 2, device="cpu", optimizer=False).peak
+    plan = run_step(config, to_meta(planned), 2, device="cpu", optimizer=False)
+    estimate = plan.peak
+    assert plan.host_peak == pytest.approx(meter.host_peak, rel=0.02)
+    assert (plan.host_peak > 0) == (blocks > 0)
+    if stage == "stage2":  # stage 1 leaves idle blocks out
+        weights = sum(estimate[label] for label in ("trained weights", "frozen weights"))
+        assert weights == meter.peak["weights"] + meter.peak["frozen weights"]
     assert estimate["batch"] == meter.peak["batch"]
     assert estimate["gradients"] + estimate["activations"] == pytest.approx(
         meter.peak["gradients"] + meter.peak["activations"], rel=0.02
@@ -267,6 +299,29 @@ def test_the_tightest_recipes_fit_the_machines_they_are_for(recipe: str, stage: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "changes", "before"),
+    [
+        ("stage1", {"compute": {"offload_blocks": 16}}, True),
+        ("stage2", {"compute": {"offload_blocks": 40, "offload_activations": True}, "lora": {"rank": 16}}, False),
+    ],
+)
+def test_the_14b_fits_24_gib_with_offloading_alone(stage: Stage, changes: dict[str, Any], before: bool) -> None:
+    start, chosen = load("one-gpu-24gb", stage), machine("one-gpu-24gb", stage)
+    config = from_mapping({"model": "wan21_i2v_14b", **changes}, start)
+    plan = make_plan(config)
+    assert fits(plan, chosen), f"{total_gib(plan):.1f} GiB"
+    if before:
+        whole = make_plan(from_mapping({"compute": {"offload_blocks": 0}}, config))
+        assert not fits(whole, chosen), f"{total_gib(whole):.1f} GiB"
+        saved = whole.memory["frozen weights"] - plan.memory["frozen weights"]
+        assert plan.host_memory - whole.host_memory == saved
+        assert plan.memory["activations"] == whole.memory["activations"]
+    else:  # the frozen weights alone
+        assert plan.host_memory > chosen.memory_gib * 2**30
+
+
+@pytest.mark.slow
 def test_the_paper_s_recipe_on_the_14b_fits_the_paper_s_gpus() -> None:
     config = dataclasses.replace(load("paper", "stage2"), model="wan21_i2v_14b")
     chosen = machine("paper", "stage2")
@@ -289,10 +344,12 @@ def test_the_command_prints_tables_and_json(mini: Path, capsys: pytest.CaptureFi
     assert (printed["gpus"], printed["micro_batch"], printed["fits"]) == (2, 1, True)
     assert printed["time"]["step_s"] == pytest.approx(2 / 3)
     assert printed["memory_gib"]["tensors"] == pytest.approx(sum(printed["memory_bytes"].values()) / 2**30)
-    main(words)
-    printed = capsys.readouterr().out
-    for text in ("cross-branch attention", "dense heads", "optimizer", "fits", "nothing was run"):
+    words[-1] = "0.5"
+    main([*words, "--set", "compute.offload_optimizer=true", "--compute.activation-checkpointing", "full"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for text in ("cross-branch attention", "dense heads", "optimizer", "GiB offloaded", "nothing was run"):
         assert text in printed
+    assert "DOES NOT FIT; use compute.offload_activations, compute.offload_blocks, fewer frames" in printed
 
 
 def test_the_plan_counts_what_remains(
@@ -341,6 +398,7 @@ def test_the_plan_is_of_the_largest_bucket_and_the_optimizer_may_stay_on_the_hos
         (["plan", "base", "paper"], "has no `base`"),
         (["plan", "stage1", "tiny", "--mfu", "0"], "--mfu 0.0 must be above 0"),
         (["plan", "stage1", "tiny", "--gpus", "3"], "cannot be cut into 3 GPUs"),
+        (["plan", "stage1", "tiny", "--set", "compute.offload_blocks=9"], "offload_blocks = 9 is too many"),
         (["plan", "stage1", "tiny", "--model", "wan"], "names no preset"),
     ],
 )

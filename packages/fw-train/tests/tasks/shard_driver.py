@@ -75,7 +75,8 @@ def main(work: Path, data: Path, model: Path, way: str = "") -> None:
     start = load_bundle(configure("base", data, model))
     export(start, work / "init", trained={}, entry={"stage": "stage1", "steps": 0})
     here = {"init": str(work / "init")}
-    sharded = {"compute": {"threads": 1, "device": "cpu", "shard": "full", "activation_checkpointing": "full"}}
+    saving = {"activation_checkpointing": "full", "offload_activations": True}
+    sharded = {"compute": {"threads": 1, "device": "cpu", "shard": "full", **saving}}
     slow = {
         "optim": {"lr": 1e-5, "ema": 0.5, "clip_norm": 0.5},
         "steps": 2,

@@ -154,9 +154,11 @@ def test_a_run_with_adapters_saves_resumes_and_exports_them_merged(stage1: Path)
     assert config.out is not None
     found = CheckpointStore(config.out / "checkpoints").latest()
     assert found is not None
-    saved = read(found.path).tensors["model"]
+    saved_all = read(found.path).tensors
+    saved = saved_all["model"]
     assert [name for name in saved if name.endswith("lora_up") and saved[name].any()]
     assert outcome.export is not None
+    first_export = (outcome.export / "model.safetensors").read_bytes()
     loaded = FantasyWorld.from_pretrained(outcome.export)
     before = FantasyWorld.from_pretrained(stage1 / "export")
     down, up = (saved[f"pcb.0.self_attn.q.lora_{side}"] for side in ("down", "up"))
@@ -174,3 +176,14 @@ def test_a_run_with_adapters_saves_resumes_and_exports_them_merged(stage1: Path)
     assert all(torch.equal(p, again.get_parameter(name)) for name, p in loaded.named_parameters())
     longer = resume(config.out, lambda c: from_mapping({"steps": 3}, c), quiet=True)
     assert longer.result.step == 3
+    # the same steps with weights and activations in host memory from the second one on
+    begun = from_mapping({"steps": 1, "out": str(config.out.parent / "host")}, config)
+    train(begun, quiet=True)
+    offload = {"offload_blocks": 3, "offload_activations": True, "activation_checkpointing": "full"}
+    assert begun.out is not None
+    ended = resume(begun.out, lambda c: from_mapping({"steps": 2, "compute": offload}, c), quiet=True)
+    assert ended.export is not None
+    for stem, tensors in saved_all.items():
+        again = read(ended.result.checkpoint).tensors[stem]
+        assert all(torch.equal(value, again[name]) for name, value in tensors.items()), stem
+    assert (ended.export / "model.safetensors").read_bytes() == first_export

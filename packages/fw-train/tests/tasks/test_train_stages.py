@@ -19,7 +19,15 @@ from fw_train.data.split import split_clips
 from fw_train.engine.checkpoint import CheckpointStore
 from fw_train.engine.distributed import Context
 from fw_train.model_bundle import ModelBundle, load_bundle
-from fw_train.tasks.stages import LOSSES, TRAINED, Batch, choose_parameters
+from fw_train.tasks.stages import (
+    LOSSES,
+    TRAINED,
+    Batch,
+    choose_parameters,
+    frozen_parameters,
+    offloaded_blocks,
+    place,
+)
 from fw_train.tasks.world_task import WorldTask
 
 CPU = Context(store=CheckpointStore(Path("unused")), device=torch.device("cpu"))
@@ -232,6 +240,46 @@ def test_activation_checkpointing_gives_the_same_gradients_bit_for_bit(
     recomputed = gradients(make(base, stage, compute={"activation_checkpointing": kind}))
     assert plain.keys() == recomputed.keys()
     assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+
+
+@pytest.mark.parametrize(
+    ("stage", "compute"),
+    [
+        ("stage1", {"offload_blocks": 1}),
+        ("stage1", {"offload_activations": True, "activation_checkpointing": "full"}),
+        ("stage2", {"offload_blocks": 2, "activation_checkpointing": "selective"}),
+        ("stage2", {"offload_blocks": 3, "offload_activations": True, "activation_checkpointing": "full"}),
+    ],
+)
+def test_offloading_gives_the_same_gradients_bit_for_bit(
+    base: TrainConfig, stage: Stage, compute: dict[str, object]
+) -> None:
+    trains_geometry = stage == "stage2"
+    plain = gradients(make(base, stage, trains_geometry))
+    task = make(base, stage, trains_geometry, compute=compute)
+    offloaded = gradients(task)
+    assert plain.keys() == offloaded.keys()
+    assert all(torch.equal(plain[name], offloaded[name]) for name in plain)
+    stream, inputs = task.world._stream, task.world._block_inputs
+    count = compute.get("offload_blocks", 0)
+    if stream is not None:
+        assert len({move.name for move in stream.offloader.log}) == count
+        assert stream.offloader.resident == []
+    assert (stream is None, inputs is None) == (not count, "offload_activations" not in compute)
+    if inputs is not None:
+        streams = {"stage1": 2, "stage2": 1 + 2 * 2}[stage]  # geometry alone; video, then both
+        assert inputs.packed == inputs.unpacked == streams
+
+
+def test_only_frozen_weights_of_offloaded_blocks_stay_on_the_host(base: TrainConfig) -> None:
+    world, config = load_bundle(base).world, from_mapping({"stage": "stage2", "compute": {"offload_blocks": 2}}, base)
+    choose_parameters(world, "stage2")
+    trained = {name for name, parameter in world.named_parameters() if parameter.requires_grad}
+    place(world, torch.device("meta"), offloaded=frozen_parameters(offloaded_blocks(world, config)))
+    host = {name for name, parameter in world.named_parameters() if not parameter.is_meta}
+    blocks = ("pcb.0.", "irg.0.")
+    assert host == {name for name, _ in world.named_parameters() if name.startswith(blocks)} - trained
+    assert any(name.startswith(blocks) for name in trained)
 
 
 def test_bf16_stays_close_to_fp32_and_gradients_stay_fp32(base: TrainConfig) -> None:

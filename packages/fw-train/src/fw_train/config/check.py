@@ -59,6 +59,7 @@ def _ranges(values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
             ("restarts", "optim.clip_norm", "optim.warmup", "lora.rank", "loss.dense_frames", "clip.pool", "clip.fps"),
             (0.0, math.inf),
         ),
+        "compute.offload_blocks": (0.0, math.inf),
         **dict.fromkeys(("clip.num_workers", "clip.cache_gb"), (0.0, math.inf)),
         "clip.max_crop": (0.0, 1 - 1e-9),
         "clip.held_out": (positive, 1 - 1e-9),
@@ -122,11 +123,45 @@ def _requirements(config: TrainConfig) -> list[tuple[str, bool, str]]:
             config.compute.frozen_dtype == "fp32" or config.compute.precision == "bf16",
             "needs compute.precision = bf16, which runs the network in it",
         ),
-        (
-            "compute.offload_optimizer",
-            not config.compute.offload_optimizer or config.compute.shard == "none",
-            f"cannot be combined with compute.shard = {config.compute.shard}, which shards the optimizer",
-        ),
+        *_offload_requirements(config),
         ("workers", config.workers == 1 or not local, "needs a launcher that starts processes: torchrun or ray"),
         ("restarts", config.restarts == usual.restarts or not local, "needs a launcher: torchrun or ray"),
+    ]
+
+
+def _offload_requirements(config: TrainConfig) -> list[tuple[str, bool, str]]:
+    """The same for what is kept in host memory."""
+    compute = config.compute
+    recomputes, streams = compute.activation_checkpointing != "none", compute.offload_blocks > 0
+    return [
+        (
+            "compute.offload_optimizer",
+            not compute.offload_optimizer or compute.shard == "none",
+            f"cannot be combined with compute.shard = {compute.shard}, which shards the optimizer",
+        ),
+        (
+            "compute.offload_blocks",
+            not streams or compute.shard == "none",
+            f"cannot be combined with compute.shard = {compute.shard}, which shards the blocks",
+        ),
+        (
+            "compute.offload_blocks",
+            not streams or not config.unfreeze_video,
+            "keeps frozen weights in host memory, but unfreeze_video trains those of the blocks; use 0",
+        ),
+        (
+            "compute.offload_blocks",
+            not streams or config.stage == "stage1" or recomputes,
+            "needs compute.activation_checkpointing = full or selective: otherwise the backward pass keeps every copy",
+        ),
+        (
+            "compute.offload_blocks",
+            not streams or config.every.sample == 0,
+            f"cannot be combined with every.sample = {config.every.sample}: previews need all weights on the device",
+        ),
+        (
+            "compute.offload_activations",
+            not compute.offload_activations or recomputes,
+            "needs compute.activation_checkpointing = full or selective: it moves the inputs of recomputed blocks",
+        ),
     ]

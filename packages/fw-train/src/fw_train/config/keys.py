@@ -25,6 +25,8 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
     "compute.sequence": _WORLD,
     "compute.shard": _WORLD,
     "compute.activation_checkpointing": _WORLD,
+    "compute.offload_blocks": ("stage1", "stage2"),
+    "compute.offload_activations": _WORLD,
 }
 """Keys and groups that only some stages read, with these stages; the last match counts."""
 WITHOUT_FLAG = (
@@ -32,7 +34,7 @@ WITHOUT_FLAG = (
     *("clip.random_start", "clip.start_step", "clip.validate_on", "clip.min_confidence", "clip.mask_moving"),
     *("clip.scale_by_first_frame", "clip.cache_gb", "clip.pool", "clip.reuse", "clip.frame_buckets", "clip.max_crop"),
     "clip.encode_first",
-    "compute.offload_optimizer",
+    *("compute.offload_optimizer", "compute.offload_blocks", "compute.offload_activations"),
     *("optim.betas", "optim.weight_decay", "optim.clip_norm", "optim.camera_adapter_lr"),
     *("noise", "dropout"),
 )

@@ -33,6 +33,8 @@ RESUMABLE = ("steps", "out", "data", "init", "every", "sampling", "skip", "clip.
 RESUMABLE += (
     "clip.encode_first",
     "compute.offload_optimizer",
+    "compute.offload_blocks",
+    "compute.offload_activations",
     "compute.threads",
     "compute.sequence",
     "compute.shard",
@@ -40,6 +42,11 @@ RESUMABLE += (
     "compute.device",
 )
 """Keys that `resume` may change: none of them changes the weights at a given step."""
+ELSEWHERE = {
+    "blocks_to_swap": "compute.offload_blocks",
+    "gradient_checkpointing": "compute.activation_checkpointing",
+}
+"""Names of other trainers -> key, for suggestions."""
 
 
 def load(source: str, stage: Stage) -> TrainConfig:
@@ -208,6 +215,8 @@ def _merge(node: Any, tree: Mapping[str, Any], *, prefix: str, known: list[str],
 
 def nearest_key(name: str, known: Sequence[str]) -> str:
     """The key, or group of keys, that a misspelled name most likely means; empty if none is close."""
+    if ELSEWHERE.get(name) in known:
+        return ELSEWHERE[name]
     groups = sorted({key.split(".")[0] for key in known if "." in key})
     close = difflib.get_close_matches(name, [*known, *groups], n=1, cutoff=0.7)
     if not close:

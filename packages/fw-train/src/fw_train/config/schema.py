@@ -195,6 +195,14 @@ class ComputeConfig:
     offload_optimizer: bool = False
     """Keep the moments of AdamW in host memory (8 bytes per trained parameter), and move them to the device in pieces
     for each update. The results are the same."""
+    offload_blocks: int = 0
+    """Keep the frozen weights of the first N transformer blocks in host memory, and copy each block to the device for
+    the forward pass and for its recomputation (musubi-tuner's `blocks_to_swap`; here everything that is kept in host
+    memory is called `offload`). At most two of them are on the device. Stage 1 runs the preconditioning blocks, stage 2
+    all. The results are the same."""
+    offload_activations: bool = False
+    """Keep the block inputs that activation checkpointing saves in host memory until the backward pass. The results are
+    the same."""
     threads: int = 0
     """CPU threads of torch; 0 keeps torch's default."""
 
@@ -287,7 +295,8 @@ class TrainConfig:
             del tree["unfreeze_video"]
         if self.optim.camera_adapter_lr == 1.0:
             _drop(tree["optim"], "camera_adapter_lr")
-        _drop(tree["compute"], "activation_checkpointing", "offload_optimizer", "sequence", "shard", "threads")
+        _drop(tree["compute"], "activation_checkpointing", "sequence", "shard", "threads")
+        _drop(tree["compute"], "offload_optimizer", "offload_blocks", "offload_activations")
         if self.compute.frozen_dtype == "fp32":
             _drop(tree["compute"], "frozen_dtype")
         _drop(tree["clip"], "cache_gb", "num_workers", "encode_first")

@@ -16,21 +16,31 @@ import torch
 from torch import nn
 
 from fw_model.config import WorldConfig
+from fw_model.layers.offload import BlockOffloader
+from fw_model.layers.recompute import HostActivations
 from fw_model.losses.targets import GeometryTargets
 from fw_model.model.model import FantasyWorld
 from fw_model.model.rays import RayMap
 from fw_model.parallel.sequence import SequenceGroup
 from fw_model.planning.meta_model import MetaDeviceMode
-from fw_model.planning.meter import Operation, StepMeter
+from fw_model.planning.meter import HOST, Operation, StepMeter
 from fw_train.config.check import check
 from fw_train.config.schema import ConfigError, TrainConfig
 from fw_train.data.split import Shape, shapes_of
 from fw_train.engine.distributed import half_precision
 from fw_train.engine.optim import EMA, AdamW
 from fw_train.lora import add_adapters
-from fw_train.model_bundle import world_config
+from fw_train.model_bundle import check_offload_blocks, world_config
 from fw_train.plan.encoders import VAE_BYTES, EncoderWork, encoder_work
-from fw_train.tasks.stages import LOSSES, Batch, choose_parameters, idle_parts, parameter_group
+from fw_train.tasks.stages import (
+    LOSSES,
+    Batch,
+    choose_parameters,
+    frozen_parameters,
+    idle_parts,
+    offloaded_blocks,
+    parameter_group,
+)
 from fw_train.tasks.world_task import halve_frozen, shard_units
 
 MEMORY = ("trained weights", "frozen weights", "gradients", "optimizer", "moving average", "batch", "activations")
@@ -100,6 +110,8 @@ class Plan:
     """FLOPs by part, largest first."""
     memory: dict[str, int]
     """Peak bytes per GPU in a step, by label (MEMORY)."""
+    host_memory: int
+    """Peak bytes per GPU that are offloaded to host memory: weights, activations, state of the optimizer."""
     encoders: list[EncoderWork]
     """Additional cost of the frozen encoders for each window without cached latents."""
     shape: Shape
@@ -133,7 +145,7 @@ def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optim
         optimizer: False plans a step that stops at the gradients.
 
     Raises:
-        ConfigError: the batch cannot be cut for this number of GPUs, or the model does not exist.
+        ConfigError: the batch cannot be cut for this number of GPUs, or the model does not exist or has too few blocks.
     """
     check(config)
     shape = max(shapes_of(config.clip), key=lambda shape: shape.tokens)
@@ -150,6 +162,7 @@ def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optim
             "equal parts"
         )
     model, micro = world_config(config.model), config.batch // parts
+    check_offload_blocks(config, model)
     with on_meta():
         world = FantasyWorld(model)
     to_meta(world)
@@ -166,6 +179,7 @@ def make_plan(config: TrainConfig, *, gpus: int = 1, device: str = "cuda", optim
         parameters=count_parameters(world),
         work=_work(meter, parts * sequence),
         memory=_memory(meter, world, config, gpus) | _encoder_memory(config, model),
+        host_memory=meter.host_peak,
         shape=shape,
         encoders=encoder_work(model, clip.frames, clip.height, clip.width),
         operations=meter.operations(),
@@ -217,12 +231,17 @@ def run_step(
     keeps_all = config.every.sample > 0 or is_sharded_plan(config, gpus)
     idle = [] if keeps_all else idle_parts(world, config.stage)
     elsewhere = {id(p) for part in idle for p in part.parameters()}
+    blocks = offloaded_blocks(world, config)
+    meter.adopt(frozen_parameters(blocks), HOST)
+    elsewhere |= {id(p) for p in frozen_parameters(blocks)}
     meter.adopt((p for p in world.parameters() if not p.requires_grad and id(p) not in elsewhere), "frozen weights")
     meter.adopt(world.buffers(), "frozen weights")
-    world.set_checkpointing(config.compute.activation_checkpointing)
+    world.stream_blocks(MeteredOffloader(meter, "meta"), blocks=blocks)
+    inputs = MeteredActivations(meter) if config.compute.offload_activations else None
+    world.set_checkpointing(config.compute.activation_checkpointing, inputs)
     world.set_sequence_group(SequenceGroup(size=config.compute.sequence, rank=0))  # rank 0 has the largest parts
     with meter:
-        with meter.booking("host" if config.compute.offload_optimizer else "optimizer"):
+        with meter.booking(HOST if config.compute.offload_optimizer else "optimizer"):
             adam = AdamW(trained, config.optim) if optimizer else None
         with meter.booking("moving average"):
             ema = EMA(trained, config.optim.ema) if config.optim.ema and optimizer else None
@@ -250,6 +269,32 @@ def run_step(
         if ema:
             ema.update(trained, 1)
     return meter
+
+
+class MeteredOffloader(BlockOffloader):
+    """Books the copies of blocks as frozen weights."""
+
+    def __init__(self, meter: StepMeter, device: str) -> None:
+        super().__init__(device, frozen_only=True)
+        self.meter = meter
+
+    def fetch(self, name: str, module: nn.Module) -> None:
+        """Fetch a block; see `BlockOffloader.fetch`."""
+        with self.meter.booking("frozen weights"):
+            super().fetch(name, module)
+
+
+class MeteredActivations(HostActivations):
+    """Books what is kept for the backward pass as host memory, on whatever device the step runs."""
+
+    def __init__(self, meter: StepMeter) -> None:
+        super().__init__()
+        self.meter = meter
+
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy on the same device."""
+        with self.meter.booking(HOST):
+            return torch.empty_like(tensor).copy_(tensor)
 
 
 def is_sharded_plan(config: TrainConfig, gpus: int) -> bool:
@@ -340,5 +385,6 @@ def as_json(plan: Plan) -> dict[str, object]:
         "parameters": [dataclasses.asdict(row) for row in plan.parameters],
         "flops_per_step": [dataclasses.asdict(row) for row in plan.work],
         "memory_bytes": plan.memory,
+        "host_memory_bytes": plan.host_memory,
         "encoder_flops_per_window": [dataclasses.asdict(row) for row in plan.encoders],
     }

@@ -116,7 +116,7 @@ def report(plan: Plan, machine: Machine, time: Time, left: Remaining) -> Group:
         f"weights {compute.frozen_dtype}, activation checkpointing {compute.activation_checkpointing}"
     )
     verdict = f"{total_gib(plan):.1f} GiB of {machine.memory_gib:g} GiB ({machine.gpu}): " + (
-        "fits" if fits(plan, machine) else "DOES NOT FIT; use fewer frames, a smaller size or more GPUs"
+        "fits" if fits(plan, machine) else f"DOES NOT FIT; use {_less(plan)}fewer frames, a smaller size or more GPUs"
     )
     done = f" of {run.steps:,}" if left.steps < run.steps else ""
     took = f"{_seconds(time.step_s)} per step, {time.run_h:,.1f} h for {left.steps:,}{done} steps, "
@@ -129,9 +129,23 @@ def report(plan: Plan, machine: Machine, time: Time, left: Remaining) -> Group:
         *([_encoders(plan)] if plan.encoders else []),
         *(Text(line) for line in _data_lines(plan, time, left)),
         Text(f"memory: {verdict}"),
+        *([Text(f"host memory: {plan.host_memory / 2**30:.1f} GiB offloaded")] if plan.host_memory else []),
         Text(f"time: {took} ({time.basis})"),
         Text("All figures are estimates: counted on the meta device, nothing was run."),
     )
+
+
+def _less(plan: Plan) -> str:
+    """The keys that would save memory of a GPU and that the run does not use, for a sentence."""
+    run, compute = plan.config, plan.config.compute
+    recomputes = compute.activation_checkpointing != "none"
+    unused = {
+        "activation_checkpointing": not recomputes,
+        "offload_activations": recomputes and not compute.offload_activations,
+        "offload_optimizer": compute.shard == "none" and not compute.offload_optimizer,
+        "offload_blocks": compute.shard == "none" and not compute.offload_blocks and run.stage != "base",
+    }
+    return "".join(f"compute.{key}, " for key, helps in unused.items() if helps)
 
 
 def _data_lines(plan: Plan, time: Time, left: Remaining) -> list[str]:

@@ -8,7 +8,7 @@ Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frame
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ from fw_model.model.irg import IRGBlock
 from fw_model.model.model import FantasyWorld
 from fw_model.model.rays import RayMap
 from fw_model.sampling.flow import TRAIN_STEPS, add_noise, flow_target
-from fw_train.config.schema import Stage
+from fw_train.config.schema import Stage, TrainConfig
 from fw_train.lora import is_adapter
 
 TRAINED: dict[Stage, frozenset[str]] = {
@@ -122,12 +122,29 @@ def idle_parts(world: FantasyWorld, stage: Stage) -> list[nn.Module]:
     return [part for part in idle if part is not None]
 
 
-def place(world: FantasyWorld, device: torch.device, *, without: Sequence[nn.Module] = ()) -> None:
-    """Move the network to a device, some submodules excepted."""
+def offloaded_blocks(world: FantasyWorld, config: TrainConfig) -> list[nn.Module]:
+    """The blocks whose frozen weights are in host memory, first to last."""
+    return [*world.pcb, *world.irg][: config.compute.offload_blocks]
+
+
+def frozen_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """Their parameters without requires_grad."""
+    return [p for module in modules for p in module.parameters() if not p.requires_grad]
+
+
+def place(
+    world: FantasyWorld,
+    device: torch.device,
+    *,
+    without: Sequence[nn.Module] = (),
+    offloaded: Iterable[nn.Parameter] = (),
+) -> None:
+    """Move the network to a device, some submodules and offloaded parameters excepted."""
     excepted = {id(module) for part in without for module in part.modules()}
+    stay = {id(parameter) for parameter in offloaded}
     for module in world.modules():
         if id(module) not in excepted:
-            module._apply(lambda tensor: tensor.to(device), recurse=False)
+            module._apply(lambda tensor: tensor if id(tensor) in stay else tensor.to(device), recurse=False)
 
 
 def base_loss(world: FantasyWorld, batch: Batch, _: WorldLossConfig) -> Mapping[str, Tensor]:

@@ -17,6 +17,8 @@ from fw_data.dataset.clip_order import Draw
 from fw_data.dataset.reader import ClipDataset
 from fw_data.dataset.schema import ClipRecord
 from fw_model.layers.float32 import Float32Module
+from fw_model.layers.offload import BlockOffloader
+from fw_model.layers.recompute import HostActivations
 from fw_model.losses.targets import GeometryTargets, geometry_targets
 from fw_model.model.irg import IRGBlock
 from fw_model.model.model import FantasyWorld
@@ -34,7 +36,7 @@ from fw_train.engine.loop import DATASET, SKIPPED
 from fw_train.engine.throughput import uncounted
 from fw_train.model_bundle import EncodedVideo, ModelBundle
 from fw_train.tasks.previews import sample_strip, save_strips
-from fw_train.tasks.stages import LOSSES, Batch, idle_parts, place
+from fw_train.tasks.stages import LOSSES, Batch, frozen_parameters, idle_parts, offloaded_blocks, place
 
 _VALIDATION_SEED = 20_240_229
 """Noise seed of every validation, independent of the run's seed, so that validation losses compare between runs."""
@@ -81,12 +83,16 @@ class WorldTask:
             bundle.weights.fill(self.world, ctx.device)
             self.world.to(ctx.device)
         else:  # previews run the whole network
-            place(self.world, ctx.device, without=[] if config.every.sample else idle_parts(self.world, config.stage))
+            blocks = offloaded_blocks(self.world, config)
+            idle = [] if config.every.sample else idle_parts(self.world, config.stage)
+            place(self.world, ctx.device, without=idle, offloaded=frozen_parameters(blocks))
+            self.world.stream_blocks(BlockOffloader(ctx.device, frozen_only=True), blocks=blocks)
         needed = config.every.sample or not config.clip.encode_first
         self._autoencoder_device = ctx.device if needed else torch.device("cpu")
         bundle.autoencoder.to(self._autoencoder_device)
         self.world.set_sequence_group(ctx.sequence)
-        self.world.set_checkpointing(config.compute.activation_checkpointing)
+        inputs = HostActivations() if config.compute.offload_activations else None
+        self.world.set_checkpointing(config.compute.activation_checkpointing, inputs)
         self._half = half_precision(config.compute.precision, ctx.device)
         self.cache = open_cache(folder_of(dataset), config.clip, bundle.encoders, split=split)
         self.samples = SampleSource(
