@@ -300,25 +300,22 @@ def test_the_tightest_recipes_fit_the_machines_they_are_for(recipe: str, stage: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "changes", "before"),
+    ("stage", "changes"),
     [
-        ("stage1", {"compute": {"offload_blocks": 16}}, True),
-        ("stage2", {"compute": {"offload_blocks": 40, "offload_activations": True}, "lora": {"rank": 16}}, False),
+        ("stage1", {"compute": {"offload_blocks": 16}}),
+        ("stage2", {"compute": {"offload_blocks": 40, "offload_activations": True}, "lora": {"rank": 16}}),
     ],
 )
-def test_the_14b_fits_24_gib_with_offloading_alone(stage: Stage, changes: dict[str, Any], before: bool) -> None:
-    start, chosen = load("one-gpu-24gb", stage), machine("one-gpu-24gb", stage)
-    config = from_mapping({"model": "wan21_i2v_14b", **changes}, start)
-    plan = make_plan(config)
+def test_the_14b_fits_24_gib_with_offloading_alone(stage: Stage, changes: dict[str, Any]) -> None:
+    config = from_mapping({"model": "wan21_i2v_14b", **changes}, load("one-gpu-24gb", stage))
+    chosen, plan = machine("one-gpu-24gb", stage), make_plan(config)
     assert fits(plan, chosen), f"{total_gib(plan):.1f} GiB"
-    if before:
-        whole = make_plan(from_mapping({"compute": {"offload_blocks": 0}}, config))
-        assert not fits(whole, chosen), f"{total_gib(whole):.1f} GiB"
-        saved = whole.memory["frozen weights"] - plan.memory["frozen weights"]
-        assert plan.host_memory - whole.host_memory == saved
-        assert plan.memory["activations"] == whole.memory["activations"]
-    else:  # the frozen weights alone
-        assert plan.host_memory > chosen.memory_gib * 2**30
+    with on_meta():
+        world = FantasyWorld(preset("wan21_i2v_14b"))
+    block = max(2 * sum(p.numel() for p in one.parameters()) for one in (*world.pcb, *world.irg))  # bfloat16
+    optimizer = 8 * sum(row.trained for row in plan.parameters)
+    # without offloading, what is in host memory would be on the GPU instead of at most two blocks
+    assert total_gib(plan) + (plan.host_memory - optimizer - 2 * block) / 2**30 > 1.2 * chosen.memory_gib
 
 
 @pytest.mark.slow

@@ -246,9 +246,7 @@ def test_activation_checkpointing_gives_the_same_gradients_bit_for_bit(
     ("stage", "compute"),
     [
         ("stage1", {"offload_blocks": 1}),
-        ("stage1", {"offload_activations": True, "activation_checkpointing": "full"}),
-        ("stage2", {"offload_blocks": 2, "activation_checkpointing": "selective"}),
-        ("stage2", {"offload_blocks": 3, "offload_activations": True, "activation_checkpointing": "full"}),
+        ("stage2", {"offload_blocks": 2, "offload_activations": True, "activation_checkpointing": "selective"}),
     ],
 )
 def test_offloading_gives_the_same_gradients_bit_for_bit(
@@ -261,14 +259,12 @@ def test_offloading_gives_the_same_gradients_bit_for_bit(
     assert plain.keys() == offloaded.keys()
     assert all(torch.equal(plain[name], offloaded[name]) for name in plain)
     stream, inputs = task.world._stream, task.world._block_inputs
-    count = compute.get("offload_blocks", 0)
-    if stream is not None:
-        assert len({move.name for move in stream.offloader.log}) == count
-        assert stream.offloader.resident == []
-    assert (stream is None, inputs is None) == (not count, "offload_activations" not in compute)
-    if inputs is not None:
-        streams = {"stage1": 2, "stage2": 1 + 2 * 2}[stage]  # geometry alone; video, then both
-        assert inputs.packed == inputs.unpacked == streams
+    assert stream is not None
+    assert len({move.name for move in stream.offloader.log}) == compute["offload_blocks"]
+    assert stream.offloader.resident == []
+    assert (inputs is None) == (stage == "stage1")
+    if inputs is not None:  # video, then both streams in two blocks
+        assert inputs.packed == inputs.unpacked == 1 + 2 * 2
 
 
 def test_only_frozen_weights_of_offloaded_blocks_stay_on_the_host(base: TrainConfig) -> None:
