@@ -115,8 +115,8 @@ def test_frames_between_others_are_held_out():
 def test_the_true_geometry_of_a_room_is_a_better_start_than_none():
     clips = choose(Path("rooms"), (9, 48, 64), count=1, takes=1, min_confidence=0.3)
     world: World = true_world(clips.truth(clips.records[0].id))
-    fits = {geometry: fit_splats(world, geometry=geometry, count=1500, steps=40) for geometry in (True, False)}
-    first = fit_splats(world, geometry=True, count=1500, steps=0)
+    fits = {geometry: fit_splats(world, geometry=geometry, count=1000, steps=30) for geometry in (True, False)}
+    first = fit_splats(world, geometry=True, count=1000, steps=0)
     assert fits[True].held_out == [4]
     assert fits[True].psnr > first.psnr + 1
     assert fits[True].psnr > fits[False].psnr + 1

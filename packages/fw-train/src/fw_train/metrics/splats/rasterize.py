@@ -5,6 +5,7 @@ that of 3D Gaussian splatting (Kerbl et al. 2023, section 4; EWA projection of Z
 Axis legend: n Gaussians, t tiles, p pixels of a tile, H W pixels.
 """
 
+import math
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -16,13 +17,16 @@ from torch.nn import functional
 
 from fw_train.metrics.splats.gaussians import Gaussians
 
-TILE = 16
+TILE = 12
 """Side of a tile in pixels."""
 _NEAR = 0.01
 _LOW_PASS = 0.3
 """Variance in pixels that is added to every projected Gaussian, so that none is smaller than a pixel."""
-_LARGEST_ALPHA = 0.99
+_LOG_LARGEST_ALPHA = math.log(0.99)
 _SMALLEST_ALPHA = 1 / 255
+_LOG_SMALLEST_PASSED = math.log(1e-4)
+_CHUNK = 256
+"""Gaussians of a tile that are evaluated at once; the next ones only if they can be seen."""
 
 
 def render(
@@ -70,21 +74,15 @@ def render_plain(
     with torch.no_grad():
         largest = (a + c) / 2 + (((a - c) / 2) ** 2 + b * b).sqrt()
         reach = _tiles_reached(middle, 3 * largest.sqrt(), height, width)
-    opacity = torch.sigmoid(gaussians.opacity_logits[order])
-    pixels = _tile_pixels(height, width, middle.device).to(middle.dtype)
-    tiles = []
-    for reached, pixel in zip(reach, pixels, strict=True):
-        chosen = torch.where(reached)[0]
-        # density of every Gaussian of the tile at every pixel of the tile
-        x, y = (pixel[:, None] - middle[chosen]).unbind(dim=-1)
-        xx, xy, yy = conic[chosen].unbind(dim=-1)
-        power = -0.5 * (xx * x * x + yy * y * y) - xy * x * y
-        alpha = (opacity[chosen] * power.clamp_max(0).exp()).clamp_max(_LARGEST_ALPHA)
-        alpha = torch.where(alpha >= _SMALLEST_ALPHA, alpha, 0.0)
-        # composite front to back
-        passed = torch.cumprod(torch.cat([alpha.new_ones(len(alpha), 1), 1 - alpha], dim=1), dim=1)
-        color = (alpha * passed[:, :-1]) @ gaussians.colors[order[chosen]]
-        tiles.append(color + passed[:, -1:] * background)
+    tile, chosen = torch.where(reach)  # by tile, then by depth: all tiles are gathered at once
+    corners = _tile_corners(height, width, middle)
+    log_opacity = functional.logsigmoid(gaussians.opacity_logits[order])
+    density = _log_density(conic[chosen], middle[chosen] - corners[tile], log_opacity[chosen])
+    counts = torch.bincount(tile, minlength=len(corners)).tolist()
+    colors = gaussians.colors[order][chosen]
+    pixel = _monomials(middle.dtype, middle.device)
+    parts = zip(density.split(counts), colors.split(counts), strict=True)
+    tiles = [_composite(pixel, coefficients, color, background) for coefficients, color in parts]
     rows = -(-height // TILE)
     whole = rearrange(torch.stack(tiles), "(r q) (y x) c -> (r y) (q x) c", r=rows, y=TILE)
     return whole[:height, :width]
@@ -123,11 +121,46 @@ def _tiles_reached(
     return rearrange(y[:, :, None] & x[:, None], "n r q -> (r q) n")
 
 
-def _tile_pixels(height: int, width: int, device: torch.device) -> Float[Tensor, "t p 2"]:
-    """Centers (x, y) of the pixels of every tile; tiles at the border reach beyond the image."""
-    rows, columns = (torch.arange(-(-side // TILE) * TILE, device=device) + 0.5 for side in (height, width))
-    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-    return rearrange(grid, "(r y) (q x) two -> (r q) (y x) two", y=TILE, x=TILE)
+def _composite(
+    pixel: Float[Tensor, "p 6"], density: Float[Tensor, "n 6"], colors: Float[Tensor, "n 3"], background: Tensor
+) -> Float[Tensor, "p 3"]:
+    """The pixels of a tile, from its Gaussians front to back; ends where nothing behind can be seen."""
+    color = torch.zeros_like(pixel[:, :3])
+    log_passed = torch.zeros_like(pixel[:, :1])
+    for part, own in zip(density.split(_CHUNK), colors.split(_CHUNK), strict=True):
+        alpha = (pixel @ part.T).clamp_max(_LOG_LARGEST_ALPHA).exp()
+        alpha = torch.where(alpha >= _SMALLEST_ALPHA, alpha, 0.0)
+        log_behind = torch.log1p(-alpha)
+        after = log_passed + log_behind.cumsum(dim=1)
+        color = color + (alpha * (after - log_behind).exp()) @ own
+        log_passed = log_passed + log_behind.sum(dim=1, keepdim=True)
+        if float(log_passed.detach().max()) < _LOG_SMALLEST_PASSED:
+            break
+    return color + log_passed.exp() * background
+
+
+def _tile_corners(height: int, width: int, like: Tensor) -> Float[Tensor, "t 2"]:
+    """Corners (x, y) of the tiles, row by row; tiles at the border reach beyond the image."""
+    rows, columns = (TILE * torch.arange(-(-side // TILE), device=like.device) for side in (height, width))
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).reshape(-1, 2).to(like.dtype)
+
+
+def _monomials(dtype: torch.dtype, device: torch.device) -> Float[Tensor, "p 6"]:
+    """xx, xy, yy, x, y and 1 at the pixels of a tile, from its corner."""
+    side = torch.arange(TILE, dtype=dtype, device=device) + 0.5
+    y, x = (axis.flatten() for axis in torch.meshgrid(side, side, indexing="ij"))
+    return torch.stack([x * x, x * y, y * y, x, y, torch.ones_like(x)], dim=-1)
+
+
+def _log_density(
+    conic: Float[Tensor, "n 3"], middle: Float[Tensor, "n 2"], log_opacity: Float[Tensor, "n"]
+) -> Float[Tensor, "n 6"]:
+    """Coefficients of the logarithm of opacity times density, a quadratic polynomial of the pixel's position."""
+    xx, xy, yy = conic.unbind(dim=-1)
+    x, y = middle.unbind(dim=-1)
+    along_x, along_y = xx * x + xy * y, xy * x + yy * y
+    constant = log_opacity - (x * along_x + y * along_y) / 2
+    return torch.stack([-xx / 2, -xy, -yy / 2, along_x, along_y, constant], dim=-1)
 
 
 def _gsplat(
