@@ -1,8 +1,6 @@
 """The dual-branch model as a whole: the branches' independence, batches, stage 1, conditioning, memory options."""
 
 import dataclasses
-import os
-import shutil
 import subprocess
 import sys
 from typing import get_args
@@ -306,33 +304,28 @@ latents, timestep = torch.randn(2, 16, 2, 4, 6, generator=g), torch.tensor([900.
 context = torch.randn(2, 7, 12, generator=g)
 with torch.no_grad():
     for parameter in world.parameters():
-        parameter.add_(0.1 * torch.randn(parameter.shape, generator=g))
-    both = sys.argv[1] == "eager"  # C++ for the video stream alone takes long enough
-    options = {"context": context, "cross_branch": both, "predict_geometry": both}
-    plain = world(latents, timestep, **options)
-    world.compile_blocks(backend=sys.argv[1], fullgraph=True)
-    fast = world(latents, timestep, **options)
+        parameter.add_(0.05 * torch.randn(parameter.shape, generator=g))
+    plain = world(latents, timestep, context=context)
+    world.compile_blocks(backend="aot_eager", fullgraph=True)
+    fast = world(latents, timestep, context=context)
 counters = torch._dynamo.utils.counters
 assert counters["stats"]["unique_graphs"] == 2, counters  # one for all PCB blocks, one for all IRG blocks
 print(float((plain.velocity - fast.velocity).abs().max() / plain.velocity.abs().max()))
-if both:
-    print(float((plain.geometry.depth - fast.geometry.depth).abs().max() / plain.geometry.depth.abs().max()))
+print(float((plain.geometry.depth - fast.geometry.depth).abs().max() / plain.geometry.depth.abs().max()))
 """
 
 
 @pytest.mark.slow
-def test_compiled_blocks_give_the_same(tmp_path):
-    """In a process of its own, where no type checker wraps the functions: whole graphs, equal to rounding."""
-    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-    backend = "inductor" if compiler else "eager"  # without a compiler: the graphs alone
-    # the shared cache keeps code for another instruction set, which gives garbage under a limited one
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    words = [sys.executable, "-c", _COMPILED, backend]
-    out = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+def test_compiled_blocks_give_the_same():
+    """In a process of its own, where no type checker wraps the functions: whole graphs, equal to rounding.
+
+    The backend runs the traced graphs without generating C++, which takes minutes of a core.
+    """
+    out = subprocess.run([sys.executable, "-c", _COMPILED], capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr[-2000:]
-    velocity, *depth = (float(line) for line in out.stdout.split())
+    velocity, depth = (float(line) for line in out.stdout.split())
     assert velocity < 5e-6
-    assert all(value < 3e-5 for value in depth)  # the head ends in an exponential
+    assert depth < 3e-5  # the head ends in an exponential
 
 
 @torch.no_grad()

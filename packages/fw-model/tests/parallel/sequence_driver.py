@@ -28,7 +28,7 @@ GRID = (5, 3, 3)
 
 
 def small(name: str) -> WorldConfig:
-    """A preset at full width (1.3B: of the blocks), with few blocks and small dense heads."""
+    """A preset at full width, with few blocks, and (1.3B) narrow feed-forward layers and small dense heads."""
     config = preset(name)
     heads = {"dpt_features": 8, "dpt_channels": (8, 8, 8, 8), "camera_trunk": 1, "camera_iterations": 2}
     pcb, irg = (2, 3) if name == "tiny" else (1, 1)
@@ -36,7 +36,9 @@ def small(name: str) -> WorldConfig:
     assert config.camera is not None
     return dataclasses.replace(
         config,
-        video=dataclasses.replace(config.video, blocks=pcb + irg, text_dim=64, text_len=8),
+        video=dataclasses.replace(
+            config.video, blocks=pcb + irg, text_dim=64, text_len=8, ffn_dim=min(config.video.ffn_dim, 512)
+        ),
         geometry=dataclasses.replace(config.geometry, dpt_taps=taps, **heads),
         camera=dataclasses.replace(config.camera, adapter_blocks=2),
         pcb_blocks=pcb,

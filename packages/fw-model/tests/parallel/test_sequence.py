@@ -36,9 +36,10 @@ def test_processes_that_divide_a_sample_compute_what_one_computes(measured: tupl
     squares = torch.zeros(2, dtype=torch.float64)
     for name, expected in one.items():
         error, size = (many[name] - expected).double(), expected.double()
-        largest = size.abs().max()
-        assert largest > 0, name
-        # a gradient may be a small difference of large terms; one of a wrong scale or part is off by far more
+        assert size.any(), name
+        # the gradient of a bias may be a small difference of large terms, which the other gradients of its layer show
+        layer = name.rpartition(".")[0] if name.startswith("grad/") else name
+        largest = max(value.abs().max() for other, value in one.items() if other.startswith(layer))
         assert error.abs().max() <= (1e-3 if name.startswith("grad/") else 1e-5) * largest, name
         if name.startswith("grad/"):
             squares += torch.stack([error.square().sum(), size.square().sum()])

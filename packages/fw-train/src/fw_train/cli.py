@@ -44,6 +44,11 @@ PROGRAM = Program(
             target=f"{_HERE}:stage2",
             usage="CONFIG [--data DATASET --init STAGE1 ...]",
         ),
+        "distill": Command(
+            help="train LoRA adapters with which the model generates in a few steps",
+            target=f"{_HERE}:distill",
+            usage="CONFIG [--data DATASET --init STAGE2 ...]",
+        ),
         "plan": Command(
             help="estimate parameters, FLOPs, memory and time of a run",
             target=f"{_HERE}:plan",

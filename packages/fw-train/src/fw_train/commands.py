@@ -50,7 +50,7 @@ def train_stage(stage: Stage, words: list[str]) -> int:
     return _code(launch(config, [stage, *words]))
 
 
-autoencoder, base, stage1, stage2 = (partial(train_stage, stage) for stage in STAGES)
+autoencoder, base, stage1, stage2, distill = (partial(train_stage, stage) for stage in STAGES)
 
 
 def encode(words: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""LoRA: low-rank adapters on the frozen video blocks, for stage 2 (Hu et al. 2021, section 4.1).
+"""LoRA: low-rank adapters on the frozen video blocks, for stage 2 and distillation (Hu et al. 2021, section 4.1).
 
 An adapted layer keeps the names of its parameters and gets `lora_down` and `lora_up`; an export has them merged into
 the weights, so it loads like any other model.
@@ -8,7 +8,8 @@ Axes: r rank, i input width, o output width.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -81,6 +82,19 @@ def merge_adapters(world: nn.Module) -> Sequence[str]:
     for name, module in adapted:
         replace_layer(world, name, module.merged())
     return [name for name, _ in adapted]
+
+
+@contextmanager
+def without_adapters(world: nn.Module) -> Iterator[None]:
+    """Run the model as it was before `add_adapters` inside the ``with`` block."""
+    adapted = [module for module in world.modules() if isinstance(module, LoraLinear)]
+    for module in adapted:
+        module.use_trained = False
+    try:
+        yield
+    finally:
+        for module in adapted:
+            module.use_trained = True
 
 
 def _seed(name: str, seed: int) -> int:

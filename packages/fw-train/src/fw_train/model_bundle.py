@@ -28,9 +28,10 @@ from fw_model.lora.linear import add_update
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.components import load_components, save_components
 from fw_model.pipeline.settings import Sampling
+from fw_model.sampling.choices import TRAIN_STEPS
 from fw_train.config.load import load
 from fw_train.config.preflight import HISTORY, autoencoder_alone, history, init_folder
-from fw_train.config.schema import ConfigError, Stage, TrainConfig, leaves
+from fw_train.config.schema import JOINT, ConfigError, Stage, TrainConfig, leaves
 from fw_train.initial_weights import InitialWeights, meta_world
 from fw_train.lora import add_adapters, is_adapter, merge_adapters, save_adapters, take_adapters
 
@@ -184,7 +185,7 @@ def unread_by_model(config: TrainConfig) -> list[str]:
         return []
     model = world_config(config.model)
     image = model.video.y_dim > 0 or model.video.clip_dim is not None
-    camera = model.video.control_dim is not None or (config.stage == "stage2" and model.camera is not None)
+    camera = model.video.control_dim is not None or (config.stage in JOINT and model.camera is not None)
     keys = [] if image else ["dropout.image"]
     keys += [] if camera else ["dropout.camera"]
     if config.stage == "base" and not camera:  # depth only gives the unit of length of the camera path
@@ -305,7 +306,7 @@ def _sampling(config: TrainConfig, before: Sampling) -> Sampling:
     """Generate at the size, length and noise schedule of the training."""
     clip, chosen = config.clip, config.sampling
     size = {"num_frames": clip.frames, "height": clip.height, "width": clip.width}
-    return replace(
+    sampling = replace(
         before,
         **size,
         shift=config.noise.shift,
@@ -313,3 +314,8 @@ def _sampling(config: TrainConfig, before: Sampling) -> Sampling:
         num_inference_steps=chosen.num_inference_steps,
         guidance_scale=chosen.guidance_scale,
     )
+    if config.stage != "distill":
+        return sampling
+    count = config.distill.steps
+    timesteps = tuple(TRAIN_STEPS * (count - step) / count for step in range(count))
+    return replace(sampling, timesteps=timesteps, num_inference_steps=count, guidance_scale=1.0, sampler="euler")

@@ -105,7 +105,8 @@ def test_every_key_has_an_effect_or_is_refused(stage: Stage, key: str) -> None:
         with pytest.raises(ConfigError, match=rf"{flag}.*{readers(key)[0]}"):
             override(start, [flag, "1"], prog="fw-train")
         return
-    if key in NEEDS and key not in ("compute.frozen_dtype", "compute.offload_blocks"):
+    alone = key in ("compute.frozen_dtype", "compute.offload_blocks") or (key.startswith("lora.") and start.lora.rank)
+    if key in NEEDS and not alone:
         with pytest.raises(ConfigError, match=key):
             check(from_mapping(change, start))
     before = check(from_mapping(NEEDS.get(key, {}), start))

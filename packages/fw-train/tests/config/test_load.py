@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from fw_model.checkpoints.shipped import shipped_weights
 from fw_train.config.check import check
 from fw_train.config.flags import override
-from fw_train.config.load import changed_keys, check_resume, from_json, load
+from fw_train.config.load import absolute, changed_keys, check_resume, from_json, from_mapping, load
 from fw_train.config.schema import ConfigError, TrainConfig
 
 
@@ -140,3 +141,11 @@ def test_resume_changes_cadence_but_not_the_mathematics() -> None:
     cosine = load("tiny", "stage1")
     with pytest.raises(ConfigError, match=r"steps.*cosine"):
         check_resume(cosine, override(cosine, ["--steps", "999"], prog="p"))
+
+
+def test_the_included_weights_have_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = from_mapping({"init": "small-world"}, load("tiny", "distill"))
+    assert absolute(config).init == shipped_weights()
+    (tmp_path / "small-world").mkdir()  # a folder of this name goes first
+    assert absolute(config).init == tmp_path / "small-world"

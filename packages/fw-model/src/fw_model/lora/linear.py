@@ -18,7 +18,8 @@ class LoraLinear(nn.Linear):
     """W x + b + sum of scale * up (down x) over the adapters (Hu et al. 2021, section 4.1).
 
     Takes over the parameters of a linear layer under their names. Adapters of files are `branches`, which no checkpoint
-    stores. The trained adapter, if there is one, is the parameters `lora_down` and `lora_up`.
+    stores. The trained adapter, if there is one, is the parameters `lora_down` and `lora_up`; `use_trained =
+    False` leaves it out.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -26,7 +27,7 @@ class LoraLinear(nn.Linear):
         self.weight, self.bias = layer.weight, layer.bias
         take_over(layer, self)
         self.branches = nn.ModuleList()
-        self.scale = 1.0
+        self.scale, self.use_trained = 1.0, True
         self.lora_down: nn.Parameter | None = None
         self.lora_up: nn.Parameter | None = None
         self.train(layer.training)
@@ -52,7 +53,7 @@ class LoraLinear(nn.Linear):
         y = super().forward(x)
         for branch in self.branches:
             y = y + branch(x)
-        if self.lora_down is not None and self.lora_up is not None:
+        if self.use_trained and self.lora_down is not None and self.lora_up is not None:
             y = y + self.scale * F.linear(F.linear(x, self.lora_down.to(x.dtype)), self.lora_up.to(x.dtype))
         return y
 

@@ -54,6 +54,7 @@ def _ranges(values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
             (1.0, math.inf),
         ),
         **dict.fromkeys(("sampling.num_inference_steps", "sampling.clips"), (1.0, math.inf)),
+        **dict.fromkeys(("distill.steps", "distill.teacher_steps"), (1.0, math.inf)),
         **dict.fromkeys(("optim.lr", "optim.camera_adapter_lr", "lora.alpha", "noise.shift"), (positive, math.inf)),
         **dict.fromkeys(
             ("restarts", "optim.clip_norm", "optim.warmup", "lora.rank", "loss.dense_frames", "clip.pool", "clip.fps"),
@@ -82,6 +83,11 @@ def _requirements(config: TrainConfig) -> list[tuple[str, bool, str]]:
     return [
         ("noise.validation", len(config.noise.validation) > 0, "is empty; give at least one noise level"),
         ("lora.targets", len(config.lora.targets) > 0, "is empty; give at least one of self_attn, cross_attn, ffn"),
+        (
+            "lora.rank",
+            config.lora.rank > 0 or config.stage != "distill",
+            "must be above 0: distill trains the adapters",
+        ),
         ("lora.alpha", config.lora.rank > 0 or config.lora.alpha == usual.lora.alpha, "needs lora.rank above 0"),
         ("lora.targets", config.lora.rank > 0 or config.lora.targets == usual.lora.targets, "needs lora.rank above 0"),
         (

@@ -17,6 +17,7 @@ _ABOUT: dict[Stage, str] = {
     "base": "Train the video branch of the small presets from random weights.",
     "stage1": "Train the geometry branch on the features of the frozen video model.",
     "stage2": "Train the camera control and the cross-attention between the branches, which are frozen.",
+    "distill": "Train LoRA adapters with which the model generates in a few steps.",
 }
 _CONFIG = " CONFIG is a recipe (the help of fw-train lists them) or a TOML file with the same keys as the options."
 

@@ -1,8 +1,9 @@
 """Which keys of a configuration each stage reads, and which of them have a flag."""
 
-from fw_train.config.schema import STAGES, ConfigError, Stage
+from fw_train.config.schema import JOINT, STAGES, ConfigError, Stage
 
-_WORLD: tuple[Stage, ...] = ("base", "stage1", "stage2")
+_WORLD: tuple[Stage, ...] = ("base", "stage1", "stage2", "distill")
+_DRAWN: tuple[Stage, ...] = ("base", "stage1", "stage2")
 READ_BY: dict[str, tuple[Stage, ...]] = {
     "init": _WORLD,
     "unfreeze_geometry": ("stage2",),
@@ -12,16 +13,18 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
     "clip.scale_by_first_frame": _WORLD,
     "clip.encode_first": _WORLD,
     "optim.camera_adapter_lr": ("stage2",),
-    "lora": ("stage2",),
-    "loss": ("stage1", "stage2"),
-    "loss.geometry": ("stage2",),
-    "noise": _WORLD,
+    "lora": JOINT,
+    "loss": ("stage1", *JOINT),
+    "loss.geometry": JOINT,
+    "noise": _DRAWN,
+    "noise.shift": _WORLD,
     "noise.weighting": ("base", "stage2"),
-    "dropout": _WORLD,
+    "dropout": _DRAWN,
     "dropout.cross_branch": ("stage2",),
-    "sampling.num_inference_steps": _WORLD,
-    "sampling.guidance_scale": _WORLD,
-    "compute.frozen_dtype": ("stage1", "stage2"),
+    "distill": ("distill",),
+    "sampling.num_inference_steps": _DRAWN,
+    "sampling.guidance_scale": _DRAWN,
+    "compute.frozen_dtype": ("stage1", *JOINT),
     "compute.sequence": _WORLD,
     "compute.shard": _WORLD,
     "compute.activation_checkpointing": _WORLD,
@@ -35,6 +38,7 @@ WITHOUT_FLAG = (
     *("clip.scale_by_first_frame", "clip.cache_gb", "clip.pool", "clip.reuse", "clip.frame_buckets", "clip.max_crop"),
     "clip.encode_first",
     *("compute.offload_optimizer", "compute.offload_blocks", "compute.offload_activations"),
+    *("distill.teacher_steps", "distill.guidance_scale"),
     *("optim.betas", "optim.weight_decay", "optim.clip_norm", "optim.camera_adapter_lr"),
     *("noise", "dropout"),
 )

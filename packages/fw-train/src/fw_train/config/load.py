@@ -17,6 +17,7 @@ from typing import Any
 import pydantic
 
 from fw_data.dataset.storage import is_address
+from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
 from fw_train.config.keys import readers, unread_error
 from fw_train.config.recipes import RECIPES
 from fw_train.config.schema import LAUNCH, ConfigError, Stage, TrainConfig, leaves
@@ -154,6 +155,8 @@ def check_resume(old: TrainConfig, new: TrainConfig) -> None:
 def absolute(config: TrainConfig) -> TrainConfig:
     """The configuration with absolute paths, so that it is valid in every working directory and on every node."""
     paths = {key: str(Path(value).resolve()) for key in ("data", "out", "init") if (value := getattr(config, key))}
+    if str(config.init) == SMALL_WORLD and not Path(SMALL_WORLD).exists():
+        paths["init"] = str(shipped_weights())
     if config.data is not None and (is_rooms(config.data) or is_address(config.data)):
         del paths["data"]
     if Path(config.model).suffix == ".json":

@@ -15,8 +15,10 @@ from tyro.conf import Suppress, arg
 
 from fw_model.losses.config import WorldLossConfig
 
-Stage = Literal["autoencoder", "base", "stage1", "stage2"]
-STAGES: tuple[Stage, ...] = ("autoencoder", "base", "stage1", "stage2")
+Stage = Literal["autoencoder", "base", "stage1", "stage2", "distill"]
+STAGES: tuple[Stage, ...] = ("autoencoder", "base", "stage1", "stage2", "distill")
+JOINT: tuple[Stage, ...] = ("stage2", "distill")
+"""Stages that run the whole model: both branches, their cross-attention and the camera adapters."""
 LAUNCH = ("launcher", "workers", "restarts", "go_on", "wandb")
 """Keys of launching and tracking; they are not part of a run's identity."""
 
@@ -98,7 +100,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Stage 2: low-rank adapters on the frozen video blocks; the export merges them into the weights."""
+    """Stage 2 and distill: low-rank adapters on the frozen video blocks; the export merges them into the weights."""
 
     rank: int = 0
     """Rank of the update of every adapted layer; 0 adapts none."""
@@ -143,6 +145,18 @@ class DropoutConfig:
     """Replace the camera path by zeros, where the backbone or stage 2 reads one."""
     cross_branch: float = 0.0
     """Stage 2: skip the cross-attention between the branches for a whole step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Distillation of the model to a few denoising steps; see fw_train.tasks.distillation."""
+
+    steps: int = 4
+    """Denoising steps of the result. They divide the noise levels, bent by noise.shift, into as many windows."""
+    teacher_steps: int = 4
+    """Euler steps of the teacher, the model without its adapters, in each window."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance of the teacher on the text. The result contains it and is generated without guidance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +235,8 @@ class TrainConfig:
     out: Path | None = None
     """Run folder to write; must not contain a run."""
     init: Path | None = None
-    """Initial weights: an export, or the folder of a run, of the stage before. `base` needs none: without the result of
-    `autoencoder` its latents are those of a fixed transform."""
+    """Initial weights: an export, or the folder of a run, of the stage before, or `small-world`, the included weights.
+    `base` needs none: without the result of `autoencoder` its latents are those of a fixed transform."""
     steps: int = 1000
     """Optimizer steps."""
     batch: int = 4
@@ -254,6 +268,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     every: Cadence = field(default_factory=Cadence)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -291,6 +306,8 @@ class TrainConfig:
             del tree["steps"]
         if self.lora.rank == 0:
             del tree["lora"]
+        if self.stage != "distill":
+            del tree["distill"]
         if not self.unfreeze_video:
             del tree["unfreeze_video"]
         if self.optim.camera_adapter_lr == 1.0:

@@ -25,13 +25,14 @@ from fw_model.parallel.sequence import SequenceGroup
 from fw_model.planning.meta_model import MetaDeviceMode
 from fw_model.planning.meter import HOST, Operation, StepMeter
 from fw_train.config.check import check
-from fw_train.config.schema import ConfigError, TrainConfig
+from fw_train.config.schema import JOINT, ConfigError, TrainConfig
 from fw_train.data.split import Shape, shapes_of
 from fw_train.engine.distributed import half_precision
 from fw_train.engine.optim import EMA, AdamW
 from fw_train.lora import add_adapters
 from fw_train.model_bundle import check_offload_blocks, world_config
 from fw_train.plan.encoders import VAE_BYTES, EncoderWork, encoder_work
+from fw_train.tasks.distillation import Window
 from fw_train.tasks.stages import (
     LOSSES,
     Batch,
@@ -328,10 +329,17 @@ def meta_batch(model: WorldConfig, config: TrainConfig, size: int) -> Batch:
         y=empty(video.y_dim, *grid) if video.y_dim else None,
         clip_feature=None if video.clip_dim is None else empty(video.clip_len, video.clip_dim),
         plucker=RayMap(rays=empty(frames, height, width, 6), convention=model.compat.plucker)
-        if model.camera is not None and config.stage == "stage2"
+        if model.camera is not None and config.stage in JOINT
         else None,
         control=None if video.control_dim is None else empty(video.control_dim * pixels, *grid),
         targets=None if config.stage == "base" else targets,
+        window=None
+        if config.stage != "distill"
+        else Window(
+            sigmas=empty(config.distill.teacher_steps + 1),
+            empty=empty(video.text_len, video.text_dim) if config.distill.guidance_scale != 1 else None,
+            guidance_scale=config.distill.guidance_scale,
+        ),
     )
 
 

@@ -24,6 +24,7 @@ from fw_model.encoders.clip import ClipImageEncoder
 from fw_model.export.depth import colorize
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
+from fw_train.config.schema import JOINT
 from fw_train.data.samples import Sample
 from fw_train.engine.distributed import unsharded
 
@@ -100,7 +101,7 @@ def _generate(task: "WorldTask", record: ClipRecord, sample: Sample, first: UInt
             path,
             seed=task.split.held_out.index(record),
             scene_scale=sample.scale,
-            cross_branch=config.stage == "stage2",
+            cross_branch=config.stage in JOINT,
         )
     assert last.world is not None, "the last report contains the world"
     return last.world

@@ -3,6 +3,7 @@
 base    the video branch alone, as a small prior (flow matching; no geometry)
 stage1  the geometry branch on features of the frozen preconditioning blocks (geometry losses only)
 stage2  cross-attention between the branches, camera adapters and encoder (flow and geometry losses)
+distill adapters with which few steps end where many steps of the same model do (flow and geometry losses)
 
 Axes: b batch, c channels, f latent frames, y x latent rows and columns, F frames, H W pixels.
 """
@@ -23,15 +24,17 @@ from fw_model.losses.targets import GeometryTargets
 from fw_model.model.irg import IRGBlock
 from fw_model.model.model import FantasyWorld
 from fw_model.model.rays import RayMap
-from fw_model.sampling.flow import TRAIN_STEPS, add_noise, flow_target
+from fw_model.sampling.flow import TRAIN_STEPS, add_noise, flow_target, guide
 from fw_train.config.schema import Stage, TrainConfig
-from fw_train.lora import is_adapter
+from fw_train.lora import is_adapter, without_adapters
+from fw_train.tasks.distillation import Window, window_velocity
 
 TRAINED: dict[Stage, frozenset[str]] = {
     "autoencoder": frozenset(),
     "base": frozenset({"video"}),
     "stage1": frozenset({"geometry"}),
     "stage2": frozenset({"cross_branch"}),
+    "distill": frozenset(),
 }
 """Parameter groups (see FantasyWorld.parameter_group) that each stage trains; the rest of the model is frozen."""
 
@@ -64,6 +67,8 @@ class Batch:
     """Whether the branches attend to each other (cross_branch dropout)."""
     dense_frames: tuple[int, ...] | None = None
     """Ascending output frames whose depth and points are predicted and compared; None: all."""
+    window: Window | None = None
+    """The teacher's steps of `distill`, which start at `sigma`."""
 
 
 Loss = Callable[[FantasyWorld, Batch, WorldLossConfig], Mapping[str, Tensor]]
@@ -204,7 +209,42 @@ def stage2_loss(world: FantasyWorld, batch: Batch, config: WorldLossConfig) -> M
     return terms
 
 
-LOSSES: Mapping[Stage, Loss] = {"base": base_loss, "stage1": stage1_loss, "stage2": stage2_loss}
+def distill_loss(world: FantasyWorld, batch: Batch, config: WorldLossConfig) -> Mapping[str, Tensor]:
+    """`stage2_loss` with another target of the flow: the end of the teacher's steps through the window."""
+    window = batch.window
+    assert window is not None, "a batch for distillation has windows"
+    inputs = {"y": batch.y, "clip_feature": batch.clip_feature, "plucker": batch.plucker, "control": batch.control}
+
+    def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+        def predict(context: Tensor) -> Tensor:
+            return world(latents, sigma * TRAIN_STEPS, context=context, **inputs, predict_geometry=False).velocity
+
+        made = predict(batch.context)
+        return made if window.empty is None else guide(made, predict(window.empty), window.guidance_scale)
+
+    start = add_noise(batch.clean, batch.noise, batch.sigma)
+    with torch.no_grad(), without_adapters(world):
+        target = window_velocity(velocity, start, window.sigmas)
+    out = world(
+        start,
+        batch.sigma * TRAIN_STEPS,
+        context=batch.context,
+        **inputs,
+        predict_geometry=config.geometry > 0,
+        dense_frames=batch.dense_frames,
+    )
+    loss = world_loss(
+        out.velocity, target, batch.weight, out.geometry, batch.targets, config, dense_frames=batch.dense_frames
+    )
+    return {"loss": loss.total, **_log_names(loss.parts)}
+
+
+LOSSES: Mapping[Stage, Loss] = {
+    "base": base_loss,
+    "stage1": stage1_loss,
+    "stage2": stage2_loss,
+    "distill": distill_loss,
+}
 """The loss of each stage."""
 
 

@@ -24,7 +24,7 @@ from fw_model.model.irg import IRGBlock
 from fw_model.model.model import FantasyWorld
 from fw_model.model.rays import RayMap
 from fw_model.sampling.flow import TimestepSampler, counter_generator, counter_noise, counter_uniform
-from fw_train.config.schema import Stage, TrainConfig
+from fw_train.config.schema import JOINT, DropoutConfig, Stage, TrainConfig
 from fw_train.data.latent_cache import folder_of, open_cache
 from fw_train.data.order import ClipOrder
 from fw_train.data.rooms import RoomDataset
@@ -35,6 +35,7 @@ from fw_train.engine.health import HealthMonitor
 from fw_train.engine.loop import DATASET, SKIPPED
 from fw_train.engine.throughput import uncounted
 from fw_train.model_bundle import EncodedVideo, ModelBundle
+from fw_train.tasks.distillation import WindowSampler
 from fw_train.tasks.previews import sample_strip, save_strips
 from fw_train.tasks.stages import LOSSES, Batch, frozen_parameters, idle_parts, offloaded_blocks, place
 
@@ -106,7 +107,12 @@ class WorldTask:
         )
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
         noise = config.noise
-        self._times = TimestepSampler(scheme=noise.scheme, shift=noise.shift, weighting=noise.weighting)
+        self._windows = WindowSampler(config.distill, noise.shift) if config.stage == "distill" else None
+        self._times = self._windows or TimestepSampler(
+            scheme=noise.scheme, shift=noise.shift, weighting=noise.weighting
+        )
+        self._levels = self._windows.starts if self._windows else noise.validation
+        self._dropout = DropoutConfig(text=0.0) if self._windows else config.dropout
         self._loss = LOSSES[config.stage]
         self._health = HealthMonitor(self.world)
         self.order: ClipOrder = split.order()
@@ -141,7 +147,7 @@ class WorldTask:
 
     def loss(self, step: int, draws: Sequence[Draw]) -> Mapping[str, Tensor]:
         """The loss of the stage and its terms, averaged over the draws."""
-        seed, slots, drop = self.config.seed, [draw.slot for draw in draws], self.config.dropout
+        seed, slots, drop = self.config.seed, [draw.slot for draw in draws], self._dropout
         records = [self.split.train[draw.clip] for draw in draws]
         starts = [self._start(record, draw.epoch) for record, draw in zip(records, draws, strict=True)]
 
@@ -171,7 +177,7 @@ class WorldTask:
 
         The batches are divided among the ranks; every rank returns the same values.
         """
-        config, levels = self.config, self.config.noise.validation
+        config, levels = self.config, self._levels
         count = min(len(self.split.held_out), config.clip.validate_on)
         sums: dict[str, float] = {}
         by_level: dict[str, float] = {}
@@ -237,7 +243,7 @@ class WorldTask:
             seed=_VALIDATION_SEED,
             step=level,
             slots=indices,
-            sigma=torch.full((len(records),), self.config.noise.validation[level]),
+            sigma=torch.full((len(records),), self._levels[level]),
             weight=torch.ones(len(records)),
         )
         return self._evaluate(batch)
@@ -274,12 +280,16 @@ class WorldTask:
         images = [sample.image_tokens for sample in samples if sample.image_tokens is not None]
         tokens = torch.stack(images).to(device) if images else None
         plucker, control = self._camera(samples)
+        context = torch.stack([self.text(caption) for caption in captions]).to(device)
+        window = None
+        if self._windows is not None:
+            window = self._windows.window(sigma.to(device), self.text("").to(device).expand_as(context))
         return Batch(
             clean=clean,
             noise=noise,
             sigma=sigma.to(device),
             weight=weight.to(device),
-            context=torch.stack([self.text(caption) for caption in captions]).to(device),
+            context=context,
             y=None if y is None else _zero(y, without_image),
             clip_feature=None if tokens is None else _zero(tokens, without_image),
             plucker=None if plucker is None else replace(plucker, rays=_zero(plucker.rays, without_camera)),
@@ -287,6 +297,7 @@ class WorldTask:
             targets=self._targets(samples),
             cross_branch=cross_branch,
             dense_frames=dense_frames,
+            window=window,
         )
 
     def _dense_frames(self, step: int, frames: int) -> tuple[int, ...] | None:
@@ -308,9 +319,9 @@ class WorldTask:
         return geometry_targets(depth, K, pose_c2w, weight=confidence, first_frame_only=only_first)[0]
 
     def _camera(self, samples: Sequence[Sample]) -> tuple[RayMap | None, Tensor | None]:
-        """Rays for the pose encoder, which stage 2 trains, and the control adapter's input, which every stage reads."""
+        """Rays for the pose encoder, for the joint stages, and the control adapter's input, which every stage reads."""
         config = self.world.config
-        encoder = config.camera is not None and self.config.stage == "stage2"
+        encoder = config.camera is not None and self.config.stage in JOINT
         control = config.video.control_dim is not None
         made = [sample.control for sample in samples if sample.control is not None]
         if made and not encoder:

@@ -34,6 +34,9 @@ def tiny(stage: Stage) -> TrainConfig:
     if stage == "base":
         optim = OptimConfig(lr=4e-3, warmup=10, schedule="cosine")
         return replace(shared, steps=200, batch=4, optim=optim, every=Cadence(log=10, validate=50, checkpoint=50))
+    if stage == "distill":
+        optim = OptimConfig(lr=1e-3, warmup=10, schedule="cosine")
+        return replace(shared, steps=60, batch=4, optim=optim, lora=LoraConfig(rank=16, alpha=16.0))
     return replace(shared, steps=60, batch=4, optim=OptimConfig(lr=1e-3, warmup=10, schedule="cosine"))
 
 
@@ -74,6 +77,9 @@ def small_world(stage: Stage) -> TrainConfig:
     start = replace(start, loss=loss, every=replace(start.every, sample=1000, validate=500))
     if stage == "stage1":
         return replace(start, steps=5000, optim=optim, noise=replace(start.noise, shift=3.0))
+    if stage == "distill":
+        lora, loss = LoraConfig(rank=64, alpha=64.0), replace(loss, geometry=0.3)
+        return replace(start, steps=1000, optim=replace(optim, lr=1e-3), loss=loss, lora=lora)
     return replace(
         start,
         steps=5625,
