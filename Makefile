@@ -1,7 +1,7 @@
 # A fresh machine needs python3 and make only: uv is found, or installed privately under .tools.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-overfit bench-loading bench-generation-memory bench-measures bench-serve house small-world evidence ablations studio format clean
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-overfit bench-loading bench-generation-memory bench-measures bench-scaling bench-distillation bench-serve house small-world evidence ablations studio format clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
@@ -82,6 +82,12 @@ bench-loading: env ## load a synthetic 2 GB checkpoint into four processes that 
 
 bench-generation-memory: env ## compare `fw plan generate` with measured peaks of small models on the CPU
 	@$(RUN) python -m benchmarks.generation_memory --out bench
+
+bench-scaling: env ## compare two processes with one, for a world and for training steps (idle machine)
+	@$(RUN) python -m benchmarks.scaling --out bench
+
+bench-distillation: env ## compare a distilled model with its teacher on held-out rooms (DISTILLED=RUN/export)
+	@$(RUN) python -m benchmarks.distillation $(DISTILLED) --out bench
 
 bench-overfit: env ## train on one room and compare the generated world with it (resumes)
 	@$(RUN) python -m benchmarks.overfit --out bench/overfit

@@ -17,7 +17,7 @@ from fw_train.config.load import from_mapping
 from fw_train.config.schema import TrainConfig
 from fw_train.tasks import train as train_module
 
-LIMIT_S, EXPORT_S = 30, 45
+LIMIT_S, EXPORT_S = 12, 15
 
 
 def main(out: Path, data: Path, model: Path) -> None:

@@ -73,7 +73,7 @@ def test_samples_are_drawn_and_the_export_keeps_what_was_frozen(work: Path) -> N
 
 
 def test_no_rank_gives_up_while_another_exports(dataset: Path, mini: Path, tmp_path: Path) -> None:
-    """The export takes 45 s, the process group's collectives may take 30 s; validation and previews are split."""
+    """The export takes 15 s, collectives of the process group may take 12 s; validation and previews are split."""
     driver, out = DRIVER.with_name("slow_export_driver.py"), tmp_path / "run"
     words = [sys.executable, str(driver), str(out), str(dataset), str(mini)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=1800, check=False)
