@@ -1,4 +1,4 @@
-"""torchao's 8-bit weights (`quantize_`): those of ours, to the rounding of its scales; blocks with them are streamed."""
+"""torchao's 8-bit weights (`quantize_`) are those of ours, to the rounding of its scales, and are streamed as well."""
 
 import numpy as np
 import torch
