@@ -186,7 +186,7 @@ def test_the_card_explains_grades_and_the_run_says_where_the_time_went(raw_with_
     run_annotate(raw_with_truth[0], tmp_path / "out")
     card = DatasetCard.model_validate_json((tmp_path / "out" / "dataset.json").read_bytes())
     assert set(card.grade_meanings) == set("ABCD")
-    assert card.grade_limits["A"]["coverage"] == (0.5, None)
+    assert card.grade_limits["A"]["coverage"] == (0.4, None)
     assert set(card.grade_limits["A"]) <= set(card.scores)
     assert card.codes == {"refused: unreadable": 1}
     run = json.loads((tmp_path / "out" / "run.json").read_text())

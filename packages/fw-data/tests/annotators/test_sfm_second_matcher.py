@@ -1,5 +1,6 @@
 """The second matcher of `sfm`: used before a refusal for too few matches, and only then."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from fw_data.annotators.base import AnnotationRefused
 from fw_data.annotators.sfm import SfmConfig, backend, reconstruction
 from fw_data.annotators.sfm.matching.matchers import XFEAT, Matcher
 from fw_data.annotators.sfm.matching.networks import ALIKED, LIGHTGLUE
+from fw_data.annotators.sfm.sections import Drift
 from fw_data.annotators.sfm.spec import SfmSpec
 
 CONFIG = SfmConfig(max_keypoints=200, threads=1)
@@ -63,6 +65,10 @@ def test_it_is_asked_only_when_the_first_one_fails(frames: np.ndarray, monkeypat
     assert "second_matcher" not in backend.clip_geometry(usual, depth, depth).scores
     assert backend.clip_geometry(rescued, depth, depth).scores["second_matcher"] == 1
     assert "second_matcher" in SfmSpec().score_meanings()
+    drifting = replace(usual, drift=Drift(focal=0.2, path=0.03))
+    found = backend.clip_geometry(drifting, depth, depth).scores
+    assert (found["focal_drift"], found["path_drift"]) == (0.2, 0.03)
+    assert set(found) <= set(SfmSpec().score_meanings())
 
 
 def test_without_it_the_refusal_says_how_to_get_it(

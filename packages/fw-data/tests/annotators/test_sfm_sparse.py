@@ -19,6 +19,7 @@ from fw_data.annotators.sfm.matching.matching import PairMatches, verify_pair
 from fw_data.annotators.sfm.reversal import candidates, likeliest, reverse
 from fw_data.annotators.sfm.rolling_shutter import estimate_readout, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
+from fw_data.annotators.sfm.sections import compare_sections
 from fw_data.annotators.sfm.zoom import fit_zoom
 from fw_geometry.metrics import ate
 
@@ -202,6 +203,23 @@ def test_an_implausible_focal_length_is_refused() -> None:
     with pytest.raises(AnnotationRefused) as refusal:
         refusals.check_camera(replace(make_scene(), focal_px=6.1 * WIDTH), 0.0)
     assert refusal.value.code == "focal-implausible"
+
+
+def test_the_sections_of_a_right_scene_agree_and_those_of_a_zoom_do_not() -> None:
+    scene = make_scene(noise_px=0.2, points=300)
+    right = compare_sections(adjust(scene, loss_px=0.5, threads=1), threads=1)
+    assert right is not None
+    assert right.focal < 0.05
+    assert right.path < 0.01
+    center = np.array([WIDTH, HEIGHT]) / 2
+    factor = np.exp(0.5 * (scene.obs_frame / (FRAMES - 1) - 0.5))[:, None]
+    zoomed = replace(scene, obs_xy=center + (scene.obs_xy - center) * factor)
+    wrong = compare_sections(adjust(zoomed, loss_px=0.5, max_iterations=60, threads=1), threads=1)
+    assert wrong is not None
+    assert wrong.focal > 0.1
+    assert compare_sections(replace(scene, posed=np.arange(FRAMES) < 7), threads=1) is None
+    resting = replace(scene, pose_w2c=scene.pose_w2c[np.minimum(np.arange(FRAMES), 4)])
+    assert compare_sections(resting, threads=1) is None
 
 
 def test_a_focal_length_that_the_motion_determines_is_kept() -> None:

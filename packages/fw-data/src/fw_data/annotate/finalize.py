@@ -49,7 +49,10 @@ def finish(
         codes=dict(sorted(Counter(f"{refusal.status}: {refusal.code}" for refusal in refusals).items())),
         grades={str(grade): count for grade, count in summary.grades.items()},
         grade_meanings={str(grade): text for grade, text in GRADE_MEANINGS.items()},
-        grade_limits={str(grade): limits for grade, limits in LIMITS.items()},
+        grade_limits={
+            str(grade): {name: limit for name, limit in limits.items() if name in score_meanings}
+            for grade, limits in LIMITS.items()
+        },
         units=sorted({record.units for record in records}),
         conventions=CONVENTIONS,
         scores=score_meanings,

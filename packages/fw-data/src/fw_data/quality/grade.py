@@ -22,11 +22,14 @@ GRADE_MEANINGS: dict[Grade, str] = {
 LIMITS: dict[Grade, dict[str, tuple[float | None, float | None]]] = {
     "A": {
         "posed_fraction": (0.95, None),
-        "coverage": (0.5, None),
+        "coverage": (0.4, None),
         "reprojection_inliers": (0.8, None),
         "reprojection_error": (None, 0.02),
         "pose_jerk_deg": (None, 1.5),
         "fov_deg": (20.0, 120.0),
+        "focal_sigma": (None, 0.03),
+        "focal_drift": (None, 0.08),
+        "path_drift": (None, 0.006),
     },
     "B": {
         "posed_fraction": (0.8, None),
@@ -35,6 +38,9 @@ LIMITS: dict[Grade, dict[str, tuple[float | None, float | None]]] = {
         "reprojection_error": (None, 0.06),
         "pose_jerk_deg": (None, 4.0),
         "fov_deg": (12.0, 140.0),
+        "focal_sigma": (None, 0.045),
+        "focal_drift": (None, 0.1),
+        "path_drift": (None, 0.008),
     },
     "C": {
         "posed_fraction": (0.5, None),
@@ -43,9 +49,14 @@ LIMITS: dict[Grade, dict[str, tuple[float | None, float | None]]] = {
         "reprojection_error": (None, 0.2),
         "pose_jerk_deg": (None, 15.0),
         "fov_deg": (5.0, 160.0),
+        "focal_sigma": (None, 0.06),
+        "focal_drift": (None, 0.12),
+        "path_drift": (None, 0.012),
     },
 }
-"""Least and largest value that a score may have for a grade (None = no limit); a clip that misses C is D."""
+"""Least and largest value that a score may have for a grade (None = no limit); a clip that misses C is D.
+
+The last three come from `sfm`, which finds its own cameras; other backends have no such scores."""
 _VIEWS = 9
 _LONG_SIDE = 160
 

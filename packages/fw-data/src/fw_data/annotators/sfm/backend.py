@@ -35,12 +35,13 @@ class SfmBackend:
     `parallax_deg` (median angle under which points are seen), `points_per_frame`, `match_inlier_fraction` (how rigid
     the footage is), `depth_confirmed` (part of the pixels whose depth other frames confirm), `rolling_shutter`
     (readout as a part of the frame interval, across or down, whichever is larger), `radial_distortion`,
-    `focal_sigma` (standard deviation of the logarithm of the focal length), `second_matcher` (1 where ALIKED with
-    LightGlue found the matches, absent elsewhere).
+    `focal_sigma` (standard deviation of the logarithm of the focal length), `focal_drift` and `path_drift` (how far
+    the cameras of each third of the clip alone are from those of the whole; absent in short clips), `second_matcher`
+    (1 where ALIKED with LightGlue found the matches, absent elsewhere).
     """
 
     name = "sfm"
-    version = "2"
+    version = "3"
 
     def __init__(self, config: SfmConfig | None = None) -> None:
         self.config = config or SfmConfig()
@@ -133,6 +134,7 @@ def clip_geometry(
             "radial_distortion": scene.radial,
             "focal_sigma": result.focal_sigma,
         }
+        | ({"focal_drift": result.drift.focal, "path_drift": result.drift.path} if result.drift else {})
         | ({"second_matcher": 1.0} if result.second_matcher else {}),
     )
 

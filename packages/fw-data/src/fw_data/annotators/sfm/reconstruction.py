@@ -34,6 +34,7 @@ from fw_data.annotators.sfm.refinement import refine_observations
 from fw_data.annotators.sfm.resection import pose_remaining_frames
 from fw_data.annotators.sfm.reversal import candidates, likeliest
 from fw_data.annotators.sfm.scene import SparseScene
+from fw_data.annotators.sfm.sections import Drift, compare_sections
 from fw_data.annotators.sfm.workers import map_parallel
 from fw_data.annotators.sfm.zoom import fit_zoom
 from fw_data.annotators.wheels import WheelFileMissing
@@ -61,6 +62,8 @@ class Reconstruction:
     """Part of the matches that agreed with one rigid scene, over all pairs."""
     focal_sigma: float
     """Standard deviation of the logarithm of the focal length."""
+    drift: Drift | None
+    """Agreement of the sections of the clip; None where they are too short."""
     second_matcher: bool
     """Whether the matches are those of the second matcher."""
 
@@ -88,6 +91,7 @@ def reconstruct(
         keyframes=keyframes,
         match_inlier_fraction=sum(len(pair.indices) for pair in pairs) / max(matches, 1),
         focal_sigma=focal_sigma,
+        drift=compare_sections(scene, config.threads),
         second_matcher=second,
     )
 

@@ -22,6 +22,8 @@ SCORE_MEANINGS = {
     "rolling_shutter": "readout time as a fraction of the frame interval",
     "radial_distortion": "first radial coefficient of the lens",
     "focal_sigma": "standard deviation of the logarithm of the focal length",
+    "focal_drift": "largest difference in log focal length between a third of the clip alone and the whole",
+    "path_drift": "largest distance of the cameras of a third alone from those of the whole, over its path",
     "second_matcher": "1 where ALIKED with LightGlue found the matches, because XFeat found too few",
 }
 
