@@ -56,9 +56,7 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         """The whole tensor, in memory of its own."""
-        pieces = self._pieces[name]
-        with self._reader:
-            parts = [self._reader.read(piece.file, name).clone() for piece in pieces]
+        parts = [self._reader.read(piece.file, name).clone() for piece in self._pieces[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def __iter__(self) -> Iterator[str]:
@@ -73,9 +71,8 @@ class StoredTensors(Mapping[str, Tensor]):
         for piece in self._pieces[name]:
             first, last = max(rows[0], piece.first), min(rows[1], piece.last)
             if first < last:
-                with self._reader:
-                    found = self._reader.read(piece.file, name, (first - piece.first, last - piece.first))
-                    target[first - rows[0] : last - rows[0]].copy_(found)
+                found = self._reader.read(piece.file, name, (first - piece.first, last - piece.first))
+                target[first - rows[0] : last - rows[0]].copy_(found)
 
 
 def open_tensors(folder: Path) -> dict[str, StoredTensors]:
