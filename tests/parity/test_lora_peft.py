@@ -112,10 +112,16 @@ def velocity(world: FantasyWorld, inputs: dict) -> Tensor:
         return world(**inputs, cross_branch=False, predict_geometry=False).velocity
 
 
-@pytest.fixture
-def setting():
-    """A world, its diffusers twin, and inputs of both."""
+@pytest.fixture(scope="module")
+def twins():
+    """A world and its diffusers twin."""
     world = random_world(small("i2v"))
+    return world, peer(world, None)
+
+
+@pytest.fixture
+def setting(twins):
+    """Copies of the twins, and inputs of both."""
     g = torch.Generator().manual_seed(1)
     latents, y = torch.randn(1, 16, 3, 4, 6, generator=g), torch.randn(1, 20, 3, 4, 6, generator=g)
     context, clip = torch.randn(1, 512, 20, generator=g), torch.randn(1, 257, 28, generator=g)
@@ -133,7 +139,7 @@ def setting():
         "encoder_hidden_states_image": clip,
         "return_dict": False,
     }
-    return world, peer(world, None), ours, theirs
+    return *copy.deepcopy(twins), ours, theirs
 
 
 def write_layout(layout: str, state: dict[str, Tensor], alpha: float, folder: Path) -> tuple[Path, float]:
@@ -184,25 +190,24 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_equals_peft(layout, merge, setting, tmp_path):
+def test_every_layout_equals_peft(layout, setting, tmp_path):
     world, twin, ours, theirs = setting
     plain = velocity(world, ours)
     file, scale = write_layout(layout, factors(adapted(copy.deepcopy(twin), rank=4, alpha=4, seed=2)), 3.0, tmp_path)
     peft = adapted(twin, rank=4, alpha=4 * scale, seed=2)
-    loaded = load_lora(world, file, merge=merge)
-    assert loaded.layout == layout.split(" ")[0]
-    assert loaded.layers == 12 * 4
     with torch.no_grad():
         expected = peft(**theirs)[0]
     assert (expected - plain).std() > 0.05 * plain.std()
-    torch.testing.assert_close(velocity(world, ours), expected, rtol=0, atol=5e-5 * float(expected.abs().max()))
-    if merge:
-        assert_same_weights(world, merged_weights(peft, ["default"]))
-    else:
-        unload_lora(world)
-        assert torch.equal(velocity(world, ours), plain)
+    for merge in (False, True):
+        loaded = load_lora(world, file, merge=merge)
+        assert loaded.layout == layout.split(" ")[0]
+        assert loaded.layers == 12 * 4
+        torch.testing.assert_close(velocity(world, ours), expected, rtol=0, atol=5e-5 * float(expected.abs().max()))
+        if not merge:
+            unload_lora(world)
+            assert torch.equal(velocity(world, ours), plain)
+    assert_same_weights(world, merged_weights(peft, ["default"]))
 
 
 @pytest.mark.parametrize("layout", ["kohya", "ComfyUI", "ComfyUI without alpha"])

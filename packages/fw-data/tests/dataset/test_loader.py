@@ -245,20 +245,6 @@ def test_a_loader_goes_on_when_clips_were_added_and_only_then(shared_dataset, ca
             resumed(turned, other)
 
 
-@pytest.mark.slow
-def test_worker_processes_change_nothing_but_the_clock(shared_dataset):
-    dataset, table = ClipDataset(shared_dataset[0]), BucketTable(buckets=TABLE.buckets[:1])
-    plain, ahead = ClipLoader(dataset, table, seed=7), ClipLoader(dataset, table, seed=7, workers=1)
-    ours, theirs = _take(plain, 3), iter(ahead)
-    for batch in ours:
-        other = next(theirs)
-        assert other.ids == batch.ids
-        assert torch.equal(other.video, batch.video)
-        assert torch.equal(other.K, batch.K)
-        assert ahead.state_dict()["step"] == batch.step + 1
-    del theirs
-
-
 def test_clips_without_depth_are_left_out_unless_they_will_do(shared_dataset):
     records = ClipDataset(shared_dataset[0]).records
     mixed = [records[0], records[1].model_copy(update={"has_depth": False})]

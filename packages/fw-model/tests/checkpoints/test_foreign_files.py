@@ -131,10 +131,10 @@ HTML = b"<!DOCTYPE html><html><body>Please log in</body></html>"
         (bytes(64), "64 bytes", "download it again"),
     ],
 )
-def test_other_files_are_refused_by_name(content, named, remedy, micro, tmp_path):
+def test_other_files_are_refused_by_name(content, named, remedy, world, tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
-    for read in (lambda: load_video_backbone(FantasyWorld(micro), tmp_path), lambda: load_tensors(file)):
+    for read in (lambda: load_video_backbone(world, tmp_path), lambda: load_tensors(file)):
         with pytest.raises(ValueError, match=named) as caught:
             read()
         assert str(file) in str(caught.value)
@@ -170,16 +170,16 @@ def load_tensors_of(folder):
 
 
 @pytest.mark.parametrize("scale", ["scale_weight", "weight_scale", "weight_scale_inv"])
-def test_quantized_weights_are_refused_by_name(scale, video, micro, tmp_path):
+def test_quantized_weights_are_refused_by_name(scale, video, world, tmp_path):
     name = "blocks.0.self_attn.q"
     state = dict(video) | {f"{name}.weight": video[f"{name}.weight"].to(torch.float8_e4m3fn)}
     save_file({**state, f"{name}.{scale}": torch.ones(1)}, tmp_path / "scaled.safetensors")
     with pytest.raises(ValueError, match=rf"{name}\.{scale}.*bf16"):
-        load_video_backbone(FantasyWorld(micro), tmp_path)
+        load_video_backbone(world, tmp_path)
     whole = dict(video) | {f"{name}.weight": torch.zeros(48, 24, dtype=torch.uint8)}
     save_file(whole, tmp_path / "scaled.safetensors")
     with pytest.raises(ValueError, match=r"self_attn\.q\.weight.*U8"):
-        load_video_backbone(FantasyWorld(micro), tmp_path)
+        load_video_backbone(world, tmp_path)
 
 
 def test_plain_fp8_is_loaded_as_bfloat16(world, micro, make_inputs, tmp_path, caplog):

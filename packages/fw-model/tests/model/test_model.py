@@ -353,7 +353,8 @@ def directed(micro, make_world, direction: str):
     """A live model whose branches read each other in one direction, with the weights of the live `both` model."""
     both = make_world(micro)
     world = make_world(micro, cross_branch=dataclasses.replace(micro.cross_branch, direction=direction))
-    world.load_state_dict({name: value for name, value in both.state_dict().items() if name in world.state_dict()})
+    known = world.state_dict()
+    world.load_state_dict({name: value for name, value in both.state_dict().items() if name in known})
     return world
 
 

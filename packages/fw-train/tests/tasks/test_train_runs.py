@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fw_core.files import locked
 from fw_data.dataset.clip_order import Draw
 from fw_data.dataset.manifest import write_manifest
 from fw_data.dataset.reader import ClipDataset
@@ -33,6 +32,7 @@ from fw_train.tasks.train import export_run, read_run, resume, train
 from fw_train.tasks.world_task import WorldTask
 
 CLIP = {"frames": 5, "height": 32, "width": 48, "validate_on": 2}
+EVERY = {"log": 1, "validate": 100, "checkpoint": 1}
 Configure = Callable[..., TrainConfig]
 
 
@@ -47,12 +47,22 @@ def configure(dataset: Path, mini: Path, tmp_path: Path) -> Configure:
             "batch": 2,
             "clip": CLIP,
             "noise": {"validation": [0.5]},
-            "every": {"log": 1, "validate": 100, "checkpoint": 1},
+            "every": EVERY,
             "compute": {"threads": 1, "device": "cpu"},
         }
         return from_mapping({**tree, **changes}, TrainConfig(stage=stage))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def base(dataset: Path, mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three steps of `base`; not to be written into."""
+    out = tmp_path_factory.mktemp("base") / "run"
+    tree = {"data": str(dataset), "model": str(mini), "out": str(out), "steps": 3, "batch": 2, "clip": CLIP}
+    rest = {"noise": {"validation": [0.5]}, "every": EVERY, "compute": {"threads": 1, "device": "cpu"}}
+    train(from_mapping({**tree, **rest}, TrainConfig(stage="base")), quiet=True)
+    return out
 
 
 @pytest.fixture
@@ -76,7 +86,7 @@ def bytes_of(folder: Path) -> dict[str, str]:
 
 
 def test_a_run_that_is_being_trained_is_locked(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
-    config = configure()
+    config = configure(steps=1)
     train(config, quiet=True)
     assert config.out is not None
     program = (
@@ -94,7 +104,7 @@ def test_a_run_that_is_being_trained_is_locked(configure: Configure, capsys: pyt
             resume(config.out, quiet=True)
         assert bytes_of(config.out) == before
         holder.kill()
-    assert resume(config.out, lambda c: from_mapping({"steps": 4}, c), quiet=True).result.step == 4
+    assert resume(config.out, lambda c: from_mapping({"steps": 2}, c), quiet=True).result.step == 2
 
 
 def test_resume_accepts_added_clips_and_writes_nothing_before_other_data_are_refused(
@@ -124,7 +134,7 @@ def test_resume_accepts_added_clips_and_writes_nothing_before_other_data_are_ref
 
 def test_paths_are_stored_absolute(configure: Configure, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(dataset.parent)
-    config = configure(data=dataset.name)
+    config = configure(data=dataset.name, steps=1)
     train(config, quiet=True)
     assert config.out is not None
     stored = json.loads((config.out / "config.json").read_text())
@@ -132,16 +142,14 @@ def test_paths_are_stored_absolute(configure: Configure, dataset: Path, monkeypa
     assert all(Path(stored[key]).is_absolute() for key in ("data", "out", "model"))
 
 
-def test_a_run_folder_generates(configure: Configure) -> None:
-    config = configure()
-    train(config, quiet=True)
-    assert config.out is not None
-    pipeline = WorldPipeline.from_pretrained(config.out)
+def test_a_run_folder_generates(base: Path, tmp_path: Path) -> None:
+    pipeline = WorldPipeline.from_pretrained(base)
     assert pipeline.sampling.num_frames == 5
     assert not pipeline.follows_camera
-    shutil.rmtree(config.out / "export")
-    with pytest.raises(ValueError, match=f"fw-train export {config.out}"):
-        WorldPipeline.from_pretrained(config.out)
+    run = tmp_path / "run"
+    shutil.copytree(base, run, ignore=shutil.ignore_patterns("export"))
+    with pytest.raises(ValueError, match=f"fw-train export {run}"):
+        WorldPipeline.from_pretrained(run)
 
 
 def test_mistakes_are_reported_without_torch(dataset: Path, tmp_path: Path) -> None:
@@ -214,7 +222,7 @@ def test_a_diverging_clip_is_named_saved_before_and_skipped(
 def test_exports_play_at_the_rate_of_the_data(
     configure: Configure, other_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = configure(data=str(other_data))
+    config = configure(data=str(other_data), steps=1)
     train(config)
     said = capsys.readouterr().out
     assert "frame rates are mixed: 8 of 8 fps, 4 of 16 fps; exports play at 8 fps" in said
@@ -249,23 +257,12 @@ def test_clips_of_several_shapes_train_and_are_validated(configure: Configure) -
     assert sum(json.loads((config.out / "data.json").read_text())["buckets"].values()) == 12
 
 
-def test_encoding_first_leaves_nothing_to_encode_while_training(
-    configure: Configure, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(dataset, copy)
-    train(configure(name="plain"), quiet=True)
-    config = configure(name="first", data=str(copy), clip={**CLIP, "encode_first": True})
-    train(config)
-    said = capsys.readouterr().out
-    assert "encode: to encode on cpu: " in said
-    assert "computed" not in said
-    one, two = weights(tmp_path / "plain"), weights(tmp_path / "first")
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def test_text_encoders_leave_the_device_before_the_model_is_loaded(
-    configure: Configure, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_encoding_first_leaves_nothing_to_encode_and_no_text_encoder_on_the_device_while_training(
+    configure: Configure,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     events: list[str] = []
     monkeypatch.setattr(HashTextEncoder, "to", lambda self, _device: events.append("to device") or self)
@@ -282,13 +279,20 @@ def test_text_encoders_leave_the_device_before_the_model_is_loaded(
     events.clear()
     copy = tmp_path / "copy"
     shutil.copytree(dataset, copy)
-    train(configure(name="first", data=str(copy), clip={**CLIP, "encode_first": True}), quiet=True)
+    train(configure(name="first", data=str(copy), clip={**CLIP, "encode_first": True}))
     assert events == ["to device", "free", "free", "load"]
+    said = capsys.readouterr().out
+    assert "encode: to encode on cpu: " in said
+    assert "computed" not in said
+    one, two = weights(tmp_path / "plain"), weights(tmp_path / "first")
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_frozen_weights_are_hashed_once(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(configure(name="base"), quiet=True)
-    base = configure(name="base").out
+def test_frozen_weights_are_hashed_once(
+    configure: Configure, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "base"
+    shutil.copytree(base, copy)
     count: list[int] = []
     original = train_module.frozen_fingerprint
 
@@ -297,25 +301,23 @@ def test_frozen_weights_are_hashed_once(configure: Configure, monkeypatch: pytes
         return original(*args, **kwargs)
 
     monkeypatch.setattr(train_module, "frozen_fingerprint", counting)
-    config = configure("stage1", "stage1", init=str(base))
+    config = configure("stage1", "stage1", init=str(copy), steps=1)
     train(config, quiet=True)
     assert config.out is not None
-    resume(config.out, lambda c: from_mapping({"steps": 4}, c), quiet=True)
+    resume(config.out, lambda c: from_mapping({"steps": 2}, c), quiet=True)
     assert len(count) == 1
-    assert base is not None
-    weight = base / "export" / "model.safetensors"
+    weight = copy / "export" / "model.safetensors"
     weight.write_bytes(weight.read_bytes())  # another time stamp
-    resume(config.out, lambda c: from_mapping({"steps": 5}, c), quiet=True)
+    resume(config.out, lambda c: from_mapping({"steps": 3}, c), quiet=True)
     assert len(count) == 2
 
 
-def test_every_trained_parameter_gets_a_gradient(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
-    train(configure(name="base"))
-    runs = [("stage1", "s1", "base", {}), ("stage2", "s2", "s1", {"unfreeze_geometry": True, "lora": {"rank": 2}})]
-    for stage, name, before, changes in runs:
-        init = configure(name=before).out
-        config = configure(stage, name, init=str(init), optim={"lr": 1e-3}, **changes)
-        train(config)
+def test_every_trained_parameter_gets_a_gradient(
+    configure: Configure, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage2 = {"unfreeze_geometry": True, "lora": {"rank": 2}}
+    for stage, name, init, changes in (("stage1", "s1", base, {}), ("stage2", "s2", configure(name="s1").out, stage2)):
+        train(configure(stage, name, init=str(init), optim={"lr": 1e-3}, **changes))
     said = capsys.readouterr().out
     assert "got no gradient" not in said
     assert "geometry.tokens.from_poses (no input)" in said
@@ -328,9 +330,8 @@ def test_every_trained_parameter_gets_a_gradient(configure: Configure, capsys: p
     assert set(weights(stage1)).isdisjoint(unused_parameters(pipeline.world))
 
 
-def test_a_checkpoint_that_counted_unused_parameters_as_trained_resumes(configure: Configure) -> None:
-    train(configure(name="base"), quiet=True)
-    config = configure("stage1", "stage1", init=str(configure(name="base").out))
+def test_a_checkpoint_that_counted_unused_parameters_as_trained_resumes(configure: Configure, base: Path) -> None:
+    config = configure("stage1", "stage1", init=str(base), steps=1)
     straight = train(config, quiet=True)
     assert config.out is not None
     task_world = WorldPipeline.from_pretrained(config.out).world
@@ -345,18 +346,10 @@ def test_a_checkpoint_that_counted_unused_parameters_as_trained_resumes(configur
     tensors["optimizer"] = {**snapshot.tensors["optimizer"], **states, **steps}
     shutil.rmtree(straight.result.checkpoint)
     CheckpointStore(config.out / "checkpoints").save(Snapshot(tensors=tensors, state=snapshot.state))
-    again = resume(config.out, lambda c: from_mapping({"steps": 4}, c), quiet=True)
-    longer = configure("stage1", "longer", init=str(configure(name="base").out), steps=4)
+    again = resume(config.out, lambda c: from_mapping({"steps": 2}, c), quiet=True)
+    longer = configure("stage1", "longer", init=str(base), steps=2)
     train(longer, quiet=True)
     assert longer.out is not None
     one, two = weights(config.out), weights(longer.out)
-    assert again.result.step == 4
+    assert again.result.step == 2
     assert all(torch.equal(one[name], two[name]) for name in two)
-
-
-def test_the_lock_is_free_after_a_run(configure: Configure) -> None:
-    config = configure()
-    train(config, quiet=True)
-    assert config.out is not None
-    with locked(config.out / "lock"):
-        pass
