@@ -18,6 +18,7 @@ from fw_core.images import psnr
 from fw_core.tables import markdown
 from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.pipeline.result import World
+from fw_model.pipeline.settings import GenerationSettings
 from fw_train.evidence.clips import choose
 from fw_train.metrics.measure import measure
 from fw_train.metrics.progress import progress
@@ -39,10 +40,8 @@ COLUMNS = {
 
 def generate(pipeline: WorldPipeline, truth: TruthClip, seed: int, steps: int | None) -> World:
     """The world of a room in a number of steps; None: the model's own."""
-    changes = {} if steps is None else {"num_inference_steps": steps}
-    *_, last = pipeline.generate(
-        truth.video[0], truth.record.caption, truth.trajectory, seed=seed, guidance_scale=1.0, **changes
-    )
+    settings = GenerationSettings(num_inference_steps=steps, guidance_scale=1.0, seed=seed)
+    *_, last = pipeline.generate(truth.video[0], truth.record.caption, truth.trajectory, settings)
     assert last.world is not None, "generation ends with a world"
     return last.world
 

@@ -8,6 +8,7 @@ from fw_geometry import make_trajectory
 from fw_model.autoencoders.block_dct import BlockDCT
 from fw_model.config import preset
 from fw_model.encoders.hashing import HashTextEncoder
+from fw_model.layers.offload import Offload
 from fw_model.layers.stored_weights import store_weight
 from fw_model.model.model import FantasyWorld
 from fw_model.pipeline.pipeline import WorldPipeline
@@ -19,7 +20,7 @@ def is_quantized(module: torch.nn.Module, name: str) -> bool:
     return isinstance(module, torch.nn.Linear) and "camera_adapter" not in name
 
 
-def quantized(offload: str) -> WorldPipeline:
+def quantized(offload: Offload) -> WorldPipeline:
     world = FantasyWorld(preset("tiny"), seed=0).to(torch.bfloat16)
     for block in (*world.pcb, *world.irg):
         quantize_(block, Int8WeightOnlyConfig(), filter_fn=is_quantized)

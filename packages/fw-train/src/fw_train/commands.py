@@ -83,7 +83,7 @@ def plan(words: list[str]) -> int:
     prog = f"fw-train plan {stage} CONFIG"
     recipe = load(_source(words[1:], prog), stage)
     options, rest = tyro.cli(with_help(PlanOptions), args=words[2:], prog=prog, return_unknown_args=True)
-    config = override(recipe, rest, prog=prog)
+    config = absolute(override(recipe, rest, prog=prog))
     from fw_train.plan.report import show
 
     show(config, options)

@@ -232,6 +232,12 @@ def load_bundle(config: TrainConfig, *, meta: bool = False) -> ModelBundle:
             f"init {folder}: model {world.config.name!r} reads CLIP tokens, and pipeline.json names no image_encoder; "
             "make the folder with `fw-train init`"
         )
+    shift = components.sampling.shift
+    if config.stage == "distill" and shift != config.noise.shift:
+        raise ConfigError(
+            f"noise.shift = {config.noise.shift:g}, but init {folder} generates with shift {shift:g}, and the windows "
+            f"must be those of its schedule; add --set noise.shift={shift:g}"
+        )
     add_adapters(world, config.lora, seed=config.seed)
     return ModelBundle(
         world=world,

@@ -14,7 +14,7 @@ from fw_train.evidence.clips import choose
 from fw_train.evidence.levels import true_world
 from fw_train.metrics.splats.fit import fit_splats, held_out_frames
 from fw_train.metrics.splats.gaussians import SH_C0, Gaussians, from_points, write_splat_ply
-from fw_train.metrics.splats.rasterize import render_plain
+from fw_train.metrics.splats.rasterize import _composite, render_plain
 
 HEIGHT, WIDTH, COUNT = 20, 33, 9
 K = np.array([[30.0, 0, 16.0], [0, 28.0, 10.5], [0, 0, 1]])
@@ -103,6 +103,13 @@ def test_behind_the_camera_there_is_only_the_background():
     g = some_gaussians()
     behind = Gaussians(**{**vars(g), "centers": g.centers * torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)})
     assert torch.equal(rendered(behind)[3, 4], torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64))
+
+
+def test_rounding_makes_nothing_more_opaque_than_it_is():
+    density = torch.tensor([[0.0, 0, 0, 0, 0, 3.0]])  # of a needle before the camera: rounded above its maximum, 0
+    faint, white = torch.tensor([0.05]).log(), torch.ones(1, 3)
+    pixel = torch.ones(4, 6)
+    torch.testing.assert_close(_composite(pixel, density, faint, white, torch.zeros(3)), torch.full((4, 3), 0.05))
 
 
 def test_frames_between_others_are_held_out():

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fw_geometry import make_trajectory
@@ -14,9 +15,10 @@ from fw_model.pipeline.pipeline import WorldPipeline
 from fw_model.sampling.flow import TRAIN_STEPS, FlowSchedule, add_noise
 from fw_train.config.check import check
 from fw_train.config.load import from_mapping, load
+from fw_train.config.preflight import init_folder
 from fw_train.config.schema import ConfigError, DistillConfig, LoraConfig, TrainConfig
 from fw_train.lora import add_adapters, without_adapters
-from fw_train.model_bundle import world_config
+from fw_train.model_bundle import load_bundle, world_config
 from fw_train.tasks.distillation import WindowSampler, window_velocity
 from fw_train.tasks.stages import Batch, choose_parameters, distill_loss
 from fw_train.tasks.train import train
@@ -152,6 +154,20 @@ def test_a_run_exports_a_model_that_generates_in_its_steps(mini: Path, dataset: 
     *_, last = pipeline.generate(np.zeros((32, 48, 3), np.uint8), "", path)
     assert last.world is not None
     assert last.world.settings["timesteps"] == (1000.0, 500.0)
+
+    # the same step with blocks in host memory, in two micro-batches: the same adapters, to rounding
+    savings = {"activation_checkpointing": "full", "offload_blocks": 3, "offload_activations": True}
+    other = from_mapping({"out": str(tmp_path / "offloaded"), "accumulate": 2, "compute": savings}, config)
+    train(other, quiet=True)
+    files = [tmp_path / run / "export" / "lora" / "pytorch_lora_weights.safetensors" for run in ("few", "offloaded")]
+    first, second = (load_file(file) for file in files)
+    assert all((second[name] - value).abs().max() < 1e-3 for name, value in first.items())
+
+    # windows of another schedule, and a teacher that knows only its own steps, are refused
+    with pytest.raises(ConfigError, match=r"noise\.shift = 3.*shift 5"):
+        load_bundle(from_mapping({"noise": {"shift": 3.0}}, config))
+    with pytest.raises(ConfigError, match="the result of distill"):
+        init_folder(from_mapping({"init": str(tmp_path / "few")}, config))
 
 
 def test_without_adapters_there_is_nothing_to_train() -> None:

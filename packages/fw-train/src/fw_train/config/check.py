@@ -54,7 +54,7 @@ def _ranges(values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
             (1.0, math.inf),
         ),
         **dict.fromkeys(("sampling.num_inference_steps", "sampling.clips"), (1.0, math.inf)),
-        **dict.fromkeys(("distill.steps", "distill.teacher_steps"), (1.0, math.inf)),
+        **dict.fromkeys(("distill.steps", "distill.teacher_steps"), (1.0, 50.0)),
         **dict.fromkeys(("optim.lr", "optim.camera_adapter_lr", "lora.alpha", "noise.shift"), (positive, math.inf)),
         **dict.fromkeys(
             ("restarts", "optim.clip_norm", "optim.warmup", "lora.rank", "loss.dense_frames", "clip.pool", "clip.fps"),
@@ -62,6 +62,7 @@ def _ranges(values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         ),
         "compute.offload_blocks": (0.0, math.inf),
         **dict.fromkeys(("clip.num_workers", "clip.cache_gb"), (0.0, math.inf)),
+        "distill.guidance_scale": (0.0, math.inf),
         "clip.max_crop": (0.0, 1 - 1e-9),
         "clip.held_out": (positive, 1 - 1e-9),
         "optim.ema": (0.0, 1 - 1e-9),

@@ -28,7 +28,7 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
     "compute.sequence": _WORLD,
     "compute.shard": _WORLD,
     "compute.activation_checkpointing": _WORLD,
-    "compute.offload_blocks": ("stage1", "stage2"),
+    "compute.offload_blocks": ("stage1", *JOINT),
     "compute.offload_activations": _WORLD,
 }
 """Keys and groups that only some stages read, with these stages; the last match counts."""

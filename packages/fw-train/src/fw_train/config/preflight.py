@@ -23,7 +23,7 @@ FOLLOWS: dict[Stage, tuple[Stage, ...]] = {
     "base": ("autoencoder", "base", "stage2"),
     "stage1": ("base", "stage1"),
     "stage2": ("stage1", "stage2"),
-    "distill": ("stage2", "distill"),
+    "distill": ("stage2",),
 }
 """The stages that each stage may continue. After more `base` training the geometry branch needs stage 1 again."""
 

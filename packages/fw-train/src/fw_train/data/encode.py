@@ -58,7 +58,7 @@ def encode(
         ConfigError: the dataset or `init` is invalid.
     """
     if config.stage == "autoencoder":
-        raise ConfigError("autoencoder trains the encoder itself; encode for base, stage1 or stage2")
+        raise ConfigError("autoencoder trains the encoder itself; encode for a later stage")
     dataset, split = open_data(config)
     if not isinstance(dataset, ClipDataset):
         raise ConfigError(f"data = {config.data} is rendered while training, so there is nothing to encode")

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from fw_train.config.keys import readers
 from fw_train.config.recipes.machines import Machine, machine
 from fw_train.config.schema import TrainConfig
 from fw_train.plan.options import PlanOptions
@@ -143,7 +144,10 @@ def _less(plan: Plan) -> str:
         "activation_checkpointing": not recomputes,
         "offload_activations": recomputes and not compute.offload_activations,
         "offload_optimizer": compute.shard == "none" and not compute.offload_optimizer,
-        "offload_blocks": compute.shard == "none" and not compute.offload_blocks and run.stage != "base",
+        "offload_blocks": compute.shard == "none"
+        and not compute.offload_blocks
+        and run.stage in readers("compute.offload_blocks")
+        and not run.unfreeze_video,
     }
     return "".join(f"compute.{key}, " for key, helps in unused.items() if helps)
 

@@ -15,6 +15,7 @@ from fw_core.tables import markdown
 from fw_data.annotate.config import AnnotateConfig
 from fw_data.dataset.reader import ClipDataset
 from fw_data.media.resize import size_of_record
+from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
 from fw_model.checkpoints.weights import WeightFolder
 from fw_model.pipeline.components import SPEC_FILE
 from fw_model.pipeline.settings import Sampling
@@ -95,7 +96,7 @@ def model_card(earlier: Sequence[dict[str, Any]], chain: Sequence[Link], folder:
         ),
         "## Figures",
         f"From the runs' own logs, on at most {chain[-1].config.clip.validate_on} held-out clips: before the first "
-        "step and at the last measurement. Stages 1 and 2 continue from the run before.",
+        "step and at the last measurement. Later stages continue from the run before.",
         *(_figures(link) for link in chain),
         "## Files",
         markdown(("file", "bytes", "SHA-256"), _files(folder)),
@@ -179,6 +180,8 @@ def _command(link: Link, before: Link | None, names: dict[str | Path, str]) -> s
     words += f" --out runs/{link.folder.name}"
     if before is not None:
         words += f" --init runs/{before.folder.name}"
+    elif config.init is not None:
+        words += f" --init {SMALL_WORLD if config.init == shipped_weights() else 'EARLIER'}"
     if config.model != recipe.model:
         words += f" --model {Path(config.model).name}"
     values = _flat(config.to_json())

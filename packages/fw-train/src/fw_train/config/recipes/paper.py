@@ -1,8 +1,8 @@
 """The paper's recipe, and the same training cut to one GPU of 24 GB, one of 80 GB, and eight.
 
-All are for stages 1 and 2 of a pretrained Wan model (by default `--model wan21_fun_1_3b`). They differ in batch and
-micro-batches, and on 24 GB in the size of a clip; `fw-train plan` shows that each fits. The frozen encoders run before
-the training, so they never share the GPU with it.
+All are for stages 1 and 2, and the distillation, of a pretrained Wan model (by default `--model wan21_fun_1_3b`). They
+differ in batch and micro-batches, and on 24 GB in the size of a clip; `fw-train plan` shows that each fits. The frozen
+encoders run before the training, so they never share the GPU with it.
 """
 
 from dataclasses import replace
@@ -15,6 +15,7 @@ from fw_train.config.schema import (
     DistillConfig,
     DropoutConfig,
     LoraConfig,
+    LossConfig,
     OptimConfig,
     Stage,
     TrainConfig,
@@ -58,6 +59,7 @@ def paper(stage: Stage) -> TrainConfig:
         steps=3000,
         batch=64,
         optim=replace(recipe.optim, lr=1e-4),
+        loss=LossConfig(geometry=0.3),
         lora=LoraConfig(rank=64, alpha=64.0),
         distill=DistillConfig(guidance_scale=5.0),
     )

@@ -36,7 +36,8 @@ def tiny(stage: Stage) -> TrainConfig:
         return replace(shared, steps=200, batch=4, optim=optim, every=Cadence(log=10, validate=50, checkpoint=50))
     if stage == "distill":
         optim = OptimConfig(lr=1e-3, warmup=10, schedule="cosine")
-        return replace(shared, steps=60, batch=4, optim=optim, lora=LoraConfig(rank=16, alpha=16.0))
+        loss = replace(shared.loss, geometry=0.3)
+        return replace(shared, steps=60, batch=4, optim=optim, loss=loss, lora=LoraConfig(rank=16, alpha=16.0))
     return replace(shared, steps=60, batch=4, optim=OptimConfig(lr=1e-3, warmup=10, schedule="cosine"))
 
 

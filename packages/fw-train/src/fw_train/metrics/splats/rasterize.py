@@ -77,12 +77,13 @@ def render_plain(
     tile, chosen = torch.where(reach)  # by tile, then by depth: all tiles are gathered at once
     corners = _tile_corners(height, width, middle)
     log_opacity = functional.logsigmoid(gaussians.opacity_logits[order])
-    density = _log_density(conic[chosen], middle[chosen] - corners[tile], log_opacity[chosen])
+    density = _log_density(conic[chosen], middle[chosen] - corners[tile])
+    opacity = log_opacity[chosen].clamp_max(_LOG_LARGEST_ALPHA)
     counts = torch.bincount(tile, minlength=len(corners)).tolist()
     colors = gaussians.colors[order][chosen]
     pixel = _monomials(middle.dtype, middle.device)
-    parts = zip(density.split(counts), colors.split(counts), strict=True)
-    tiles = [_composite(pixel, coefficients, color, background) for coefficients, color in parts]
+    parts = zip(density.split(counts), opacity.split(counts), colors.split(counts), strict=True)
+    tiles = [_composite(pixel, *part, background) for part in parts]
     rows = -(-height // TILE)
     whole = rearrange(torch.stack(tiles), "(r q) (y x) c -> (r y) (q x) c", r=rows, y=TILE)
     return whole[:height, :width]
@@ -122,13 +123,19 @@ def _tiles_reached(
 
 
 def _composite(
-    pixel: Float[Tensor, "p 6"], density: Float[Tensor, "n 6"], colors: Float[Tensor, "n 3"], background: Tensor
+    pixel: Float[Tensor, "p 6"],
+    density: Float[Tensor, "n 6"],
+    log_opacity: Float[Tensor, "n"],
+    colors: Float[Tensor, "n 3"],
+    background: Float[Tensor, "3"],
 ) -> Float[Tensor, "p 3"]:
     """The pixels of a tile, from its Gaussians front to back; ends where nothing behind can be seen."""
     color = torch.zeros_like(pixel[:, :3])
     log_passed = torch.zeros_like(pixel[:, :1])
-    for part, own in zip(density.split(_CHUNK), colors.split(_CHUNK), strict=True):
-        alpha = (pixel @ part.T).clamp_max(_LOG_LARGEST_ALPHA).exp()
+    chunks = (tensor.split(_CHUNK) for tensor in (density, log_opacity, colors))
+    for part, opacity, own in zip(*chunks, strict=True):
+        # rounding may put the polynomial of a needle above its maximum, 0
+        alpha = ((pixel @ part.T).clamp_max(0) + opacity).exp()
         alpha = torch.where(alpha >= _SMALLEST_ALPHA, alpha, 0.0)
         log_behind = torch.log1p(-alpha)
         after = log_passed + log_behind.cumsum(dim=1)
@@ -152,14 +159,12 @@ def _monomials(dtype: torch.dtype, device: torch.device) -> Float[Tensor, "p 6"]
     return torch.stack([x * x, x * y, y * y, x, y, torch.ones_like(x)], dim=-1)
 
 
-def _log_density(
-    conic: Float[Tensor, "n 3"], middle: Float[Tensor, "n 2"], log_opacity: Float[Tensor, "n"]
-) -> Float[Tensor, "n 6"]:
-    """Coefficients of the logarithm of opacity times density, a quadratic polynomial of the pixel's position."""
+def _log_density(conic: Float[Tensor, "n 3"], middle: Float[Tensor, "n 2"]) -> Float[Tensor, "n 6"]:
+    """Coefficients of the logarithm of the density, a quadratic polynomial of the pixel with the maximum 0."""
     xx, xy, yy = conic.unbind(dim=-1)
     x, y = middle.unbind(dim=-1)
     along_x, along_y = xx * x + xy * y, xy * x + yy * y
-    constant = log_opacity - (x * along_x + y * along_y) / 2
+    constant = -(x * along_x + y * along_y) / 2
     return torch.stack([-xx / 2, -xy, -yy / 2, along_x, along_y, constant], dim=-1)
 
 
