@@ -36,14 +36,21 @@ def open_storage(location: str | Path) -> DatasetStorage:
         remote = RemoteStorage(text)
         folder, limit = cache_from_environment()
         return remote if folder is None else CachedStorage(remote, folder, limit)
-    if _BROKEN_ADDRESS.match(text) and not Path(text).exists():
-        raise DataError("bad-address", f"{text} looks like an address that was made a Path; give it as text, with //")
+    check_path(location)
     return LocalStorage(Path(location))
 
 
 def is_address(location: str | Path) -> bool:
     """Whether a location is an address (s3://..., given as text) rather than a path of this machine."""
     return isinstance(location, str) and _ADDRESS.match(location) is not None
+
+
+def check_path(location: str | Path) -> None:
+    """Raise DataError if a location is an address with one slash: mistyped, or made a Path."""
+    text = str(location)
+    if _BROKEN_ADDRESS.match(text) and not Path(text).exists():
+        address = text.replace(":/", "://", 1)
+        raise DataError("bad-address", f"{text} looks like an address with one slash; give it as text, {address}")
 
 
 class LocalStorage:
@@ -101,8 +108,13 @@ class RemoteStorage:
         except FileNotFoundError as error:
             raise _missing(f"{self.address}/{name}") from error
         except Exception as error:  # the libraries have errors of their own, such as botocore's NoCredentialsError
-            reason = f"{self.address}/{name} cannot be read: {error}; check network, address and credentials"
+            reason = f"{self.address}/{name} cannot be read: {str(error).rstrip('.')}; {self._fix(error)}"
             raise DataError("unreachable", reason) from error
+
+    def _fix(self, error: Exception) -> str:
+        if self.address.startswith("s3:") and "credentials" in str(error).lower():
+            return "set AWS_PROFILE to a profile that has them, and AWS_ENDPOINT_URL for a server other than AWS"
+        return "check network, address and credentials"
 
     def _open(self) -> tuple[Any, str]:
         if self._system is None:

@@ -16,7 +16,8 @@ from typing import Any
 
 import pydantic
 
-from fw_data.dataset.storage import is_address
+from fw_data.dataset.storage import check_path, is_address
+from fw_data.errors import DataError
 from fw_model.checkpoints.shipped import SMALL_WORLD, shipped_weights
 from fw_train.config.keys import readers, unread_error
 from fw_train.config.recipes import RECIPES
@@ -153,11 +154,15 @@ def check_resume(old: TrainConfig, new: TrainConfig) -> None:
 
 
 def absolute(config: TrainConfig) -> TrainConfig:
-    """The configuration with absolute paths, so that it is valid in every working directory and on every node."""
+    """The configuration with absolute paths, so that it is valid in every working directory and on every node.
+
+    Raises:
+        ConfigError: see `is_remote`.
+    """
     paths = {key: str(Path(value).resolve()) for key in ("data", "out", "init") if (value := getattr(config, key))}
     if str(config.init) == SMALL_WORLD and not Path(SMALL_WORLD).exists():
         paths["init"] = str(shipped_weights())
-    if config.data is not None and (is_rooms(config.data) or is_address(config.data)):
+    if config.data is not None and (is_rooms(config.data) or is_remote(config.data)):
         del paths["data"]
     if Path(config.model).suffix == ".json":
         paths["model"] = str(Path(config.model).resolve())
@@ -167,6 +172,19 @@ def absolute(config: TrainConfig) -> TrainConfig:
 def is_rooms(data: str | Path | None) -> bool:
     """Whether `data` names rooms that are rendered while training, rather than a dataset."""
     return data is not None and str(data).split(":")[0] == "rooms" and not Path(data).exists()
+
+
+def is_remote(data: str | Path) -> bool:
+    """Whether `data` is an address rather than a path.
+
+    Raises:
+        ConfigError: it is an address with one slash.
+    """
+    try:
+        check_path(data)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    return is_address(data)
 
 
 def holds_run(config: TrainConfig) -> bool:

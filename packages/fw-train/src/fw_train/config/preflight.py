@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fw_core.files import LockedError, locked
-from fw_data.dataset.storage import RemoteStorage, is_address
+from fw_data.dataset.storage import RemoteStorage
 from fw_data.errors import DataError
-from fw_train.config.load import holds_run, is_rooms
+from fw_train.config.load import holds_run, is_remote, is_rooms
 from fw_train.config.schema import ConfigError, Stage, TrainConfig
 
 HISTORY = "training.json"
@@ -76,15 +76,15 @@ def dataset_place(data: str | Path | None) -> str | Path:
     """The folder or the address of a configuration's `data`.
 
     Raises:
-        ConfigError: not set, or no dataset there.
+        ConfigError: not set, no dataset there, or it cannot be read.
     """
     if data is None:
         raise ConfigError("data is not set: give --data DATASET, a folder written by `fw-data annotate`, or rooms")
-    if is_address(data):
+    if is_remote(data):
         try:
             RemoteStorage(str(data)).version("manifest.parquet")
         except DataError as error:
-            raise ConfigError(f"{data} holds no dataset that can be read: {error}") from None
+            raise ConfigError(str(error)) from None
         return data
     if not (Path(data) / "manifest.parquet").is_file():
         raise ConfigError(

@@ -21,6 +21,7 @@ from fw_model.pipeline.components import load_components
 from fw_train.config.preflight import autoencoder_alone
 from fw_train.config.schema import ClipConfig, ConfigError, TrainConfig
 from fw_train.data.latent_cache import EncodingCache, LatentCache, folder_of, open_cache
+from fw_train.data.rooms import RoomDataset
 from fw_train.data.split import Split, middle_start, open_data, training_starts
 from fw_train.model_bundle import EncodedVideo, Encoders, check_start, first_of, world_config
 
@@ -101,6 +102,19 @@ def remaining(split: Split, clip: ClipConfig, cache: EncodingCache, *, rank: int
         windows=[(record, starts) for record, starts in windows if starts],
         captions=[caption for caption in captions if not cache.texts.has(caption)],
     )
+
+
+def to_encode(
+    config: TrainConfig, dataset: ClipDataset | RoomDataset, split: Split, *, rank: int = 0, world_size: int = 1
+) -> Remaining:
+    """Windows and captions of a run that are not in the cache of its dataset, as far as this rank looks for them.
+
+    Raises:
+        ConfigError: `init` is invalid.
+    """
+    cache = open_cache(folder_of(dataset), config.clip, load_encoders(config), split=split, make=True)
+    assert cache is not None, "the cache is made"
+    return remaining(split, config.clip, cache, rank=rank, world_size=world_size)
 
 
 def load_encoders(config: TrainConfig) -> Encoders:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from fw_data.dataset.reader import ClipDataset
 from fw_train.config.schema import TrainConfig
-from fw_train.data.encode import load_encoders, remaining, wanted
-from fw_train.data.latent_cache import folder_of, open_cache
+from fw_train.data.encode import to_encode, wanted
 from fw_train.data.split import Split, open_data
 from fw_train.plan.encoders import EncoderWork
 
@@ -62,9 +61,7 @@ def _to_encode(config: TrainConfig, dataset: ClipDataset, split: Split) -> tuple
     if config.init is None and config.stage != "base":
         windows = sum(len(starts) for _, starts in wanted(split, config.clip))
         return windows, len({"", *(record.caption for record in (*split.train, *split.held_out))})
-    cache = open_cache(folder_of(dataset), config.clip, load_encoders(config), split=split, make=True)
-    assert cache is not None, "the cache is made"
-    todo = remaining(split, config.clip, cache)
+    todo = to_encode(config, dataset, split)
     return todo.count, len(todo.captions)
 
 

@@ -17,15 +17,19 @@ from typing import NamedTuple
 import torch
 
 from fw_core.files import write_text
+from fw_data.dataset.reader import ClipDataset
+from fw_data.dataset.storage import is_address
 from fw_train.config.check import check
 from fw_train.config.load import CONFIG, absolute, check_resume, from_json, from_mapping, holds_run, only_read
 from fw_train.config.preflight import ALL_FRAMES, FIRST_FRAME, run_lock
 from fw_train.config.schema import ConfigError, TrainConfig
-from fw_train.data.encode import encode
+from fw_train.data.encode import encode, to_encode
+from fw_train.data.latent_cache import folder_of
+from fw_train.data.rooms import RoomDataset
 from fw_train.data.split import Split, open_data
 from fw_train.engine.checkpoint import CheckpointError, CheckpointStore, OtherRunError
 from fw_train.engine.checkpoint_files import StoredTensors, open_tensors
-from fw_train.engine.distributed import Context, join
+from fw_train.engine.distributed import Context, join, nodes
 from fw_train.engine.loop import DATASET, Result, run
 from fw_train.engine.trackers import check_trackers
 from fw_train.model_bundle import ModelBundle, check_start, export, frozen_fingerprint, load_bundle, unread_by_model
@@ -217,10 +221,11 @@ def _export(config: TrainConfig, ctx: Context, prepared: Prepared, result: Resul
 def prepare(config: TrainConfig, ctx: Context, *, quiet: bool = True) -> Prepared:
     """Build the task of a run; everything that can be refused is refused here, before anything is written.
 
-    With `clip.encode_first`, missing captions and windows are encoded and written into the dataset first.
+    With `clip.encode_first`, missing captions and windows are encoded first, and written where `folder_of` says.
 
     Raises:
-        ConfigError: the dataset or `init` is invalid, or there are too few clips for the batch.
+        ConfigError: the dataset or `init` is invalid, there are too few clips for the batch, or nodes do not share what
+            they encode.
     """
     check_trackers(config)
     cuts = ctx.data_size * config.accumulate
@@ -244,6 +249,8 @@ def prepare(config: TrainConfig, ctx: Context, *, quiet: bool = True) -> Prepare
     check_start(config)
     if config.clip.encode_first:
         _encode_first(config, ctx, _printer(ctx, quiet))
+        if nodes() > 1:
+            _check_encoded(config, dataset, split, ctx)
     sharded = _sharded(config, ctx)
     bundle = _at_rate(load_bundle(config, meta=sharded), split.fps)
     table = choose_parameters(bundle.world, config.stage, unfreeze=config.unfrozen)
@@ -268,6 +275,20 @@ def _encode_first(config: TrainConfig, ctx: Context, show: Print) -> None:
     if ctx.device.type == "cuda":
         torch.cuda.empty_cache()
     ctx.wait_for_all()
+
+
+def _check_encoded(config: TrainConfig, dataset: ClipDataset | RoomDataset, split: Split, ctx: Context) -> None:
+    """Raise ConfigError on all ranks if a node lacks what others encoded. The ranks of a node divide the search."""
+    rank, size = (int(os.environ.get(name, usual)) for name, usual in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1")))
+    todo = to_encode(config, dataset, split, rank=rank, world_size=size)
+    lacking = sum(ctx.gather(bool(todo.windows or todo.captions)))
+    if lacking:
+        remote = config.data is not None and is_address(config.data)
+        shared = "set FW_ENCODED_CACHE to a folder" if remote else f"copy {config.data} to storage"
+        raise ConfigError(
+            f"clip.encode_first: {lacking} of {ctx.world_size} processes do not find in {folder_of(dataset)} what "
+            f"other nodes encoded; {shared} that all nodes share"
+        )
 
 
 def _frozen_hash(config: TrainConfig, bundle: ModelBundle, ctx: Context) -> tuple[str, dict[str, object]]:
