@@ -59,9 +59,9 @@ def test_every_model_has_a_worker_per_device(tmp_path: Path) -> None:
     ("devices", "cuda", "expected"),
     [
         (("cpu",), 0, [("cpu", "cpu")]),
-        (("auto",), 0, [("cpu", "cpu")]),
         (("auto",), 4, [("cuda:0", "cuda:1")]),
         (("cuda:3", "cuda:1", "cuda", "cuda:0"), 4, [("cuda:3", "cuda:1"), ("cuda:2", "cuda:0")]),
+        (("auto",), 0, "no CUDA devices; --device cpu"),
         (("auto",), 1, "no cuda:1; this machine has 1 CUDA devices"),
         (("cuda:0", "cuda:1", "cuda:2"), 4, "3 devices form no groups of 2"),
         (("cuda:1", "cuda:1"), 2, "cuda:1 cuda:1 is no group"),
@@ -79,6 +79,16 @@ def test_every_n_devices_are_a_worker(
             on_devices([worker], devices, 2)
     else:
         assert [one.devices for one in on_devices([worker], devices, 2)] == expected
+
+
+def test_a_torch_that_does_not_start_is_an_error_of_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so is missing')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"--parallel.*libcudart\.so is missing$"):
+        on_devices([WorkerSettings(database="", data="", name="")], ("auto",), 2)
+    assert capsys.readouterr().out == "checking CUDA devices ...\n"
 
 
 @pytest.mark.parametrize(

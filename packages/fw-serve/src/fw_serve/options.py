@@ -38,7 +38,7 @@ class UpOptions:
     """Devices, one worker each (with --parallel N, one worker for every N): auto, cpu, cuda:0, cuda:1, mps."""
     parallel: int = 1
     """Number of processes, each on its own device, that make one world together: half of them each pass of guidance,
-    and each half divides the tokens. A single --device auto, cuda or cpu stands for all of them."""
+    and each half divides the tokens. A single --device auto, cuda or cpu stands for all of them; auto needs CUDA."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Precision of the transformer. Default: that of the checkpoint."""
     offload: Literal["none", "model", "block"] = "none"

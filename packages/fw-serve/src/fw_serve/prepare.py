@@ -93,18 +93,23 @@ def on_devices(workers: list[WorkerSettings], devices: tuple[str, ...], parallel
 def device_groups(devices: tuple[str, ...], parallel: int) -> list[tuple[str, ...]]:
     """The devices of the workers of a model, `parallel` for each. A single auto, cuda or cpu stands for all of them.
 
+    `auto` is a CUDA device: on CPUs, every process of a worker would hold the whole model.
+
     Raises:
-        ValueError: a number of devices that is no multiple of `parallel`, devices that cannot work together, or fewer
-            CUDA devices than that.
+        ValueError: a number of devices that is no multiple of `parallel`, devices that cannot work together, fewer
+            CUDA devices than that, or CUDA devices that cannot be counted.
     """
     names = devices * parallel if len(devices) == 1 and devices[0] in ("auto", "cuda", "cpu") else devices
     asked = f"--parallel {parallel} with --device {' '.join(devices)}"
     if len(names) % parallel:
         raise ValueError(f"{asked}: {len(names)} devices form no groups of {parallel}; name a multiple of {parallel}")
     count = 0 if set(names) == {"cpu"} else _cuda_devices()
-    kind = "cuda" if count else "cpu"
-    found = [kind if name == "auto" else name for name in names]
-    found = [f"cuda:{number}" if name == "cuda" else name for number, name in enumerate(found)]
+    if "auto" in names and not count:
+        raise ValueError(
+            f"{asked}: this machine has no CUDA devices; --device cpu starts {parallel} processes on the CPU, each "
+            "with the whole model"
+        )
+    found = [f"cuda:{number}" if name in ("auto", "cuda") else name for number, name in enumerate(names)]
     for name in found:
         if name != "cpu" and not re.fullmatch(r"cuda:\d+", name):
             raise ValueError(f"{asked}: {name} is neither a CUDA device nor cpu")
@@ -118,9 +123,18 @@ def device_groups(devices: tuple[str, ...], parallel: int) -> list[tuple[str, ..
 
 
 def _cuda_devices() -> int:
-    """Number of CUDA devices, from a process of its own: this one does without torch."""
+    """Number of CUDA devices, from a process of its own: this one does without torch.
+
+    Raises:
+        ValueError: torch cannot be imported there.
+    """
+    print("checking CUDA devices ...", flush=True)  # the import can take a minute
     program = "import torch; print(torch.cuda.device_count())"
-    return int(subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True).stdout)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ValueError(f"--parallel: the CUDA devices cannot be counted, because torch does not start: {reason}")
+    return int(done.stdout)
 
 
 def connection_limits(options: UpOptions) -> ConnectionLimits:

@@ -99,10 +99,9 @@ class Supervisor(threading.Thread):
             for rank, code in ended.items():
                 which = f"process {rank} of worker" if len(slot.processes) > 1 else "worker"
                 log.error("%s %s ended with code %s after %.1f s", which, slot.name, code, slot.age_s())
-            codes = ended.values()
-            killed = -signal.SIGKILL in codes and self.memory_kills() > slot.memory_kills
+            killed = -signal.SIGKILL in ended.values() and self.memory_kills() > slot.memory_kills
+            codes = slot.kill()  # before its job is freed: the first process could still work on it
             slot.loss = "out_of_memory" if killed or EXIT_OUT_OF_MEMORY in codes else "crashed"
-            slot.kill()  # before its job is freed: the first process could still work on it
         self._free(slot, slot.loss)
         slot.close()
 
@@ -158,17 +157,19 @@ class _WorkerSlot:
     def age_s(self) -> float:
         return time.monotonic() - self.started
 
-    def kill(self) -> None:
-        """End the processes that still run."""
+    def kill(self) -> list[int]:
+        """End the processes that still run. Returns all exit codes; one that was already exiting keeps its own."""
         for process in self.processes:
             process.kill()
+        codes: list[int] = []
         for process in self.processes:
-            process.wait()
+            codes.append(process.wait())
             if process.stdin is not None:
                 with suppress(OSError):  # the settings of a process that has died before reading them
                     process.stdin.close()
         if self.rendezvous:
             Path(self.rendezvous).unlink(missing_ok=True)
+        return codes
 
     def close(self) -> None:
         """Clean up after a dead worker; one that died young is replaced after a longer pause each time."""

@@ -181,6 +181,21 @@ def test_a_process_that_ends_ends_its_group_before_the_job_is_freed(worker, outa
     assert slot.processes == [], "the next check starts all of them again"
 
 
+def test_memory_that_ran_out_in_a_process_that_ends_last_is_not_booked_as_a_crash(worker, outage, monkeypatch):
+    supervisor = Supervisor([replace(worker.settings, devices=("cpu", "cpu"))], outage.store)
+    (slot,) = supervisor.slots
+    slot.name = "w"
+    slot.processes = [subprocess.Popen(["sh", "-c", f"exit {code}"]) for code in (5, EXIT_OUT_OF_MEMORY)]
+    for process in slot.processes:
+        process.wait()
+    monkeypatch.setattr(slot.processes[1], "poll", lambda: None)  # exiting, and not to be waited for yet
+    video = queue(worker, "x")
+    outage.store.claim("w", 10.0, "stub")
+    supervisor._check(slot)
+    job = outage.store.get(video)
+    assert (job.status, job.error_code) == ("failed", "out_of_memory")
+
+
 @pytest.mark.slow
 def test_two_kills_of_the_service_and_two_of_the_worker_within_one_job(make_server, image, tmp_path):
     server = make_server(lease_s=2.0).start()
