@@ -1,10 +1,13 @@
 """The documents are true: what they show runs, and what they name exists.
 
-```bash and ```python blocks of a document run in order in one fresh folder. ```console blocks need a GPU, weights or
-minutes: of these, every command, sub-command and option is looked up instead.
+```bash and ```python blocks of a document run in order in one fresh folder, each in a process of its own. ```console
+blocks need a GPU, weights or minutes: of these, every command, sub-command and option is looked up instead.
 """
 
+import contextlib
 import dataclasses
+import importlib
+import io
 import os
 import re
 import runpy
@@ -154,8 +157,12 @@ def _help(command: str, *subcommands: str) -> str:
     key = (command, *subcommands)
     if key not in _help_cache:
         recipe = ["tiny"] if command == "fw-train" and subcommands[0] in ("base", "stage1", "stage2") else []
-        arguments = [sys.executable, "-m", MODULES[command], *subcommands, *recipe, "--help"]
-        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{' '.join(key)} --help: {done.stderr}"
-        _help_cache[key] = done.stdout
+        shown = io.StringIO()
+        with contextlib.redirect_stdout(shown):
+            try:
+                code = importlib.import_module(MODULES[command]).main([*subcommands, *recipe, "--help"])
+            except SystemExit as end:
+                code = end.code
+        assert code == 0, f"{' '.join(key)} --help"
+        _help_cache[key] = shown.getvalue()
     return _help_cache[key]
