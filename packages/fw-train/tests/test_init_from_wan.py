@@ -159,37 +159,28 @@ def test_a_relative_folder_loads_from_anywhere(wan, clip_world, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("limits", "folder", "rename"),
-    [
-        ((0.0, 900.0), "low_noise_model", to_wan),
-        ((900.0, 1000.0), "high_noise_model", to_wan),
-        ((0.0, 900.0), "transformer_2", to_diffusers),
-        ((900.0, 1000.0), "transformer", to_diffusers),
-    ],
+    ("rename", "low", "high"),
+    [(to_wan, "low_noise_model", "high_noise_model"), (to_diffusers, "transformer_2", "transformer")],
 )
-def test_layouts_of_wan22(wan, clip_world, tmp_path, limits, folder, rename):
+def test_layouts_of_wan22(wan, clip_world, tmp_path, rename, low, high):
     """Two experts in two folders: the one of the config's timesteps is taken."""
-    config = dataclasses.replace(clip_world[1], name="expert", timestep_range=limits)
-    (tmp_path / "expert.json").write_text(config.to_json())
     source = tmp_path / "wan22"
     shutil.copytree(wan, source)
     (source / "diffusion_pytorch_model.safetensors").unlink()
-    world = FantasyWorld(config, seed=4)
-    names = ("low_noise_model", "high_noise_model") if rename is to_wan else ("transformer", "transformer_2")
-    for name in names:
-        added = 0.0 if name == folder else 1.0  # the other expert has other weights
-        state = {
-            rename(n, config.pcb_blocks): p.detach() + added
-            for n, p in world.named_parameters()
-            if world.parameter_group(n) == "video"
-        }
-        (source / name).mkdir()
-        save_file(state, source / name / "diffusion_pytorch_model.safetensors")
-    lines = init(InitOptions(model=str(tmp_path / "expert.json"), wan=source, out=tmp_path / "made"))
-    assert folder in lines[0]
-    made = load_world(tmp_path / "made")
-    weight = "pcb.0.self_attn.q.weight"
-    assert torch.equal(made.get_parameter(weight), world.get_parameter(weight))
+    world = FantasyWorld(clip_world[1], seed=4)
+    video = {n: p.detach() for n, p in world.named_parameters() if world.parameter_group(n) == "video"}
+    experts = {low: ((0.0, 900.0), 0.0), high: ((900.0, 1000.0), 1.0)}
+    for folder, (_, added) in experts.items():
+        (source / folder).mkdir()
+        state = {rename(name, clip_world[1].pcb_blocks): value + added for name, value in video.items()}
+        save_file(state, source / folder / "diffusion_pytorch_model.safetensors")
+    for folder, (limits, added) in experts.items():
+        config = dataclasses.replace(clip_world[1], name="expert", timestep_range=limits)
+        (tmp_path / "expert.json").write_text(config.to_json())
+        lines = init(InitOptions(model=str(tmp_path / "expert.json"), wan=source, out=tmp_path / folder))
+        assert folder in lines[0]
+        weight = "pcb.0.self_attn.q.weight"
+        assert torch.equal(load_world(tmp_path / folder).get_parameter(weight), video[weight] + added)
 
 
 def _t5() -> dict[str, torch.Tensor]:

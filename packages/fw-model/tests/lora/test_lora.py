@@ -1,6 +1,7 @@
 """LoRA files that do not fit are refused by layer; the others load, add up, and leave no trace. Parity with PEFT is in
 tests/parity."""
 
+import copy
 import json
 from typing import Any
 
@@ -23,8 +24,8 @@ def pair(name: str, out: int = 48, into: int = 48, rank: int = 3) -> dict[str, t
 
 
 @pytest.fixture
-def fresh(micro, make_world) -> FantasyWorld:
-    return make_world(micro).eval()
+def fresh(world) -> FantasyWorld:
+    return copy.deepcopy(world).eval()
 
 
 @pytest.fixture

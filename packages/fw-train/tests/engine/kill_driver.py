@@ -1,4 +1,4 @@
-"""Kills training processes for real, at twenty places, and resumes them; run by test_train_kill.py.
+"""Kills training processes for real, at twelve places, and resumes them; run by test_train_kill.py.
 
     python kill_driver.py WORK SEED
 
@@ -122,7 +122,7 @@ def main(work: Path, seed: int) -> None:
     importlib.import_module("torch.utils.tensorboard")  # once, here, rather than in every child
     assert one_life(work / "whole") == 0
     print(json.dumps({"killed": "never", "sha256": weights(work / "whole")}))
-    places = [Place(step=chance.randrange(STEPS)) for _ in range(12)]
+    places = [Place(step=chance.randrange(STEPS)) for _ in range(4)]
     names = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", "manifest.json", "")
     places += [Place(after=f"step-{chance.randrange(3, STEPS, 3):08d}/{name}".rstrip("/")) for name in names]
     places += [Place(after=f"step-{STEPS:08d}/state.json"), Place(after=f"step-{STEPS:08d}")]

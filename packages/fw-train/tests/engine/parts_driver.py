@@ -16,20 +16,20 @@ import sys
 from pathlib import Path
 
 import torch
-from kill_driver import STEPS, Denoise, killer
+from kill_driver import Denoise, killer
 
 from fw_train.config.schema import Cadence, OptimConfig, TrainConfig
 from fw_train.engine.checkpoint import CheckpointStore, read
 from fw_train.engine.distributed import join, shard
 from fw_train.engine.loop import run
 
+STEPS = 12
 PLACES = (
-    (1, "step-00000006/model-00002-of-00002.safetensors"),
-    (0, "step-00000009/optimizer-00001-of-00002.safetensors"),
-    (1, "step-00000012/ema-00002-of-00002.safetensors"),
-    (0, "step-00000012/state.json"),
-    (0, "step-00000015/manifest.json"),
-    (0, "step-00000015"),
+    (1, "step-00000003/model-00002-of-00002.safetensors"),
+    (0, "step-00000006/optimizer-00001-of-00002.safetensors"),
+    (0, "step-00000006/state.json"),
+    (0, "step-00000009/manifest.json"),
+    (0, "step-00000009"),
 )
 """Rank that dies, and the file of a save after which it dies."""
 
