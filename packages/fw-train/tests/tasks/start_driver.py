@@ -78,7 +78,8 @@ def main(work: Path, data: Path, model: Path, other: Path) -> None:
         if child == 0:
             meet(work, rank, 2)
             for name, config in starts(work, data, model, other).items():
-                print(json.dumps({"start": name, "rank": rank, **compare(config, read)}), flush=True)
+                line = json.dumps({"start": name, "rank": rank, **compare(config, read)})
+                os.write(1, f"{line}\n".encode())  # at once: the other rank prints too
             dist.destroy_process_group()
             os._exit(0)
         children.append(child)
