@@ -32,7 +32,7 @@ from fw_train.engine.optim import EMA, AdamW
 from fw_train.lora import add_adapters
 from fw_train.model_bundle import check_offload_blocks, world_config
 from fw_train.plan.encoders import VAE_BYTES, EncoderWork, encoder_work
-from fw_train.tasks.distillation import Window
+from fw_train.tasks.distillation import NoiseWindow
 from fw_train.tasks.stages import (
     LOSSES,
     Batch,
@@ -335,7 +335,7 @@ def meta_batch(model: WorldConfig, config: TrainConfig, size: int) -> Batch:
         targets=None if config.stage == "base" else targets,
         window=None
         if config.stage != "distill"
-        else Window(
+        else NoiseWindow(
             sigmas=empty(config.distill.teacher_steps + 1),
             empty=empty(video.text_len, video.text_dim) if config.distill.guidance_scale != 1 else None,
             guidance_scale=config.distill.guidance_scale,

@@ -22,7 +22,7 @@ from fw_train.config.schema import DistillConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class NoiseWindow:
     """The teacher's way through the window of each sample of a batch."""
 
     sigmas: Float[Tensor, "b n1"]
@@ -51,13 +51,13 @@ class WindowSampler:
         sigma = torch.tensor(drawn, dtype=torch.float32)
         return TrainingTimes(sigma * TRAIN_STEPS, sigma, torch.ones_like(sigma))
 
-    def window(self, sigma: Float[Tensor, " b"], empty: Float[Tensor, "b t d"]) -> Window:
+    def window(self, sigma: Float[Tensor, " b"], empty: Float[Tensor, "b t d"]) -> NoiseWindow:
         """The windows that start at the given noise levels, on their device."""
         count, guidance = self.config.steps, self.config.guidance_scale
         place = torch.stack([(sigma - start).abs() for start in self.starts]).argmin(dim=0)
         within = torch.arange(self.config.teacher_steps + 1, device=sigma.device) / self.config.teacher_steps
         unbent = 1 - (place[:, None] + within) / count
-        return Window(
+        return NoiseWindow(
             sigmas=shift_sigma(unbent, self.shift),
             empty=empty if guidance != 1 else None,
             guidance_scale=guidance,

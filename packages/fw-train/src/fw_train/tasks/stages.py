@@ -27,7 +27,7 @@ from fw_model.model.rays import RayMap
 from fw_model.sampling.flow import TRAIN_STEPS, add_noise, flow_target, guide
 from fw_train.config.schema import Stage, TrainConfig
 from fw_train.lora import is_adapter, without_adapters
-from fw_train.tasks.distillation import Window, window_velocity
+from fw_train.tasks.distillation import NoiseWindow, window_velocity
 
 TRAINED: dict[Stage, frozenset[str]] = {
     "autoencoder": frozenset(),
@@ -67,7 +67,7 @@ class Batch:
     """Whether the branches attend to each other (cross_branch dropout)."""
     dense_frames: tuple[int, ...] | None = None
     """Ascending output frames whose depth and points are predicted and compared; None: all."""
-    window: Window | None = None
+    window: NoiseWindow | None = None
     """The teacher's steps of `distill`, which start at `sigma`."""
 
 
