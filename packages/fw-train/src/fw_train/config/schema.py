@@ -212,8 +212,8 @@ class ComputeConfig:
     offload_blocks: int = 0
     """Keep the frozen weights of the first N transformer blocks in host memory, and copy each block to the device for
     the forward pass and for its recomputation (musubi-tuner's `blocks_to_swap`; here everything that is kept in host
-    memory is called `offload`). At most two of them are on the device. Stage 1 runs the preconditioning blocks, stage 2
-    all. The results are the same."""
+    memory is called `offload`). At most two of them are on the device. Stage 1 runs the preconditioning blocks,
+    later stages all. The results are the same."""
     offload_activations: bool = False
     """Keep the block inputs that activation checkpointing saves in host memory until the backward pass. The results are
     the same."""

@@ -51,16 +51,21 @@ class WindowSampler:
         sigma = torch.tensor(drawn, dtype=torch.float32)
         return TrainingTimes(sigma * TRAIN_STEPS, sigma, torch.ones_like(sigma))
 
-    def window(self, sigma: Float[Tensor, " b"], empty: Float[Tensor, "b t d"]) -> NoiseWindow:
-        """The windows that start at the given noise levels, on their device."""
-        count, guidance = self.config.steps, self.config.guidance_scale
+    @property
+    def guided(self) -> bool:
+        """Whether the teacher needs the empty caption."""
+        return self.config.guidance_scale != 1
+
+    def window(self, sigma: Float[Tensor, " b"], empty: Float[Tensor, "b t d"] | None) -> NoiseWindow:
+        """The windows that start at the given noise levels, on their device; `empty` is read if `guided`."""
+        count = self.config.steps
         place = torch.stack([(sigma - start).abs() for start in self.starts]).argmin(dim=0)
         within = torch.arange(self.config.teacher_steps + 1, device=sigma.device) / self.config.teacher_steps
         unbent = 1 - (place[:, None] + within) / count
         return NoiseWindow(
             sigmas=shift_sigma(unbent, self.shift),
-            empty=empty if guidance != 1 else None,
-            guidance_scale=guidance,
+            empty=empty if self.guided else None,
+            guidance_scale=self.config.guidance_scale,
         )
 
 

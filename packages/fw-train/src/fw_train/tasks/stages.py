@@ -186,27 +186,7 @@ def stage1_loss(world: FantasyWorld, batch: Batch, config: WorldLossConfig) -> M
 
 def stage2_loss(world: FantasyWorld, batch: Batch, config: WorldLossConfig) -> Mapping[str, Tensor]:
     """L_flow + lambda L_geo of the whole model; lambda = 0 leaves the heads out."""
-    out = world(
-        add_noise(batch.clean, batch.noise, batch.sigma),
-        batch.sigma * TRAIN_STEPS,
-        context=batch.context,
-        y=batch.y,
-        clip_feature=batch.clip_feature,
-        plucker=batch.plucker,
-        control=batch.control,
-        predict_geometry=config.geometry > 0,
-        dense_frames=batch.dense_frames,
-        cross_branch=batch.cross_branch,
-    )
-    target = flow_target(batch.clean, batch.noise)
-    loss = world_loss(
-        out.velocity, target, batch.weight, out.geometry, batch.targets, config, dense_frames=batch.dense_frames
-    )
-    terms = {"loss": loss.total, **_log_names(loss.parts)}
-    if out.geometry is not None:
-        flow = loss.parts["flow"].clamp_min(1e-12)
-        terms["balance/geometry_over_flow"] = config.geometry * loss.parts["geometry"] / flow
-    return terms
+    return _joint_loss(world, batch, config, flow_target(batch.clean, batch.noise))
 
 
 def distill_loss(world: FantasyWorld, batch: Batch, config: WorldLossConfig) -> Mapping[str, Tensor]:
@@ -222,21 +202,34 @@ def distill_loss(world: FantasyWorld, batch: Batch, config: WorldLossConfig) -> 
         made = predict(batch.context)
         return made if window.empty is None else guide(made, predict(window.empty), window.guidance_scale)
 
-    start = add_noise(batch.clean, batch.noise, batch.sigma)
     with torch.no_grad(), without_adapters(world):
-        target = window_velocity(velocity, start, window.sigmas)
+        target = window_velocity(velocity, add_noise(batch.clean, batch.noise, batch.sigma), window.sigmas)
+    return _joint_loss(world, batch, config, target)
+
+
+def _joint_loss(
+    world: FantasyWorld, batch: Batch, config: WorldLossConfig, target: Float[Tensor, "b c f y x"]
+) -> Mapping[str, Tensor]:
     out = world(
-        start,
+        add_noise(batch.clean, batch.noise, batch.sigma),
         batch.sigma * TRAIN_STEPS,
         context=batch.context,
-        **inputs,
+        y=batch.y,
+        clip_feature=batch.clip_feature,
+        plucker=batch.plucker,
+        control=batch.control,
         predict_geometry=config.geometry > 0,
         dense_frames=batch.dense_frames,
+        cross_branch=batch.cross_branch,
     )
     loss = world_loss(
         out.velocity, target, batch.weight, out.geometry, batch.targets, config, dense_frames=batch.dense_frames
     )
-    return {"loss": loss.total, **_log_names(loss.parts)}
+    terms = {"loss": loss.total, **_log_names(loss.parts)}
+    if out.geometry is not None:
+        flow = loss.parts["flow"].clamp_min(1e-12)
+        terms["balance/geometry_over_flow"] = config.geometry * loss.parts["geometry"] / flow
+    return terms
 
 
 LOSSES: Mapping[Stage, Loss] = {

@@ -283,7 +283,8 @@ class WorldTask:
         context = torch.stack([self.text(caption) for caption in captions]).to(device)
         window = None
         if self._windows is not None:
-            window = self._windows.window(sigma.to(device), self.text("").to(device).expand_as(context))
+            empty = self.text("").to(device).expand_as(context) if self._windows.guided else None
+            window = self._windows.window(sigma.to(device), empty)
         return Batch(
             clean=clean,
             noise=noise,
