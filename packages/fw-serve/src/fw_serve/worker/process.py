@@ -263,8 +263,9 @@ def main() -> int:
     lifeline = sys.stdin.buffer
     settings = WorkerSettings(**json.loads(lifeline.readline()))
     if settings.rank:
-        code = follow(settings, lifeline.fileno())
-        return os._exit(code) if code else 0
+        if code := follow(settings, lifeline.fileno()):
+            os._exit(code)  # the end of the program could wait for the other processes
+        return 0
     store = JobStore(settings.database, max_attempts=settings.max_attempts, keep_s=settings.keep_s)
     threading.Thread(target=_end_with, args=(lifeline.fileno(), settings, store), daemon=True).start()
     fleet = Fleet(store)
