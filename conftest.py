@@ -25,7 +25,7 @@ def _has_shapes(hint: Any) -> bool:
 
 
 def _checked(target: Any = None, *, typechecker: Any) -> Any:
-    """The decorator of the import hook: jaxtyping's for shapes, beartype alone for other types, 20 times faster.
+    """The decorator of the import hook: jaxtyping's for shapes; beartype alone, which is much cheaper, for other types.
 
     Functions in functions would be decorated again at every call, and are not checked.
     """

@@ -1,4 +1,4 @@
-"""torchao's 8-bit weights (`quantize_`) are those of ours, to the rounding of its scales, and are streamed as well."""
+"""int8 weights of torchao (`quantize_`): they equal ours up to rounding, and block offloading gives the same world."""
 
 import numpy as np
 import torch
