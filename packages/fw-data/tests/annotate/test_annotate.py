@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,19 @@ class FakeSpec:
     def backend(self, plan, placement) -> FakeBackend:
         assert (placement.height % 16, plan.num_frames > 1) == (0, True)
         return FakeBackend(behave=self.behave)
+
+
+class TurningBackend(FakeBackend):
+    """Geometry of frames that are not the given ones."""
+
+    def annotate(self, frames, *, progress=None) -> ClipGeometry:
+        found = super().annotate(frames, progress=progress)
+        return replace(found, frames=np.ascontiguousarray(frames[:, ::-1]), notes=["upside down"])
+
+
+class TurningSpec(FakeSpec):
+    def backend(self, plan, placement) -> FakeBackend:  # noqa: ARG002 - one for all clips
+        return TurningBackend(behave=self.behave)
 
 
 def _outcomes(out: Path) -> dict[str, tuple[str, str]]:
@@ -115,6 +128,16 @@ def test_no_bad_file_stops_the_others(tmp_path, scene, make_video, run_annotate)
     assert records["uneven.mp4"].fps == pytest.approx(7 / (12 / 25), rel=1e-5)
     times = ClipDataset(out).cameras(records["uneven.mp4"].id).time_s
     np.testing.assert_allclose(times, np.array([0, 1, 2, 4, 5, 8, 10, 12]) / 25, atol=1e-9)
+
+
+def test_the_frames_that_the_geometry_belongs_to_are_stored(tmp_path, scene, make_video, run_annotate):
+    video = scene(13)["video"]
+    make_video(tmp_path / "raw" / "clip.mp4", video)
+    run_annotate(tmp_path / "raw", tmp_path / "out", spec=TurningSpec(), config={"trim_s": 0.0})
+    dataset = ClipDataset(tmp_path / "out")
+    assert dataset.records[0].notes == ["upside down"]
+    stored = dataset.load(0).video.astype(float)
+    assert np.abs(stored - video[:, ::-1]).mean() < 0.5 * np.abs(stored - video).mean()
 
 
 def test_an_empty_folder_gives_nothing_and_writes_nothing(tmp_path, run_annotate):

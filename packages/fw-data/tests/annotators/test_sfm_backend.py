@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from fw_data.annotators.base import AnnotationRefused, ClipGeometry
-from fw_data.annotators.sfm import SfmBackend, SfmConfig, refusals
+from fw_data.annotators.sfm import SfmBackend, SfmConfig, calibration, lens, refusals, zoom
 from fw_data.annotators.sfm.matching.keyframes import Motion
 from fw_data.annotators.sfm.matching.matching import PairMatches
+from fw_geometry.lenses import Lens
 from fw_geometry.metrics import ate
 
 CONFIG = SfmConfig(
@@ -97,6 +98,32 @@ def test_portrait_is_annotated_and_the_same_input_gives_the_same_bytes() -> None
     for name in ("depth_m", "confidence", "K", "pose_c2w", "pose_confidence"):
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
     assert first.scores == second.scores
+
+
+def test_frames_of_a_bent_lens_come_back_straight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lens, "MIN_OBSERVATIONS", 300)  # few small frames tell little of a lens
+    monkeypatch.setattr(calibration, "EVIDENCE", 1.0)
+    monkeypatch.setattr(zoom, "EVIDENCE", 1.0)
+    height, width = 144, 192
+    truth = render(7, height, width)
+    focal = 1.2 * truth["K"][0, 0]
+    bent = Lens(fx=focal, fy=focal, cx=width / 2, cy=height / 2, radial=(-0.2,))
+    pixels = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1).reshape(-1, 2)
+    rays = bent.unproject(pixels)
+    places = ((rays / rays[:, 2:]) @ truth["K"].T)[:, :2].reshape(height, width, 2).astype(np.float32) - 0.5
+    video = np.stack([cv2.remap(frame, places[..., 0], places[..., 1], cv2.INTER_CUBIC) for frame in truth["video"]])
+    found = SfmBackend(CONFIG).annotate(video)
+    assert found.frames is not None
+    assert found.frames.shape == video.shape
+    assert "undistorted" in found.notes[0]
+    assert found.scores["radial_distortion"] == pytest.approx(-0.2, abs=0.06)
+    assert found.K[0, 0, 0] == pytest.approx(focal, rel=0.1)
+    path = np.linalg.norm(np.diff(truth["pose_c2w"][:, :3, 3], axis=0), axis=1).sum()
+    assert ate(found.pose_c2w, truth["pose_c2w"]).rmse < 0.01 * path
+    edge = np.s_[:, ::12, :: width - 1]
+    assert np.abs(found.frames[edge].astype(float) - video[edge]).mean() > 3  # nothing moves in the middle
+    center = np.s_[:, height // 2 - 6 : height // 2 + 6, width // 2 - 6 : width // 2 + 6]
+    assert np.abs(found.frames[center].astype(float) - video[center]).mean() < 12
 
 
 def turning(frames: int) -> np.ndarray:

@@ -52,7 +52,9 @@ def with_second(choice: str) -> SfmConfig:
 
 @pytest.mark.usefixtures("weights")
 def test_it_is_asked_only_when_the_first_one_fails(frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstruction, "polish", lambda scene, *_: (scene, 0.0))  # slow, and the same for both
+    monkeypatch.setattr(
+        reconstruction, "polish", lambda found, *_: (found.scene, None, 0.0)
+    )  # slow, and the same for both
     monkeypatch.setattr(reconstruction, "ALIKED", BLIND)
     usual = reconstruct(frames, with_second("auto"))
     assert not usual.second_matcher

@@ -13,6 +13,7 @@ from fw_data.annotators.sfm.bundle import adjust, drop_outliers, to_reconstructi
 from fw_data.annotators.sfm.calibration import FOCAL_SPREAD, USUAL_FOCAL, fit_lens, fit_shutter, settle_focal
 from fw_data.annotators.sfm.dense.views import choose_sources, depth_limits
 from fw_data.annotators.sfm.focal import guess_focal_px
+from fw_data.annotators.sfm.lens import LensRemoval, remove_lens
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching.features import Features
 from fw_data.annotators.sfm.matching.matching import PairMatches, verify_pair
@@ -20,7 +21,7 @@ from fw_data.annotators.sfm.reversal import candidates, likeliest, reverse
 from fw_data.annotators.sfm.rolling_shutter import estimate_readout, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.sections import compare_sections
-from fw_data.annotators.sfm.zoom import fit_zoom
+from fw_data.annotators.sfm.zoom import fit_camera, fit_zoom
 from fw_geometry.metrics import ate
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 260.0
@@ -35,22 +36,29 @@ def pose_c2w(time: float, turn: float = 0.06, step: tuple[float, float, float] =
     return pose
 
 
-def project(points: np.ndarray, pose: np.ndarray, radial: float = 0.0) -> np.ndarray:
+def project(points: np.ndarray, pose: np.ndarray, radial: float = 0.0, radial2: float = 0.0) -> np.ndarray:
     camera = (points - pose[:3, 3]) @ pose[:3, :3]
     flat = camera[:, :2] / camera[:, 2:]
-    flat = flat * (1 + radial * (flat**2).sum(1, keepdims=True))
+    square = (flat**2).sum(1, keepdims=True)
+    flat = flat * (1 + radial * square + radial2 * square**2)
     return FOCAL * flat + [WIDTH / 2, HEIGHT / 2]
 
 
 def make_scene(
-    *, points: int = 150, radial: float = 0.0, readout: float = 0.0, noise_px: float = 0.0, **path
+    *,
+    points: int = 150,
+    radial: float = 0.0,
+    radial2: float = 0.0,
+    readout: float = 0.0,
+    noise_px: float = 0.0,
+    **path,
 ) -> SparseScene:
     """Random points, observed wherever they are inside the image; those seen in fewer than 3 frames are left out."""
     rng = np.random.default_rng(3)
     cloud = rng.uniform([-2.5, -1.5, 4.0], [3.5, 1.5, 9.0], (points, 3))
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for frame in range(FRAMES):
-        seen = project(cloud, pose_c2w(frame, **path), radial)
+        seen = project(cloud, pose_c2w(frame, **path), radial, radial2)
         for _ in range(4 if readout else 0):  # each row is read at its own moment, from its own place on the path
             moments = frame + (seen[:, 1] / HEIGHT - 0.5) * readout
             moved = [project(point[None], pose_c2w(t, **path)) for point, t in zip(cloud, moments, strict=True)]
@@ -164,19 +172,80 @@ def test_the_lens_bends_only_where_it_shows() -> None:
     assert fit_lens(ideal, threads=1).radial == 0
 
 
-def test_a_strong_distortion_is_found_with_the_focal_length_and_refused() -> None:
-    bent = make_scene(radial=-0.35, noise_px=0.2, points=400)
+@pytest.mark.parametrize(("radial", "radial2"), [(-0.25, 0.05), (0.2, 0.0)])
+def test_a_strong_distortion_is_found_with_the_focal_length_and_taken_out(radial: float, radial2: float) -> None:
+    bent = make_scene(radial=radial, radial2=radial2, noise_px=0.2, points=900)
     start = adjust(replace(bent, radial=0.0), loss_px=1.0, max_iterations=60, threads=1)
-    assert start.focal_px > 1.4 * FOCAL  # an ideal lens hides the distortion in the focal length
+    assert abs(np.log(start.focal_px / FOCAL)) > 0.1  # an ideal lens hides the distortion in the focal length
     found = fit_lens(start, threads=1)
-    assert found.radial == pytest.approx(-0.35, abs=0.02)
-    assert found.focal_px == pytest.approx(FOCAL, rel=0.02)
-    with pytest.raises(AnnotationRefused) as refusal:
-        refusals.check_camera(found, 0.0)
+    assert found.radial == pytest.approx(radial + 0.4 * radial2, abs=0.03)
+    assert found.focal_px == pytest.approx(FOCAL, rel=0.03)
+    ideal, removal = remove_lens(found, None)
+    assert removal is not None
+    assert ideal.radial == 0
+    assert np.median(residuals_px(ideal)) < 0.5
+    assert ideal.focal_px == removal.K[0, 0]
+    assert f"coefficient {found.radial:.2f}" in removal.note()
+    refusals.check_lens(ideal)
+
+
+@pytest.mark.parametrize(("radial", "points"), [(-0.2, 250), (-0.35, 900)], ids=["few points", "folds"])
+def test_a_strong_lens_that_cannot_be_taken_out_is_refused(radial: float, points: int) -> None:
+    bent = make_scene(radial=radial, noise_px=0.2, points=points)
+    found = fit_lens(adjust(replace(bent, radial=0.0), loss_px=1.0, max_iterations=60, threads=1), threads=1)
+    kept, removal = remove_lens(found, None)
+    assert removal is None
+    assert kept is found
+    with pytest.raises(AnnotationRefused, match=r"-0\.[23]") as refusal:
+        refusals.check_camera(kept)
     assert refusal.value.code == "lens-distortion"
 
 
-@pytest.mark.parametrize("trend", [np.log(1.6), -np.log(1.6), np.log(1.25)])
+def test_two_steps_of_a_lens_are_resampled_as_one() -> None:
+    truth = replace(make_scene(points=900), radial=-0.2)
+    first, removal = remove_lens(truth, None)
+    second, both = remove_lens(replace(first, radial=-0.04), removal)
+    assert isinstance(both, LensRemoval)
+    assert len(both.lenses) == 2
+    assert both.radial == pytest.approx(-0.24, abs=0.04)
+    at = np.array([[20.0, 30.0], [160.0, 120.0], [300.0, 200.0]])
+    np.testing.assert_allclose(both.ideal(both.recorded(at)), at, atol=1e-6)
+    columns, rows = np.meshgrid(np.arange(2 * WIDTH) + 0.5, np.arange(2 * HEIGHT) + 0.5)
+    recorded = np.stack([columns / 4, rows / 4], axis=-1).astype(np.uint8)  # says where it is, at twice the size
+    ideal = both.frames(recorded[None], threads=1)[0]
+    for x, y in at:
+        np.testing.assert_allclose(
+            2.0 * ideal[int(2 * y), int(2 * x)].astype(float), both.recorded(np.array([[x, y]]))[0], atol=3
+        )
+    corners = both.recorded(np.array([[0.5, 0.5], [WIDTH - 0.5, HEIGHT - 0.5]]))
+    assert (corners > 0).all()
+    assert (corners < [WIDTH, HEIGHT]).all()
+    assert len(second.obs_xy) <= len(first.obs_xy) < len(truth.obs_xy)
+
+
+def test_the_principal_point_of_a_crop_is_found_and_a_centered_one_stays() -> None:
+    whole = make_scene(noise_px=0.2, points=900)
+    width, height = round(0.7 * WIDTH), round(0.7 * HEIGHT)
+    inside = (whole.obs_xy < [width, height]).all(axis=1)
+    crop = replace(
+        whole,
+        width=width,
+        height=height,
+        obs_frame=whole.obs_frame[inside],
+        obs_point=whole.obs_point[inside],
+        obs_xy=whole.obs_xy[inside],
+    )
+    start = adjust(drop_outliers(crop, max_error_px=np.inf), loss_px=1.0, max_iterations=60, threads=1)
+    found = fit_lens(start, threads=1)
+    assert found.principal_px == pytest.approx(((WIDTH - width) / 2, (HEIGHT - height) / 2), abs=6)
+    assert found.focal_px == pytest.approx(FOCAL, rel=0.03)
+    np.testing.assert_allclose(found.K[:2, 2], found.center_px)
+    xy, _ = found.project(found.obs_frame, found.points[found.obs_point])
+    assert np.median(np.linalg.norm(xy - found.obs_xy, axis=1)) < 0.5
+    assert fit_lens(adjust(whole, loss_px=0.5, threads=1), threads=1).principal_px == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("trend", [np.log(1.6), -np.log(1.6), np.log(1.15)])
 def test_a_zoom_within_the_shot_is_found_and_refused(trend: float) -> None:
     scene = make_scene(noise_px=0.2, points=300)
     center = np.array([WIDTH, HEIGHT]) / 2
@@ -184,24 +253,29 @@ def test_a_zoom_within_the_shot_is_found_and_refused(trend: float) -> None:
     start = adjust(
         replace(scene, obs_xy=center + (scene.obs_xy - center) * factor), loss_px=1.0, max_iterations=60, threads=1
     )
-    assert start.focal_px > 1.2 * FOCAL
+    assert start.focal_px > 1.1 * FOCAL
     found = fit_zoom(start, threads=1)
-    assert found == pytest.approx(trend, rel=0.25)
+    assert found == pytest.approx(trend, rel=0.15)
     with pytest.raises(AnnotationRefused) as refusal:
-        refusals.check_camera(replace(scene, focal_px=FOCAL), found)
+        refusals.check_zoom(found)
     assert refusal.value.code == "zoom"
+    kept, zoom = fit_camera(start, threads=1)  # neither lens nor principal point takes its place
+    assert kept is start
+    assert zoom == pytest.approx(trend, rel=0.15)
+    few = replace(start, posed=np.arange(FRAMES) < 4)
+    assert fit_zoom(few, threads=1) == 0
 
 
 @pytest.mark.parametrize("path", [{}, {"step": (0.02, 0.01, 0.4)}, {"turn": 0.0, "step": (0.02, 0.01, 0.4)}])
 def test_a_dolly_is_no_zoom(path: dict) -> None:
     scene = adjust(make_scene(noise_px=0.3, points=300, **path), loss_px=0.5, threads=1)
     assert fit_zoom(scene, threads=1) == 0
-    refusals.check_camera(scene, 0.0)
+    refusals.check_camera(scene)
 
 
 def test_an_implausible_focal_length_is_refused() -> None:
     with pytest.raises(AnnotationRefused) as refusal:
-        refusals.check_camera(replace(make_scene(), focal_px=6.1 * WIDTH), 0.0)
+        refusals.check_camera(replace(make_scene(), focal_px=6.1 * WIDTH))
     assert refusal.value.code == "focal-implausible"
 
 

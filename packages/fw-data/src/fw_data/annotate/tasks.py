@@ -161,6 +161,7 @@ class AnnotateTask:
             raise RuntimeError(f"{backend.name} gave depth {geometry.depth_m.shape} for frames {frames.shape[:3]}")
         if not (geometry.depth_m > 0).any():
             raise AnnotationRefused("no-depth", "no pixel of the clip has a depth", "check the geometry of this video")
+        frames = frames if geometry.frames is None else geometry.frames
         overlay = overlay_pixels(frames)
         if overlay.any():
             geometry = replace(geometry, confidence=np.where(overlay, np.float32(0), geometry.confidence))
@@ -199,7 +200,7 @@ class AnnotateTask:
             grade=letter,
             grade_reasons=reasons,
             motion_tags=motion_tags(geometry.pose_c2w, median_depth(geometry)),
-            notes=[*plan.notes, *masked, *notes],
+            notes=[*plan.notes, *geometry.notes, *masked, *notes],
             has_masks=True,
         )
         cameras = Cameras(

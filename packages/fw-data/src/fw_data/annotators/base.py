@@ -33,6 +33,10 @@ class ClipGeometry:
     """"scene": the clip is right up to one scale factor."""
     scores: dict[str, float] = field(default_factory=dict)
     """Quality figures of the clip by name; the spec of the backend gives their meaning."""
+    frames: UInt8[np.ndarray, "f h w 3"] | None = None
+    """The frames that the geometry belongs to, where they are not the given ones but undistorted; store these."""
+    notes: list[str] = field(default_factory=list)
+    """What a user of the clip should know."""
 
     def __post_init__(self) -> None:
         frames, height, width = self.depth_m.shape
@@ -48,6 +52,8 @@ class ClipGeometry:
                     f"ClipGeometry.{name} has shape {got}, but depth_m {self.depth_m.shape} asks for {wanted}; "
                     "give one entry per frame, at the size of the depth."
                 )
+        if self.frames is not None and self.frames.shape[:3] != self.depth_m.shape:
+            raise ValueError(f"ClipGeometry.frames has shape {self.frames.shape}, but depth_m {self.depth_m.shape}.")
         for name in ("depth_m", "confidence", "K", "pose_c2w", "pose_confidence"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ValueError(f"ClipGeometry.{name} holds NaN or infinity; mark unknown depth with 0 instead.")

@@ -28,20 +28,21 @@ FLOW_START = 0.3
 class SfmBackend:
     """Structure from motion and multi-view stereo on the processor, without any downloaded model.
 
-    One focal length for the clip (found from the footage), lens distortion and rolling shutter where they show, poses
-    of all frames, and dense depth. Needs a moving camera in a mostly static scene.
+    One focal length for the clip (found from the footage), lens distortion, an off-center principal point and rolling
+    shutter where they show, poses of all frames, and dense depth. Strong distortion is taken out of the frames. Needs
+    a moving camera in a mostly static scene.
 
     Scores of the result: `reprojection_px` (median error of the scene points, in pixels of the frames),
     `parallax_deg` (median angle under which points are seen), `points_per_frame`, `match_inlier_fraction` (how rigid
     the footage is), `depth_confirmed` (part of the pixels whose depth other frames confirm), `rolling_shutter`
-    (readout as a part of the frame interval, across or down, whichever is larger), `radial_distortion`,
-    `focal_sigma` (standard deviation of the logarithm of the focal length), `focal_drift` and `path_drift` (how far
-    the cameras of each third of the clip alone are from those of the whole; absent in short clips), `second_matcher`
-    (1 where ALIKED with LightGlue found the matches, absent elsewhere).
+    (readout as a part of the frame interval, across or down, whichever is larger), `radial_distortion` (of the given
+    frames), `focal_sigma` (standard deviation of the logarithm of the focal length), `focal_drift` and `path_drift`
+    (how far the cameras of each third of the clip alone are from those of the whole; absent in short clips),
+    `second_matcher` (1 where ALIKED with LightGlue found the matches, absent elsewhere).
     """
 
     name = "sfm"
-    version = "3"
+    version = "4"
 
     def __init__(self, config: SfmConfig | None = None) -> None:
         self.config = config or SfmConfig()
@@ -57,10 +58,15 @@ class SfmBackend:
             small = _reduce(frames, self.config.long_side)
             gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small])
             result = reconstruct(small, gray, self.config, report)
+            ideal = None
+            if result.removal is not None:
+                ideal = result.removal.frames(frames, self.config.threads)
+                small = _reduce(ideal, self.config.long_side)
+                gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small])
             depth, confidence = self._depth(result.scene, small, gray, (height, width), report)
         report("depth", 1.0)
         refusals.check_depth(confidence)
-        return clip_geometry(result, depth, confidence)
+        return clip_geometry(result, depth, confidence, ideal)
 
     def _depth(
         self,
@@ -104,9 +110,12 @@ def _reduce(frames: UInt8[np.ndarray, "f h w 3"], long_side: int) -> UInt8[np.nd
 
 
 def clip_geometry(
-    result: Reconstruction, depth: Float32[np.ndarray, "f h w"], confidence: Float32[np.ndarray, "f h w"]
+    result: Reconstruction,
+    depth: Float32[np.ndarray, "f h w"],
+    confidence: Float32[np.ndarray, "f h w"],
+    frames: UInt8[np.ndarray, "f h w 3"] | None = None,
 ) -> ClipGeometry:
-    """Poses relative to the first frame, intrinsics at the size of the depth, and the scores."""
+    """Poses relative to the first frame, intrinsics at the size of the depth, the scores, and undistorted frames."""
     scene = result.scene
     count, height, width = depth.shape
     pose = np.linalg.inv(scene.pose_w2c)
@@ -131,12 +140,26 @@ def clip_geometry(
             "match_inlier_fraction": result.match_inlier_fraction,
             "depth_confirmed": float((confidence > refusals.SURE).mean()),
             "rolling_shutter": float(max(scene.readout, key=abs)),
-            "radial_distortion": scene.radial,
+            "radial_distortion": result.removal.radial if result.removal else scene.radial,
             "focal_sigma": result.focal_sigma,
         }
         | ({"focal_drift": result.drift.focal, "path_drift": result.drift.path} if result.drift else {})
         | ({"second_matcher": 1.0} if result.second_matcher else {}),
+        frames=frames,
+        notes=_notes(result),
     )
+
+
+def _notes(result: Reconstruction) -> list[str]:
+    """What was not as usual about the camera."""
+    notes = [result.removal.note()] if result.removal else []
+    right, down = np.array(result.scene.principal_px) / max(result.scene.width, result.scene.height)
+    if max(abs(right), abs(down)) > 0:
+        notes.append(
+            f"the principal point is {100 * right:+.1f} % of the long side right of the image center, and "
+            f"{100 * down:+.1f} % below it: the frames may be cut out of larger ones"
+        )
+    return notes
 
 
 def _median(values: Float64[np.ndarray, " n"]) -> float:

@@ -3,10 +3,11 @@
 The solver is Ceres through pycolmap. Axis legend: f frames, p points, o observations.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pycolmap
+from jaxtyping import Float64
 
 from fw_data.annotators.sfm.rolling_shutter import observed_shift, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
@@ -18,6 +19,7 @@ def adjust(
     loss_px: float = 0.7,
     refine_focal: bool = True,
     refine_radial: bool = False,
+    refine_principal: bool = False,
     max_iterations: int = 40,
     threads: int = 2,
 ) -> SparseScene:
@@ -27,10 +29,49 @@ def adjust(
     """
     model = to_reconstruction(replace(scene, obs_xy=scene.obs_xy - observed_shift(scene)))
     options = pycolmap.BundleAdjustmentOptions()
-    options.print_summary = False
     options.refine_focal_length = refine_focal
-    options.refine_principal_point = False
+    options.refine_principal_point = refine_principal
     options.refine_extra_params = refine_radial
+    _solve(model, options, loss_px, max_iterations, threads)
+    return _read_back(scene, model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalFit:
+    """A scene adjusted with a focal length of each frame's own."""
+
+    focals_px: Float64[np.ndarray, " f"]
+    """0 without a pose."""
+    residuals_px: Float64[np.ndarray, " o"]
+    """Distance of each observation from where its point should be seen; infinity behind the camera."""
+
+
+def adjust_focals(scene: SparseScene, *, loss_px: float, max_iterations: int, threads: int) -> FocalFit:
+    """Adjust poses, points and the focal length of every frame; the rest of the camera stays as it is."""
+    model = to_reconstruction(replace(scene, obs_xy=scene.obs_xy - observed_shift(scene)), own_cameras=True)
+    options = pycolmap.BundleAdjustmentOptions()
+    options.refine_principal_point = False
+    options.refine_extra_params = False
+    _solve(model, options, loss_px, max_iterations, threads)
+    focals = np.zeros(len(scene.posed))
+    for frame in np.flatnonzero(scene.posed):
+        focals[frame] = model.camera(int(frame) + 1).params[0]
+    moved = _read_back(scene, model)
+    ratio = focals[scene.obs_frame] / scene.focal_px
+    xy, depth = moved.project(scene.obs_frame, moved.points[scene.obs_point])
+    xy = scene.center_px + (xy - scene.center_px) * ratio[:, None]
+    residual = np.linalg.norm(scene.obs_xy - observed_shift(scene) - xy, axis=1)
+    return FocalFit(focals_px=focals, residuals_px=np.where(depth > 0, residual, np.inf))
+
+
+def _solve(
+    model: pycolmap.Reconstruction,
+    options: pycolmap.BundleAdjustmentOptions,
+    loss_px: float,
+    max_iterations: int,
+    threads: int,
+) -> None:
+    options.print_summary = False
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = loss_px
     options.ceres.solver_options.max_num_iterations = max_iterations
@@ -42,7 +83,6 @@ def adjust(
         config.add_image(image_id)
     config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
     pycolmap.create_default_bundle_adjuster(options, config, model).solve()
-    return _read_back(scene, model)
 
 
 def drop_outliers(
@@ -71,12 +111,17 @@ def select_points(scene: SparseScene, good: np.ndarray) -> SparseScene:
     )
 
 
-def to_reconstruction(scene: SparseScene) -> pycolmap.Reconstruction:
-    """The posed frames as a COLMAP model; image id = frame + 1, point ids in order of the points that are seen."""
+def to_reconstruction(scene: SparseScene, *, own_cameras: bool = False) -> pycolmap.Reconstruction:
+    """The posed frames as a COLMAP model; image id = frame + 1, point ids in order of the points that are seen.
+
+    All frames share camera 1, or each has its own with the id of the image.
+    """
     model = pycolmap.Reconstruction()
-    camera = pycolmap.Camera.create_from_model_name(1, "SIMPLE_RADIAL", scene.focal_px, scene.width, scene.height)
-    camera.params = [scene.focal_px, scene.width / 2, scene.height / 2, scene.radial]
-    model.add_camera_with_trivial_rig(camera)
+    size = (scene.width, scene.height)
+    for camera_id in (np.flatnonzero(scene.posed) + 1).tolist() if own_cameras else [1]:
+        camera = pycolmap.Camera.create_from_model_name(camera_id, "SIMPLE_RADIAL", scene.focal_px, *size)
+        camera.params = [scene.focal_px, *scene.center_px, scene.radial]
+        model.add_camera_with_trivial_rig(camera)
     order = np.argsort(scene.obs_frame, kind="stable")
     bounds = np.searchsorted(scene.obs_frame[order], np.arange(len(scene.posed) + 1))
     slot = np.zeros(len(order), np.int64)
@@ -84,7 +129,10 @@ def to_reconstruction(scene: SparseScene) -> pycolmap.Reconstruction:
         rows = order[bounds[frame] : bounds[frame + 1]]
         slot[rows] = np.arange(len(rows))
         image = pycolmap.Image(
-            name=f"{frame:06d}", keypoints=scene.obs_xy[rows].reshape(-1, 2), camera_id=1, image_id=int(frame) + 1
+            name=f"{frame:06d}",
+            keypoints=scene.obs_xy[rows].reshape(-1, 2),
+            camera_id=int(frame) + 1 if own_cameras else 1,
+            image_id=int(frame) + 1,
         )
         pose = pycolmap.Rigid3d(np.ascontiguousarray(scene.pose_w2c[frame, :3]))
         model.add_image_with_trivial_frame(image, pose)
@@ -104,5 +152,9 @@ def _read_back(scene: SparseScene, model: pycolmap.Reconstruction) -> SparseScen
     for frame in np.flatnonzero(scene.posed):
         pose[frame, :3] = model.image(int(frame) + 1).cam_from_world().matrix()
     points = np.array([model.point3D(point + 1).xyz for point in range(len(scene.points))]).reshape(-1, 3)
-    focal, _, _, radial = model.camera(1).params
-    return replace(scene, focal_px=float(focal), radial=float(radial), pose_w2c=pose, points=points)
+    scene = replace(scene, pose_w2c=pose, points=points)
+    if len(model.cameras) > 1:
+        return scene
+    focal, x, y, radial = model.camera(1).params.tolist()
+    principal = (x - scene.width / 2, y - scene.height / 2)
+    return replace(scene, focal_px=focal, principal_px=principal, radial=radial)

@@ -1,4 +1,4 @@
-"""Shutter, lens and focal length of the camera, each estimated only as far as the footage determines it.
+"""Shutter, lens, principal point and focal length, each estimated only as far as the footage determines it.
 
 Costs are mean Cauchy costs of the observations. Observations of one point in neighboring frames err together, so the
 evidence of many of them counts as that of a few (`EVIDENCE`). Axis legend: o observations.
@@ -7,6 +7,7 @@ evidence of many of them counts as that of a few (`EVIDENCE`). Axis legend: o ob
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float64
 
 from fw_data.annotators.sfm.bundle import adjust
 from fw_data.annotators.sfm.rolling_shutter import MAX_READOUT, estimate_readout, residuals_px
@@ -27,19 +28,29 @@ FOCAL_PROBE = 1.06
 MAX_FOCAL_STEP = 0.25
 MAX_FOCAL_STEPS = 5
 RADIAL_SPREAD = 0.03
+PRINCIPAL_SPREAD = 0.02
+"""In long sides."""
+PRINCIPAL_COST = 6.0
+"""Gain that an off-center principal point needs at least: one video in a few hundred is cut out of a larger image."""
+MAX_PRINCIPAL = 0.3
+"""Of the width or height; further off, something else is wrong."""
 MAX_RADIAL = 0.15
-"""Distortion beyond which images would have to be undistorted."""
-MAX_ZOOM = 0.1
-"""Change of the focal length within a shot, as a logarithm, from which one focal length is wrong."""
+"""Distortion beyond which images have to be undistorted."""
+LENS_ITERATIONS = 200
+"""An ideal lens hides a strong distortion in the focal length; the way back is long."""
 MIN_READOUT = 0.03
 SHUTTER_GAIN = 0.97
 """A rolling shutter must bring the robust cost below this part of what a global one leaves."""
 
 
-def robust_cost(scene: SparseScene) -> float:
-    """Mean Cauchy cost of the observations, in units of LOSS_PX squared."""
-    residual = np.minimum(residuals_px(scene), MAX_ERROR_PX)
-    return float(np.log1p((residual / LOSS_PX) ** 2).mean())
+def robust_cost(scene: SparseScene, loss_px: float = LOSS_PX) -> float:
+    """Mean Cauchy cost of the observations, in units of `loss_px` squared."""
+    return mean_cost(residuals_px(scene), loss_px)
+
+
+def mean_cost(residual_px: Float64[np.ndarray, " o"], loss_px: float) -> float:
+    """Mean Cauchy cost of residuals."""
+    return float(np.log1p((np.minimum(residual_px, MAX_ERROR_PX) / loss_px) ** 2).mean())
 
 
 def fit_shutter(scene: SparseScene, threads: int, steps: int = 4) -> SparseScene:
@@ -59,41 +70,83 @@ def fit_shutter(scene: SparseScene, threads: int, steps: int = 4) -> SparseScene
     return scene if plausible and pays else replace(start, readout=(0.0, 0.0))
 
 
-def fit_lens(scene: SparseScene, threads: int) -> SparseScene:
-    """Fit one radial coefficient; an ideal lens is kept unless the gain outweighs how unusual the distortion is."""
-    bent = adjust(scene, loss_px=LOSS_PX, refine_radial=True, threads=threads)
-    gain = EVIDENCE * len(scene.obs_xy) * (robust_cost(scene) - robust_cost(bent))
-    unusual = 1 + (bent.radial / RADIAL_SPREAD) ** 2 / 2
-    return bent if gain > unusual else scene
+def fit_lens(scene: SparseScene, threads: int, loss_px: float = LOSS_PX) -> SparseScene:
+    """Fit one radial coefficient, the principal point, or both, together with everything else.
+
+    Lens and center stay as they are unless the gain outweighs how unusual the others are. Strong lenses and crops are
+    rare, but not as rare as a normal distribution would have them: the priors have the tails of Cauchy's.
+    """
+    plain = adjust(scene, loss_px=loss_px, max_iterations=LENS_ITERATIONS, threads=threads)
+    fits = [
+        adjust(
+            plain,
+            loss_px=loss_px,
+            refine_radial=radial,
+            refine_principal=principal,
+            max_iterations=LENS_ITERATIONS,
+            threads=threads,
+        )
+        for radial, principal in ((True, False), (False, True), (True, True))
+    ]
+    possible = [fit for fit in fits if _is_possible(fit) and oddity(fit) != oddity(plain)]
+    best = min([plain, *possible], key=lambda fit: unlikeliness(fit, loss_px))
+    return scene if best is plain else best
 
 
-def settle_focal(scene: SparseScene, threads: int) -> tuple[SparseScene, float]:
+def unlikeliness(scene: SparseScene, loss_px: float) -> float:
+    """Negative logarithm of the posterior of lens and principal point, to compare fits of the same observations."""
+    return EVIDENCE * len(scene.obs_xy) * robust_cost(scene, loss_px) + oddity(scene)
+
+
+def oddity(scene: SparseScene) -> float:
+    """Negative logarithm of how usual lens and principal point are; 0 for an ideal lens and a centered point."""
+    principal = np.hypot(*scene.principal_px) / max(scene.width, scene.height)
+    radial = abs(scene.radial)
+    return float(
+        (radial > 0) * (1 + np.log1p((radial / RADIAL_SPREAD) ** 2))
+        + (principal > 0) * (PRINCIPAL_COST + np.log1p((principal / PRINCIPAL_SPREAD) ** 2))
+    )
+
+
+def _is_possible(scene: SparseScene) -> bool:
+    """Whether focal length and principal point are plausible. A lens may be of any strength: it is refused later."""
+    size = np.array([scene.width, scene.height])
+    off = np.abs(scene.principal_px) / size
+    return bool(FOCAL_RANGE[0] < scene.focal_px / size.max() < FOCAL_RANGE[1] and off.max() < MAX_PRINCIPAL)
+
+
+def settle_focal(scene: SparseScene, threads: int, *, refine_radial: bool = False) -> tuple[SparseScene, float]:
     """Maximum a posteriori focal length from the footage and a prior, and the standard deviation of its logarithm.
 
     The cost is probed a little below and above the focal length, everything else adjusted; with the log-normal prior
     this is one step of Newton's method, repeated while steps are long. Where the motion determines the focal length
     nothing moves; where it does not (a camera that moves straight ahead, one that hardly turns) the prior wins.
+    A lens (on request) and an off-center principal point follow: they share in what is known about the focal length.
     """
+
+    def with_focal(start: SparseScene, focal_px: float) -> SparseScene:
+        return adjust(
+            replace(start, focal_px=float(focal_px)),
+            loss_px=LOSS_PX,
+            refine_focal=False,
+            refine_radial=refine_radial,
+            refine_principal=scene.principal_px != (0.0, 0.0),
+            threads=threads,
+        )
+
     count = EVIDENCE * len(scene.obs_xy)
     pull = 1 / FOCAL_SPREAD**2
     usual = np.log(USUAL_FOCAL * max(scene.width, scene.height))
     width = np.log(FOCAL_PROBE)
     curvature = pull
     for _ in range(MAX_FOCAL_STEPS):
-        below, above = (
-            _with_focal(scene, scene.focal_px * factor, threads) for factor in (1 / FOCAL_PROBE, FOCAL_PROBE)
-        )
+        below, above = (with_focal(scene, scene.focal_px * factor) for factor in (1 / FOCAL_PROBE, FOCAL_PROBE))
         costs = [count * robust_cost(probe) for probe in (below, scene, above)]
         slope = (costs[2] - costs[0]) / (2 * width) + pull * (np.log(scene.focal_px) - usual)
         curvature = max(costs[0] + costs[2] - 2 * costs[1], 0.0) / width**2 + pull
         step = float(np.clip(-slope / curvature, -MAX_FOCAL_STEP, MAX_FOCAL_STEP))
         start = above if step > width / 2 else below if step < -width / 2 else scene
-        scene = _with_focal(start, scene.focal_px * np.exp(step), threads)
+        scene = with_focal(start, scene.focal_px * np.exp(step))
         if abs(step) < width:
             break
     return scene, float(1 / np.sqrt(curvature))
-
-
-def _with_focal(scene: SparseScene, focal_px: float, threads: int) -> SparseScene:
-    """The scene adjusted with a fixed focal length."""
-    return adjust(replace(scene, focal_px=float(focal_px)), loss_px=LOSS_PX, refine_focal=False, threads=threads)

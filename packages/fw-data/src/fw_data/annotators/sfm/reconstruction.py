@@ -17,13 +17,13 @@ from fw_data.annotators.sfm.bundle import adjust, drop_outliers
 from fw_data.annotators.sfm.calibration import (
     FOCAL_RANGE,
     LOSS_PX,
-    fit_lens,
     fit_shutter,
     robust_cost,
     settle_focal,
 )
 from fw_data.annotators.sfm.config import SfmConfig
 from fw_data.annotators.sfm.focal import guess_focal_px
+from fw_data.annotators.sfm.lens import MIN_REMOVED, LensRemoval, remove_lens
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching.features import Features
 from fw_data.annotators.sfm.matching.keyframes import Motion, measure_motion, select_keyframes
@@ -32,11 +32,11 @@ from fw_data.annotators.sfm.matching.matching import PairMatches, match_keyframe
 from fw_data.annotators.sfm.matching.networks import second_matcher_is_ready
 from fw_data.annotators.sfm.refinement import refine_observations
 from fw_data.annotators.sfm.resection import pose_remaining_frames
-from fw_data.annotators.sfm.reversal import candidates, likeliest
+from fw_data.annotators.sfm.reversal import MATCH_LOSS_PX, candidates, likeliest
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.sections import Drift, compare_sections
 from fw_data.annotators.sfm.workers import map_parallel
-from fw_data.annotators.sfm.zoom import fit_zoom
+from fw_data.annotators.sfm.zoom import fit_camera, fit_zoom
 from fw_data.annotators.wheels import WheelFileMissing
 
 Report = Callable[[str, float], None]
@@ -66,6 +66,8 @@ class Reconstruction:
     """Agreement of the sections of the clip; None where they are too short."""
     second_matcher: bool
     """Whether the matches are those of the second matcher."""
+    removal: LensRemoval | None = None
+    """To the frames that the scene belongs to; None where they are the given ones."""
 
 
 def reconstruct(
@@ -79,21 +81,34 @@ def reconstruct(
     keyframes = select_keyframes(motion, diagonal, config.max_keyframes)
 
     first = _FirstScene(frames=frames, gray=gray, keyframes=keyframes, motion=motion, config=config, report=report)
-    scene, pairs, second = first.find()
-    scene, focal_sigma = polish(scene, gray, motion, config, lambda part: report("adjusting", part))
-    refusals.check_camera(scene, fit_zoom(scene, config.threads))
+    found, second = first.find()
+    scene, removal, focal_sigma = polish(found, motion, config, lambda part: report("adjusting", part))
+    refusals.check_camera(scene)
     refusals.check_posed(scene.posed, config.min_posed_fraction)
     refusals.check_parallax(scene, config.min_triangulation_angle_deg)
-    matches = sum(pair.candidates for pair in pairs)
+    matches = sum(pair.candidates for pair in found.pairs)
     return Reconstruction(
         scene=scene,
         motion=motion,
         keyframes=keyframes,
-        match_inlier_fraction=sum(len(pair.indices) for pair in pairs) / max(matches, 1),
+        match_inlier_fraction=sum(len(pair.indices) for pair in found.pairs) / max(matches, 1),
         focal_sigma=focal_sigma,
         drift=compare_sections(scene, config.threads),
         second_matcher=second,
+        removal=removal,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """All frames posed, from matches alone."""
+
+    scene: SparseScene
+    pairs: list[PairMatches]
+    gray: UInt8[np.ndarray, "f h w"]
+    """The frames that the scene belongs to."""
+    removal: LensRemoval | None
+    """Where those came from, if they are not the given ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +122,10 @@ class _FirstScene:
     config: SfmConfig
     report: Report
 
-    def find(self) -> tuple[SparseScene, list[PairMatches], bool]:
-        """All frames posed, the matches, and whether they are the second matcher's; raises AnnotationRefused."""
+    def find(self) -> tuple[_Found, bool]:
+        """The scene, and whether the matches are the second matcher's; raises AnnotationRefused."""
         try:
-            return *self.by(XFEAT), False
+            return self.by(XFEAT), False
         except AnnotationRefused as refusal:
             if refusal.code not in refusals.OF_MATCHES:
                 raise
@@ -121,12 +136,16 @@ class _FirstScene:
             if not ready:
                 raise refusals.without_second_matcher(refusal) from refusal
             try:
-                return *self.by(ALIKED), True
+                return self.by(ALIKED), True
             except AnnotationRefused as again:
                 raise refusals.by_both_matchers(refusal, again) from refusal
 
-    def by(self, matcher: Matcher) -> tuple[SparseScene, list[PairMatches]]:
-        """Scene and matches by one matcher; raises AnnotationRefused."""
+    def by(self, matcher: Matcher) -> _Found:
+        """The scene by one matcher; raises AnnotationRefused.
+
+        Matches tell strong distortion, crops and zooms best. Later less is left to tell them by: positions are refined
+        near to where the cameras predict them, and what does not fit is dropped.
+        """
         config, report = self.config, self.report
         features = map_parallel(
             lambda index: matcher.extract(self.frames[index], config.max_keypoints),
@@ -149,28 +168,32 @@ class _FirstScene:
         scene = _map(features, pairs, self.keyframes, self.motion, config)
         refusals.check_parallax(scene, config.min_triangulation_angle_deg)
         report("adjusting", 0.0)
-        ways = [pose_remaining_frames(way, self.gray, config.seed) for way in candidates(scene, config.threads)]
-        scene = _likelier(ways, self.gray, config) if len(ways) > 1 else ways[0]
+        scene, zoom = fit_camera(scene, config.threads, MATCH_LOSS_PX)
+        scene, removal = remove_lens(scene, None)
+        ways = candidates(scene, config.threads)
+        zooms = [zoom, *(fit_zoom(way, config.threads, MATCH_LOSS_PX) for way in ways[1:])]
+        refusals.check_zoom(min(zooms, key=abs))
+        refusals.check_lens(scene)
+        gray = self.gray if removal is None else removal.frames(self.gray, config.threads)
+        ways = [pose_remaining_frames(way, gray, config.seed) for way in ways]
+        scene = _likelier(ways, gray, config) if len(ways) > 1 else ways[0]
         refusals.check_posed(scene.posed, config.min_posed_fraction)
-        return scene, pairs
+        return _Found(scene=scene, pairs=pairs, gray=gray, removal=removal)
 
 
 def polish(
-    scene: SparseScene,
-    gray: UInt8[np.ndarray, "f h w"],
-    motion: Motion,
-    config: SfmConfig,
-    report: Callable[[float], None],
-) -> tuple[SparseScene, float]:
+    found: _Found, motion: Motion, config: SfmConfig, report: Callable[[float], None]
+) -> tuple[SparseScene, LensRemoval | None, float]:
     """Sub-pixel positions, then a joint adjustment, with lens and shutter where the footage shows them.
 
-    The second value is the standard deviation of the logarithm of the focal length.
+    Returns the scene, the way to the frames that it belongs to, and the standard deviation of the logarithm of the
+    focal length. Raises AnnotationRefused for a zoom.
 
     The order matters: the shutter is fitted with an ideal lens, as a lens would take up part of what the shutter does.
     """
-    image = torch.from_numpy(gray).float() / 255
+    image = torch.from_numpy(found.gray).float() / 255
     threads = config.threads
-    scene = _settle(scene, threads)
+    scene = _settle(found.scene, threads)
     for turn in range(config.refine_rounds):
         report(turn / config.refine_rounds)
         scene = _refine(
@@ -178,7 +201,11 @@ def polish(
         )
         if _is_continuous(motion):
             scene = fit_shutter(scene, threads)
-    return settle_focal(fit_lens(adjust(scene, loss_px=LOSS_PX, threads=threads), threads), threads)
+    scene, zoom = fit_camera(adjust(scene, loss_px=LOSS_PX, threads=threads), threads)
+    refusals.check_zoom(zoom)
+    bent = found.removal is not None or abs(scene.radial) >= MIN_REMOVED
+    scene, focal_sigma = settle_focal(scene, threads, refine_radial=bent)
+    return *remove_lens(scene, found.removal), focal_sigma
 
 
 def _likelier(ways: list[SparseScene], gray: UInt8[np.ndarray, "f h w"], config: SfmConfig) -> SparseScene:

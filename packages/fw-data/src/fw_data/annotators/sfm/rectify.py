@@ -29,16 +29,15 @@ class Rectifier:
             return ideal
         scene = self._scene
         size = np.array([scene.width, scene.height], np.float64)
-        flat = (ideal - size / 2) / scene.focal_px
+        flat = (ideal - scene.center_px) / scene.focal_px
         point = np.c_[flat, np.ones(len(flat))] * self._depth[frame]
         seen = ideal
         for _ in range(2):
             time = (seen / size - 0.5) @ np.array(scene.readout)
             twist = self._twists[frame] * time[:, None]
             moved = Rotation.from_rotvec(-twist[:, :3]).apply(point - twist[:, 3:])
-            bent = moved[:, :2] / np.maximum(moved[:, 2:], 1e-9)
-            bent = bent * (1 + scene.radial * (bent**2).sum(axis=1, keepdims=True))
-            seen = scene.focal_px * bent + size / 2
+            bent = scene.bend(moved[:, :2] / np.maximum(moved[:, 2:], 1e-9))
+            seen = scene.focal_px * bent + scene.center_px
         return seen
 
     def ideal(self, frame: int, recorded: Float64[np.ndarray, "o 2"]) -> Float64[np.ndarray, "o 2"]:

@@ -7,11 +7,12 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from fw_data.annotators.base import AnnotationRefused
-from fw_data.annotators.sfm.calibration import FOCAL_RANGE, MAX_RADIAL, MAX_ZOOM
+from fw_data.annotators.sfm.calibration import FOCAL_RANGE, MAX_RADIAL
 from fw_data.annotators.sfm.config import MIN_SIDE_PX
 from fw_data.annotators.sfm.matching.keyframes import Motion
 from fw_data.annotators.sfm.matching.matching import PairMatches
 from fw_data.annotators.sfm.scene import SparseScene
+from fw_data.annotators.sfm.zoom import MAX_ZOOM
 
 OF_MATCHES = ("too-few-matches", "too-little-overlap", "frames-not-posed")
 """Codes of refusals that more matches may avoid."""
@@ -130,7 +131,7 @@ def check_parallax(scene: SparseScene, min_angle_deg: float) -> None:
         raise no_parallax(f"half of the scene points are seen under less than {median:.2f} degrees of parallax")
 
 
-def check_camera(scene: SparseScene, zoom: float) -> None:
+def check_camera(scene: SparseScene) -> None:
     """Refuse cameras that one plausible pinhole camera does not describe."""
     long_sides = scene.focal_px / max(scene.width, scene.height)
     if not FOCAL_RANGE[0] < long_sides < FOCAL_RANGE[1]:
@@ -140,12 +141,21 @@ def check_camera(scene: SparseScene, zoom: float) -> None:
             f"{FOCAL_RANGE[0]} to {FOCAL_RANGE[1]}: the cameras are probably wrong.",
             "Use footage in which the camera moves sideways past things at different distances.",
         )
+    check_lens(scene)
+
+
+def check_lens(scene: SparseScene) -> None:
+    """Refuse lenses that are too strong, or not known well enough, to be taken out of the frames."""
     if abs(scene.radial) >= MAX_RADIAL:
         raise AnnotationRefused(
             "lens-distortion",
             f"The lens is strongly distorted (first radial coefficient about {scene.radial:.2f}).",
             "Undistort the video first, for instance with ffmpeg's lenscorrection filter.",
         )
+
+
+def check_zoom(zoom: float) -> None:
+    """Refuse a focal length that changes within the clip."""
     if abs(zoom) > MAX_ZOOM:
         raise AnnotationRefused(
             "zoom",

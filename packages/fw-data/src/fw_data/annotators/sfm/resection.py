@@ -31,7 +31,7 @@ def pose_remaining_frames(scene: SparseScene, gray: UInt8[np.ndarray, "f h w"], 
         "model": "SIMPLE_RADIAL",
         "width": scene.width,
         "height": scene.height,
-        "params": [scene.focal_px, scene.width / 2, scene.height / 2, scene.radial],
+        "params": [scene.focal_px, *scene.center_px, scene.radial],
     }
     failed: set[tuple[int, int]] = set()
     while True:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from fw_geometry.lenses import Lens
+
 
 @dataclass(frozen=True, kw_only=True)
 class SparseScene:
@@ -17,7 +19,9 @@ class SparseScene:
     width: int
     height: int
     focal_px: float
-    """Shared by all frames; the principal point is the image center."""
+    """Shared by all frames."""
+    principal_px: tuple[float, float] = (0.0, 0.0)
+    """Principal point (x, y), from the center of the image. Shared by all frames."""
     radial: float = 0.0
     """Lens distortion k: a normalized position u is seen at u (1 + k |u|^2). Shared by all frames."""
     readout: tuple[float, float] = (0.0, 0.0)
@@ -34,7 +38,19 @@ class SparseScene:
     @property
     def K(self) -> Float64[np.ndarray, "3 3"]:  # noqa: N802 - the name of the field
         """Intrinsics of every frame."""
-        return np.array([[self.focal_px, 0, self.width / 2], [0, self.focal_px, self.height / 2], [0, 0, 1.0]])
+        x, y = self.center_px
+        return np.array([[self.focal_px, 0, x], [0, self.focal_px, y], [0, 0, 1.0]])
+
+    @property
+    def center_px(self) -> Float64[np.ndarray, " 2"]:
+        """Principal point (x, y) in the image."""
+        return np.array([self.width / 2, self.height / 2]) + self.principal_px
+
+    @property
+    def lens(self) -> Lens:
+        """Focal length, principal point and distortion of every frame."""
+        x, y = self.center_px.tolist()
+        return Lens(fx=self.focal_px, fy=self.focal_px, cx=x, cy=y, radial=(self.radial,))
 
     @property
     def centers(self) -> Float64[np.ndarray, "f 3"]:
@@ -52,10 +68,11 @@ class SparseScene:
         camera = np.einsum("oij,oj->oi", pose[:, :3, :3], points) + pose[:, :3, 3]
         depth = camera[:, 2]
         safe = np.where(np.abs(depth) > 1e-12, depth, 1e-12)
-        center = np.array([self.width / 2, self.height / 2])
-        flat = camera[:, :2] / safe[:, None]
-        flat = flat * (1 + self.radial * np.einsum("oi,oi->o", flat, flat))[:, None]
-        return self.focal_px * flat + center, depth
+        return self.focal_px * self.bend(camera[:, :2] / safe[:, None]) + self.center_px, depth
+
+    def bend(self, flat: Float64[np.ndarray, "o 2"]) -> Float64[np.ndarray, "o 2"]:
+        """Where the lens shows normalized positions, normalized too."""
+        return flat * (1 + self.radial * np.einsum("oi,oi->o", flat, flat))[:, None]
 
     def triangulation_angle_deg(self) -> Float64[np.ndarray, " p"]:
         """For each point, the angle between the two of its rays that lie furthest apart (0 without observations).

@@ -1,43 +1,49 @@
-"""A focal length that changes within the shot: found from the residuals of a scene with one focal length.
+"""A focal length that changes within the shot: every frame gets its own, and the residuals must fall for it.
 
-The model is a zoom at a constant rate, exp(trend t) with t from -1/2 (first frame) to 1/2 (last frame). A moving
-camera mimics a zoom only for flat scenes; poses are projected out first. Axis legend: o observations.
+A camera that moves mimics a zoom only as far as the scene is flat. Axis legend: f frames.
 """
 
-from dataclasses import replace
-
 import numpy as np
-from jaxtyping import Float64
 
-from fw_data.annotators.sfm.bundle import adjust
-from fw_data.annotators.sfm.calibration import LOSS_PX, robust_cost
-from fw_data.annotators.sfm.rolling_shutter import fit_field
+from fw_data.annotators.sfm.bundle import adjust, adjust_focals
+from fw_data.annotators.sfm.calibration import EVIDENCE, LOSS_PX, fit_lens, mean_cost, oddity, unlikeliness
 from fw_data.annotators.sfm.scene import SparseScene
 
-STEPS = 6
-SETTLED = 0.01
-OVERSTEP = 1.6
-"""Points and poses take up part of a zoom, so each estimate falls short of the answer."""
-MAX_TREND = 1.5
-GAIN = 0.9
-"""A zoom must bring the robust cost below this part of the cost with one focal length."""
+MAX_ZOOM = 0.1
+"""Change of the focal length within a shot, as a logarithm, from which one focal length is wrong."""
+ITERATIONS = 100
+SMOOTH = 3
+"""Frames of the running median that keeps one bad frame from being a zoom."""
+MIN_FRAMES = 5
 
 
-def fit_zoom(scene: SparseScene, threads: int) -> float:
-    """Logarithm of the last focal length over the first one; 0 where one focal length explains the footage as well."""
-    center = np.array([scene.width / 2, scene.height / 2])
-    time = _time(scene)[:, None]
-    trend, current = 0.0, scene
-    for _ in range(STEPS):
-        change = fit_field(current, (current.obs_xy - center) * time, start=0.0, limit=MAX_TREND, loss_px=2 * LOSS_PX)
-        if abs(change) < SETTLED:
-            break
-        trend = float(np.clip(trend + OVERSTEP * change, -MAX_TREND, MAX_TREND))
-        still = center + (scene.obs_xy - center) * np.exp(-trend * time)
-        current = adjust(replace(current, obs_xy=still), loss_px=LOSS_PX, max_iterations=15, threads=threads)
-    return trend if robust_cost(current) < GAIN * robust_cost(scene) else 0.0
+def fit_camera(scene: SparseScene, threads: int, loss_px: float = LOSS_PX) -> tuple[SparseScene, float]:
+    """The scene with its lens and principal point (see `fit_lens`), and its zoom (see `fit_zoom`).
+
+    Each of them can take up part of another, so they compete: whichever explains the footage best is there.
+    """
+    found = fit_lens(scene, threads, loss_px)
+    zoom = fit_zoom(scene, threads, loss_px, rival=found)
+    if found is scene or abs(zoom) > MAX_ZOOM:
+        return scene, zoom
+    return found, fit_zoom(found, threads, loss_px)
 
 
-def _time(scene: SparseScene) -> Float64[np.ndarray, " o"]:
-    """Time of every observation, from -1/2 to 1/2."""
-    return scene.obs_frame / max(len(scene.posed) - 1, 1) - 0.5
+def fit_zoom(scene: SparseScene, threads: int, loss_px: float = LOSS_PX, *, rival: SparseScene | None = None) -> float:
+    """Logarithm of the largest focal length over the smallest one; 0 where one of them explains the footage as well.
+
+    The gain must outweigh the number of focal lengths; the `rival` explains the same observations with one of them.
+    Positive where the last one is larger than the first.
+    """
+    if scene.posed.sum() < MIN_FRAMES:
+        return 0.0
+    shared = adjust(scene, loss_px=loss_px, max_iterations=ITERATIONS, threads=threads)
+    own = adjust_focals(shared, loss_px=loss_px, max_iterations=ITERATIONS, threads=threads)
+    focals = own.focals_px[scene.posed]
+    steps = len(focals) - 1
+    cost = EVIDENCE * len(scene.obs_xy) * mean_cost(own.residuals_px, loss_px) + oddity(scene) + steps
+    if cost > min(unlikeliness(fit, loss_px) for fit in (shared, rival or shared)):
+        return 0.0
+    smooth = np.log(np.median(np.lib.stride_tricks.sliding_window_view(focals, SMOOTH), axis=1))
+    whole = steps / (steps - SMOOTH + 1)  # the median loses the ends
+    return float(whole * np.ptp(smooth) * (1 if smooth[-1] >= smooth[0] else -1))
