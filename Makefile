@@ -1,7 +1,7 @@
 # A fresh machine needs python3 and make only: uv is found, or installed privately under .tools.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-train bench-overfit bench-loading bench-generation-memory bench-measures bench-scaling bench-distillation bench-serve house small-world evidence ablations studio format clean
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-annotate bench-train bench-overfit bench-loading bench-generation-memory bench-measures bench-scaling bench-distillation bench-serve house small-world evidence ablations studio format clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
@@ -70,6 +70,9 @@ bench: bench-data bench-model bench-train bench-serve ## run all benchmarks; res
 
 bench-data: env ## time reading, annotation by stage, the depth codec
 	@$(RUN) python -m benchmarks.data --out bench
+
+bench-annotate: env ## compare annotation with COLMAP (half an hour; BENCH="--seven-scenes DIR --kitti DIR" adds recordings)
+	@$(RUN) python -m benchmarks.annotate --out bench/annotate $(BENCH)
 
 bench-model: env ## time the model beside diffusers (idle machine, 15 GB of memory; BENCH="--blocks 4 --pairs 2" for less)
 	@OMP_NUM_THREADS=$(shell nproc) OMP_WAIT_POLICY=PASSIVE $(RUN) python -m benchmarks.model --out bench $(BENCH)
