@@ -77,7 +77,7 @@ class Dust3rBackend:
     """
 
     name = "dust3r"
-    version = "1"
+    version = "2"
 
     def __init__(
         self,

@@ -87,7 +87,7 @@ class _Equations:
         rows[..., 6] = -(projection.rows[..., 3:] @ found.relative_translation[:, None, :, None])[..., 0]
         rows[..., 7] = projection.slope * self.focal_px[self.second, None, None]
         rows[..., 8] = found.across[1]
-        rows *= np.sqrt(found.across_weight[1])[..., None, None] / found.across_px[1]
+        rows *= np.sqrt(found.second_share * found.across_weight[1])[..., None, None] / found.across_px[1]
         rows = rows.reshape(pairs, -1, 9)
         gram = rows.swapaxes(1, 2) @ rows  # normal equations in local parameters
         # chain rule to the two cameras, scale and focal length

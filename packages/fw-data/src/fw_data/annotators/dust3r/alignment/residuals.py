@@ -20,6 +20,9 @@ KERNEL_WIDTH = 4.0
 """Errors this many spreads large count a quarter."""
 MIN_ACROSS_PX, MIN_ALONG = 1e-4, 1e-6
 """Spreads never fall below these: rounding of the maps."""
+INDEPENDENT_ERRORS = 10
+"""From this many independent errors across per pair on, points count fully. A pair has thousands of points, but where
+its motion is wrong, they err together; errors along vary over the image, as scale takes up what is common."""
 _SIGMA_OF_MAD = 1.4826
 _SIGMA_OF_RADIUS = 1 / 1.1774  # of the median length of a normal vector in the plane
 
@@ -46,6 +49,8 @@ class Residuals:
     """Typical error in pixels, of the first and the second frames' points."""
     along: tuple[float, float]
     """Typical relative error of the depth."""
+    second_share: float
+    """Factor on the weights across of second frames, below 1 where the points of a pair err together."""
     kept: Float64[np.ndarray, " e"]
     """Part of each pair's weight that survives."""
 
@@ -106,6 +111,7 @@ def measure(clouds: PairClouds, state: State, before: Residuals | None) -> Resid
         spread=spread,
         across_px=(across_px[0], across_px[1]),
         along=(along[0], along[1]),
+        second_share=_independent_share(across[1], across_weight[1], across_px[1]),
         kept=kept,
     )
 
@@ -125,6 +131,15 @@ def _agree(
         center = np.where(total > 1e-12, (robust * depths).sum(0) / np.maximum(total, 1e-12), center)
     total = np.maximum(weights.sum(0), 1e-12)
     return center, (np.abs(depths - center) * weights).sum(0) / total
+
+
+def _independent_share(
+    across: Float64[np.ndarray, "e p 2"], weight: Float64[np.ndarray, "e p"], across_px: float
+) -> float:
+    """Independent errors per pair, from the spread of the pairs' mean errors, over INDEPENDENT_ERRORS; at most 1."""
+    mean = (weight[..., None] * across).sum(1) / np.maximum(weight.sum(1), 1e-12)[:, None]
+    spread = _SIGMA_OF_MAD * float(np.median(np.abs(mean)))
+    return min(1.0, (across_px / max(spread, 1e-12)) ** 2 / INDEPENDENT_ERRORS)
 
 
 def _kernel(ratio: np.ndarray) -> np.ndarray:
