@@ -1,9 +1,13 @@
 """Plane sweep, semi-global choice, fusion and filling against planes whose depth is known exactly."""
 
+import os
+
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from fw_data.annotators.sfm.config import SfmConfig
 from fw_data.annotators.sfm.dense.filling import fill_depth, spread
 from fw_data.annotators.sfm.dense.fusion import carry_over, compare_with_neighbors
 from fw_data.annotators.sfm.dense.plane_sweep import (
@@ -188,3 +192,10 @@ def test_filled_depth_is_always_a_number() -> None:
     assert np.isfinite(filled.numpy()).all()
     assert np.isfinite(trust.numpy()).all()
     assert float(filled.abs().max()) == 0
+
+
+def test_a_clip_uses_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert SfmConfig().threads == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert SfmConfig().threads == os.cpu_count()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from fw_data.annotators.sfm.matching.features import extract_features
+from fw_data.annotators.sfm.matching.features import Features, extract_features
 from fw_data.annotators.sfm.matching.keyframes import (
     Motion,
     find_corners,
@@ -13,7 +13,7 @@ from fw_data.annotators.sfm.matching.keyframes import (
     select_keyframes,
     track_points,
 )
-from fw_data.annotators.sfm.matching.matching import match_pair, select_pairs, verify_pair
+from fw_data.annotators.sfm.matching.matching import match_keyframes, match_pair, select_pairs, verify_pair
 from fw_data.annotators.sfm.matching.networks import WEIGHTS_SHA256, read_wheel_weights
 from fw_data.annotators.sfm.matching.patches import align_to_frame, build_levels
 
@@ -53,6 +53,25 @@ def test_matches_follow_the_warp_and_lie_on_one_plane(images: tuple[np.ndarray, 
     assert verified is not None
     assert verified[1] > 0.85
     assert len(verified[0]) > 0.8 * len(indices)
+
+
+def test_near_pairs_are_matched_without_the_network(images: tuple[np.ndarray, np.ndarray]) -> None:
+    first, second = (extract_features(image, 400) for image in images)
+    blurred = extract_features(cv2.GaussianBlur(images[1], (0, 0), 4), 400)
+    asked: list[int] = []
+
+    def match(a: Features, b: Features) -> np.ndarray:
+        asked.append(len(asked))
+        return match_pair(a, b)
+
+    near, *far = match_keyframes(
+        [first, first, blurred], [(0, 1), (0, 2)], match, seed=0, threads=1, nearest_first=True
+    )
+    assert asked == [0]  # the second pair
+    assert len(near.indices) == len(first.positions)
+    assert all(len(pair.indices) < 0.28 * 400 for pair in far)
+    match_keyframes([first, second], [(0, 1)], match, seed=0, threads=1)
+    assert asked == [0, 1]
 
 
 def test_false_matches_are_thrown_out(images: tuple[np.ndarray, np.ndarray]) -> None:

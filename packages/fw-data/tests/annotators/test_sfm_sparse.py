@@ -17,7 +17,7 @@ from fw_data.annotators.sfm.lens import LensRemoval, remove_lens
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching.features import Features
 from fw_data.annotators.sfm.matching.matching import PairMatches, verify_pair
-from fw_data.annotators.sfm.reversal import candidates, likeliest, reverse
+from fw_data.annotators.sfm.reversal import candidates, likeliest, reverse, same_cameras
 from fw_data.annotators.sfm.rolling_shutter import estimate_readout, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.sections import compare_sections
@@ -130,6 +130,9 @@ def test_a_reversed_start_is_found_out_and_a_right_one_stays() -> None:
     found = likeliest([wrong, candidates(wrong, threads=1)[1]])
     assert center_error(found, truth) < 0.01
     assert candidates(right, threads=1) == [right]
+    assert same_cameras(right, right)
+    assert same_cameras(truth, adjust(perturbed(truth), max_iterations=100, threads=1))
+    assert not same_cameras(right, wrong)
 
 
 def test_fewer_observations_are_no_smaller_residuals() -> None:

@@ -42,7 +42,7 @@ class SfmBackend:
     """
 
     name = "sfm"
-    version = "4"
+    version = "5"
 
     def __init__(self, config: SfmConfig | None = None) -> None:
         self.config = config or SfmConfig()

@@ -12,6 +12,9 @@ from jaxtyping import Float64
 from fw_data.annotators.sfm.rolling_shutter import observed_shift, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
 
+DIRECT_FRAMES = 50
+"""Most frames that are adjusted with a dense factorization."""
+
 
 def adjust(
     scene: SparseScene,
@@ -78,6 +81,10 @@ def _solve(
     options.ceres.solver_options.function_tolerance = 1e-6
     options.ceres.solver_options.num_threads = threads
     options.ceres.min_num_residuals_for_cpu_multi_threading = 5000
+    # In a video most frames see common points: their system is dense, and above some size steps are found faster one
+    # by one (conjugate gradients on the Schur complement) than by sparse factors.
+    options.ceres.max_num_images_direct_dense_cpu_solver = DIRECT_FRAMES
+    options.ceres.max_num_images_direct_sparse_cpu_solver = DIRECT_FRAMES + 1
     config = pycolmap.BundleAdjustmentConfig()
     for image_id in model.reg_image_ids():
         config.add_image(image_id)

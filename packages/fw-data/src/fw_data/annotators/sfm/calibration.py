@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.spatial.transform import Rotation
 
 from fw_data.annotators.sfm.bundle import adjust
 from fw_data.annotators.sfm.rolling_shutter import MAX_READOUT, estimate_readout, residuals_px
@@ -25,6 +26,7 @@ USUAL_FOCAL = 0.9
 FOCAL_SPREAD = 0.35
 """Standard deviation of the logarithm of the focal lengths that cameras have (two thirds: 43 to 76 degrees)."""
 FOCAL_PROBE = 1.06
+PROBE_ITERATIONS = 25
 MAX_FOCAL_STEP = 0.25
 MAX_FOCAL_STEPS = 5
 RADIAL_SPREAD = 0.03
@@ -124,13 +126,14 @@ def settle_focal(scene: SparseScene, threads: int, *, refine_radial: bool = Fals
     A lens (on request) and an off-center principal point follow: they share in what is known about the focal length.
     """
 
-    def with_focal(start: SparseScene, focal_px: float) -> SparseScene:
+    def with_focal(start: SparseScene, focal_px: float, max_iterations: int = 40) -> SparseScene:
         return adjust(
             replace(start, focal_px=float(focal_px)),
             loss_px=LOSS_PX,
             refine_focal=False,
             refine_radial=refine_radial,
             refine_principal=scene.principal_px != (0.0, 0.0),
+            max_iterations=max_iterations,
             threads=threads,
         )
 
@@ -140,13 +143,28 @@ def settle_focal(scene: SparseScene, threads: int, *, refine_radial: bool = Fals
     width = np.log(FOCAL_PROBE)
     curvature = pull
     for _ in range(MAX_FOCAL_STEPS):
-        below, above = (with_focal(scene, scene.focal_px * factor) for factor in (1 / FOCAL_PROBE, FOCAL_PROBE))
+        below = with_focal(scene, scene.focal_px / FOCAL_PROBE, PROBE_ITERATIONS)
+        above = with_focal(_towards(scene, below, -1.0), scene.focal_px * FOCAL_PROBE, PROBE_ITERATIONS)
         costs = [count * robust_cost(probe) for probe in (below, scene, above)]
         slope = (costs[2] - costs[0]) / (2 * width) + pull * (np.log(scene.focal_px) - usual)
         curvature = max(costs[0] + costs[2] - 2 * costs[1], 0.0) / width**2 + pull
         step = float(np.clip(-slope / curvature, -MAX_FOCAL_STEP, MAX_FOCAL_STEP))
-        start = above if step > width / 2 else below if step < -width / 2 else scene
+        start = _towards(scene, above if step > 0 else below, min(1.0, abs(step) / width))
         scene = with_focal(start, scene.focal_px * np.exp(step))
         if abs(step) < width:
             break
     return scene, float(1 / np.sqrt(curvature))
+
+
+def _towards(scene: SparseScene, other: SparseScene, share: float) -> SparseScene:
+    """Poses and points moved by a share of the way to those of another state; a negative one leads away from it.
+
+    Solutions for similar focal lengths lie along a line, nearly: a start there saves most of the steps.
+    """
+    turn = Rotation.from_matrix(other.pose_w2c[:, :3, :3] @ scene.pose_w2c[:, :3, :3].transpose(0, 2, 1))
+    rotation = Rotation.from_rotvec(share * turn.as_rotvec()).as_matrix() @ scene.pose_w2c[:, :3, :3]
+    center = scene.centers + share * (other.centers - scene.centers)
+    pose = scene.pose_w2c.copy()
+    pose[:, :3, :3] = rotation
+    pose[:, :3, 3] = -np.einsum("fij,fj->fi", rotation, center)
+    return replace(scene, pose_w2c=pose, points=scene.points + share * (other.points - scene.points))

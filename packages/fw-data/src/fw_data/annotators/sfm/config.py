@@ -1,6 +1,7 @@
 """Settings of the structure-from-motion backend: the values that were measured, in one place."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import Literal
 
 Flow = Literal["none", "gmflow"]
@@ -8,6 +9,12 @@ SecondMatcher = Literal["none", "auto", "aliked"]
 
 MIN_SIDE_PX = 64
 """Smallest height or width of frames."""
+
+
+def share_of_cores() -> int:
+    """OMP_NUM_THREADS, which workers that run side by side have for their share; without it, all cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,5 +50,5 @@ class SfmConfig:
     uses them where they are. It changes no clip that is annotated without it."""
     seed: int = 0
     """Seed of the random samples of the robust estimators."""
-    threads: int = 2
-    """CPU threads of the bundle adjustment."""
+    threads: int = field(default_factory=share_of_cores)
+    """Frames that are worked on at once, and threads of the bundle adjustment. No part of the settings of a dataset."""

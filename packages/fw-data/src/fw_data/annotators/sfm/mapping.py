@@ -21,9 +21,24 @@ MIN_ANGLE_DEG = 0.5
 MIN_PAIR_MATCHES = 15
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """The matches in COLMAP's own form, checked with one focal length; it must live as long as a mapper uses it."""
+
+    camera: pycolmap.Camera
+    cache: pycolmap.DatabaseCache
+    first_pairs: list["_FirstPair"]
+    """Pairs to start from, best first."""
+
+
 def map_keyframes(
     features: list[Features], pairs: list[PairMatches], *, focal_px: float, seed: int, threads: int, first: int = 0
 ) -> pycolmap.Reconstruction | None:
+    """`grow` from new matches."""
+    return grow(verify(features, pairs, focal_px=focal_px, seed=seed), seed=seed, threads=threads, first=first)
+
+
+def grow(verified: Verified, *, seed: int, threads: int, first: int = 0) -> pycolmap.Reconstruction | None:
     """A reconstruction of as many key frames as possible (image id = index + 1); None when no pair can start one.
 
     Incremental mapping (Schoenberger & Frahm, CVPR 2016): from one pair with parallax, frame by frame, the frames that
@@ -31,15 +46,11 @@ def map_keyframes(
     focal length stays as given. `first` pairs of the ranking are passed over at the start.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR)  # its loaders report every step
-    width, height = features[0].size
-    camera = pycolmap.Camera.create_from_model_name(1, "SIMPLE_PINHOLE", focal_px, width, height)
-    camera.has_prior_focal_length = True
-    matches, first_pairs = _matches(camera, features, pairs, seed)  # the matches must live as long as the mapper
-    mapper = pycolmap.IncrementalMapper(matches)
+    mapper = pycolmap.IncrementalMapper(verified.cache)
     mapper.begin_reconstruction(pycolmap.Reconstruction())
     options = _mapper_options(seed, threads)
     triangulation = pycolmap.IncrementalTriangulatorOptions(random_seed=seed, min_angle=MIN_ANGLE_DEG)
-    if not _start(mapper, first_pairs[first:], options, triangulation, threads):
+    if not _start(mapper, verified.first_pairs[first:], options, triangulation, threads):
         mapper.end_reconstruction(discard=True)
         return None
     adjusted_at = 2
@@ -157,10 +168,11 @@ def _adjustment_options(threads: int, *, iterations: int) -> pycolmap.BundleAdju
     return options
 
 
-def _matches(
-    camera: pycolmap.Camera, features: list[Features], pairs: list[PairMatches], seed: int
-) -> tuple[pycolmap.DatabaseCache, list[_FirstPair]]:
-    """The matches in COLMAP's own form, in memory, and the pairs to start from, best first; misfits are left out."""
+def verify(features: list[Features], pairs: list[PairMatches], *, focal_px: float, seed: int) -> Verified:
+    """The matches that fit a motion of cameras with this focal length; misfits are left out."""
+    width, height = features[0].size
+    camera = pycolmap.Camera.create_from_model_name(1, "SIMPLE_PINHOLE", focal_px, width, height)
+    camera.has_prior_focal_length = True
     first_pairs = []
     cache = pycolmap.DatabaseCache()
     cache.add_camera(camera)
@@ -202,7 +214,7 @@ def _matches(
                 )
             )
     cache.correspondence_graph.finalize()
-    return cache, sorted(first_pairs, key=lambda pair: -pair.off_plane)
+    return Verified(camera=camera, cache=cache, first_pairs=sorted(first_pairs, key=lambda pair: -pair.off_plane))
 
 
 def _positions(features: Features) -> np.ndarray:

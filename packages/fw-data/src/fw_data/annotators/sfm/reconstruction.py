@@ -24,13 +24,13 @@ from fw_data.annotators.sfm.calibration import (
 from fw_data.annotators.sfm.config import SfmConfig
 from fw_data.annotators.sfm.focal import guess_focal_px
 from fw_data.annotators.sfm.lens import MIN_REMOVED, LensRemoval, remove_lens
-from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
+from fw_data.annotators.sfm.mapping import Verified, grow, scene_from_model, verify
 from fw_data.annotators.sfm.matching.features import Features
 from fw_data.annotators.sfm.matching.keyframes import Motion, measure_motion, select_keyframes
 from fw_data.annotators.sfm.matching.matchers import ALIKED, XFEAT, Matcher
 from fw_data.annotators.sfm.matching.matching import PairMatches, match_keyframes
 from fw_data.annotators.sfm.matching.networks import second_matcher_is_ready
-from fw_data.annotators.sfm.refinement import refine_observations
+from fw_data.annotators.sfm.refinement import refine_observations, spread_points
 from fw_data.annotators.sfm.resection import pose_remaining_frames
 from fw_data.annotators.sfm.reversal import MATCH_LOSS_PX, candidates, likeliest
 from fw_data.annotators.sfm.scene import SparseScene
@@ -159,6 +159,7 @@ class _FirstScene:
             matcher.match,
             seed=config.seed,
             threads=config.threads,
+            nearest_first=matcher.nearest_first,
             on_done=lambda part: report("matching", part),
         )
         refusals.check_matches(pairs, len(self.keyframes))
@@ -193,7 +194,7 @@ def polish(
     """
     image = torch.from_numpy(found.gray).float() / 255
     threads = config.threads
-    scene = _settle(found.scene, threads)
+    scene = _settle(spread_points(drop_outliers(found.scene, max_error_px=6.0), config.refine_points), threads)
     for turn in range(config.refine_rounds):
         report(turn / config.refine_rounds)
         scene = _refine(
@@ -213,7 +214,13 @@ def _likelier(ways: list[SparseScene], gray: UInt8[np.ndarray, "f h w"], config:
     image = torch.from_numpy(gray).float() / 255
     threads = config.threads
     tried = [
-        _refine(_settle(way, threads), image, max_shift_px=8.0, max_points=TRIAL_POINTS, threads=threads)
+        _refine(
+            _settle(spread_points(way, 2 * TRIAL_POINTS), threads),
+            image,
+            max_shift_px=8.0,
+            max_points=TRIAL_POINTS,
+            threads=threads,
+        )
         for way in ways
     ]
     chosen = likeliest(tried)
@@ -251,12 +258,15 @@ def _map(
     guess = guess_focal_px(features, pairs, config.seed)
     long_side = max(features[0].size)
     found: list[tuple[float, SparseScene]] = []
+    verified: dict[float, Verified] = {}
     settled = False
     for turn, (factor, first) in enumerate(STARTS):
         if settled and turn >= MIN_STARTS:
             break
         start = guess * factor
-        model = map_keyframes(features, pairs, focal_px=start, seed=config.seed, threads=config.threads, first=first)
+        if factor not in verified:
+            verified[factor] = verify(features, pairs, focal_px=start, seed=config.seed)
+        model = grow(verified[factor], seed=config.seed, threads=config.threads, first=first)
         if model is None:
             continue
         scene = scene_from_model(model, keyframes, len(motion.corners))

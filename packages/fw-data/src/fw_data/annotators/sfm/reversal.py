@@ -13,12 +13,16 @@ import numpy as np
 from fw_data.annotators.sfm.bundle import adjust
 from fw_data.annotators.sfm.calibration import LOSS_PX, robust_cost
 from fw_data.annotators.sfm.scene import SparseScene
+from fw_geometry.align import umeyama
 
 WIDE_LOSS_PX = 8.0
 """The twin starts far from where it ends; with a narrow loss it would give up most of its observations."""
 MATCH_LOSS_PX = 1.0
 NEARLY_AS_GOOD = 1.6
 """Cost of the twin over that of the scene. A nearly flat lawn had 0.98 and 1.31 for the wrong scene."""
+SAME_PLACE = 0.02
+"""Distance of the cameras of two equal scenes, over their extent."""
+SAME_TURN_DEG = 0.5
 LOST_PX = 2.5
 """An observation that was given up counts as one of this residual."""
 
@@ -43,10 +47,23 @@ def reverse(scene: SparseScene) -> SparseScene:
 
 
 def candidates(scene: SparseScene, threads: int) -> list[SparseScene]:
-    """The scene, and its adjusted reverse if that fits the matches nearly as well."""
+    """The scene, and its adjusted reverse if that fits the matches nearly as well and did not come back to it."""
     twin = adjust(reverse(scene), loss_px=WIDE_LOSS_PX, refine_focal=False, max_iterations=100, threads=threads)
     twin = adjust(twin, loss_px=MATCH_LOSS_PX, max_iterations=100, threads=threads)
-    return [scene, twin] if robust_cost(twin) < NEARLY_AS_GOOD * robust_cost(scene) else [scene]
+    if robust_cost(twin) >= NEARLY_AS_GOOD * robust_cost(scene) or same_cameras(scene, twin):
+        return [scene]
+    return [scene, twin]
+
+
+def same_cameras(scene: SparseScene, other: SparseScene) -> bool:
+    """Whether places (after a similarity) and turns agree: then the points do, too, as far as they are determined."""
+    places, others = scene.centers[scene.posed], other.centers[scene.posed]
+    off = np.linalg.norm(umeyama(others, places).apply(others) - places, axis=1)
+    extent = np.linalg.norm(places - places.mean(axis=0), axis=1)
+    turns = [way.pose_w2c[way.posed][:, :3, :3] @ way.pose_w2c[way.posed][0, :3, :3].T for way in (scene, other)]
+    apart = np.einsum("fij,fij->f", *turns)
+    apart_deg = np.degrees(np.arccos(np.clip((apart - 1) / 2, -1, 1)))
+    return bool(np.sqrt((off**2).mean()) < SAME_PLACE * np.sqrt((extent**2).mean()) and apart_deg.max() < SAME_TURN_DEG)
 
 
 def likeliest(scenes: list[SparseScene]) -> SparseScene:

@@ -68,11 +68,11 @@ class SfmSpec:
         return _sfm(self.second_matcher, self.flow).version
 
     def settings(self) -> Settings:
-        """The configuration of the backend, flat; without the second matcher, which changes no annotated clip."""
+        """The configuration of the backend, flat; without the second matcher and the threads, which change no clip."""
         from fw_data.annotators.sfm import SfmConfig
 
         table = {name: plain(value) for name, value in asdict(SfmConfig(flow=self.flow)).items()}
-        del table["second_matcher"]
+        del table["second_matcher"], table["threads"]
         if self.flow == "none":  # datasets from before the option have no such key
             del table["flow"]
         return table

@@ -142,7 +142,7 @@ def _search_planes(
         best=max(1, len(sources) // 2),
     )
     cost = aggregate(1 - score, level.gray[frame], small_step=0.06, large_step=0.6)
-    index = cost.argmin(dim=0)
+    index = cost.min(dim=0).indices  # argmin walks this layout several times slower
     position = refine_between_planes(cost, index)
     step = (inverse[-1] - inverse[0]) / (planes - 1)
     depth = 1 / (inverse[0] + position * step)
@@ -165,7 +165,7 @@ def _search_near(
         best=max(1, len(sources) // 2),
     )
     cost = aggregate(1 - score, level.gray[frame], small_step=0.06, large_step=0.3)
-    index = cost.argmin(dim=0)
+    index = cost.min(dim=0).indices  # argmin walks this layout several times slower
     position = refine_between_planes(cost, index)
     inverse_depth = inverse[0] + position * step
     return 1 / inverse_depth.clamp_min(1 / furthest), score.gather(0, index[None])[0].clamp(0, 1)

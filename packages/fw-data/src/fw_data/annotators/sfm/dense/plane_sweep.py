@@ -6,9 +6,11 @@ are evenly spread in the image. Axis legend: d depth hypotheses, h height, w wid
 
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from einops import rearrange
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 MIN_DEVIATION = 0.008
@@ -16,6 +18,12 @@ MIN_DEVIATION = 0.008
 
 
 NOT_SEEN = -2.0
+OUTSIDE = -0.01
+"""Warped values below this come from outside of the source."""
+MIN_DEPTH = 1e-4
+"""Of a place in front of a source, over its depth in front of the reference."""
+AT_ONCE = 2**17
+"""Hypotheses that are compared at once: few enough that all steps of a comparison find them in the cache."""
 
 
 def matching_scores(
@@ -34,27 +42,32 @@ def matching_scores(
     (Kang, Szeliski, Chai, CVPR 2001). Images are gray in [0, 1]; K is shared; `inverse_depth` is one value per plane or
     a map per hypothesis.
     """
+    window = _window(reference, radius)
     height, width = reference.shape
-    mean = box_mean(reference[None], radius)
-    centered = reference - mean
-    window = _Window(
-        centered=centered,
-        leak=box_mean(centered, radius),
-        variance=(box_mean(reference[None] ** 2, radius) - mean**2).clamp_min(0),
-    )
-    tops = [torch.full((len(inverse_depth), height, width), NOT_SEEN) for _ in range(best)]
     rays = pixel_rays(height, width, K)
-    for source, pose in zip(sources, source_from_reference, strict=True):
-        warped, inside = warp_source(source, inverse_depth, K, pose, rays)
-        score = _correlation(window, warped, radius).masked_fill_(~inside, NOT_SEEN)
-        _keep_best(tops, score)
+    views = [_view(source, K, pose, rays) for source, pose in zip(sources, source_from_reference, strict=True)]
+    planes = max(1, AT_ONCE // reference.numel())
+    scores = torch.empty(len(inverse_depth), height, width)
+    for part, score in zip(inverse_depth.split(planes), scores.split(planes), strict=True):
+        score.copy_(_scores(window, views, part, radius, best))
+    return scores
+
+
+def _scores(
+    window: "_Window", views: list["_View"], inverse_depth: Float[Tensor, "d #h #w"], radius: int, best: int
+) -> Float[Tensor, "d h w"]:
+    tops = [torch.full((len(inverse_depth), *window.scale.shape[1:]), NOT_SEEN) for _ in range(best)]
+    for view in views:
+        warped = view.warp(inverse_depth)
+        score = _correlation(window, warped, radius)
+        # far below NOT_SEEN where the view does not see the place, and no limit elsewhere
+        _keep_best(tops, torch.minimum(score, warped.sub_(OUTSIDE).mul_(1e6), out=score))
     total = torch.zeros_like(tops[0])
-    views = torch.zeros_like(tops[0])
+    count = torch.zeros_like(tops[0])
     for top in tops:
-        seen = top > NOT_SEEN
-        total += top * seen
-        views += seen
-    return total / views.clamp_min_(1)
+        total += top
+        count += top.sub_(NOT_SEEN).clamp_max_(1)
+    return total.sub_(best - count, alpha=NOT_SEEN).div_(count.clamp_min_(1))
 
 
 def warp_source(
@@ -65,35 +78,17 @@ def warp_source(
     rays: Float[Tensor, "3 h w"],
 ) -> tuple[Float[Tensor, "d h w"], Bool[Tensor, "d h w"]]:
     """The source as the reference would see it if each pixel had the given inverse depth; and where it is defined."""
-    height, width = source.shape
-    to_grid = torch.tensor([[2.0 / width, 0, -1], [0, 2.0 / height, -1], [0, 0, 1]])
-    A = to_grid @ K @ source_from_reference[:3, :3]
-    b = to_grid @ K @ source_from_reference[:3, 3]
-    turned = torch.einsum("ij,jhw->ihw", A, rays)
-    grid = torch.empty(len(inverse_depth), height, width, 2)
-    shrink = (turned[2] + b[2] * inverse_depth).clamp_min_(1e-6).reciprocal_()
-    for axis in (0, 1):
-        torch.mul(turned[axis] + b[axis] * inverse_depth, shrink, out=grid[..., axis])
-    # Outside the source the sampler gives 0; lifted by one, every value from inside is at least 1.
-    image = (source + 1)[None, None].expand(len(grid), 1, height, width)
-    warped = F.grid_sample(image, grid, padding_mode="zeros", align_corners=False)[:, 0]
-    return warped.sub_(1), warped > -0.01
+    warped = _view(source, K, source_from_reference, rays).warp(inverse_depth)
+    return warped, warped > OUTSIDE
 
 
 def box_mean(values: Float[Tensor, "d h w"], radius: int) -> Float[Tensor, "d h w"]:
     """Mean over a square window; at the border the nearest pixels repeat."""
-    if radius == 0:
-        return values
-    size = 2 * radius + 1
-    height, width = values.shape[1:]
-    padded = F.pad(values[None], (radius,) * 4, mode="replicate")[0]
-    rows = padded[:, :height] + padded[:, 1 : height + 1]
-    for i in range(2, size):
-        rows += padded[:, i : height + i]
-    both = rows[:, :, :width] + rows[:, :, 1 : width + 1]
-    for i in range(2, size):
-        both += rows[:, :, i : width + i]
-    return both.mul_(1 / size**2)
+    means = torch.empty(values.shape)
+    size = (2 * radius + 1, 2 * radius + 1)
+    for given, mean in zip(values.contiguous().numpy(), means.numpy(), strict=True):
+        cv2.blur(given, size, dst=mean, borderType=cv2.BORDER_REPLICATE)
+    return means
 
 
 def refine_between_planes(cost: Float[Tensor, "d h w"], index: Tensor) -> Float[Tensor, "h w"]:
@@ -116,15 +111,56 @@ class _Window:
     """The reference less its window mean."""
     leak: Float[Tensor, "1 h w"]
     """Mean of `centered` in each window."""
-    variance: Float[Tensor, "1 h w"]
+    scale: Float[Tensor, "1 h w"]
+    """One over the deviation of the reference."""
 
 
-def _correlation(window: _Window, warped: Tensor, radius: int) -> Tensor:
+def _window(reference: Float[Tensor, "h w"], radius: int) -> _Window:
+    mean = box_mean(reference[None], radius)
+    centered = reference - mean
+    variance = (box_mean(reference[None] ** 2, radius) - mean**2).clamp_min(0)
+    scale = (variance + MIN_DEVIATION**2).rsqrt()
+    return _Window(centered=centered, leak=box_mean(centered, radius), scale=scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """A source and the way from the pixels of the reference to it."""
+
+    lifted: Float32[np.ndarray, "h w"]
+    """Outside the sampler gives 0; lifted by one, every value from inside is at least 1."""
+    turned: Float[Tensor, "3 h w"]
+    moved: tuple[float, ...]
+
+    def warp(self, inverse_depth: Float[Tensor, "d #h #w"]) -> Float[Tensor, "d h w"]:
+        """The source as the reference would see it; below OUTSIDE where it does not."""
+        shrink = torch.add(self.turned[2], inverse_depth, alpha=self.moved[2]).clamp_min_(MIN_DEPTH).reciprocal_()
+        moved = (torch.add(self.turned[axis], inverse_depth, alpha=self.moved[axis]).mul_(shrink) for axis in (0, 1))
+        x, y = (rearrange(index, "d h w -> (d h) w") for index in moved)
+        warped = torch.empty(shrink.shape)
+        cv2.remap(self.lifted, x.numpy(), y.numpy(), cv2.INTER_LINEAR, dst=warped.view(x.shape).numpy())
+        return warped.sub_(1)
+
+
+def _view(
+    source: Float[Tensor, "h w"],
+    K: Float[Tensor, "3 3"],
+    source_from_reference: Float[Tensor, "4 4"],
+    rays: Float[Tensor, "3 h w"],
+) -> _View:
+    to_index = torch.tensor([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
+    turn = to_index @ K @ source_from_reference[:3, :3]
+    moved = to_index @ K @ source_from_reference[:3, 3]
+    return _View(
+        lifted=(source + 1).numpy(), turned=(turn @ rays.flatten(1)).view_as(rays), moved=tuple(moved.tolist())
+    )
+
+
+def _correlation(window: _Window, warped: Float[Tensor, "d h w"], radius: int) -> Float[Tensor, "d h w"]:
     mean = box_mean(warped, radius)
-    product = box_mean(warped * window.centered, radius).sub_(mean * window.leak)
-    spread = box_mean(warped * warped, radius).sub_(mean.mul_(mean)).clamp_min_(0)
-    floor = MIN_DEVIATION**2
-    return product.mul_(spread.add_(floor).mul_(window.variance + floor).rsqrt_())
+    product = box_mean(warped * window.centered, radius).addcmul_(mean, window.leak, value=-1)
+    spread = box_mean(warped * warped, radius).addcmul_(mean, mean, value=-1).clamp_min_(0)
+    return product.mul_(spread.add_(MIN_DEVIATION**2).rsqrt_()).mul_(window.scale)
 
 
 def _keep_best(tops: list[Tensor], score: Tensor) -> None:

@@ -33,6 +33,8 @@ class Matcher:
     """Indices of the points of two frames that match."""
     pairs: Callable[[list[Features], int], list[tuple[int, int]]]
     """Which frames to match, from their points and the number of pairs per frame."""
+    nearest_first: bool = False
+    """Whether pairs that nearest descriptors match well need no network."""
 
 
 def extract_aliked(frame: UInt8[np.ndarray, "h w 3"], max_keypoints: int) -> Features:
@@ -75,5 +77,5 @@ def all_near_pairs(features: list[Features], pairs_per_keyframe: int) -> list[tu
     return [(i, i + step) for i in range(count) for step in steps if i + step < count]
 
 
-XFEAT = Matcher(extract=extract_features, match=match_pair, pairs=select_pairs)
+XFEAT = Matcher(extract=extract_features, match=match_pair, pairs=select_pairs, nearest_first=True)
 ALIKED = Matcher(extract=extract_aliked, match=match_lightglue, pairs=all_near_pairs)

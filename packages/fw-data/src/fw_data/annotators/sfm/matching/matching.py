@@ -20,6 +20,10 @@ MIN_COSINE = 0.82
 MIN_POINTS = 8
 """Fewer points in a frame are not matched."""
 MIN_INLIERS = 20
+ENOUGH_MATCHES = 0.28
+"""Part of the points of a frame: nearest descriptors that match so many need no network."""
+ENOUGH_INLIERS = 0.65
+"""Part of those that must fit one two-view geometry."""
 EPIPOLAR_ERROR = 1.5 / 640
 """As a fraction of the long side of the frames."""
 
@@ -45,24 +49,32 @@ def match_keyframes(
     *,
     seed: int,
     threads: int,
+    nearest_first: bool = False,
     on_done: Callable[[float], None] | None = None,
 ) -> list[PairMatches]:
-    """Verified matches of the given pairs of key frames, by the matcher `match`."""
+    """Verified matches of the given pairs of key frames, by the matcher `match`.
+
+    With `nearest_first`, nearest descriptors alone match a pair where they find enough: frames that lie close together.
+    """
+
+    def verified(pair: tuple[int, int], indices: Int64[np.ndarray, "m 2"]) -> PairMatches | None:
+        first, second = pair
+        found = verify_pair(features[first], features[second], indices, seed)
+        if found is None:
+            return None
+        return PairMatches(
+            first=first, second=second, indices=found[0], candidates=len(indices), homography_fraction=found[1]
+        )
 
     def work(pair: tuple[int, int]) -> PairMatches | None:
-        first, second = pair
-        indices = match(features[first], features[second])
-        verified = verify_pair(features[first], features[second], indices, seed)
-        if verified is None:
-            return None
-        inliers, homography_fraction = verified
-        return PairMatches(
-            first=first,
-            second=second,
-            indices=inliers,
-            candidates=len(indices),
-            homography_fraction=homography_fraction,
-        )
+        first, second = (features[index] for index in pair)
+        enough = ENOUGH_MATCHES * min(len(first.positions), len(second.positions))
+        if nearest_first:
+            indices = _mutual_nearest(first.descriptors, second.descriptors)
+            near = verified(pair, indices) if len(indices) >= enough else None
+            if near is not None and len(near.indices) >= max(enough, ENOUGH_INLIERS * near.candidates):
+                return near
+        return verified(pair, match(first, second))
 
     found = map_parallel(work, pairs, threads, on_done)
     return [pair for pair in found if pair is not None]

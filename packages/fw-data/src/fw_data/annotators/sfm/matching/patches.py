@@ -6,7 +6,9 @@ Axis legend: f frames, h height, w width, p points, o observations, s patch samp
 """
 
 from dataclasses import dataclass
+from functools import cache
 
+import cv2
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -63,7 +65,7 @@ def align_to_frame(
         place = position * level.scale
         for _ in range(ITERATIONS):
             patch = _normalized(_sample(image, place, warp))
-            step = torch.einsum("ois,os->oi", solver, patch - template).clamp(-1.5, 1.5)
+            step = torch.bmm(solver, (patch - template)[..., None])[..., 0].clamp_(-1.5, 1.5)
             place = place - torch.einsum("oij,oj->oi", warp, step)
         correlation = (_normalized(_sample(image, place, warp)) * template).sum(dim=1)
         position = place / level.scale
@@ -100,18 +102,20 @@ def weaker_texture(patch: Float[Tensor, "o s"]) -> Float[Tensor, " o"]:
 
 
 def _sample(image: Tensor, xy: Tensor, warp: Tensor) -> Tensor:
-    height, width = image.shape
-    place = xy[:, None] + torch.einsum("oij,sj->osi", warp, _offsets())
-    grid = place * torch.tensor([2 / width, 2 / height]) - 1
-    return F.grid_sample(image[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
+    offsets = _offsets()
+    x, y = (torch.addmm(xy[:, axis, None] - 0.5, warp[:, axis], offsets) for axis in (0, 1))
+    patches = torch.empty(x.shape)
+    cv2.remap(image.numpy(), x.numpy(), y.numpy(), cv2.INTER_LINEAR, patches.numpy(), cv2.BORDER_REPLICATE)
+    return patches
 
 
-def _offsets() -> Tensor:
+@cache
+def _offsets() -> Float[Tensor, "2 s"]:
     axis = torch.arange(-PATCH_RADIUS, PATCH_RADIUS + 1, dtype=torch.float32)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    return torch.stack([x.flatten(), y.flatten()], dim=1)
+    return torch.stack([x.flatten(), y.flatten()])
 
 
 def _normalized(patch: Tensor) -> Tensor:
     centered = patch - patch.mean(dim=1, keepdim=True)
-    return centered / centered.norm(dim=1, keepdim=True).clamp_min(1e-4)
+    return centered.div_(centered.norm(dim=1, keepdim=True).clamp_min(1e-4))
