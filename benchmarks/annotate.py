@@ -86,21 +86,22 @@ def annotate(recording: Recording, work: Path) -> Outcome:
     begun = _cpu_s()
     run(AnnotateOptions(raw=raw, out=dataset, follow_links=True))
     spent = _cpu_s() - begun
-    stored = ClipDataset(dataset) if (dataset / "manifest.parquet").is_file() else None
-    if not stored:
+    found = ClipDataset(dataset) if (dataset / "manifest.parquet").is_file() else None
+    if found is None or not len(found):
         refusals = [Refusal.model_validate_json(line) for line in (dataset / "refusals.jsonl").read_text().splitlines()]
         return Outcome(outcome=", ".join(sorted({refusal.code for refusal in refusals})), posed=0, cpu_s=spent)
     fw_data(["inspect", str(dataset)])
-    grades = ", ".join(record.grade for record in stored.records)
-    record = max(stored.records, key=lambda record: record.num_frames)
+    records = list(found.records)
+    grades = "grade " + ", ".join(record.grade for record in records)
     if recording.pose_c2w is None or recording.focal_px is None:
-        return Outcome(outcome=f"grade {grades}", posed=sum(r.num_frames for r in stored.records), cpu_s=spent)
-    clip, first = stored.load(record.id), record.start_frame
+        return Outcome(outcome=grades, posed=sum(record.num_frames for record in records), cpu_s=spent)
+    longest = max(range(len(records)), key=lambda number: records[number].num_frames)
+    clip, first = found.load(longest), records[longest].start_frame
     width, height = _size(recording)
     scale = max(clip.depth_m.shape[2] / width, clip.depth_m.shape[1] / height)
     error_mm = 1000 * ate(clip.pose_c2w, recording.pose_c2w[first : first + len(clip)]).rmse
     return Outcome(
-        outcome=f"grade {grades}",
+        outcome=grades,
         posed=len(clip),
         cpu_s=spent,
         ate_mm=error_mm,

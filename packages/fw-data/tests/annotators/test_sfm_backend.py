@@ -13,6 +13,7 @@ from fw_data.annotators.base import AnnotationRefused, ClipGeometry
 from fw_data.annotators.sfm import SfmBackend, SfmConfig, calibration, lens, refusals, zoom
 from fw_data.annotators.sfm.matching.keyframes import Motion
 from fw_data.annotators.sfm.matching.matching import PairMatches
+from fw_data.annotators.sfm.sections import Drift
 from fw_geometry.lenses import Lens
 from fw_geometry.metrics import ate
 
@@ -185,11 +186,22 @@ def test_refusals_of_matches() -> None:
 def test_depth_that_nothing_confirms_is_refused() -> None:
     confidence = np.zeros((2, 10, 10), np.float32)
     confidence[:, :2] = 0.5
-    refusals.check_depth(confidence)
+    refusals.check_depth(confidence, None)
     confidence[0, 0, 0] = 0
-    with pytest.raises(AnnotationRefused, match=r"20 %") as refusal:
-        refusals.check_depth(confidence)
+    with pytest.raises(AnnotationRefused, match=r"20 %.*cameras") as refusal:
+        refusals.check_depth(confidence, None)
     assert refusal.value.code == "depth-not-confirmed"
+
+
+def test_sections_that_agree_about_the_cameras_need_less_confirmed_depth() -> None:
+    confidence = np.zeros((2, 10, 10), np.float32)
+    confidence[:, :1] = 0.5
+    refusals.check_depth(confidence, Drift(focal=0.15, path=0.001))
+    with pytest.raises(AnnotationRefused, match=r"10 %.*cameras"):
+        refusals.check_depth(confidence, Drift(focal=0.01, path=0.011))
+    confidence[:, :, 4:] = 0
+    with pytest.raises(AnnotationRefused, match=r"4 %.*parallax"):
+        refusals.check_depth(confidence, Drift(focal=0.01, path=0.001))
 
 
 def test_frames_without_a_pose_are_named() -> None:

@@ -76,6 +76,14 @@ def test_sky_is_what_is_smooth_and_reaches_the_upper_rim():
     assert sky_fraction(lake[None]) < 0.02
 
 
+def test_a_gray_sky_of_black_and_white_footage_is_sky():
+    ground = np.repeat(_scene(1)[0].mean(axis=-1, keepdims=True).astype(np.uint8) // 2, 3, axis=-1)
+    sky = ground.copy()
+    sky[:180] = np.linspace(100, 120, 180).astype(np.uint8)[:, None, None]
+    assert sky_fraction(sky[None]) == pytest.approx(0.5, abs=0.05)
+    assert sky_fraction(ground[None]) < 0.02
+
+
 def test_a_crowd_before_a_fixed_camera_is_no_camera_motion():
     """Half a dozen walkers, flicker and noise before a street that does not move, as a surveillance camera sees it."""
     rng = np.random.default_rng(0)

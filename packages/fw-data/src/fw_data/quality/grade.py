@@ -49,7 +49,7 @@ LIMITS: dict[Grade, dict[str, tuple[float | None, float | None]]] = {
         "reprojection_error": (None, 0.2),
         "pose_jerk_deg": (None, 15.0),
         "fov_deg": (5.0, 160.0),
-        "focal_sigma": (None, 0.06),
+        "focal_sigma": (None, 0.1),
         "focal_drift": (None, 0.12),
         "path_drift": (None, 0.012),
     },

@@ -21,6 +21,8 @@ _SAME_DIRECTION = 0.85
 _MOVING = 10.0
 """Standard deviation of luma over time from which a pixel counts as changing."""
 _NEIGHBORHOOD = 41
+_COLORLESS = 8
+"""Saturation (of 255) that 95 % of the pixels of black-and-white footage stay below."""
 _BAR = 24.0
 """Luma below which rows and columns at the border count as black bars."""
 
@@ -91,7 +93,11 @@ def sky_mask(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
     gray = cv2.cvtColor(soft, cv2.COLOR_RGB2GRAY)
     smooth = np.hypot(cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1)) / 8 < 4.0
     blue = (abs(hue - 105) < 20) & (saturation > 25) & (value > 90)
-    pale = (saturation <= 40) & (value > 165)
+    limit = 165.0
+    if np.quantile(saturation, 0.95) < _COLORLESS:
+        # without colors, a blue sky is only brighter than the ground
+        limit = max(80.0, 1.3 * float(np.median(value[len(value) // 2 :])))
+    pale = (saturation <= 40) & (value > limit)
     candidate = (smooth & (blue | pale)).astype(np.uint8)
     candidate = cv2.morphologyEx(candidate, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(candidate, connectivity=4)

@@ -65,7 +65,7 @@ class SfmBackend:
                 gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small])
             depth, confidence = self._depth(result.scene, small, gray, (height, width), report)
         report("depth", 1.0)
-        refusals.check_depth(confidence)
+        refusals.check_depth(confidence, result.drift)
         return clip_geometry(result, depth, confidence, ideal)
 
     def _depth(
@@ -77,7 +77,7 @@ class SfmBackend:
         report: StageProgress,
     ) -> tuple[Float32[np.ndarray, "f a b"], Float32[np.ndarray, "f a b"]]:
         rectifier = Rectifier(scene)
-        scale = min(1.0, self.config.depth_long_side / max(scene.width, scene.height))
+        scale = min(1.0, (self.config.depth_pixels / (scene.width * scene.height)) ** 0.5)
         search_size = (max(16, round(scene.width * scale)), max(16, round(scene.height * scale)))
         images = np.stack([rectifier.ideal_image(i, image, search_size) for i, image in enumerate(gray)])
         end = 0.95 if self.config.flow == "none" else FLOW_START

@@ -33,8 +33,8 @@ class SfmConfig:
     """Scene points whose image positions are refined below one pixel and adjusted together."""
     refine_rounds: int = 2
     """Times that positions are refined and the bundle adjusted."""
-    depth_long_side: int = 320
-    """Size at which the dense depth is searched; the last step brings it to the size of the frames."""
+    depth_pixels: int = 320 * 240
+    """Pixels per frame at which the dense depth is searched; the last step brings it to the size of the frames."""
     depth_planes: int = 64
     """Inverse-depth planes of the coarse search."""
     source_views: int = 6

@@ -12,6 +12,7 @@ from fw_data.annotators.sfm.config import MIN_SIDE_PX
 from fw_data.annotators.sfm.matching.keyframes import Motion
 from fw_data.annotators.sfm.matching.matching import PairMatches
 from fw_data.annotators.sfm.scene import SparseScene
+from fw_data.annotators.sfm.sections import Drift
 from fw_data.annotators.sfm.zoom import MAX_ZOOM
 
 OF_MATCHES = ("too-few-matches", "too-little-overlap", "frames-not-posed")
@@ -23,6 +24,10 @@ MIN_FOLLOWED = 0.2
 MIN_MOTION = 0.004
 """As a fraction of the image diagonal."""
 SURE = 0.3
+MIN_SURE_WITH_RIGHT_CAMERAS = 0.05
+MAX_PATH_DRIFT = 0.008
+"""Cameras of street and kitchen clips drift by up to 0.0053; with a focal length that is 25 % off or more, by 0.011 or
+more, unless the camera drives straight ahead, where any focal length gives the right path."""
 MIN_SURE = 0.2
 """Share of the pixels whose depth is at least SURE. Clips that were turned away by it had 0.05 to 0.15, clips with
 right cameras 0.44 and more; wrong cameras can have much too (the mirror pose of a nearly flat scene: 0.51)."""
@@ -164,14 +169,23 @@ def check_zoom(zoom: float) -> None:
         )
 
 
-def check_depth(confidence: Float32[np.ndarray, "f h w"]) -> None:
-    """Refuse clips whose frames do not agree about depth: their cameras are wrong, or most of the image moves."""
+def check_depth(confidence: Float32[np.ndarray, "f h w"], drift: Drift | None) -> None:
+    """Refuse clips whose frames do not agree about depth, unless their sections agree about the cameras.
+
+    Where a camera drives straight ahead, few pixels have parallax, so few are confirmed with right cameras, too.
+    """
     share = float((confidence > SURE).mean())
-    if share < MIN_SURE:
+    right = drift is not None and drift.path < MAX_PATH_DRIFT
+    if share < (MIN_SURE_WITH_RIGHT_CAMERAS if right else MIN_SURE):
         raise AnnotationRefused(
             "depth-not-confirmed",
-            f"Only {100 * share:.0f} % of the pixels have a depth that other frames confirm: the cameras that were "
-            "found are probably wrong. The clip may mostly show moving things, or too little detail.",
+            f"Only {100 * share:.0f} % of the pixels have a depth that other frames confirm: "
+            + (
+                "too little of the image shows parallax."
+                if right
+                else "the cameras that were found are probably wrong."
+            )
+            + " The clip may mostly show moving things, or too little detail.",
             "Use a steadier shot of a static scene.",
         )
 
