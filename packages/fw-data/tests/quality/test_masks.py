@@ -1,6 +1,7 @@
 """What moves and what is sky, from images to training batches: a plane, a thing before it and a sky above."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,8 +19,9 @@ from fw_data.dataset.manifest import MANIFEST_NAME
 from fw_data.dataset.transforms import fit_mask
 from fw_data.inspect.contact_sheet import contact_sheet
 from fw_data.inspect.stats import dataset_stats
-from fw_data.quality.dynamics import pixel_labels
+from fw_data.quality.dynamics import overlay_pixels, pixel_labels
 from fw_data.quality.filters import FilterConfig
+from fw_data.quality.image_scores import overlay_mask
 
 FRAMES, HEIGHT, WIDTH, SKY_ROWS = 13, 96, 128, 28
 SIDE = 32
@@ -81,13 +83,64 @@ def test_the_square_moves_and_the_sky_is_sky(world):
     assert labels.max() <= MOVING | SKY
 
 
-def test_what_was_measured_is_no_sky_and_what_was_not_does_not_move(world):
+def test_what_was_measured_is_no_sky(world):
     full = np.where(world["depth_m"] > 0, world["depth_m"], np.float32(4))
     assert not (pixel_labels(world["video"], _geometry(world, depth_m=full)) & SKY).any()
-    nowhere = np.zeros_like(full)
-    distrusted = pixel_labels(world["video"], _geometry(world, depth_m=full, confidence=nowhere))
-    assert not (distrusted & MOVING).any()
+    distrusted = pixel_labels(world["video"], _geometry(world, depth_m=full, confidence=np.zeros_like(full)))
     assert (distrusted & SKY).any()
+
+
+def _wall(step: tuple[int, int], square_step: tuple[int, int]) -> tuple[np.ndarray, ClipGeometry, np.ndarray]:
+    """A camera moves along a textured wall by `step` pixels (right, down) a frame, past a square with its own step.
+
+    Video, exact cameras and depth, and the pixels of the square.
+    """
+    count, height, width, focal, distance = 13, 144, 192, 160.0, 4.0
+    random = np.random.default_rng(2)
+    texture = cv2.resize(random.integers(0, 256, (90, 110, 3), dtype=np.uint8), None, fx=4, fy=4)
+    texture[:, 140:148] = 255  # a white post, along the way of a camera that moves down
+    patch = cv2.resize(random.integers(0, 256, (9, 9, 3), dtype=np.uint8), (36, 36))
+    video = np.empty((count, height, width, 3), np.uint8)
+    square = np.zeros((count, height, width), bool)
+    pose_c2w = np.tile(np.eye(4), (count, 1, 1))
+    for index in range(count):
+        right, down = np.array(step) * index
+        video[index] = texture[down : down + height, right : right + width]
+        x, y = np.array([100, 60]) + np.array(square_step) * index
+        square[index, y : y + 36, x : x + 36] = True
+        video[index, y : y + 36, x : x + 36] = patch
+        pose_c2w[index, :2, 3] = np.array([right, down]) * distance / focal
+    K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+    geometry = ClipGeometry(
+        depth_m=np.full(square.shape, distance, np.float32),
+        confidence=(~square).astype(np.float32),
+        K=np.tile(K, (count, 1, 1)),
+        pose_c2w=pose_c2w,
+        pose_confidence=np.ones(count, np.float32),
+    )
+    return video, geometry, square
+
+
+def test_a_thing_without_trusted_depth_moves_where_it_leaves_its_epipolar_lines():
+    video, geometry, square = _wall(step=(3, 0), square_step=(1, 3))
+    moving = (pixel_labels(video, geometry) & MOVING) > 0
+    assert moving[square].mean() > 0.6
+    near = np.stack([cv2.dilate(mask.astype(np.uint8), np.ones((17, 17), np.uint8)) > 0 for mask in square])
+    assert moving[~near].mean() < 0.01
+    along, geometry, square = _wall(step=(3, 0), square_step=(-1, 0))
+    assert ((pixel_labels(along, geometry) & MOVING) > 0)[square].mean() < 0.2, "its depth could be this one"
+
+
+def test_no_depth_is_needed_to_see_that_nothing_moves():
+    video, geometry, _ = _wall(step=(3, 1), square_step=(-3, -1))
+    distrusted = replace(geometry, confidence=np.zeros_like(geometry.confidence))
+    assert ((pixel_labels(video, distrusted) & MOVING) > 0).mean() < 0.01
+
+
+def test_edges_along_the_motion_of_the_camera_are_no_logo():
+    video, geometry, _ = _wall(step=(0, 3), square_step=(0, -3))
+    assert overlay_mask(video).mean() > 0.01, "they stand still"
+    assert not overlay_pixels(video, geometry).any()
 
 
 def test_a_larger_image_has_the_labels_of_its_thumbnail(world):
@@ -105,7 +158,7 @@ def test_a_larger_image_has_the_labels_of_its_thumbnail(world):
     assert labels.shape == (3, 4 * HEIGHT, 4 * WIDTH)
     moving = labels[1] & MOVING
     assert moving.any()
-    small = cv2.resize(moving, (160, 120), interpolation=cv2.INTER_NEAREST_EXACT)
+    small = cv2.resize(moving, (480, 360), interpolation=cv2.INTER_NEAREST_EXACT)
     again = cv2.resize(small, moving.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     np.testing.assert_array_equal(again, moving)
 

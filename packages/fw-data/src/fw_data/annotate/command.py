@@ -103,7 +103,8 @@ def _engine(options: AnnotateOptions, default_workers: int | None) -> "LocalEngi
         raise ValueError("--ray-address, --cpus-per-worker and --gpus-per-worker belong to --engine ray")
     workers = options.workers
     if workers is None:
-        workers = (os.cpu_count() or 1) if default_workers is None else default_workers
+        cores = os.cpu_count() or 1
+        workers = cores if default_workers is None else min(default_workers, cores)
     if workers < 0:
         raise ValueError("--workers must be 0 or more")
     return LocalEngine(workers=workers)

@@ -18,14 +18,14 @@ from fw_data.annotate.scan import ClipPlan, VideoScan, scan
 from fw_data.annotate.workdir import Measured
 from fw_data.annotators.base import AnnotationRefused
 from fw_data.annotators.spec import BackendSpec
-from fw_data.dataset.clip import Cameras, pack_clip
+from fw_data.dataset.clip import MOVING, Cameras, pack_clip
 from fw_data.dataset.schema import ClipRecord, Refusal, Status
 from fw_data.dataset.shards import ShardWriter
 from fw_data.engine import JobProgress
 from fw_data.errors import DataError
 from fw_data.media.decode import read_clip
 from fw_data.media.resize import place
-from fw_data.quality.dynamics import dynamic_fraction, overlay_pixels, pixel_labels
+from fw_data.quality.dynamics import overlay_pixels, pixel_labels
 from fw_data.quality.filters import reject, score
 from fw_data.quality.grade import grade_with_reasons, median_depth, score_geometry
 from fw_data.quality.motion_tags import motion_tags
@@ -162,15 +162,16 @@ class AnnotateTask:
         if not (geometry.depth_m > 0).any():
             raise AnnotationRefused("no-depth", "no pixel of the clip has a depth", "check the geometry of this video")
         frames = frames if geometry.frames is None else geometry.frames
-        overlay = overlay_pixels(frames)
+        watch.start("masks")
+        overlay = overlay_pixels(frames, geometry)
         if overlay.any():
             geometry = replace(geometry, confidence=np.where(overlay, np.float32(0), geometry.confidence))
+        method = "gmflow" if getattr(self.spec, "flow", "none") == "gmflow" else "dis"
+        labels = pixel_labels(frames, geometry, overlay, method)
         watch.start("grade")
         scores |= geometry.scores | score_geometry(geometry, times)
-        scores["dynamic_fraction"] = dynamic_fraction(frames, geometry)
+        scores["dynamic_fraction"] = float(((labels & MOVING) > 0)[:, ~overlay].mean())
         letter, reasons = grade_with_reasons(scores)
-        watch.start("masks")
-        labels = pixel_labels(frames, geometry, overlay)
         text, notes = plan.caption, list[str]()
         if config.captioner and not text:
             watch.start("caption")

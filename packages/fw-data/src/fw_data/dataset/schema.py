@@ -147,5 +147,5 @@ SCORES = {
     "reprojection_inliers": "fraction of reprojected pixels that agree within 5 %",
     "pose_jerk_deg": "largest distance of a camera from the path between its neighbors, as a visual angle",
     "fov_deg": "field of view along the longer side, median over frames",
-    "dynamic_fraction": "share of pixels whose optical flow is not that of a scene at rest",
+    "dynamic_fraction": "share of pixels that move against the scene",
 }

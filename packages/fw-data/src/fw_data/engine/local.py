@@ -7,6 +7,7 @@ more try and is then reported as failed, a new worker starts, and the other jobs
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -55,7 +56,7 @@ class LocalEngine:
         if self.workers == 0:
             yield from _run_here(task, jobs, on_progress)
             return
-        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        threads = max(1, (os.cpu_count() or 1) // max(1, min(self.workers, len(jobs))))
         todo = deque(range(len(jobs)))
         died: set[int] = set()
         ended = 0
@@ -101,8 +102,11 @@ class LocalEngine:
             if free:
                 worker = free.pop()
             else:
-                worker = _start(threads)
+                worker = _start()
                 self._pool.append(worker)
+            if worker.threads != threads:
+                worker.pipe.send(("threads", threads))
+                worker.threads = threads
             if worker.task is not task:
                 worker.pipe.send(("task", task))
                 worker.task = task
@@ -131,26 +135,23 @@ class _Worker:
     pipe: Connection
     job: int | None = None
     task: object = None
+    threads: int = 0
 
 
-def _start(threads: int) -> _Worker:
+def _start() -> _Worker:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, threads), daemon=True)
+    process = context.Process(target=_serve, args=(there,), daemon=True)
     process.start()
     there.close()
     return _Worker(process=process, pipe=here)
 
 
-def _serve(pipe: Connection, threads: int) -> None:
+def _serve(pipe: Connection) -> None:
     """The life of a worker process; it ends with its parent, however that ends and whatever the worker is at."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops its workers
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-
-    import cv2
-
-    cv2.setNumThreads(threads)
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
 
     def report(stage: str, fraction: float) -> None:
         pipe.send(("progress", stage, fraction))
@@ -161,6 +162,9 @@ def _serve(pipe: Connection, threads: int) -> None:
             kind, content = pipe.recv()
         except EOFError:
             return
+        if kind == "threads":
+            _use_threads(int(chosen) if chosen.isdecimal() and int(chosen) else content)
+            continue
         if kind == "task":
             task = content
             continue
@@ -173,6 +177,17 @@ def _serve(pipe: Connection, threads: int) -> None:
             pipe.send(answer)
         except BrokenPipeError:
             return
+
+
+def _use_threads(count: int) -> None:
+    """Threads of the libraries that this worker has loaded and of those that it loads later."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+
+    import cv2
+
+    cv2.setNumThreads(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
 
 
 def _end_with_parent() -> None:
