@@ -6,6 +6,8 @@ most of them are found by their epipolar lines.
 Axis legend: f frames, h height, w width; OpenCV axes, camera-to-world, pixel centers at (i + 0.5, j + 0.5).
 """
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -22,13 +24,17 @@ _SHARE = 0.25
 """... and as a share of the parallax, since depth has errors too."""
 _SAME_WAY_BACK = 0.5
 """Flow there and back may miss the start by this part of the smallest distance."""
-_UNLIKE = 1.0
-"""By how much (luma, mean over a window) the expected place must look more different than the end of the flow."""
+_UNLIKE = 0.5
+"""By how much (luma, mean over a window) all places of a thing at rest must differ more than the end of the flow."""
+_MOST_STEPS = 48
+"""Places looked at on an epipolar line."""
 _OPEN, _CLOSE = 1 / 96, 1 / 32
 """Specks up to this size are dropped, gaps up to that size are filled; in long sides."""
 _LEAST_OVERLAY = 0.002
 """Share of the image under overlays from which they are masked: less is noise of the detector."""
 _OVERLAY_PAIRS = 6
+_REMAP_ROWS = 30_000
+"""Rows that OpenCV samples at once; its limit is 32,767."""
 
 
 def moving_pixels(
@@ -129,11 +135,60 @@ def _moves(
     place = landed[..., :2] / np.maximum(landed[..., 2:], 1e-9)
     miss, parallax = _length(place - end), _length(place - infinite)
 
-    before, after = (cv2.cvtColor(images[i], cv2.COLOR_RGB2GRAY).astype(np.float32) for i in (first, second))
-    window = (2 * max(1, round(least)) + 1,) * 2
-    unlike_end, unlike_place = (cv2.blur(np.abs(_sample(after, at) - before), window) for at in (end, place))
-    moving = (miss > np.maximum(least, _SHARE * parallax)) & (unlike_place > unlike_end + _UNLIKE)
-    return followed & moving, followed
+    moving = followed & (miss > np.maximum(least, _SHARE * parallax))
+    if moving.any():
+        near = 1 / np.quantile(depth[trusted], 0.01) if trusted.any() else np.quantile(nearest[followed], 0.99)
+        closest = np.float32(2 * near)
+        candidates = np.nonzero(moving)
+        lowest = np.where(trusted, inverse, np.float32(0))[candidates]
+        highest = np.where(trusted, inverse, closest)[candidates]
+        before, after = (cv2.cvtColor(images[i], cv2.COLOR_RGB2GRAY).astype(np.float32) for i in (first, second))
+        views = _Views(before=before, after=after, at=here[candidates], spacing=2 * least / 3)
+        at_rest = views.best_at_rest(turned[candidates], moved, lowest, highest)
+        nudges = (least / 3 * np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])).astype(np.float32)
+        moved_there = np.min([views.unlikeness(end[candidates] + nudge) for nudge in nudges], axis=0)
+        moving[candidates] = at_rest > moved_there + _UNLIKE
+    return moving, followed
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Views:
+    """Some pixels of one image, with the ones around them, looked for in another image."""
+
+    before: Float32[np.ndarray, "h w"]
+    after: Float32[np.ndarray, "h w"]
+    at: Float32[np.ndarray, "n 2"]
+    spacing: float
+    """Between the nine places of a window, in pixels."""
+
+    def unlikeness(self, places: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, " n"]:
+        """Mean absolute difference of the windows, in units of luma."""
+        offsets = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), -1).reshape(9, 2).astype(np.float32) * np.float32(
+            self.spacing
+        )
+        parts = []
+        for start in range(0, len(places), _REMAP_ROWS):
+            rows = slice(start, start + _REMAP_ROWS)
+            here = _sample(self.before, self.at[rows, None] + offsets)
+            parts.append(np.abs(_sample(self.after, places[rows, None] + offsets) - here).mean(axis=1))
+        return np.concatenate(parts)
+
+    def best_at_rest(
+        self,
+        turned: Float32[np.ndarray, "n 3"],
+        moved: Float32[np.ndarray, "3"],
+        lowest: Float32[np.ndarray, " n"],
+        highest: Float32[np.ndarray, " n"],
+    ) -> Float32[np.ndarray, " n"]:
+        """The least unlikeness over the inverse depths in a range."""
+
+        def place(share: float) -> np.ndarray:
+            landed = turned + (lowest + share * (highest - lowest))[:, None] * moved
+            return landed[:, :2] / np.maximum(landed[:, 2:], 1e-9)
+
+        length = float(np.quantile(_length(place(1) - place(0)), 0.9))
+        steps = int(np.clip(length / self.spacing, 1, _MOST_STEPS))
+        return np.min([self.unlikeness(place(share)) for share in np.linspace(0, 1, steps + 1).tolist()], axis=0)
 
 
 def _solid(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

@@ -126,12 +126,14 @@ def settle_focal(scene: SparseScene, threads: int, *, refine_radial: bool = Fals
     The cost is probed a little below and above the focal length, everything else adjusted; with the log-normal prior
     this is one step of Newton's method, repeated while steps are long. Where the motion determines the focal length
     nothing moves; where it does not (a camera that moves straight ahead, one that hardly turns) the prior wins.
-    The standard deviation is the cautious one, with EVIDENCE: a lens or principal point that is held wrong moves the
-    focal length by more than noise does.
     A lens (on request) and an off-center principal point follow: they share in what is known about the focal length.
+    The standard deviation is the cautious one: with EVIDENCE, and as if the radial coefficient were free within its
+    prior. A weak lens that is left out, or found wrong, moves the focal length by more than noise does.
     """
 
-    def with_focal(start: SparseScene, focal_px: float, max_iterations: int = 40) -> SparseScene:
+    def with_focal(
+        start: SparseScene, focal_px: float, max_iterations: int = 40, refine_radial: bool = refine_radial
+    ) -> SparseScene:
         return adjust(
             replace(start, focal_px=float(focal_px)),
             loss_px=LOSS_PX,
@@ -146,7 +148,6 @@ def settle_focal(scene: SparseScene, threads: int, *, refine_radial: bool = Fals
     pull = 1 / FOCAL_SPREAD**2
     usual = np.log(USUAL_FOCAL * max(scene.width, scene.height))
     width = np.log(FOCAL_PROBE)
-    known = 0.0
     for _ in range(MAX_FOCAL_STEPS):
         below = with_focal(scene, scene.focal_px / FOCAL_PROBE, PROBE_ITERATIONS)
         above = with_focal(_towards(scene, below, -1.0), scene.focal_px * FOCAL_PROBE, PROBE_ITERATIONS)
@@ -158,7 +159,15 @@ def settle_focal(scene: SparseScene, threads: int, *, refine_radial: bool = Fals
         scene = with_focal(start, scene.focal_px * np.exp(step))
         if abs(step) < width:
             break
-    return scene, float(1 / np.sqrt(known * EVIDENCE / FOCAL_EVIDENCE + pull))
+    tried = [
+        with_focal(start, scene.focal_px * factor, PROBE_ITERATIONS, True)
+        for start, factor in ((below, 1 / FOCAL_PROBE), (scene, 1.0), (above, FOCAL_PROBE))
+    ]
+    costs = [
+        EVIDENCE * len(scene.obs_xy) * robust_cost(probe) + 0.5 * (probe.radial / RADIAL_SPREAD) ** 2 for probe in tried
+    ]
+    known = max(costs[0] + costs[2] - 2 * costs[1], 0.0) / width**2
+    return scene, float(1 / np.sqrt(known + pull))
 
 
 def _towards(scene: SparseScene, other: SparseScene, share: float) -> SparseScene:
