@@ -52,8 +52,8 @@ def test_the_reasons_name_the_limit_that_was_missed():
 
 @pytest.mark.parametrize(
     ("sigma", "focal", "path", "letters"),
-    [  # of frames of RedKitchen: as recorded, wider apart, with barrel distortion, cut out of a corner, zoomed, and three
-        # more as recorded, whose focal length is off by 0.1, 3.5 and 9.4 %
+    [  # of frames of RedKitchen: as recorded, wider apart, with barrel distortion, cut out of a corner, zoomed,
+        # and three as recorded, whose focal length is off by 0.1, 3.5 and 9.4 %
         (0.0116, 0.051, 0.0029, "A"),
         (0.0117, 0.061, 0.0047, "A"),
         (0.0798, 0.261, 0.0076, "D"),

@@ -206,7 +206,8 @@ def _without_scene(
 ) -> UInt8[np.ndarray, "h2 w2"]:
     """Without the pieces that look more like the place where the scene moves to than like the place where they were."""
     height, width = mask.shape
-    pieces, piece = cv2.connectedComponents(cv2.dilate(mask, np.ones((3, 3), np.uint8)))
+    pieces, found = cv2.connectedComponents(cv2.dilate(mask, np.ones((3, 3), np.uint8)))
+    piece = np.asarray(found, np.int64)
     still, follows = np.zeros(pieces), np.zeros(pieces)
     here = _centers(height, width)
     apart = max(1, len(frames) // 3)
