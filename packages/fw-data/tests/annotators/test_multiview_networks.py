@@ -168,7 +168,7 @@ def annotate(name: str, weights: Path, frames: np.ndarray) -> ClipGeometry:
     assert isinstance(spec, MultiViewSpec)
     backend = _load(spec)
     assert isinstance(backend, GeometryBackend)
-    assert (backend.name, backend.version) == (spec.name, spec.version) == (name, "1")
+    assert (backend.name, backend.version) == (spec.name, spec.version) == (name, "2")
     found = backend.annotate(frames)
     assert set(found.scores) == set(spec.score_meanings())
     return found

@@ -16,7 +16,7 @@ from fw_data.media.resize import recorded_size
 from fw_data.quality.filters import FilterConfig
 from fw_data.shots.cuts import CutMethod
 
-PIPELINE_VERSION = 4
+PIPELINE_VERSION = 3
 """Goes up whenever the pipeline itself gives another result for the same settings."""
 
 

@@ -18,7 +18,7 @@ class DepthAnything3Network:
     """All frames in one pass; the package scales them to 504 pixels on the long side and normalizes them."""
 
     name = "depth-anything-3"
-    version = "1"
+    version = "2"
 
     def __init__(self, model: Any) -> None:
         self.model = model

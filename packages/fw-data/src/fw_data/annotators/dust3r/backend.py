@@ -77,7 +77,7 @@ class Dust3rBackend:
     """
 
     name = "dust3r"
-    version = "2"
+    version = "3"
 
     def __init__(
         self,

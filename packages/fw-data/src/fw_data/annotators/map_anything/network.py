@@ -22,7 +22,7 @@ class MapAnythingNetwork:
     """All frames in one pass, the long side at 518 pixels, normalized as for DINOv2."""
 
     name = "map-anything"
-    version = "1"
+    version = "2"
 
     def __init__(self, model: Any, device: str) -> None:
         self.model, self.device = model, device

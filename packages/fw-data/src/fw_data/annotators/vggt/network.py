@@ -21,7 +21,7 @@ class VggtNetwork:
     """All frames in one pass, the long side at 518 pixels (the published demo does so too, for landscape images)."""
 
     name = "vggt"
-    version = "1"
+    version = "2"
 
     def __init__(self, model: Any, device: str) -> None:
         self.model, self.device = model, device
