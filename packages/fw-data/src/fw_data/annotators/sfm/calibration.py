@@ -148,6 +148,7 @@ def settle_focal(scene: SparseScene, threads: int, *, refine_radial: bool = Fals
     pull = 1 / FOCAL_SPREAD**2
     usual = np.log(USUAL_FOCAL * max(scene.width, scene.height))
     width = np.log(FOCAL_PROBE)
+    below = above = scene
     for _ in range(MAX_FOCAL_STEPS):
         below = with_focal(scene, scene.focal_px / FOCAL_PROBE, PROBE_ITERATIONS)
         above = with_focal(_towards(scene, below, -1.0), scene.focal_px * FOCAL_PROBE, PROBE_ITERATIONS)
