@@ -18,6 +18,23 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+TOP = {
+    *(
+        ".ci",
+        ".gitignore",
+        ".pre-commit-config.yaml",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "Makefile",
+        "NOTICE",
+    ),
+    *("README.md", "README_zh.md", "SECURITY.md", "apps", "benchmarks", "conftest.py", "docs", "examples", "infra"),
+    *("packages", "pyproject.toml", "requirements.lock", "tests"),
+}
+"""Everything that belongs at the top; results of commands that ran here do not."""
+
+
 def tracked() -> list[Path]:
     listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listing.returncode != 0:
@@ -81,6 +98,11 @@ def test_the_page_of_the_environment_lists_every_variable_of_ours() -> None:
     page = (ROOT / "docs/environment.md").read_text().split("## Environment variables")[1]
     assert len(read) > 5
     assert read == set(re.findall(r"^\| `(FW_[A-Z0-9_]+)", page, re.MULTILINE))
+
+
+def test_no_results_are_committed() -> None:
+    top = {path.relative_to(ROOT).parts[0] for path in tracked()}
+    assert top == TOP, f"{sorted(top - TOP)}: remove it from git, or list it here if it belongs to the project"
 
 
 def test_uv_lock_is_not_tracked() -> None:

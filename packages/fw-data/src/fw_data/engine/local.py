@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from fw_data.engine import Done, J, JobTask, R
+from fw_data.engine.threads import chosen_threads
 
 _GRACE_S = 5.0
 
@@ -56,7 +57,8 @@ class LocalEngine:
         if self.workers == 0:
             yield from _run_here(task, jobs, on_progress)
             return
-        threads = max(1, (os.cpu_count() or 1) // max(1, min(self.workers, len(jobs))))
+        side_by_side = max(1, min(self.workers, len(jobs)))
+        threads = chosen_threads() or max(1, (os.cpu_count() or 1) // side_by_side)
         todo = deque(range(len(jobs)))
         died: set[int] = set()
         ended = 0
@@ -151,7 +153,6 @@ def _serve(pipe: Connection) -> None:
     """The life of a worker process; it ends with its parent, however that ends and whatever the worker is at."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops its workers
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
 
     def report(stage: str, fraction: float) -> None:
         pipe.send(("progress", stage, fraction))
@@ -163,7 +164,7 @@ def _serve(pipe: Connection) -> None:
         except EOFError:
             return
         if kind == "threads":
-            _use_threads(int(chosen) if chosen.isdecimal() and int(chosen) else content)
+            _use_threads(content)
             continue
         if kind == "task":
             task = content

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fw_data.engine.threads import chosen_threads
+
 Flow = Literal["none", "gmflow"]
 SecondMatcher = Literal["none", "auto", "aliked"]
 
@@ -13,8 +15,7 @@ MIN_SIDE_PX = 64
 
 def share_of_cores() -> int:
     """OMP_NUM_THREADS, which workers that run side by side have for their share; without it, all cores."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() and int(given) > 0 else os.cpu_count() or 1
+    return chosen_threads() or os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)

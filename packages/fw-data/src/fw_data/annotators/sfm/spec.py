@@ -33,7 +33,7 @@ class SfmSpec:
     """Structure from motion: matches, bundle adjustment, plane sweep."""
 
     options: ClassVar[tuple[str, ...]] = ("second_matcher", "flow")
-    default_workers: ClassVar[int | None] = 2  # each with half of the cores; one alone has them all
+    default_workers: ClassVar[int | None] = 2  # two clips share the cores; a single clip uses all of them
     license: ClassVar[str] = ""
     min_side: ClassVar[int] = MIN_SIDE_PX
     second_matcher: SecondMatcher = "auto"
