@@ -71,7 +71,7 @@ bench: bench-data bench-model bench-train bench-serve ## run all benchmarks; res
 bench-data: env ## time reading, annotation by stage, the depth codec
 	@$(RUN) python -m benchmarks.data --out bench
 
-bench-annotate: env ## compare annotation with COLMAP (an hour; BENCH="--seven-scenes DIR --kitti DIR" adds recordings)
+bench-annotate: env ## compare annotation with COLMAP (long; BENCH="--seven-scenes DIR --kitti DIR" adds recordings)
 	@$(RUN) python -m benchmarks.annotate --out bench/annotate $(BENCH)
 
 bench-model: env ## time the model beside diffusers (idle machine, 15 GB of memory; BENCH="--blocks 4 --pairs 2" for less)

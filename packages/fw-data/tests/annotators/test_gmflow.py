@@ -8,6 +8,7 @@ import torch
 
 from fw_data.annotators import wheels
 from fw_data.annotators.gmflow.network import GmFlow
+from fw_data.annotators.gmflow.sizes import LONG_SIDE
 from fw_data.annotators.gmflow.weights import fetch_gmflow, load_gmflow
 from fw_data.annotators.sfm.config import SfmConfig
 from fw_data.annotators.sfm.dense import dense, flow_depth
@@ -98,7 +99,7 @@ class ExactFlow:
         assert first.shape == second.shape == (2, 3, 192, 256)
         flow = torch.cat([true_flow(cameras()[0], cameras()[k]) for k in (1, 2)])
         flow[1, 0, 25:] += 2
-        return torch.nn.functional.interpolate(flow, (192, 256), mode="bilinear") * flow_depth.FLOW_LONG_SIDE / 64
+        return torch.nn.functional.interpolate(flow, (192, 256), mode="bilinear") * LONG_SIDE / 64
 
 
 def test_only_unsure_pixels_change_and_only_where_both_flows_agree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from fw_data.inspect.contact_sheet import contact_sheet
 from fw_data.inspect.stats import dataset_stats
 from fw_data.quality.dynamics import overlay_pixels, pixel_labels
 from fw_data.quality.filters import FilterConfig
+from fw_data.quality.flow import flow_between
 from fw_data.quality.image_scores import overlay_mask
 
 FRAMES, HEIGHT, WIDTH, SKY_ROWS = 13, 96, 128, 28
@@ -129,6 +130,25 @@ def test_a_thing_without_trusted_depth_moves_where_it_leaves_its_epipolar_lines(
     assert moving[~near].mean() < 0.01
     along, geometry, square = _wall(step=(3, 0), square_step=(-1, 0))
     assert ((pixel_labels(along, geometry) & MOVING) > 0)[square].mean() < 0.2, "its depth could be this one"
+
+
+def test_gmflow_gets_pairs_both_ways_and_its_flow_decides(monkeypatch):
+    video, geometry, square = _wall(step=(3, 0), square_step=(1, 3))
+    sizes = set()
+
+    def stand_in(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Flow by DIS in the layout of the network."""
+        sizes.add(tuple(first.shape))
+        assert torch.equal(first[0], second[1])
+        assert torch.equal(first[1], second[0])
+        frames = (first.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+        return torch.from_numpy(np.stack(flow_between(frames[0], frames[1], "dis"))).permute(0, 3, 1, 2)
+
+    monkeypatch.setattr("fw_data.annotators.gmflow.weights.load_gmflow", lambda: stand_in)
+    moving = (pixel_labels(video, geometry, method="gmflow") & MOVING) > 0
+    assert sizes == {(2, 3, 192, 256)}
+    assert moving[square].mean() > 0.6
+    assert moving[~square].mean() < 0.03
 
 
 def test_no_depth_is_needed_to_see_that_nothing_moves():

@@ -9,12 +9,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from fw_data.annotators.gmflow.sizes import input_size
 from fw_data.quality.image_scores import color_thumbnail
 
 FlowMethod = Literal["dis", "gmflow"]
-_LONG_SIDE: dict[FlowMethod, int] = {"dis": 480, "gmflow": 256}
-_UNIT = 8
-"""Sides of the images that go into GMFlow are multiples of this."""
+_DIS_LONG_SIDE = 480
 
 
 class FlowPair(NamedTuple):
@@ -28,11 +27,10 @@ class FlowPair(NamedTuple):
 
 def flow_thumbnail(frame: UInt8[np.ndarray, "h2 w2 3"], method: FlowMethod) -> UInt8[np.ndarray, "h w 3"]:
     """A frame at the size at which the method finds flow."""
-    small = color_thumbnail(frame, _LONG_SIDE[method])
     if method == "dis":
-        return small
-    size = [max(4 * _UNIT, round(side / _UNIT) * _UNIT) for side in small.shape[1::-1]]
-    return cv2.resize(small, size, interpolation=cv2.INTER_AREA)
+        return color_thumbnail(frame, _DIS_LONG_SIDE)
+    height, width = input_size(*frame.shape[:2])
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def flow_between(first: UInt8[np.ndarray, "h w 3"], second: UInt8[np.ndarray, "h w 3"], method: FlowMethod) -> FlowPair:
@@ -52,7 +50,5 @@ def flow_between(first: UInt8[np.ndarray, "h w 3"], second: UInt8[np.ndarray, "h
         return FlowPair(there=flow[0], back=flow[1])
     gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second)]
     flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    start = np.zeros((*gray[0].shape, 2), np.float32)
-    return FlowPair(
-        there=flow_of.calc(gray[0], gray[1], start.copy()), back=flow_of.calc(gray[1], gray[0], start.copy())
-    )
+    there, back = (flow_of.calc(a, b, np.zeros((*a.shape, 2), np.float32)) for a, b in (gray, gray[::-1]))
+    return FlowPair(there=there, back=back)

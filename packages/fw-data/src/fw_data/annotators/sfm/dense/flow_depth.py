@@ -12,14 +12,11 @@ from einops import reduce, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from fw_data.annotators.gmflow.sizes import input_size
 from fw_data.annotators.gmflow.weights import load_gmflow
 from fw_data.annotators.sfm.dense.plane_sweep import pixel_rays
 from fw_data.annotators.sfm.workers import map_parallel
 
-FLOW_LONG_SIDE = 256
-"""Size at which the flow is found."""
-UNIT = 8
-"""Sides of the images that go into the network are multiples of this."""
 UNSURE = 0.16
 """Trust up to which a depth was spread or carried over, not searched."""
 MIN_UNSURE = 0.02
@@ -54,8 +51,7 @@ def improve_unsure(
         WheelFileMissing: the weights of the network are not in the cache.
     """
     height, width = depth.shape[1:]
-    scale = FLOW_LONG_SIDE / max(height, width)
-    size = tuple(max(4 * UNIT, round(side * scale / UNIT) * UNIT) for side in (height, width))
+    size = input_size(height, width)
     images = F.interpolate(color, size, mode="bilinear", align_corners=False, antialias=True)
     resized = torch.tensor([[size[1] / width], [size[0] / height], [1.0]])
 
