@@ -6,6 +6,7 @@ Imports torch once and forks the processes; two of them average their gradients,
 gloo. "mixed" runs change from two processes to one on the way.
 """
 
+import faulthandler
 import importlib
 import os
 import sys
@@ -20,10 +21,15 @@ from fw_train.engine.checkpoint import CheckpointStore
 from fw_train.engine.distributed import join, shard
 from fw_train.engine.loop import run
 
+HANG_S = 600
+"""Limit of one run, which takes seconds."""
+
 
 def train(out: Path, *, world: int, steps: int, sharded: bool = False, copies: int = 1, clips: int = 7) -> None:
     """One run in `world` processes of its own, on from what `out` holds."""
     out.mkdir(parents=True, exist_ok=True)
+    # a process that ended before its store was released leaves the file, and the next run would wait at old addresses
+    (out / f"rendezvous-{world}").unlink(missing_ok=True)
     children = []
     for rank in range(world):
         child = os.fork()
@@ -37,6 +43,7 @@ def train(out: Path, *, world: int, steps: int, sharded: bool = False, copies: i
 
 def one_rank(out: Path, rank: int, world: int, steps: int, sharded: bool, copies: int, clips: int) -> None:
     """What each process does."""
+    faulthandler.dump_traceback_later(HANG_S, exit=True)  # a hang fails with the place where it hangs
     if world > 1:
         os.environ["WORLD_SIZE"] = str(world)
         dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous-{world}", rank=rank, world_size=world)
