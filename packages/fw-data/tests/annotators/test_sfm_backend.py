@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fw_data.annotators.base import AnnotationRefused, ClipGeometry
-from fw_data.annotators.sfm import SfmBackend, SfmConfig, calibration, lens, refusals, zoom
+from fw_data.annotators.sfm import SfmBackend, SfmConfig, lens, reconstruction, refusals
 from fw_data.annotators.sfm.matching.keyframes import Motion
 from fw_data.annotators.sfm.matching.matching import PairMatches
 from fw_data.annotators.sfm.sections import Drift
@@ -103,8 +103,8 @@ def test_portrait_is_annotated_and_the_same_input_gives_the_same_bytes() -> None
 
 def test_frames_of_a_bent_lens_come_back_straight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lens, "MIN_OBSERVATIONS", 300)  # few small frames tell little of a lens
-    monkeypatch.setattr(calibration, "EVIDENCE", 1.0)
-    monkeypatch.setattr(zoom, "EVIDENCE", 1.0)
+    for noise in ("MATCHES", "REFINED"):
+        monkeypatch.setattr(reconstruction, noise, getattr(reconstruction, noise)._replace(evidence=1.0))
     height, width = 144, 192
     truth = render(7, height, width)
     focal = 1.2 * truth["K"][0, 0]

@@ -42,7 +42,7 @@ class SfmBackend:
     """
 
     name = "sfm"
-    version = "6"
+    version = "7"
 
     def __init__(self, config: SfmConfig | None = None) -> None:
         self.config = config or SfmConfig()

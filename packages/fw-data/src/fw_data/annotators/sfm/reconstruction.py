@@ -4,7 +4,7 @@ Axis legend: f frames, h height, w width.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from fw_data.annotators.sfm.bundle import adjust, drop_outliers
 from fw_data.annotators.sfm.calibration import (
     FOCAL_RANGE,
     LOSS_PX,
+    MATCHES,
+    REFINED,
     fit_shutter,
     robust_cost,
     settle_focal,
@@ -32,7 +34,7 @@ from fw_data.annotators.sfm.matching.matching import PairMatches, match_keyframe
 from fw_data.annotators.sfm.matching.networks import second_matcher_is_ready
 from fw_data.annotators.sfm.refinement import refine_observations, spread_points
 from fw_data.annotators.sfm.resection import pose_remaining_frames
-from fw_data.annotators.sfm.reversal import MATCH_LOSS_PX, candidates, likeliest
+from fw_data.annotators.sfm.reversal import candidates, likeliest
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_data.annotators.sfm.sections import Drift, compare_sections
 from fw_data.annotators.sfm.workers import map_parallel
@@ -169,10 +171,11 @@ class _FirstScene:
         scene = _map(features, pairs, self.keyframes, self.motion, config)
         refusals.check_parallax(scene, config.min_triangulation_angle_deg)
         report("adjusting", 0.0)
-        scene, zoom = fit_camera(scene, config.threads, MATCH_LOSS_PX)
-        scene, removal = remove_lens(scene, None)
+        fit, zoom = fit_camera(scene, config.threads, MATCHES)
+        scene, removal = remove_lens(fit.scene, None)
+        scene = replace(scene, radial=0.0) if abs(scene.radial) < MIN_REMOVED else scene
         ways = candidates(scene, config.threads)
-        zooms = [zoom, *(fit_zoom(way, config.threads, MATCH_LOSS_PX) for way in ways[1:])]
+        zooms = [zoom, *(fit_zoom(way, config.threads, MATCHES) for way in ways[1:])]
         refusals.check_zoom(min(zooms, key=abs))
         refusals.check_lens(scene)
         gray = self.gray if removal is None else removal.frames(self.gray, config.threads)
@@ -202,10 +205,9 @@ def polish(
         )
         if _is_continuous(motion):
             scene = fit_shutter(scene, threads)
-    scene, zoom = fit_camera(adjust(scene, loss_px=LOSS_PX, threads=threads), threads)
+    fit, zoom = fit_camera(adjust(scene, loss_px=LOSS_PX, threads=threads), threads, REFINED)
     refusals.check_zoom(zoom)
-    bent = found.removal is not None or abs(scene.radial) >= MIN_REMOVED
-    scene, focal_sigma = settle_focal(scene, threads, refine_radial=bent)
+    scene, focal_sigma = settle_focal(fit.scene, threads, lens_spread=fit.focal_spread)
     return *remove_lens(scene, found.removal), focal_sigma
 
 

@@ -3,10 +3,21 @@
 A camera that moves mimics a zoom only as far as the scene is flat. Axis legend: f frames.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from fw_data.annotators.sfm.bundle import adjust, adjust_focals
-from fw_data.annotators.sfm.calibration import EVIDENCE, LOSS_PX, fit_lens, mean_cost, oddity, unlikeliness
+from fw_data.annotators.sfm.calibration import (
+    RADIAL_SPREAD,
+    REFINED,
+    LensFit,
+    Noise,
+    fit_lens,
+    misfit_of,
+    oddity,
+    unlikeliness,
+)
 from fw_data.annotators.sfm.scene import SparseScene
 
 MAX_ZOOM = 0.1
@@ -17,19 +28,21 @@ SMOOTH = 3
 MIN_FRAMES = 5
 
 
-def fit_camera(scene: SparseScene, threads: int, loss_px: float = LOSS_PX) -> tuple[SparseScene, float]:
+def fit_camera(scene: SparseScene, threads: int, noise: Noise = REFINED) -> tuple[LensFit, float]:
     """The scene with its lens and principal point (see `fit_lens`), and its zoom (see `fit_zoom`).
 
     Each of them can take up part of another, so they compete: whichever explains the footage best is there.
     """
-    found = fit_lens(scene, threads, loss_px)
-    zoom = fit_zoom(scene, threads, loss_px, rival=found)
-    if found is scene or abs(zoom) > MAX_ZOOM:
-        return scene, zoom
-    return found, fit_zoom(found, threads, loss_px)
+    found = fit_lens(scene, threads, noise)
+    zoom = fit_zoom(scene, threads, noise, rival=found.scene)
+    if abs(zoom) > MAX_ZOOM:
+        return replace(found, scene=scene), zoom
+    if abs(found.scene.radial) < RADIAL_SPREAD and found.scene.principal_px == (0.0, 0.0):
+        return found, zoom  # too weak to have hidden one
+    return found, fit_zoom(found.scene, threads, noise)
 
 
-def fit_zoom(scene: SparseScene, threads: int, loss_px: float = LOSS_PX, *, rival: SparseScene | None = None) -> float:
+def fit_zoom(scene: SparseScene, threads: int, noise: Noise = REFINED, *, rival: SparseScene | None = None) -> float:
     """Logarithm of the largest focal length over the smallest one; 0 where one of them explains the footage as well.
 
     The gain must outweigh the number of focal lengths; the `rival` explains the same observations with one of them.
@@ -37,12 +50,12 @@ def fit_zoom(scene: SparseScene, threads: int, loss_px: float = LOSS_PX, *, riva
     """
     if scene.posed.sum() < MIN_FRAMES:
         return 0.0
-    shared = adjust(scene, loss_px=loss_px, max_iterations=ITERATIONS, threads=threads)
-    own = adjust_focals(shared, loss_px=loss_px, max_iterations=ITERATIONS, threads=threads)
+    shared = adjust(scene, loss_px=noise.loss_px, max_iterations=ITERATIONS, threads=threads)
+    own = adjust_focals(shared, loss_px=noise.loss_px, max_iterations=ITERATIONS, threads=threads)
     focals = own.focals_px[scene.posed]
     steps = len(focals) - 1
-    cost = EVIDENCE * len(scene.obs_xy) * mean_cost(own.residuals_px, loss_px) + oddity(scene) + steps
-    if cost > min(unlikeliness(fit, loss_px) for fit in (shared, rival or shared)):
+    cost = misfit_of(own.residuals_px, noise) + oddity(scene) + steps
+    if cost > min(unlikeliness(fit, noise) for fit in (shared, rival or shared)):
         return 0.0
     smooth = np.log(np.median(np.lib.stride_tricks.sliding_window_view(focals, SMOOTH), axis=1))
     whole = steps / (steps - SMOOTH + 1)  # the median loses the ends
