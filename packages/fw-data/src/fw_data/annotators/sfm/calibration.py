@@ -41,6 +41,8 @@ PRINCIPAL_SPREAD = 0.02
 """In long sides."""
 PRINCIPAL_COST = 6.0
 """Gain that an off-center principal point needs at least: one video in a few hundred is cut out of a larger image."""
+NEARLY_AS_LIKELY = 1.0
+"""Difference of logarithms up to which an off-center principal point may still win together with a lens."""
 MAX_PRINCIPAL = 0.3
 """Of the width or height; further off, something else is wrong."""
 MAX_RADIAL = 0.15
@@ -63,10 +65,11 @@ def mean_cost(residual_px: Float64[np.ndarray, " o"], loss_px: float) -> float:
     return float(np.log1p((np.minimum(residual_px, MAX_ERROR_PX) / loss_px) ** 2).mean())
 
 
-def fit_shutter(scene: SparseScene, threads: int, steps: int = 2) -> SparseScene:
+def fit_shutter(scene: SparseScene, threads: int) -> SparseScene:
     """Alternate readout and adjustment until the readout rests; a global shutter stays when the gain is small."""
-    start = found = adjust(scene, loss_px=LOSS_PX, max_iterations=15, threads=threads)
-    for _ in range(steps):
+    known = scene.readout != (0.0, 0.0)
+    start = found = scene if known else adjust(scene, loss_px=LOSS_PX, max_iterations=15, threads=threads)
+    for _ in range(1 if known else 2):
         readout = estimate_readout(found)
         if np.abs(np.array(readout) - np.array(found.readout)).max() < MIN_READOUT:
             break
@@ -74,8 +77,7 @@ def fit_shutter(scene: SparseScene, threads: int, steps: int = 2) -> SparseScene
     if found is start:
         return scene
     plausible = max(map(abs, found.readout)) < 0.95 * MAX_READOUT
-    gain = misfit(start, REFINED) - misfit(found, REFINED)
-    pays = scene.readout != (0.0, 0.0) or gain > SHUTTER_COST
+    pays = known or misfit(start, REFINED) - misfit(found, REFINED) > SHUTTER_COST
     return found if plausible and pays else replace(scene, readout=(0.0, 0.0))
 
 
@@ -124,8 +126,12 @@ def fit_lens(scene: SparseScene, threads: int, noise: Noise = REFINED) -> LensFi
         )
 
     plain = fit(replace(scene, radial=0.0), False, False)
+    moved = fit(plain, False, True)
+    tried = [(plain, False)]
+    if unlikeliness(moved, noise) < unlikeliness(plain, noise) + NEARLY_AS_LIKELY:
+        tried.append((moved, True))
     found: list[LensFit] = []
-    for ideal, principal in ((plain, False), (fit(plain, False, True), True)):
+    for ideal, principal in tried:
         bent = fit(ideal, True, principal)
         other = ideal
         if abs(bent.radial) < RADIAL_SPREAD / 2:  # too near to tell how the cost rises
