@@ -16,7 +16,7 @@ from fw_data.annotators.sfm.rolling_shutter import MAX_READOUT, estimate_readout
 from fw_data.annotators.sfm.scene import SparseScene
 
 LOSS_PX = 0.5
-"""Of the Cauchy loss, where positions are refined."""
+"""Scale of the Cauchy loss where positions are refined."""
 MAX_ERROR_PX = 20.0
 """Larger residuals, and those of points behind a camera, cost as much as this one."""
 FOCAL_RANGE = (0.35, 3.0)
@@ -27,7 +27,7 @@ FOCAL_SPREAD = 0.35
 """Standard deviation of the logarithm of the focal lengths that cameras have (two thirds: 43 to 76 degrees)."""
 FOCAL_EVIDENCE = 1 / 8
 """Independent observations per observation against the prior of the focal length. Standard errors that are clustered by
-scene point are 3.8 to 6.7 times smaller than with EVIDENCE (seven clips, street and kitchen), so it may be more."""
+scene point are 3.8 to 6.7 times smaller than with REFINED (seven clips, street and kitchen), so it may be more."""
 FOCAL_PROBE = 1.06
 PROBE_ITERATIONS = 12
 SETTLE_ITERATIONS = 40
@@ -55,6 +55,22 @@ SHUTTER_COST = 2.0
 rolling shutter 2 to 200."""
 
 
+class Noise(NamedTuple):
+    """What is known about the errors of observations."""
+
+    loss_px: float
+    """Scale of the Cauchy loss."""
+    evidence: float
+    """Independent observations per observation."""
+
+
+MATCHES = Noise(1.0, 1 / 8)
+"""Features that were matched. With this evidence, and that of REFINED, the radial coefficients that short clips of one
+camera fit are as far from its own as they claim to be."""
+REFINED = Noise(LOSS_PX, 1 / 30)
+"""Refined positions. Those of one point in neighboring frames err together."""
+
+
 def robust_cost(scene: SparseScene, loss_px: float = LOSS_PX) -> float:
     """Mean Cauchy cost of the observations, in units of `loss_px` squared."""
     return mean_cost(residuals_px(scene), loss_px)
@@ -79,22 +95,6 @@ def fit_shutter(scene: SparseScene, threads: int) -> SparseScene:
     plausible = max(map(abs, found.readout)) < 0.95 * MAX_READOUT
     pays = known or misfit(start, REFINED) - misfit(found, REFINED) > SHUTTER_COST
     return found if plausible and pays else replace(scene, readout=(0.0, 0.0))
-
-
-class Noise(NamedTuple):
-    """What is known about the errors of observations."""
-
-    loss_px: float
-    """Of the Cauchy loss."""
-    evidence: float
-    """Independent observations per observation."""
-
-
-MATCHES = Noise(1.0, 1 / 8)
-"""Features that were matched. With this evidence, and that of REFINED, the radial coefficients that short clips of one
-camera fit are as far from its own as they claim to be."""
-REFINED = Noise(LOSS_PX, 1 / 30)
-"""Refined positions. Those of one point in neighboring frames err together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,13 +148,13 @@ def _likely_share(bent: SparseScene, other: SparseScene, noise: Noise) -> tuple[
     (standard deviation of the logarithm): the cost is a parabola through the fit and one with another coefficient."""
     away = other.radial - bent.radial
     known = 2 * max(misfit(other, noise) - misfit(bent, noise), 0.0) / away**2
-    radial = np.linspace(-1, 1, 4001)
+    radial = np.linspace(-1, 1, 4001) * max(1.0, 2 * abs(bent.radial))
     cost = 0.5 * known * (radial - bent.radial) ** 2 + oddity_of_radial(radial)
     weight = np.exp(cost.min() - cost)
     spread = np.sqrt(np.cov(radial, aweights=weight, ddof=0)) * abs(np.log(other.focal_px / bent.focal_px) / away)
     share = np.linspace(0, 1, 101)
     cost = 0.5 * known * ((share - 1) * bent.radial) ** 2 + oddity_of_radial(share * bent.radial)
-    return float(share[np.argmin(cost)]), float(min(spread, FOCAL_SPREAD))
+    return float(share[np.argmin(cost)]), float(np.fmin(spread, FOCAL_SPREAD))
 
 
 def unlikeliness(scene: SparseScene, noise: Noise) -> float:
@@ -196,10 +196,10 @@ def _is_possible(scene: SparseScene) -> bool:
 def settle_focal(scene: SparseScene, threads: int, *, lens_spread: float = 0.0) -> tuple[SparseScene, float]:
     """Maximum a posteriori focal length from the footage and a prior, and the standard deviation of its logarithm.
 
-    The given focal length must be the one that the footage fits best. How well the footage knows it tell the costs a
-    little below and above, everything else adjusted; with the log-normal prior this is one step of Newton's method.
-    Where the motion determines the focal length nothing moves; where it does not (a camera that moves straight ahead,
-    one that hardly turns) the prior wins. An off-center principal point follows.
+    The given focal length must be the one that the footage fits best. Its cost a little below and above, everything
+    else adjusted, tells how well it is known; with the log-normal prior this is one step of Newton's method. Where
+    the motion determines the focal length nothing moves; where it does not (a camera that moves straight ahead, one
+    that hardly turns) the prior wins. An off-center principal point follows.
     The standard deviation is the cautious one: with the evidence of REFINED, and with what the lens leaves unknown,
     `lens_spread`. A weak lens that is left out, or found wrong, moves the focal length by more than noise does.
     """
