@@ -107,9 +107,11 @@ def _least_squares(
     """
     size = int(columns.max()) + 1
     weighted = weight[:, None, None] * rows
-    normal = np.zeros((size, size))
-    pairs = (columns[:, :, None] * size + columns[:, None, :]).ravel()
-    normal += np.bincount(pairs, np.einsum("okc,okd->ocd", weighted, rows).ravel(), size * size).reshape(size, size)
+    normal = np.bincount(
+        (columns[:, :, None] * size + columns[:, None, :]).ravel(),
+        np.einsum("okc,okd->ocd", weighted, rows).ravel(),
+        size * size,
+    ).reshape(size, size)
     right = np.bincount(columns.ravel(), np.einsum("okc,ok->oc", weighted, residual).ravel(), size)
     axes = 3 * obs_point[:, None] + np.arange(3)
     cross = np.bincount(
