@@ -139,10 +139,10 @@ def depth_figures(clip: Clip, truth_of: Callable[[int], np.ndarray], first: int 
 
 def colmap(recording: Recording, work: Path) -> dict[str, Outcome]:
     """COLMAP with both mappers; each has the CPU time of the matching and its own."""
-    images = work / "images"
-    images.mkdir(parents=True)
     if _frames(recording) > COLMAP_FRAMES:
         return {}
+    images = work / "images"
+    images.mkdir(parents=True)
     if isinstance(recording.source, Path):
         with av.open(str(recording.source)) as container:
             for index, frame in enumerate(container.decode(video=0)):

@@ -1,7 +1,7 @@
 """Shutter, lens, principal point and focal length, each estimated only as far as the footage determines it.
 
-Costs are mean Cauchy costs of the observations. Observations of one point in neighboring frames err together, so the
-evidence of many of them counts as that of a few (`Noise`). Axis legend: o observations.
+Costs are mean Cauchy costs of the observations. Errors of one point in neighboring frames are correlated, so
+likelihoods count fewer observations than there are (`Noise`). Axis legend: o observations.
 """
 
 from dataclasses import dataclass, replace
@@ -26,23 +26,25 @@ USUAL_FOCAL = 0.9
 FOCAL_SPREAD = 0.35
 """Standard deviation of the logarithm of the focal lengths that cameras have (two thirds: 43 to 76 degrees)."""
 FOCAL_EVIDENCE = 1 / 8
-"""Independent observations per observation against the prior of the focal length. Standard errors that are clustered by
-scene point are 3.8 to 6.7 times smaller than with REFINED (seven clips, street and kitchen), so it may be more."""
+"""Effective share of independent observations when they are weighed against the prior of the focal length. Larger than
+that of REFINED: standard errors clustered by scene point are 3.8 to 6.7 times smaller than that one implies (seven
+clips, street and kitchen)."""
 FOCAL_PROBE = 1.06
 PROBE_ITERATIONS = 12
 SETTLE_ITERATIONS = 40
 RADIAL_SPREAD = 0.03
-"""Standard deviation of the radial coefficients that cameras have, but for wide-angle lenses."""
-WIDE_ANGLE = 0.1
-"""Part of the videos with a wide-angle lens."""
+"""Standard deviation of the radial coefficient over cameras without a wide-angle lens."""
+WIDE_ANGLE_SHARE = 0.1
+"""Prior probability of a wide-angle lens."""
 WIDE_SPREAD = 0.2
-"""Typical radial coefficient of those (the scale of a Cauchy distribution)."""
+"""Scale of the Cauchy distribution of the radial coefficient of wide-angle lenses."""
 PRINCIPAL_SPREAD = 0.02
 """In long sides."""
 PRINCIPAL_COST = 6.0
 """Gain that an off-center principal point needs at least: one video in a few hundred is cut out of a larger image."""
-NEARLY_AS_LIKELY = 1.0
-"""Difference of logarithms up to which an off-center principal point may still win together with a lens."""
+PRINCIPAL_MARGIN = 1.0
+"""An off-center principal point that is less likely than a centered one by more than this (natural log) is not tried
+together with a lens."""
 MAX_PRINCIPAL = 0.3
 """Of the width or height; further off, something else is wrong."""
 MAX_RADIAL = 0.15
@@ -51,17 +53,17 @@ LENS_ITERATIONS = 200
 """An ideal lens hides a strong distortion in the focal length; the way back is long."""
 MIN_READOUT = 0.03
 SHUTTER_COST = 2.0
-"""Gain that a rolling shutter needs at least. Six clips with a global shutter gain up to 1.3, 24 of a camera with a
-rolling shutter 2 to 200."""
+"""Least gain in log likelihood for which a rolling shutter is kept. Six clips with a global shutter gain up to 1.3, 24
+of a camera with a rolling shutter 2.3 to 200."""
 
 
 class Noise(NamedTuple):
-    """What is known about the errors of observations."""
+    """How far the errors of observations can be trusted to be small and independent."""
 
     loss_px: float
     """Scale of the Cauchy loss."""
     evidence: float
-    """Independent observations per observation."""
+    """Effective share of independent observations."""
 
 
 MATCHES = Noise(1.0, 1 / 8)
@@ -93,7 +95,7 @@ def fit_shutter(scene: SparseScene, threads: int) -> SparseScene:
     if found is start:
         return scene
     plausible = max(map(abs, found.readout)) < 0.95 * MAX_READOUT
-    pays = known or misfit(start, REFINED) - misfit(found, REFINED) > SHUTTER_COST
+    pays = known or neg_log_likelihood(start, REFINED) - neg_log_likelihood(found, REFINED) > SHUTTER_COST
     return found if plausible and pays else replace(scene, readout=(0.0, 0.0))
 
 
@@ -103,16 +105,15 @@ class LensFit:
 
     scene: SparseScene
     focal_spread: float
-    """Standard deviation of the logarithm of the focal length for want of knowing the radial coefficient."""
+    """Standard deviation of log focal length that the uncertainty of the radial coefficient causes."""
 
 
 def fit_lens(scene: SparseScene, threads: int, noise: Noise = REFINED) -> LensFit:
-    """Fit one radial coefficient, and the principal point where that pays, together with everything else.
+    """Maximum a posteriori radial coefficient and principal point, with everything else adjusted.
 
-    Few views tell a weak lens from a slightly different focal length only roughly, and the best fit takes too much of
-    it: the most likely coefficient is taken, and weak ones are more usual. A principal point off the center must gain
-    more than it is unusual. Strong lenses and crops are rare, but not as rare as a normal distribution would have
-    them: both priors have the tails of Cauchy's.
+    With few views, weak distortion and focal length trade off, and the best fit overestimates the distortion; the prior
+    prefers weak coefficients. An off-center principal point is kept only where it is more likely than a centered one.
+    Both priors have the heavy tails of a Cauchy distribution, so strong lenses and crops remain possible.
     """
 
     def fit(start: SparseScene, radial: bool, principal: bool) -> SparseScene:
@@ -128,7 +129,7 @@ def fit_lens(scene: SparseScene, threads: int, noise: Noise = REFINED) -> LensFi
     plain = fit(replace(scene, radial=0.0), False, False)
     moved = fit(plain, False, True)
     tried = [(plain, False)]
-    if unlikeliness(moved, noise) < unlikeliness(plain, noise) + NEARLY_AS_LIKELY:
+    if neg_log_posterior(moved, noise) < neg_log_posterior(plain, noise) + PRINCIPAL_MARGIN:
         tried.append((moved, True))
     found: list[LensFit] = []
     for ideal, principal in tried:
@@ -136,52 +137,54 @@ def fit_lens(scene: SparseScene, threads: int, noise: Noise = REFINED) -> LensFi
         other = ideal
         if abs(bent.radial) < RADIAL_SPREAD / 2:  # too near to tell how the cost rises
             other = fit(replace(bent, radial=bent.radial - RADIAL_SPREAD), False, principal)
-        share, spread = _likely_share(bent, other, noise)
+        share, spread = _most_likely_share(bent, other, noise)
         likely = fit(_between(ideal, bent, share), False, principal)
         possible = [fitted for fitted in (likely, ideal, bent) if fitted is plain or _is_possible(fitted)]
         found += [LensFit(scene=fitted, focal_spread=spread) for fitted in possible]
-    return min(found, key=lambda one: unlikeliness(one.scene, noise))
+    return min(found, key=lambda one: neg_log_posterior(one.scene, noise))
 
 
-def _likely_share(bent: SparseScene, other: SparseScene, noise: Noise) -> tuple[float, float]:
-    """Part of a fitted radial coefficient that is most likely, 0 to 1, and what it leaves unknown of the focal length
-    (standard deviation of the logarithm): the cost is a parabola through the fit and one with another coefficient."""
+def _most_likely_share(bent: SparseScene, other: SparseScene, noise: Noise) -> tuple[float, float]:
+    """Share of the fitted radial coefficient at the posterior maximum (0 to 1), and `focal_spread`.
+
+    The negative log likelihood is taken as a parabola with its minimum at `bent` that passes through `other`.
+    """
     away = other.radial - bent.radial
-    known = 2 * max(misfit(other, noise) - misfit(bent, noise), 0.0) / away**2
+    known = 2 * max(neg_log_likelihood(other, noise) - neg_log_likelihood(bent, noise), 0.0) / away**2
     radial = np.linspace(-1, 1, 4001) * max(1.0, 2 * abs(bent.radial))
-    cost = 0.5 * known * (radial - bent.radial) ** 2 + oddity_of_radial(radial)
+    cost = 0.5 * known * (radial - bent.radial) ** 2 + radial_neg_log_prior(radial)
     weight = np.exp(cost.min() - cost)
     spread = np.sqrt(np.cov(radial, aweights=weight, ddof=0)) * abs(np.log(other.focal_px / bent.focal_px) / away)
     share = np.linspace(0, 1, 101)
-    cost = 0.5 * known * ((share - 1) * bent.radial) ** 2 + oddity_of_radial(share * bent.radial)
+    cost = 0.5 * known * ((share - 1) * bent.radial) ** 2 + radial_neg_log_prior(share * bent.radial)
     return float(share[np.argmin(cost)]), float(np.fmin(spread, FOCAL_SPREAD))
 
 
-def unlikeliness(scene: SparseScene, noise: Noise) -> float:
-    """Negative logarithm of the posterior of lens and principal point, to compare fits of the same observations."""
-    return misfit(scene, noise) + oddity(scene)
+def neg_log_posterior(scene: SparseScene, noise: Noise) -> float:
+    """Negative log posterior of lens and principal point; compares fits of the same observations."""
+    return neg_log_likelihood(scene, noise) + neg_log_prior(scene)
 
 
-def misfit(scene: SparseScene, noise: Noise) -> float:
-    """Negative log likelihood of the observations. Their noise is not known, so only ratios of costs count."""
-    return misfit_of(residuals_px(scene), noise)
+def neg_log_likelihood(scene: SparseScene, noise: Noise) -> float:
+    """Negative log likelihood of the observations, up to a constant, with the noise level profiled out."""
+    return residual_neg_log_likelihood(residuals_px(scene), noise)
 
 
-def misfit_of(residual_px: Float64[np.ndarray, " o"], noise: Noise) -> float:
-    """`misfit` of residuals."""
+def residual_neg_log_likelihood(residual_px: Float64[np.ndarray, " o"], noise: Noise) -> float:
+    """`neg_log_likelihood` of residuals."""
     return float(noise.evidence * len(residual_px) * np.log(max(mean_cost(residual_px, noise.loss_px), 1e-9)))
 
 
-def oddity(scene: SparseScene) -> float:
-    """Negative logarithm of how usual lens and principal point are; 0 for an ideal lens and a centered point."""
+def neg_log_prior(scene: SparseScene) -> float:
+    """Negative log prior of lens and principal point; 0 for an ideal lens and a centered point."""
     principal = np.hypot(*scene.principal_px) / max(scene.width, scene.height)
     of_principal = PRINCIPAL_COST + np.log1p((principal / PRINCIPAL_SPREAD) ** 2) if principal > 0 else 0.0
-    return float(oddity_of_radial(np.array([scene.radial]))[0] + of_principal)
+    return float(radial_neg_log_prior(np.array([scene.radial]))[0] + of_principal)
 
 
-def oddity_of_radial(radial: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Negative logarithm of how usual radial coefficients are, beside none: a normal distribution with wide tails."""
-    usual, wide = (1 - WIDE_ANGLE) / np.sqrt(2 * np.pi) / RADIAL_SPREAD, WIDE_ANGLE / np.pi / WIDE_SPREAD
+def radial_neg_log_prior(radial: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """Negative log prior of radial coefficients, 0 for none: normal with heavy tails."""
+    usual, wide = (1 - WIDE_ANGLE_SHARE) / np.sqrt(2 * np.pi) / RADIAL_SPREAD, WIDE_ANGLE_SHARE / np.pi / WIDE_SPREAD
     density = usual * np.exp(-0.5 * (radial / RADIAL_SPREAD) ** 2) + wide / (1 + (radial / WIDE_SPREAD) ** 2)
     return -np.log(density / (usual + wide))
 
@@ -226,9 +229,9 @@ def settle_focal(scene: SparseScene, threads: int, *, lens_spread: float = 0.0) 
 
 
 def stretched(scene: SparseScene, focal_px: float) -> SparseScene:
-    """The scene with another focal length, longer or shorter along the mean view as the focal length is.
+    """The scene with another focal length, scaled along the mean viewing direction by the ratio of focal lengths.
 
-    Cameras that look in one direction see the same then, so adjusting the rest takes few steps.
+    Cameras that all look in the same direction see the same image, so adjusting the rest takes few iterations.
     """
     view = scene.pose_w2c[scene.posed, 2, :3].sum(axis=0)
     view /= max(float(np.linalg.norm(view)), 1e-9)

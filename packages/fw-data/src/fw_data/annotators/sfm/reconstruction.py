@@ -173,7 +173,8 @@ class _FirstScene:
         report("adjusting", 0.0)
         fit, zoom = fit_camera(scene, config.threads, MATCHES)
         scene, removal = remove_lens(fit.scene, None)
-        scene = replace(scene, radial=0.0) if abs(scene.radial) < MIN_REMOVED else scene
+        if abs(scene.radial) < MIN_REMOVED:  # fitted to the refined positions later
+            scene = replace(scene, radial=0.0)
         ways = candidates(scene, config.threads)
         zooms = [zoom, *(fit_zoom(way, config.threads, MATCHES) for way in ways[1:])]
         refusals.check_zoom(min(zooms, key=abs))

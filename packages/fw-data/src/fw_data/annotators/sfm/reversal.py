@@ -11,13 +11,12 @@ from dataclasses import replace
 import numpy as np
 
 from fw_data.annotators.sfm.bundle import adjust
-from fw_data.annotators.sfm.calibration import LOSS_PX, robust_cost
+from fw_data.annotators.sfm.calibration import LOSS_PX, MATCHES, robust_cost
 from fw_data.annotators.sfm.scene import SparseScene
 from fw_geometry.align import umeyama
 
 WIDE_LOSS_PX = 8.0
 """The twin starts far from where it ends; with a narrow loss it would give up most of its observations."""
-MATCH_LOSS_PX = 1.0
 NEARLY_AS_GOOD = 1.6
 """Cost of the twin over that of the scene. A nearly flat lawn had 0.98 and 1.31 for the wrong scene."""
 SAME_PLACE = 0.02
@@ -49,7 +48,7 @@ def reverse(scene: SparseScene) -> SparseScene:
 def candidates(scene: SparseScene, threads: int) -> list[SparseScene]:
     """The scene, and its adjusted reverse if that fits the matches nearly as well and did not come back to it."""
     twin = adjust(reverse(scene), loss_px=WIDE_LOSS_PX, refine_focal=False, max_iterations=100, threads=threads)
-    twin = adjust(twin, loss_px=MATCH_LOSS_PX, max_iterations=100, threads=threads)
+    twin = adjust(twin, loss_px=MATCHES.loss_px, max_iterations=100, threads=threads)
     if robust_cost(twin) >= NEARLY_AS_GOOD * robust_cost(scene) or same_cameras(scene, twin):
         return [scene]
     return [scene, twin]

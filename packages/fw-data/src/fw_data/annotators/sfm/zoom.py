@@ -14,9 +14,9 @@ from fw_data.annotators.sfm.calibration import (
     LensFit,
     Noise,
     fit_lens,
-    misfit_of,
-    oddity,
-    unlikeliness,
+    neg_log_posterior,
+    neg_log_prior,
+    residual_neg_log_likelihood,
 )
 from fw_data.annotators.sfm.scene import SparseScene
 
@@ -38,7 +38,7 @@ def fit_camera(scene: SparseScene, threads: int, noise: Noise = REFINED) -> tupl
     if abs(zoom) > MAX_ZOOM:
         return replace(found, scene=scene), zoom
     if abs(found.scene.radial) < RADIAL_SPREAD and found.scene.principal_px == (0.0, 0.0):
-        return found, zoom  # too weak to have hidden one
+        return found, zoom  # too weak to hide a zoom
     return found, fit_zoom(found.scene, threads, noise)
 
 
@@ -54,8 +54,8 @@ def fit_zoom(scene: SparseScene, threads: int, noise: Noise = REFINED, *, rival:
     own = adjust_focals(shared, loss_px=noise.loss_px, max_iterations=ITERATIONS, threads=threads)
     focals = own.focals_px[scene.posed]
     steps = len(focals) - 1
-    cost = misfit_of(own.residuals_px, noise) + oddity(scene) + steps
-    if cost > min(unlikeliness(fit, noise) for fit in (shared, rival or shared)):
+    cost = residual_neg_log_likelihood(own.residuals_px, noise) + neg_log_prior(scene) + steps
+    if cost > min(neg_log_posterior(fit, noise) for fit in (shared, rival or shared)):
         return 0.0
     smooth = np.log(np.median(np.lib.stride_tricks.sliding_window_view(focals, SMOOTH), axis=1))
     whole = steps / (steps - SMOOTH + 1)  # the median loses the ends
