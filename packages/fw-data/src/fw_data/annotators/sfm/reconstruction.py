@@ -180,8 +180,8 @@ class _FirstScene:
         refusals.check_zoom(min(zooms, key=abs))
         refusals.check_lens(scene)
         gray = self.gray if removal is None else removal.frames(self.gray, config.threads)
-        ways = [pose_remaining_frames(way, gray, config.seed) for way in ways]
         scene = _likelier(ways, gray, config) if len(ways) > 1 else ways[0]
+        scene = pose_remaining_frames(scene, gray, config.seed)
         refusals.check_posed(scene.posed, config.min_posed_fraction)
         return _Found(scene=scene, pairs=pairs, gray=gray, removal=removal)
 
@@ -213,7 +213,7 @@ def polish(
 
 
 def _likelier(ways: list[SparseScene], gray: UInt8[np.ndarray, "f h w"], config: SfmConfig) -> SparseScene:
-    """The one of a scene and its twin that one refinement of some points speaks for."""
+    """The one of a scene and its twin that one refinement of some points in the key frames speaks for."""
     image = torch.from_numpy(gray).float() / 255
     threads = config.threads
     tried = [
