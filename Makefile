@@ -1,7 +1,7 @@
 # A fresh machine needs python3 and make only: uv is found, or installed privately under .tools.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-annotate bench-train bench-overfit bench-loading bench-generation-memory bench-measures bench-scaling bench-distillation bench-serve house small-world evidence ablations studio format clean
+.PHONY: help env demo test lint types contracts lock lock-check unit coverage bench bench-data bench-model bench-annotate bench-grades bench-train bench-overfit bench-loading bench-generation-memory bench-measures bench-scaling bench-distillation bench-serve house small-world evidence ablations studio format clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
@@ -73,6 +73,9 @@ bench-data: env ## time reading, annotation by stage, the depth codec
 
 bench-annotate: env ## compare annotation with COLMAP (long; BENCH="--seven-scenes DIR --kitti DIR" adds recordings)
 	@$(RUN) python -m benchmarks.annotate --out bench/annotate $(BENCH)
+
+bench-grades: env ## compare the grades of edited clips with their true errors (BENCH="--seven-scenes DIR")
+	@$(RUN) python -m benchmarks.grades --out bench/grades $(BENCH)
 
 bench-model: env ## time the model beside diffusers (idle machine, 15 GB of memory; BENCH="--blocks 4 --pairs 2" for less)
 	@OMP_NUM_THREADS=$(shell nproc) OMP_WAIT_POLICY=PASSIVE $(RUN) python -m benchmarks.model --out bench $(BENCH)

@@ -4,20 +4,24 @@ RedKitchen (7-Scenes) has a depth camera that is not its color camera: poses and
 (525 px, 27.5 mm to +x). Axis legend: f frames, h height, w width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import av
 import numpy as np
 from PIL import Image
 
+from fw_data.cli import main as fw_data
 from fw_geometry.rigid import nearest_rotations
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 VIDEOS = ("house.mp4", "valley.mp4", "dog.mp4", "sintel_30s.mp4")
 COLOR_FOCAL_PX, DEPTH_FOCAL_PX, BASELINE_M = 525.0, 585.0, 0.0275
 INVALID_DEPTH_M = 65.0
+RENDERED = ("--clips", "4", "--frames", "41", "--size", "640x480", "--seed", "11")
+"""Two rooms and two courtyards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,15 @@ class Recording:
     """True focal length in pixels of the source."""
     depth_m: Callable[[int], np.ndarray] | None = None
     """True z-depth of a frame (h, w) at the size of the source, 0 = none."""
+
+    def images(self, frames: Iterable[int] | None = None) -> np.ndarray:
+        """(f, h, w, 3) sRGB, uint8: these frames, or all."""
+        if not isinstance(self.source, Path):
+            paths = self.source if frames is None else [self.source[frame] for frame in frames]
+            return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+        with av.open(str(self.source)) as container:
+            decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        return decoded if frames is None else decoded[list(frames)]
 
     @property
     def path_m(self) -> float:
@@ -83,7 +96,8 @@ def kitti(folder: Path, frames: int) -> Recording:
 
 
 def rendered(folder: Path) -> list[Recording]:
-    """The clips that `fw-data toy` wrote to a folder."""
+    """Four clips with exact truth by `fw-data toy`, rendered once (five minutes)."""
+    fw_data(["toy", str(folder), *RENDERED])
     found = []
     for path in sorted((folder / "truth").glob("*.npz")):
         with np.load(path) as truth:

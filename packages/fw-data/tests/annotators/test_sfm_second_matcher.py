@@ -70,6 +70,9 @@ def test_it_is_asked_only_when_the_first_one_fails(frames: np.ndarray, monkeypat
     drifting = replace(usual, drift=Drift(focal=0.2, path=0.03))
     found = backend.clip_geometry(drifting, depth, depth).scores
     assert (found["focal_drift"], found["path_drift"]) == (0.2, 0.03)
+    cut = replace(usual, scene=replace(usual.scene, principal_px=(10.0, -4.0)))
+    (note,) = backend.clip_geometry(cut, depth, depth).notes
+    assert "5.0 % of the long side right of the image center, and 2.0 % above it" in note
     assert set(found) <= set(SfmSpec().score_meanings())
 
 

@@ -42,7 +42,7 @@ class SfmBackend:
     """
 
     name = "sfm"
-    version = "7"
+    version = "8"
 
     def __init__(self, config: SfmConfig | None = None) -> None:
         self.config = config or SfmConfig()
@@ -155,9 +155,10 @@ def _notes(result: Reconstruction) -> list[str]:
     notes = [result.removal.note()] if result.removal else []
     right, down = np.array(result.scene.principal_px) / max(result.scene.width, result.scene.height)
     if max(abs(right), abs(down)) > 0:
+        side, height = "right" if right > 0 else "left", "below" if down > 0 else "above"
         notes.append(
-            f"the principal point is {100 * right:+.1f} % of the long side right of the image center, and "
-            f"{100 * down:+.1f} % below it: the frames may be cut out of larger ones"
+            f"the principal point is {100 * abs(right):.1f} % of the long side {side} of the image center, and "
+            f"{100 * abs(down):.1f} % {height} it: the frames may be cut out of larger ones"
         )
     return notes
 
