@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from fw_data.annotators.dust3r.alignment import AlignmentConfig, PairClouds, align
+from fw_data.annotators.dust3r.alignment import AlignmentConfig, AlignmentFailed, PairClouds, align, solve
 from fw_data.annotators.dust3r.alignment.groups import conspiring_pairs
 from fw_data.annotators.dust3r.alignment.start import start
 from fw_data.annotators.dust3r.pairs import pair_graph
@@ -222,3 +222,19 @@ def test_unusable_input_is_refused() -> None:
         PairClouds(pairs=one_way[:, :1].repeat(2, 1), frames=4, offsets_px=clouds.offsets_px, **some)
     with pytest.raises(ValueError, match="max_points"):
         AlignmentConfig(max_points=3)
+
+
+@pytest.mark.parametrize("log_focal", [-800.0, 800.0, np.nan])
+def test_a_focal_length_that_runs_away_is_no_alignment(monkeypatch: pytest.MonkeyPatch, log_focal: float) -> None:
+    """Constant point maps did this on one kind of processor, and the focal length was 0."""
+    clouds, *_ = make(4, pair_graph(4, "complete"), seed=0)
+    real = solve.adjust
+
+    def run_away(clouds, state, **options):
+        found = real(clouds, state, **options)
+        state.log_focal[:] = log_focal
+        return found
+
+    monkeypatch.setattr(solve, "adjust", run_away)
+    with pytest.raises(AlignmentFailed, match="no focal length fits"):
+        align(clouds)

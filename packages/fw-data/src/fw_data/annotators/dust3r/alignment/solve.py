@@ -3,10 +3,13 @@
 import numpy as np
 
 from fw_data.annotators.dust3r.alignment.adjust import Residuals, adjust
-from fw_data.annotators.dust3r.alignment.clouds import AlignmentConfig, PairClouds, SceneAlignment
+from fw_data.annotators.dust3r.alignment.clouds import AlignmentConfig, AlignmentFailed, PairClouds, SceneAlignment
 from fw_data.annotators.dust3r.alignment.groups import conspiring_pairs
 from fw_data.annotators.dust3r.alignment.start import State, start
 from fw_geometry.rigid import compose_poses, invert_poses, nearest_rotations
+
+LEAST_FOCAL, MOST_FOCAL = 0.01, 1000.0
+"""Bounds on the refined focal length, over the largest offset of a pixel from the center."""
 
 
 def align(clouds: PairClouds, config: AlignmentConfig | None = None) -> SceneAlignment:
@@ -24,6 +27,9 @@ def align(clouds: PairClouds, config: AlignmentConfig | None = None) -> SceneAli
     state = start(clouds, shared_focal=shared)
     # 3. joint robust Gauss-Newton over cameras, pair scales and focal lengths
     found, steps = adjust(clouds, state, shared_focal=shared, iterations=config.iterations, tolerance=config.tolerance)
+    focal = state.log_focal - np.log(np.abs(clouds.offsets_px).max())
+    if not ((focal > np.log(LEAST_FOCAL)) & (focal < np.log(MOST_FOCAL))).all():
+        raise AlignmentFailed("no focal length fits: the point maps may be constant, or contradict each other")
     return _result(clouds, state, found, steps, config)
 
 
