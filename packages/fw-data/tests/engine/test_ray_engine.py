@@ -49,7 +49,13 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[type]:
         import ray
         from task_of_ray_engine_test import Odd  # pyright: ignore[reportMissingImports]
 
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+        ray.init(
+            address="local",  # not one that another test left
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=100 << 20,
+        )
         yield Odd
         ray.shutdown()
 
