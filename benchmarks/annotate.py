@@ -142,9 +142,8 @@ def colmap(recording: Recording, work: Path) -> dict[str, Outcome]:
     images = work / "images"
     images.mkdir(parents=True)
     if isinstance(recording.source, Path):
-        with av.open(str(recording.source)) as container:
-            for index, frame in enumerate(container.decode(video=0)):
-                Image.fromarray(frame.to_ndarray(format="rgb24")).save(images / f"{index:06d}.png")
+        for index, frame in enumerate(recording.images()):
+            Image.fromarray(frame).save(images / f"{index:06d}.png")
     else:
         for index, path in enumerate(recording.source):
             (images / f"{index:06d}{path.suffix}").symlink_to(path)

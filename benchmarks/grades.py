@@ -1,12 +1,12 @@
-"""The grade bench: do the scores of `sfm` follow the true error, also where something is wrong with a clip?
+"""The grade bench: compare the scores and grades of `sfm` with the true errors of recorded, rendered and edited clips.
 
     python -m benchmarks.grades --out bench                          # 52 rendered clips of 13 frames
     python -m benchmarks.grades --out bench --seven-scenes FOLDER    # and those of RedKitchen
 
-Each clip is judged as it is and edited: a bent lens, an image cut out of a corner, a zoom within the shot, a large
-textured patch that slides over the image. Only the cameras are computed. The error of a clip is that of its focal
-length over 8 %, or the ATE over 5 % of the path, whichever is larger. It renders the clips with exact truth into
-worlds/ (five minutes, once). Writes grades.md and grades.json.
+The edits: lens distortion, an off-center crop, a zoom within the shot, a large textured patch that slides over the
+image. Only the cameras are computed. The error of a clip is that of its focal length over 8 %, or the ATE over 5 % of
+the path, whichever is larger. It renders the clips with exact truth into worlds/ (five minutes, once). Writes grades.md
+and grades.json.
 """
 
 import argparse
@@ -39,8 +39,9 @@ RECORDED = [(start, step) for step in (3, 6) for start in range(0, 1000, 50) if 
 RECORDED += [(384, 6), *((start, 12) for start in (0, 200, 300, 500, 700))]
 """First frame and step of the clips of RedKitchen."""
 EDITED = ((300, 6), (384, 6), (300, 12), (150, 6), (650, 6))
+"""Those of them that are also edited."""
 RENDERED = ((0, 1), (28, 1), (0, 3))
-"""First frame and step of the clips of each rendered world."""
+"""First frame and step of the clips of each rendered world; the last one is also edited."""
 SCORES: tuple[str, ...] = ("focal_sigma", "focal_drift", "path_drift")
 
 
@@ -53,22 +54,22 @@ class Frames:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What `sfm` said about a clip, and how far it is from the truth."""
+class ClipResult:
+    """Scores, grade and true errors of a clip."""
 
     clip: str
     grade: str
     """By the scores of the cameras alone; "refused" where there are none."""
     reason: str = ""
     error: float | None = None
-    """Over its limit: 1 is as large as a clip of grade C may have. None where the truth gives no bound."""
+    """Relative to its limit; above 1, grades A to C are wrong. None for refused clips whose error is unknown."""
     focal_error: float | None = None
     ate: float | None = None
-    """Of the length of the path."""
+    """As a fraction of the path length."""
     scores: dict[str, float] | None = None
 
     @property
-    def suspicion(self) -> float:
+    def worst_score(self) -> float:
         """The largest score over its limit for C; infinity for a refused clip."""
         if self.scores is None:
             return np.inf
@@ -76,7 +77,7 @@ class Verdict:
 
 
 def distorted(frames: Frames, *, radial: tuple[float, ...]) -> Frames:
-    """The scene through a lens with these coefficients: the widest view without black borders."""
+    """The frames as a lens with these coefficients sees them: the widest view without black borders."""
     height, width = frames.rgb.shape[1:3]
     pixels = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
     border = np.concatenate([pixels[[0, -1]].reshape(-1, 2), pixels[:, [0, -1]].reshape(-1, 2)])
@@ -103,7 +104,7 @@ def cropped(frames: Frames, *, share: float) -> Frames:
 
 
 def zoomed(frames: Frames, *, to: float) -> Frames:
-    """A zoom from 1 to this factor, even in its logarithm."""
+    """A zoom from 1 to this factor, at a constant relative speed."""
     height, width = frames.rgb.shape[1:3]
     factors = to ** np.linspace(0, 1, len(frames.rgb))
     moves = [np.array([[z, 0, (width - 1) / 2 * (1 - z)], [0, z, (height - 1) / 2 * (1 - z)]]) for z in factors]
@@ -126,7 +127,7 @@ def patched(frames: Frames, *, speed_px: float) -> Frames:
 
 
 EDITS: dict[str, Callable[[Frames], Frames]] = {
-    "as it is": lambda frames: frames,
+    "unedited": lambda frames: frames,
     "barrel distortion": partial(distorted, radial=(-0.35, 0.12)),
     "k1 -0.12": partial(distorted, radial=(-0.12,)),
     "k1 0.2": partial(distorted, radial=(0.2,)),
@@ -141,7 +142,7 @@ EDITS: dict[str, Callable[[Frames], Frames]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class Excerpt:
     """Some frames of a recording."""
 
     name: str
@@ -149,9 +150,9 @@ class Cut:
     pose_c2w: Float64[np.ndarray, "f 4 4"]
     """True poses; meters."""
     exact: bool
-    """Whether the poses have no error."""
+    """Whether the true poses are exact."""
     edited: bool
-    """Whether the edits are judged, too."""
+    """Whether the edited versions are evaluated, too."""
 
     @property
     def path_m(self) -> float:
@@ -159,24 +160,25 @@ class Cut:
         return float(np.linalg.norm(np.diff(self.pose_c2w[:, :3, 3], axis=0), axis=1).sum())
 
 
-def cuts(worlds: Path, seven_scenes: Path | None) -> Iterator[Cut]:
-    """The clips to judge."""
+def excerpts(worlds: Path, seven_scenes: Path | None) -> Iterator[Excerpt]:
+    """The clips to evaluate."""
     for world in recordings.rendered(worlds):
+        name = world.name.partition(",")[0]
         for start, step in RENDERED:
-            yield cut(world, start, step, exact=True, edited=(start, step) == RENDERED[-1])
+            yield excerpt(name, world, start, step, exact=True, edited=(start, step) == RENDERED[-1])
     if seven_scenes:
         whole = recordings.seven_scenes(seven_scenes, 0, 1000, 1)
         for start, step in RECORDED:
-            yield cut(whole, start, step, exact=False, edited=(start, step) in EDITED)
+            yield excerpt("RedKitchen", whole, start, step, exact=False, edited=(start, step) in EDITED)
 
 
-def cut(recording: Recording, start: int, step: int, *, exact: bool, edited: bool) -> Cut:
+def excerpt(name: str, recording: Recording, start: int, step: int, *, exact: bool, edited: bool) -> Excerpt:
     """FRAMES frames of a recording."""
     chosen = range(start, start + FRAMES * step, step)
     assert recording.pose_c2w is not None, "a recording with ground truth"
     assert recording.focal_px is not None, "a recording with ground truth"
-    return Cut(
-        name=f"{recording.name.partition(',')[0]} from {start}, step {step}",
+    return Excerpt(
+        name=f"{name} from {start}, step {step}",
         frames=Frames(rgb=recording.images(chosen), focal_px=np.full(FRAMES, recording.focal_px)),
         pose_c2w=recording.pose_c2w[list(chosen)],
         exact=exact,
@@ -184,20 +186,20 @@ def cut(recording: Recording, start: int, step: int, *, exact: bool, edited: boo
     )
 
 
-def judge(name: str, frames: Frames, clip: Cut) -> Verdict:
-    """The cameras of one clip against the truth."""
+def evaluate(name: str, frames: Frames, clip: Excerpt) -> ClipResult:
+    """Reconstruct the cameras of one clip and compare them with the truth."""
     gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames.rgb])
     least = float(np.ptp(np.log(frames.focal_px))) / 2  # of any single focal length
     try:
         found = reconstruct(frames.rgb, gray, SfmConfig(), lambda *_: None)
     except AnnotationRefused as refusal:
-        return Verdict(clip=name, grade="refused", reason=refusal.code, error=least / FOCAL_LIMIT if least else None)
+        return ClipResult(clip=name, grade="refused", reason=refusal.code, error=least / FOCAL_LIMIT if least else None)
     values = (found.focal_sigma, *((found.drift.focal, found.drift.path) if found.drift else ()))
     scores: dict[str, float] = dict(zip(SCORES, values, strict=False))
     focal_error = float(np.abs(np.log(focal_px(found) / frames.focal_px)).max())
     off = ate(np.linalg.inv(found.scene.pose_w2c), clip.pose_c2w).rmse / clip.path_m
     of_path = off / ATE_LIMIT if clip.exact or clip.path_m > SHORTEST_PATH_M else 0.0
-    return Verdict(
+    return ClipResult(
         clip=name,
         grade=grade(scores),
         error=max(focal_error / FOCAL_LIMIT, of_path),
@@ -208,7 +210,7 @@ def judge(name: str, frames: Frames, clip: Cut) -> Verdict:
 
 
 def focal_px(found: Reconstruction) -> float:
-    """Focal length in the middle of the frames as they were given."""
+    """Focal length at the center of the given frames, before lens removal."""
     scene, removal = found.scene, found.removal
     if removal is None:
         return scene.focal_px
@@ -217,28 +219,28 @@ def focal_px(found: Reconstruction) -> float:
     return scene.focal_px * 80.0 / float(right[0] - left[0])
 
 
-def markdown(verdicts: list[Verdict]) -> str:
-    """The table of the clips, then how well the scores follow the error."""
+def markdown(results: list[ClipResult]) -> str:
+    """The table of the clips, then the rank correlation of scores and errors."""
     lines = [
         "| clip | focal error | ATE, of the path | focal_sigma | drifts | grade |",
         "|---|---:|---:|---:|---:|---|",
     ]
-    for one in verdicts:
+    for one in results:
         if one.scores is None or one.focal_error is None or one.ate is None:
             lines.append(f"| {one.clip} | | | | | refused ({one.reason}) |")
             continue
         sigma, *drifts = one.scores.values()
         drift = ", ".join(f"{value:.3f}" for value in drifts)
         lines.append(f"| {one.clip} | {one.focal_error:.1%} | {one.ate:.1%} | {sigma:.4f} | {drift} | {one.grade} |")
-    kept = [one for one in verdicts if one.scores is not None]
-    known = [one for one in verdicts if one.error is not None]
+    kept = [one for one in results if one.scores is not None]
+    known = [one for one in results if one.error is not None]
     wrong = [one for one in kept if one.grade in LIMITS and (one.error or 0) > 1]
     counts = ", ".join(
-        f"{letter} {sum(one.grade == letter for one in verdicts)}" for letter in (*LIMITS, "D", "refused")
+        f"{letter} {sum(one.grade == letter for one in results)}" for letter in (*LIMITS, "D", "refused")
     )
     lines += [
         "",
-        f"- clips: {len(verdicts)} ({counts})",
+        f"- clips: {len(results)} ({counts})",
         f"- mean focal error of the {len(kept)} kept clips: {np.mean([one.focal_error or 0.0 for one in kept]):.1%}",
         f"- rank correlation of score and error: {correlation(known):.2f} over {len(known)} clips, with the refused "
         f"ones whose error is known; {correlation(kept):.2f} over the kept ones",
@@ -247,27 +249,27 @@ def markdown(verdicts: list[Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def correlation(verdicts: list[Verdict]) -> float:
-    """Spearman's rank correlation of suspicion and error."""
-    ranks = (rankdata([one.suspicion for one in verdicts]), rankdata([one.error or 0.0 for one in verdicts]))
+def correlation(results: list[ClipResult]) -> float:
+    """Spearman's rank correlation of `worst_score` and `error`."""
+    ranks = (rankdata([one.worst_score for one in results]), rankdata([one.error or 0.0 for one in results]))
     return float(np.corrcoef(*ranks)[0, 1])
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Judge all clips, print, write."""
+    """Evaluate all clips, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench"), help="folder of the table")
     parser.add_argument("--seven-scenes", type=Path, help="RedKitchen seq-01 with all 1,000 frames")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    verdicts: list[Verdict] = []
-    for clip in cuts(options.out / "worlds", options.seven_scenes):
+    results: list[ClipResult] = []
+    for clip in excerpts(options.out / "worlds", options.seven_scenes):
         for edit in EDITS if clip.edited else list(EDITS)[:1]:
-            verdicts.append(judge(f"{clip.name}, {edit}", EDITS[edit](clip.frames), clip))
-            print(verdicts[-1], flush=True)
-            stored = json.dumps([asdict(one) for one in verdicts], indent=1)
+            results.append(evaluate(f"{clip.name}, {edit}", EDITS[edit](clip.frames), clip))
+            print(results[-1], flush=True)
+            stored = json.dumps([asdict(one) for one in results], indent=1)
             (options.out / "grades.json").write_text(stored + "\n", encoding="utf-8")
-    text = markdown(verdicts)
+    text = markdown(results)
     (options.out / "grades.md").write_text(text, encoding="utf-8")
     print(text)
     return 0

@@ -1,4 +1,4 @@
-"""The grade bench edits clips as it says, knows their true focal length, and ranks refusals last."""
+"""Edits of the grade bench, their true focal lengths, and the rank of refused clips."""
 
 import numpy as np
 import pytest
@@ -49,12 +49,12 @@ def test_a_crop_keeps_the_focal_length_and_a_patch_moves_at_its_speed() -> None:
 
 def test_refused_clips_rank_behind_all_kept_ones() -> None:
     scores = {"focal_sigma": 0.02, "focal_drift": 0.06, "path_drift": 0.003}
-    right = grades.Verdict(clip="right", grade="A", error=0.1, focal_error=0.008, ate=0.005, scores=scores)
-    worse = grades.Verdict(
+    right = grades.ClipResult(clip="right", grade="A", error=0.1, focal_error=0.008, ate=0.005, scores=scores)
+    worse = grades.ClipResult(
         clip="worse", grade="B", error=0.6, focal_error=0.048, ate=0.01, scores=scores | {"focal_sigma": 0.03}
     )
-    zoom = grades.Verdict(clip="zoom", grade="refused", reason="zoom", error=1.6)
-    assert (right.suspicion, worse.suspicion) == pytest.approx((0.5, 0.75))
+    zoom = grades.ClipResult(clip="zoom", grade="refused", reason="zoom", error=1.6)
+    assert (right.worst_score, worse.worst_score) == pytest.approx((0.5, 0.75))
     assert grades.correlation([right, worse, zoom]) == pytest.approx(1.0)
     assert grades.correlation([zoom, right, worse]) == pytest.approx(1.0)
     text = grades.markdown([right, worse, zoom])
