@@ -50,7 +50,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[type]:
         from task_of_ray_engine_test import Odd  # pyright: ignore[reportMissingImports]
 
         ray.init(
-            address="local",  # not one that another test left
+            address="local",  # a new cluster, even if another one is running
             num_cpus=2,
             include_dashboard=False,
             log_to_driver=False,
