@@ -53,8 +53,8 @@ def test_the_reasons_name_the_limit_that_was_missed():
 @pytest.mark.parametrize(
     ("sigma", "focal", "path", "letters"),
     [  # of frames of RedKitchen: four as recorded, whose focal length is off by 2.1, 1.2, 1.0 and 9.8 %,
-        # pincushion and barrel distortion (13 and 8 %), zoomed, cut out of a corner; a right one with a third that
-        # determines little (1.2 %), and a large patch that slides over the image (42 %)
+        # pincushion and barrel distortion (13 and 8 %), zoomed, cut out of a corner; a good one in which one third
+        # alone determines the focal length poorly (1.2 %), and one with a large sliding patch (42 %)
         (0.0166, 0.030, 0.0027, "A"),
         (0.0283, 0.071, 0.0044, "B"),
         (0.0373, 0.029, 0.0015, "C"),
