@@ -17,6 +17,7 @@ from fw_data.annotators.sfm.lens import LensRemoval, remove_lens
 from fw_data.annotators.sfm.mapping import map_keyframes, scene_from_model
 from fw_data.annotators.sfm.matching.features import Features
 from fw_data.annotators.sfm.matching.matching import PairMatches, verify_pair
+from fw_data.annotators.sfm.refinement import refine_observations
 from fw_data.annotators.sfm.reversal import candidates, likeliest, reverse, same_cameras
 from fw_data.annotators.sfm.rolling_shutter import estimate_readout, residuals_px
 from fw_data.annotators.sfm.scene import SparseScene
@@ -194,6 +195,22 @@ def test_what_noisy_views_tell_of_the_lens_is_weighed_with_what_is_usual() -> No
     assert unknown.focal_spread > 3 * known.focal_spread > 0
     for fit in (known, unknown):
         assert settle_focal(fit.scene, threads=1, lens_spread=fit.focal_spread)[1] > fit.focal_spread
+
+
+def test_a_frame_that_sees_no_point_only_has_no_positions() -> None:
+    scene = make_scene(points=40)
+    image = torch.rand(FRAMES, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    away = scene.pose_w2c.copy()
+    away[-1] = np.diag([-1.0, 1.0, -1.0, 1.0]) @ away[-1]
+    away = replace(scene, pose_w2c=away)
+    keep = scene.obs_frame < FRAMES - 1
+    away = drop_outliers(
+        replace(away, obs_frame=scene.obs_frame[keep], obs_point=scene.obs_point[keep], obs_xy=scene.obs_xy[keep]),
+        max_error_px=np.inf,
+    )
+    found = refine_observations(away, image, max_shift_px=8.0, max_points=40)
+    assert set(range(FRAMES - 1)) >= set(found.obs_frame.tolist())
+    assert len(found.points) == len(away.points)
 
 
 @pytest.mark.parametrize(("radial", "radial2"), [(-0.25, 0.05), (0.2, 0.0)])

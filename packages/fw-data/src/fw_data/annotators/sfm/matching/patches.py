@@ -105,6 +105,8 @@ def _sample(image: Tensor, xy: Tensor, warp: Tensor) -> Tensor:
     offsets = _offsets()
     x, y = (torch.addmm(xy[:, axis, None] - 0.5, warp[:, axis], offsets) for axis in (0, 1))
     patches = torch.empty(x.shape)
+    if len(patches) == 0:  # a frame that sees no point; OpenCV takes no empty array
+        return patches
     cv2.remap(image.numpy(), x.numpy(), y.numpy(), cv2.INTER_LINEAR, patches.numpy(), cv2.BORDER_REPLICATE)
     return patches
 
