@@ -72,7 +72,10 @@ def test_it_is_asked_only_when_the_first_one_fails(frames: np.ndarray, monkeypat
     assert (found["focal_drift"], found["path_drift"]) == (0.2, 0.03)
     cut = replace(usual, scene=replace(usual.scene, principal_px=(10.0, -4.0)))
     (note,) = backend.clip_geometry(cut, depth, depth).notes
-    assert "5.0 % of the long side right of the image center, and 2.0 % above it" in note
+    assert "5.0 % of the long side right of the image center, and 2.0 % above it: the frames may be cut" in note
+    near = replace(usual, scene=replace(usual.scene, principal_px=(-4.0, 0.0)))
+    (note,) = backend.clip_geometry(near, depth, depth).notes
+    assert note == "the principal point is 2.0 % of the long side left of the image center, and 0.0 % above it"
     assert set(found) <= set(SfmSpec().score_meanings())
 
 

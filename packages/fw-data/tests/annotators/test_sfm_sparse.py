@@ -10,7 +10,15 @@ from scipy.spatial.transform import Rotation
 from fw_data.annotators.base import AnnotationRefused
 from fw_data.annotators.sfm import refusals
 from fw_data.annotators.sfm.bundle import adjust, drop_outliers, to_reconstruction
-from fw_data.annotators.sfm.calibration import FOCAL_SPREAD, USUAL_FOCAL, fit_lens, fit_shutter, settle_focal, stretched
+from fw_data.annotators.sfm.calibration import (
+    FOCAL_SPREAD,
+    MIN_READOUT,
+    USUAL_FOCAL,
+    fit_lens,
+    fit_shutter,
+    settle_focal,
+    stretched,
+)
 from fw_data.annotators.sfm.dense.views import choose_sources, depth_limits
 from fw_data.annotators.sfm.focal import guess_focal_px
 from fw_data.annotators.sfm.lens import LensRemoval, remove_lens
@@ -173,6 +181,18 @@ def test_the_shutter_is_recovered(shake: float, tolerance: float) -> None:
 def test_a_global_shutter_is_left_alone() -> None:
     still = fit_shutter(adjust(make_scene(noise_px=0.2), loss_px=0.5, threads=1), threads=1)
     assert still.readout == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("shift", [(-12.0, 0.0), (12.0, 0.0), (0.0, 12.0)])
+def test_an_off_center_principal_point_is_no_rolling_shutter(shift: tuple[float, float]) -> None:
+    curve = make_scene(noise_px=0.05, points=400, step=(0.02, 0.01, 0.4))
+    start = adjust(replace(curve, obs_xy=curve.obs_xy + shift), loss_px=0.5, threads=1)
+    assert abs(estimate_readout(start)[1]) > MIN_READOUT
+    still = fit_shutter(start, threads=1)
+    assert still.readout == (0.0, 0.0)
+    found = fit_lens(adjust(still, loss_px=0.5, threads=1), threads=1).scene
+    assert found.principal_px == pytest.approx(shift, abs=0.5)
+    assert found.focal_px == pytest.approx(FOCAL, rel=0.01)
 
 
 def test_the_lens_bends_only_where_it_shows() -> None:

@@ -23,6 +23,8 @@ STAGES = {"motion": 0.0, "features": 0.02, "matching": 0.06, "mapping": 0.25, "a
 """Start of each stage, as a fraction of the whole work."""
 FLOW_START = 0.3
 """Start of the flow in the stage of the depth."""
+OFF_CENTER = 0.03
+"""Distance of the principal point from the image center that uncut frames hardly have, in long sides."""
 
 
 class SfmBackend:
@@ -42,7 +44,7 @@ class SfmBackend:
     """
 
     name = "sfm"
-    version = "8"
+    version = "9"
 
     def __init__(self, config: SfmConfig | None = None) -> None:
         self.config = config or SfmConfig()
@@ -156,9 +158,10 @@ def _notes(result: Reconstruction) -> list[str]:
     right, down = np.array(result.scene.principal_px) / max(result.scene.width, result.scene.height)
     if max(abs(right), abs(down)) > 0:
         side, height = "right" if right > 0 else "left", "below" if down > 0 else "above"
+        cut = ": the frames may be cut out of larger ones" if np.hypot(right, down) > OFF_CENTER else ""
         notes.append(
             f"the principal point is {100 * abs(right):.1f} % of the long side {side} of the image center, and "
-            f"{100 * abs(down):.1f} % {height} it: the frames may be cut out of larger ones"
+            f"{100 * abs(down):.1f} % {height} it{cut}"
         )
     return notes
 
