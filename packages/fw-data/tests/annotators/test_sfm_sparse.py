@@ -217,7 +217,7 @@ def test_what_noisy_views_tell_of_the_lens_is_weighed_with_what_is_usual() -> No
         assert settle_focal(fit.scene, threads=1, lens_spread=fit.focal_spread)[1] > fit.focal_spread
 
 
-def test_a_frame_that_sees_no_point_only_has_no_positions() -> None:
+def test_a_frame_that_sees_no_point_gets_no_positions() -> None:
     scene = make_scene(points=40)
     image = torch.rand(FRAMES, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     away = scene.pose_w2c.copy()
@@ -229,7 +229,7 @@ def test_a_frame_that_sees_no_point_only_has_no_positions() -> None:
         max_error_px=np.inf,
     )
     found = refine_observations(away, image, max_shift_px=8.0, max_points=40)
-    assert set(range(FRAMES - 1)) >= set(found.obs_frame.tolist())
+    assert FRAMES - 1 not in found.obs_frame
     assert len(found.points) == len(away.points)
 
 

@@ -98,13 +98,14 @@ def fit_shutter(scene: SparseScene, threads: int) -> SparseScene:
         found = adjust(replace(found, readout=readout), loss_px=LOSS_PX, max_iterations=15, threads=threads)
     if found is start:
         return scene
-    plausible = max(map(abs, found.readout)) < 0.95 * MAX_READOUT
-    if plausible and known:
+    without = replace(scene, readout=(0.0, 0.0))
+    if max(map(abs, found.readout)) >= 0.95 * MAX_READOUT:
+        return without
+    if known:
         return found
     moved = adjust(start, loss_px=LOSS_PX, refine_principal=True, max_iterations=15, threads=threads)
     rival = min(neg_log_posterior(one, REFINED) for one in (start, moved))
-    pays = rival - neg_log_posterior(found, REFINED) > SHUTTER_COST
-    return found if plausible and pays else replace(scene, readout=(0.0, 0.0))
+    return found if rival - neg_log_posterior(found, REFINED) > SHUTTER_COST else without
 
 
 @dataclass(frozen=True, kw_only=True)
